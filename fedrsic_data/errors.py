@@ -1,0 +1,51 @@
+"""Every error a user can meet, in one place.
+
+A message is one line: the argument or file, its value, and the fix. The
+command line prints it without a traceback and exits with ``exit_code``.
+"""
+
+from __future__ import annotations
+
+
+class FedkitError(Exception):
+    """Something failed that the user can mend; the message says how.
+
+    Attributes:
+        exit_code: The status the command line exits with (1: the work failed).
+    """
+
+    exit_code = 1
+
+
+class UsageError(FedkitError, ValueError):
+    """An argument, option or recipe field has a value that cannot be used."""
+
+    exit_code = 2
+
+
+class SourceError(FedkitError):
+    """A source's files are missing, incomplete or not what they should be."""
+
+
+class UnsafeArchiveError(SourceError):
+    """An archive holds a member that must not be unpacked or read."""
+
+
+class BadImageError(SourceError):
+    """A file that should be an image is empty, truncated, too large or not an image."""
+
+
+class DownloadError(SourceError):
+    """A download failed, or what arrived is not what was expected."""
+
+
+class OutputError(FedkitError):
+    """The output folder cannot be written, or holds something else already."""
+
+
+class ManifestError(FedkitError):
+    """A manifest or recipe cannot be read, or contradicts itself."""
+
+
+class VerificationError(FedkitError):
+    """Built data differ from what their manifest says."""
