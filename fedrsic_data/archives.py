@@ -1,0 +1,396 @@
+"""Reading zip and tar archives that may be damaged or hostile.
+
+The whole listing is judged before a byte of any member is read or written; what a member
+then inflates to is held against what the listing declared.
+"""
+
+from __future__ import annotations
+
+import gzip
+import os
+import re
+import shutil
+import stat
+import sys
+import tarfile
+import zipfile
+import zlib
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, NamedTuple, Self, cast
+
+from fedrsic_data.download import Progress, locked
+from fedrsic_data.errors import FedkitError, OutputError, SourceError, UnsafeArchiveError
+
+_BLOCK = 1024 * 1024  # bytes read or inflated at a time
+_RATIO_FLOOR = 1024 * 1024  # bytes below which any compression ratio is harmless
+_LOCAL_HEADER = 30  # bytes of a zip member's local header before its name
+_AGAIN = "download it again from its official source"
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What an archive may hold before it counts as hostile."""
+
+    max_members: int = 2_000_000  # files and folders
+    max_member_bytes: int = 64 * 1024 * 1024  # of one file, inflated
+    max_ratio: float = 200.0  # inflated over packed, above 1 MiB: of a zip member or a whole tar.gz
+    max_total_bytes: int | None = None  # of all files, inflated; None for no limit
+
+
+DEFAULT_LIMITS = Limits()
+_UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
+_DRIVE = re.compile(r"[A-Za-z]:")
+_TAR_PLAIN = {tarfile.REGTYPE, tarfile.AREGTYPE, tarfile.CONTTYPE, tarfile.DIRTYPE}
+_ZIP_MAGIC = {b"PK\x03\x04", b"PK\x05\x06"}  # of a first member, of an empty archive
+_ENCRYPTED = 0x2041  # flag bits: classic, strong, and hidden headers
+
+
+class _Member(NamedTuple):
+    """Where a zip member lies and what it declares."""
+
+    offset: int  # of its local header
+    limit: int  # where the next member, or the central directory, starts
+    packed: int  # bytes in the archive
+    size: int  # bytes inflated
+    crc: int
+    stored: bool
+
+
+class _Listing:
+    """What an archive has listed so far, held against the limits."""
+
+    def __init__(self, path: Path, limits: Limits) -> None:
+        self.path, self.limits = path, limits
+        self._files: set[str] = set()
+        self._count = self._total = 0
+
+    def add(self, raw: str, size: int, *, folder: bool) -> str:
+        """Return the safe name of one more member, or refuse the archive."""
+        limits = self.limits
+        self._count += 1
+        if self._count > limits.max_members:
+            raise _unsafe(self.path, raw, f"is one more than the {limits.max_members:,} allowed")
+        name = _safe_name(self.path, raw)
+        if folder:
+            return name
+        if not name or name in self._files:
+            raise _unsafe(self.path, raw, "is listed twice" if name else "has no name")
+        if size > limits.max_member_bytes:
+            raise _unsafe(self.path, raw, f"has {size:,} bytes, over {limits.max_member_bytes:,}")
+        self._total += size
+        if limits.max_total_bytes is not None and self._total > limits.max_total_bytes:
+            raise _unsafe(self.path, raw, f"brings the total over {limits.max_total_bytes:,} bytes")
+        self._files.add(name)
+        return name
+
+    def finish(self) -> None:
+        """Refuse a file that is also a folder of others."""
+        parents: set[str] = set()
+        for name in self._files:
+            while (name := name.rpartition("/")[0]) and name not in parents:
+                parents.add(name)
+        for name in sorted(parents & self._files):
+            raise _unsafe(self.path, name, "is both a file and a folder")
+
+
+def _unsafe(path: Path, member: str, reason: str) -> UnsafeArchiveError:
+    return UnsafeArchiveError(f"{path}: member {member!r} {reason}; do not use this file, {_AGAIN}")
+
+
+def _safe_name(path: Path, raw: str) -> str:
+    """A member's name as a relative POSIX path that stays where it is put."""
+    if _UNPRINTABLE.search(raw):
+        raise _unsafe(path, raw, "has control or undecodable characters in its name")
+    name = raw.replace("\\", "/")
+    if name.startswith("/") or _DRIVE.match(name):
+        raise _unsafe(path, raw, "has an absolute name")
+    parts = [part for part in name.split("/") if part not in {"", "."}]
+    if ".." in parts:
+        raise _unsafe(path, raw, "climbs out of its folder")
+    return "/".join(parts)
+
+
+def _is_litter(name: str) -> bool:
+    """Whether macOS put the file there for itself."""
+    return name.startswith("__MACOSX/") or name.rpartition("/")[2] == ".DS_Store"
+
+
+def _zip_members(path: Path, archive: zipfile.ZipFile, limits: Limits) -> dict[str, _Member]:
+    """The files of a zip archive by safe name, once all of its listing is in order."""
+    infos = archive.infolist()
+    ends, end = {}, archive.start_dir
+    for info in sorted(infos, key=lambda info: info.header_offset, reverse=True):
+        least = _LOCAL_HEADER + len(info.orig_filename) + info.compress_size
+        if info.header_offset < 0 or info.header_offset + least > end:
+            raise _unsafe(path, info.orig_filename, "overlaps what follows it")
+        ends[info.header_offset], end = end, info.header_offset
+    listing = _Listing(path, limits)
+    members = {}
+    for info in infos:
+        raw, size, packed = info.orig_filename, info.file_size, info.compress_size
+        folder = raw.endswith(("/", "\\"))
+        name = listing.add(raw, size, folder=folder)
+        if stat.S_IFMT(info.external_attr >> 16) not in {0, stat.S_IFREG, stat.S_IFDIR}:
+            raise _unsafe(path, raw, "is a link or a device")
+        if info.flag_bits & _ENCRYPTED:
+            raise _unsafe(path, raw, "is encrypted")
+        if size > _RATIO_FLOOR and size > limits.max_ratio * packed:
+            raise _unsafe(path, raw, f"inflates more than {limits.max_ratio:g} times")
+        if info.compress_type not in {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED}:
+            raise SourceError(f"{path}: member {raw!r} has method {info.compress_type}; repack it as deflate")
+        if not folder and not _is_litter(name):
+            stored = info.compress_type == zipfile.ZIP_STORED or not packed
+            end = ends[info.header_offset]
+            members[name] = _Member(info.header_offset, end, packed, size, info.CRC, stored)
+    listing.finish()
+    return members
+
+
+def _inflated(packed: Iterator[bytes]) -> Iterator[bytes]:
+    """Inflate raw deflate data, at most ``_BLOCK`` bytes at a time."""
+    inflater = zlib.decompressobj(-zlib.MAX_WBITS)
+    while not inflater.eof:
+        data = inflater.unconsumed_tail or next(packed, b"")
+        block = inflater.decompress(data, _BLOCK)
+        if not (block or data):
+            raise EOFError("its data end too early")
+        yield block
+
+
+class _TarStream:
+    """The plain bytes of a tar file or gzipped tar: what ``tarfile`` needs of a file, bounded."""
+
+    def __init__(self, path: Path, file: IO[bytes], limits: Limits) -> None:
+        packed = file.read(2) == b"\x1f\x8b"
+        file.seek(0)
+        self._path = path
+        self._file = gzip.GzipFile(fileobj=file) if packed else file
+        self._ceiling = max(_RATIO_FLOOR, limits.max_ratio * path.stat().st_size) if packed else float("inf")
+
+    def tell(self) -> int:
+        return self._file.tell()
+
+    def seek(self, offset: int) -> int:
+        if offset > self._ceiling:
+            raise UnsafeArchiveError(f"{self._path}: inflates like a bomb; do not use this file, {_AGAIN}")
+        return self._file.seek(offset)
+
+    def read(self, size: int) -> bytes:
+        if not 0 <= size <= _BLOCK:  # as no honest header asks for
+            raise UnsafeArchiveError(f"{self._path}: has a monstrous header; do not use this file, {_AGAIN}")
+        self.seek(self.tell())  # for its check
+        return self._file.read(size)
+
+
+class ZipReader:
+    """The files of a zip archive, readable from many threads at once.
+
+    Attributes:
+        names: Safe POSIX names of the files in archive order, without what macOS adds.
+
+    Raises:
+        SourceError: The file is missing, damaged or not a zip archive.
+        UnsafeArchiveError: A member must not be read; nothing was.
+    """
+
+    def __init__(self, path: Path, limits: Limits = DEFAULT_LIMITS) -> None:
+        self.path = path
+        with _reading(path):
+            self._file = path.open("rb", buffering=0)
+        try:
+            with _reading(path), zipfile.ZipFile(cast("IO[bytes]", self._file)) as archive:
+                self._members = _zip_members(path, archive, limits)
+        except BaseException:
+            self._file.close()
+            raise
+        self.names = list(self._members)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the archive; no thread may be reading it."""
+        self._file.close()
+
+    def read(self, name: str) -> bytes:
+        """Return the bytes of a member, as many as it declares and with its checksum.
+
+        Raises:
+            SourceError: There is no such member, or it is damaged.
+            UnsafeArchiveError: It inflates to more than it declares.
+        """
+        return b"".join(self.blocks(name))
+
+    def blocks(self, name: str) -> Iterator[bytes]:
+        """Yield a member in blocks of at most 1 MiB; errors as for ``read``."""
+        member = self._members.get(name)
+        if member is None:
+            raise SourceError(f"{self.path}: has no member {name!r}; check the name, or {_AGAIN}")
+        with _reading(self.path, name):
+            start = self._data_start(name, member)
+            packed = self._packed(start, member.packed)
+            size = crc = 0
+            for block in packed if member.stored else _inflated(packed):
+                size += len(block)
+                if size > member.size:
+                    raise _unsafe(self.path, name, f"inflates to more than the {member.size:,} bytes declared")
+                crc = zlib.crc32(block, crc)
+                yield block
+            if (size, crc) != (member.size, member.crc):
+                raise zipfile.BadZipFile("its length or checksum is wrong")
+
+    def _data_start(self, name: str, member: _Member) -> int:
+        header = self._at(member.offset, _LOCAL_HEADER)
+        if len(header) < _LOCAL_HEADER or not header.startswith(b"PK\x03\x04"):
+            raise zipfile.BadZipFile("its local header is missing")
+        lengths = int.from_bytes(header[26:28], "little") + int.from_bytes(header[28:30], "little")
+        start = member.offset + _LOCAL_HEADER + lengths
+        if start + member.packed > member.limit:
+            raise _unsafe(self.path, name, "overlaps what follows it")
+        return start
+
+    def _packed(self, start: int, length: int) -> Iterator[bytes]:
+        for offset in range(start, start + length, _BLOCK):
+            yield self._at(offset, min(_BLOCK, start + length - offset))
+
+    def _at(self, offset: int, length: int) -> bytes:
+        if sys.platform != "win32":
+            return os.pread(self._file.fileno(), length, offset)  # needs neither lock nor seek
+        with self.path.open("rb", buffering=0) as file:  # a handle of its own needs neither, too
+            file.seek(offset)
+            return file.read(length)
+
+
+def extract(path: Path, folder: Path, limits: Limits = DEFAULT_LIMITS, progress: Progress | None = None) -> None:
+    """Unpack a zip, tar or gzipped tar into a new folder, which appears only when complete.
+
+    Args:
+        path: The archive; its content, not its name, tells its kind.
+        folder: Must not exist; ``<folder>.incomplete`` beside it holds the work until then.
+        limits: What the archive may hold.
+        progress: Called with the bytes written so far and in total.
+
+    Raises:
+        SourceError: The archive is missing, damaged or of another kind.
+        UnsafeArchiveError: A member must not be unpacked; nothing was written.
+        OutputError: The folder exists already or cannot be written.
+    """
+    with _reading(path), path.open("rb") as file:
+        unpack = _unpack_zip if file.read(4) in _ZIP_MAGIC else _unpack_tar
+    aside = folder.with_name(folder.name + ".incomplete")
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with locked(folder.with_name(f".{folder.name}.lock")):
+            if folder.exists():
+                raise OutputError(f"{folder}: exists already; remove it to unpack {path.name} again")
+            if aside.exists():
+                shutil.rmtree(aside)
+            unpack(path, aside, limits, progress)
+            if sys.platform != "win32":
+                os.sync()  # a power cut must not leave a finished folder of empty files
+            aside.rename(folder)
+    except OSError as error:
+        raise OutputError(f"{folder}: cannot be written ({error.strerror}); free space or mend it") from error
+
+
+def _unpack_zip(path: Path, folder: Path, limits: Limits, progress: Progress | None) -> None:
+    with ZipReader(path, limits) as archive:
+        files = ((name, archive.blocks(name)) for name in archive.names)
+        _write_files(folder, files, sum(member.size for member in archive._members.values()), progress)
+
+
+def _unpack_tar(path: Path, folder: Path, limits: Limits, progress: Progress | None) -> None:
+    with path.open("rb") as file:
+        with _reading(path):
+            stream = _TarStream(path, file, limits)
+            members = _tar_members(path, stream, limits)
+        files = ((name, _tar_blocks(path, name, stream, *place)) for name, place in members.items())
+        _write_files(folder, files, sum(size for _, size in members.values()), progress)
+
+
+def _tar_members(path: Path, stream: _TarStream, limits: Limits) -> dict[str, tuple[int, int]]:
+    """Offset and bytes of each file by safe name, once all of the archive is in order.
+
+    ``tarfile`` only lists: what it would make of a member on extraction never matters.
+    """
+    archive = tarfile.TarFile(fileobj=cast("IO[bytes]", stream))
+    listing = _Listing(path, limits)
+    members = {}
+    reached = -1
+    while (member := archive.next()) is not None:
+        name = listing.add(member.name, member.size, folder=member.isdir())
+        if member.type not in _TAR_PLAIN or member.issparse():
+            raise _unsafe(path, member.name, "is a link, a device or sparse")
+        if member.size < 0 or archive.offset <= reached:
+            raise _unsafe(path, member.name, "points backwards")
+        if not member.isdir() and not _is_litter(name):
+            members[name] = (member.offset_data, member.size)
+        reached = archive.offset
+        vars(archive)["members"].clear()  # or it keeps them all
+    listing.finish()
+    stream.seek(archive.offset)
+    if stream.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
+        raise tarfile.ReadError("its end mark is missing")
+    while stream.read(_BLOCK):  # to the end, where gzip has its checksum
+        pass
+    return members
+
+
+def _tar_blocks(path: Path, name: str, stream: _TarStream, offset: int, size: int) -> Iterator[bytes]:
+    with _reading(path, name):
+        stream.seek(offset)
+        while size:
+            block = stream.read(min(size, _BLOCK))
+            if not block:
+                raise EOFError("its data end too early")
+            size -= len(block)
+            yield block
+
+
+def _write_files(
+    folder: Path, files: Iterable[tuple[str, Iterator[bytes]]], total: int, progress: Progress | None
+) -> None:
+    """Write regular files of mode 0644 into folders of mode 0755, and nothing else."""
+    made: set[Path] = set()
+    done = 0
+    _make_folder(folder, made, folder.parent)
+    for name, blocks in files:
+        target = folder / name
+        _make_folder(target.parent, made, folder)
+        with target.open("xb") as out:  # exclusive: never through or over what is there
+            for block in blocks:
+                out.write(block)
+                done += len(block)
+        target.chmod(0o644)
+        if progress:
+            progress(done, total)
+
+
+def _make_folder(folder: Path, made: set[Path], top: Path) -> None:
+    if folder in made or folder == top:
+        return
+    _make_folder(folder.parent, made, top)
+    folder.mkdir(exist_ok=True)
+    folder.chmod(0o755)
+    made.add(folder)
+
+
+@contextmanager
+def _reading(path: Path, member: str | None = None) -> Iterator[None]:
+    """Turn what the standard library says of a bad archive into one line."""
+    where = f"{path}: member {member!r}" if member else f"{path}:"
+    try:
+        yield
+    except FedkitError:
+        raise
+    except Exception as error:  # parsers meet hostile bytes with every kind there is
+        if isinstance(error, OSError) and error.strerror:
+            raise SourceError(f"{where} cannot be read ({error.strerror}); mend it, or {_AGAIN}") from error
+        reason = str(error).strip() or type(error).__name__
+        raise SourceError(f"{where} is damaged, cut short or no such archive ({reason}); {_AGAIN}") from error

@@ -1,0 +1,408 @@
+"""The whole pipeline: sources -> indexes -> plan -> shards -> manifest. The only module that knows all of it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass
+from itertools import pairwise
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from fedrsic_data import card, manifest, plan, schema, seeds, shards, skew, splits
+from fedrsic_data.download import Progress
+from fedrsic_data.errors import ManifestError, OutputError, SourceError
+from fedrsic_data.index import Index
+from fedrsic_data.manifest import File, Manifest, Plan, Shard, Skipped, SourceEntry, SubsetEntry
+from fedrsic_data.plan import PlannedSubset
+from fedrsic_data.recipe import SCHEMA, Recipe, to_json
+from fedrsic_data.settings import encode
+from fedrsic_data.sources import SOURCES, locate
+from fedrsic_data.sources import sample as sample_source
+from fedrsic_data.workspace import Workspace, file_digest, output_errors
+
+PLAN, CLIENTS, CARD = "plan.parquet", "clients.parquet", "README.md"
+
+_MOST_FILES = 300  # clients up to which each gets files of its own, in layout "auto"
+_WORKERS = min(4, os.cpu_count() or 1)
+
+
+@dataclass(frozen=True)
+class Listener:
+    """What a person waiting wants to hear; every call may be ignored.
+
+    Attributes:
+        step: Told in words what happens next.
+        images: Told ``(images written, images in all)``.
+        download: Makes a progress callback for a file name.
+    """
+
+    step: Callable[[str], None] = lambda _: None
+    images: Callable[[int, int], None] = lambda _done, _total: None
+    download: Callable[[str], Progress] | None = None
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A recipe with its sources read and its owners drawn; nothing written yet."""
+
+    recipe: Recipe
+    indexes: Mapping[str, Index]
+    subsets: tuple[PlannedSubset, ...]
+    table: pa.Table
+    digest: str
+
+
+@dataclass(frozen=True)
+class Built:
+    """A finished build: where it is, its manifest, and how many shards had to be written."""
+
+    path: Path
+    manifest: Manifest
+    written: int
+
+
+def prepare(recipe: Recipe, places: locate.Places, listener: Listener = Listener()) -> Planned:
+    """Finds the sources, reads their names and labels and draws the plan. Writes nothing (downloads apart).
+
+    Raises:
+        SourceError: A source is missing, incomplete or not what it should be.
+        UsageError: The partition cannot be met.
+    """
+    indexes = _indexes(recipe, places, listener)
+    subsets = tuple(plan.make(recipe, indexes, lambda name: listener.step(f"planning {name}")))
+    table = plan.table(subsets)
+    return Planned(recipe, indexes, subsets, table, schema.content_digest(table))
+
+
+def build(planned: Planned, out: Path, *, overwrite: bool = False, listener: Listener = Listener()) -> Built:
+    """Writes a planned dataset: shards aside, the manifest last, then the folder is renamed into place.
+
+    An interrupted build is resumed; shards whose digest holds are kept. A finished one is left alone, but for
+    shards that are damaged or gone, which are written again.
+
+    Args:
+        planned: From ``prepare``.
+        out: The dataset's folder.
+        overwrite: Replace another dataset that stands there.
+        listener: Hears of the progress.
+
+    Raises:
+        OutputError: The folder cannot be written, or holds something else.
+        SourceError: A file cannot be read or is no image.
+    """
+    out = Path(os.path.abspath(out))
+    with output_errors(out):
+        if out.exists() or out.is_symlink():
+            standing = _standing(planned, out, overwrite)
+            if standing is not None:
+                return _mend(planned, out, standing, listener)
+        return _write(planned, out, listener)
+
+
+def _indexes(recipe: Recipe, places: locate.Places, listener: Listener) -> dict[str, Index]:
+    names = list(dict.fromkeys(s for subset in recipe.subsets.values() for s in subset.sources))
+    if recipe.sample is not None:
+        return {name: sample_source.index(name, recipe.sample) for name in names}
+    locate.check_names(places.given, SOURCES)
+    here = {name: locate.find(SOURCES[name], places) for name in names}
+    if places.folder is not None and not any(here.values()):
+        wanted = ", ".join(f"{name} ({SOURCES[name].facts.layout})" for name in names)
+        raise SourceError(f"--sources {places.folder}: holds none of {wanted}")
+    indexes: dict[str, Index] = {}
+    for name in sorted(names, key=lambda n: here[n] is None):  # what is here can fail before anything is fetched
+        listener.step(f"reading {name}")
+        path = here[name] or locate.locate(SOURCES[name], places, listener.download)
+        indexes[name] = SOURCES[name].index(path, allow_partial=recipe.allow_partial)
+    return {name: indexes[name] for name in names}
+
+
+def _standing(planned: Planned, out: Path, overwrite: bool) -> Manifest | None:
+    """The manifest of what stands at ``out`` if it is this very build; None if it is to be replaced."""
+    if not out.is_dir():
+        raise OutputError(f"{out}: is a file; choose another --out")
+    if not any(out.iterdir()):
+        return None
+    if not (out / manifest.NAME).is_file():
+        raise OutputError(f"{out}: is not empty and holds no fedkit dataset; choose another --out")
+    if overwrite:
+        return None
+    try:
+        standing = manifest.load(out)
+    except ManifestError as error:
+        raise OutputError(f"{error}; replace the dataset with --overwrite, or choose another --out") from None
+    same = (standing.plan.digest, to_json(standing.recipe), standing.writer) == (
+        planned.digest,
+        to_json(planned.recipe),
+        _writer(),
+    )
+    if not same or manifest.digest(standing) != standing.digest:
+        raise OutputError(
+            f"{out}: holds a dataset built otherwise; replace it with --overwrite, or choose another --out"
+        )
+    if max(index.newest for index in planned.indexes.values()) > (out / manifest.NAME).stat().st_mtime_ns:
+        raise OutputError(f"{out}: the sources changed after it was built; rebuild it with --overwrite")
+    return standing
+
+
+def _write(planned: Planned, out: Path, listener: Listener) -> Built:
+    work = Workspace(out, _key(planned))
+    try:
+        receipts = _receipts(planned, work.folder, work.kept, work.add, listener)
+        built = _describe(planned, work.folder, receipts)
+        (work.folder / manifest.NAME).write_text(manifest.dumps(built), encoding="utf-8")
+        work.finish([manifest.NAME, *(file.path for file in manifest.files(built))])
+    except SourceError:
+        work.discard()
+        raise
+    except BaseException:
+        work.close()
+        raise
+    return Built(out, built, sum(len(r) for r in receipts.values()) - len(work.kept))
+
+
+def _mend(planned: Planned, out: Path, standing: Manifest, listener: Listener) -> Built:
+    """Writes what is damaged or gone of a finished dataset again, file by file; each appears whole."""
+    listener.step("checking what is there")
+    broken = [f for f in manifest.files(standing) if not _holds(out, f)]
+    if broken:
+        bad = {file.path for file in broken}
+        for subset in planned.subsets:
+            rows, jobs = _jobs(planned.recipe, subset)
+            for job, window in jobs:
+                if job.path in bad:
+                    shards.write(job, rows, out, **_options(planned.recipe, window))
+        if bad & {PLAN, CLIENTS, CARD}:
+            raise OutputError(f"{out}: {sorted(bad & {PLAN, CLIENTS, CARD})[0]} is damaged; rebuild with --overwrite")
+        for file in broken:
+            if not _holds(out, file):
+                raise OutputError(
+                    f"{out / file.path}: the sources no longer give these bytes; rebuild with --overwrite"
+                )
+    return Built(out, standing, len(broken))
+
+
+def _holds(out: Path, file: File | Plan | Shard) -> bool:
+    path = manifest.safe(out, file.path)
+    return path.is_file() and path.stat().st_size == file.bytes and file_digest(path) == file.sha256
+
+
+def _receipts(
+    planned: Planned,
+    folder: Path,
+    kept: Mapping[str, shards.Receipt],
+    add: Callable[[shards.Receipt], None],
+    listener: Listener,
+) -> dict[str, list[shards.Receipt]]:
+    """Writes the shards that are not there yet, a few at a time, and gives all receipts by subset, in job order."""
+    todo: list[tuple[str, shards.Job, shards.Rows, int]] = []
+    order: dict[str, list[str]] = {}
+    for subset in planned.subsets:
+        rows, jobs = _jobs(planned.recipe, subset)
+        order[subset.name] = [job.path for job, _ in jobs]
+        todo += [(subset.name, job, rows, window) for job, window in jobs]
+    total = sum(len(job.rows) for _, job, _, _ in todo)
+    done = {path: kept[path] for paths in order.values() for path in paths if path in kept}
+    count = sum(len(job.rows) for _, job, _, _ in todo if job.path in done)
+    listener.step("writing shards")
+    listener.images(count, total)
+    open_jobs = ((job, rows, window) for _, job, rows, window in todo if job.path not in done)
+    for job, receipt in _run(open_jobs, folder, planned.recipe):
+        add(receipt)
+        done[receipt.path] = receipt
+        count += len(job.rows)
+        listener.images(count, total)
+    return {name: [done[path] for path in paths] for name, paths in order.items()}
+
+
+def _run(
+    jobs: Iterator[tuple[shards.Job, shards.Rows, int]], folder: Path, recipe: Recipe
+) -> Iterator[tuple[shards.Job, shards.Receipt]]:
+    """Runs jobs on a few threads; the first failure stops the rest."""
+    pending: dict[Future[shards.Receipt], shards.Job] = {}
+    with ThreadPoolExecutor(_WORKERS) as pool:
+        try:
+            for job, rows, window in jobs:
+                pending[pool.submit(shards.write, job, rows, folder, **_options(recipe, window))] = job
+                while len(pending) > _WORKERS:
+                    for future in wait(pending, return_when=FIRST_COMPLETED).done:
+                        yield pending.pop(future), future.result()
+            for future, job in pending.items():
+                yield job, future.result()
+        except BaseException:
+            pool.shutdown(wait=True, cancel_futures=True)
+            raise
+
+
+def _options(recipe: Recipe, window: int) -> dict[str, Any]:
+    return {
+        "window": window,
+        "row_group_bytes": recipe.layout.row_group_bytes,
+        "on_bad_image": recipe.on_bad_image,
+    }
+
+
+def _jobs(recipe: Recipe, subset: PlannedSubset) -> tuple[shards.Rows, list[tuple[shards.Job, int]]]:
+    """The shards of a subset, each with its reading window in images."""
+    rows = shards.Rows(
+        table=subset.table.select(["sample_id", "labels", "domain", "key", "file", "origin"]),
+        client=subset.owner,
+        clients=subset.clients,
+        containers=subset.containers,
+        schema=schema.shard_schema(subset.classes, multi_label=subset.multi_label),
+    )
+    mean = _mean_bytes(rows)
+    window = max(1, recipe.layout.row_group_bytes // mean)
+    packed = recipe.layout.files == "packed" or (recipe.layout.files == "auto" and len(subset.clients) > _MOST_FILES)
+    jobs: list[shards.Job] = []
+    for code, split in enumerate(subset.split_names):
+        mine = np.flatnonzero((subset.split == code) & (subset.owner >= 0))
+        mine = mine[np.argsort(subset.owner[mine], kind="stable")]
+        starts = np.flatnonzero(np.diff(subset.owner[mine], prepend=-1))  # where each client's rows begin
+        if packed:
+            starts = _packs(starts, len(mine), recipe.layout.shard_bytes // mean)
+        for number, (first, end) in enumerate(pairwise([*starts, len(mine)])):
+            client = subset.clients[subset.owner[mine[first]]]
+            name = f"{split}-{number:05d}-of-{len(starts):05d}" if packed else client
+            jobs.append(shards.Job(f"{subset.name}/{split}/{name}.parquet", split, mine[first:end]))
+    return rows, [(job, window) for job in jobs]
+
+
+def _packs(starts: NDArray[np.int64], total: int, most: int) -> NDArray[np.int64]:
+    """Where packed shards begin: whole clients together until ``most`` rows are reached."""
+    packs: list[int] = []
+    for start, end in pairwise([*starts, total]):
+        if not packs or end - packs[-1] > most:
+            packs.append(int(start))
+    return np.array(packs, np.int64)
+
+
+def _mean_bytes(rows: shards.Rows) -> int:
+    """Mean image size, from a few short runs of images."""
+    n = rows.table.num_rows
+    picks = np.unique(np.concatenate([np.arange(s, min(s + 8, n)) for s in np.linspace(0, n - 1, 4).astype(int)]))
+    return max(1, int(np.mean([len(d) for d in shards.read(rows, picks)])))
+
+
+def _describe(planned: Planned, folder: Path, receipts: Mapping[str, Sequence[shards.Receipt]]) -> Manifest:
+    """Writes plan, client table and card, and says it all in a manifest."""
+    recipe = planned.recipe
+    subsets = {s.name: _entry(recipe, s, receipts[s.name]) for s in planned.subsets}
+    sources = {name: _source_entry(recipe, name, index) for name, index in planned.indexes.items()}
+    _write_small(planned.table, folder / PLAN)
+    clients = [_clients(subset, receipts[subset.name]) for subset in planned.subsets]
+    _write_small(pa.concat_tables(clients), folder / CLIENTS)
+    (folder / CARD).write_text(card.render(recipe, sources, subsets), encoding="utf-8")
+    plan_file = _file(folder, PLAN)
+    return manifest.sealed(
+        Manifest(
+            fedkit=SCHEMA,
+            name=recipe.name,
+            recipe=recipe,
+            writer=_writer(),
+            sources=sources,
+            plan=Plan(plan_file.path, plan_file.bytes, plan_file.sha256, planned.digest, planned.table.num_rows),
+            clients=_file(folder, CLIENTS),
+            card=_file(folder, CARD),
+            subsets=subsets,
+        )
+    )
+
+
+def _entry(recipe: Recipe, subset: PlannedSubset, receipts: Sequence[shards.Receipt]) -> SubsetEntry:
+    rows = dict.fromkeys(subset.split_names, 0)
+    for receipt in receipts:
+        rows[receipt.split] += receipt.rows
+    train = [c for r in receipts if r.split == splits.TRAIN for c in r.clients]
+    domains = sorted({d for c in train for d in c.domains})
+    return SubsetEntry(
+        classes=subset.classes,
+        multi_label=subset.multi_label,
+        clients=len(subset.clients),
+        rows=rows,
+        moved=subset.moved,
+        left_out=subset.left_out,
+        skipped=tuple(Skipped(**row) for receipt in receipts for row in receipt.skipped),
+        skew=skew.measure(
+            _table(subset.clients, train, [(c.labels, c.counts) for c in train], range(len(subset.classes))),
+            _table(subset.clients, train, [(c.domains, c.domain_counts) for c in train], domains),
+            seeds.generator(recipe.seed, subset.name, "skew"),
+        ),
+        shards=tuple(Shard(r.path, r.split, r.rows, r.bytes, r.sha256) for r in receipts),
+    )
+
+
+def _table(
+    clients: Sequence[str],
+    held: Sequence[shards.ClientRows],
+    cells: Sequence[tuple[Sequence[Any], Sequence[int]]],
+    columns: Sequence[Any],
+) -> NDArray[np.int64]:
+    """Counts int64 [clients, columns] from the sparse counts of receipts."""
+    row = {name: i for i, name in enumerate(clients)}
+    place = {name: i for i, name in enumerate(columns)}
+    counts = np.zeros((len(clients), len(columns)), np.int64)
+    for client, (names, numbers) in zip(held, cells, strict=True):
+        for name, number in zip(names, numbers, strict=True):
+            counts[row[client.client_id], place[name]] += number
+    return counts
+
+
+def _clients(subset: PlannedSubset, receipts: Sequence[shards.Receipt]) -> pa.Table:
+    """A row a client and split, those without rows included."""
+    found = {(c.client_id, r.split): (r.path, c) for r in receipts for c in r.clients}
+    rows = []
+    for client in subset.clients:
+        for split in subset.split_names:
+            path, held = found.get((client, split), (None, None))
+            facts = encode(held) if held else dict.fromkeys(("row_group", "row_groups", "rows", "bytes"), 0)
+            rows.append(facts | {"subset": subset.name, "client_id": client, "split": split, "file": path})
+    empty: dict[str, list[Any]] = {name: [] for name in ("labels", "counts", "domains", "domain_counts")}
+    return pa.Table.from_pylist([empty | row for row in rows], schema=schema.CLIENTS_SCHEMA)
+
+
+def _source_entry(recipe: Recipe, name: str, index: Index) -> SourceEntry:
+    facts = SOURCES[name].facts
+    sampled = recipe.sample is not None
+    return SourceEntry(
+        title=f"sample of {facts.title} (procedural)" if sampled else facts.title,
+        homepage=facts.homepage,
+        licence="Apache-2.0, rendered by fedkit" if sampled else facts.licence,
+        citation="rendered scenes, no photographs" if sampled else facts.citation,
+        redistributable=True if sampled else facts.redistributable,
+        images=index.table.num_rows,
+        missing=index.missing,
+    )
+
+
+def _write_small(table: pa.Table, path: Path) -> None:
+    pq.write_table(table, path, compression="zstd", write_page_index=True, row_group_size=1 << 18)
+
+
+def _file(folder: Path, name: str) -> File:
+    return File(name, (folder / name).stat().st_size, file_digest(folder / name))
+
+
+def _writer() -> dict[str, str]:
+    """What the bytes depend on beside plan and sources."""
+    try:
+        own = version("fedkit")
+    except PackageNotFoundError:
+        own = "0"
+    return {"fedkit": own, "pyarrow": pa.__version__}
+
+
+def _key(planned: Planned) -> dict[str, Any]:
+    """Everything the bytes of a build depend on, so that an interrupted one is resumed only if none of it changed."""
+    stamps = {name: index.fingerprint for name, index in planned.indexes.items()}
+    recipe = hashlib.sha256(json.dumps(to_json(planned.recipe), sort_keys=True).encode()).hexdigest()
+    return {"plan": planned.digest, "recipe": recipe, "sources": stamps, "writer": _writer()}

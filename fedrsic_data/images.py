@@ -1,0 +1,131 @@
+"""Is this file an image, whole and of a sane size? Answered without decoding wherever that is possible.
+
+The quick look reads the header's size and the end of the file, which catches empty, foreign, huge and
+truncated files in some microseconds. What it cannot vouch for is decoded in full by Pillow, so a file that
+any decoder can read is never refused.
+"""
+
+from __future__ import annotations
+
+import io
+import struct
+from collections.abc import Sequence
+
+from fedrsic_data.errors import BadImageError
+
+MAX_PIXELS = 178_956_970
+"""Largest width x height accepted (Pillow's own limit against decompression bombs)."""
+
+MAX_BYTES = 64 * 2**20
+"""Largest image file accepted, in bytes: it must fit a row group."""
+
+SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp", ".gif")
+"""File names that are taken for images, lower case."""
+
+
+def check(data: bytes, name: str) -> tuple[int, int]:
+    """Accepts a complete image file.
+
+    Args:
+        data: The file's bytes.
+        name: The file, for messages.
+
+    Returns:
+        Width and height in pixels.
+
+    Raises:
+        BadImageError: Empty, too large, not an image, or truncated.
+    """
+    if not data:
+        raise BadImageError(f"{name}: the file is empty (0 bytes); fetch it again, or use --on-bad-image skip")
+    if len(data) > MAX_BYTES:
+        raise BadImageError(f"{name}: {len(data):,} bytes is over the limit of {MAX_BYTES:,} for one image")
+    size = _quick(data)
+    if size is None or 0 in size:
+        return _decode(data, name)
+    _bounded(size, name)
+    return size
+
+
+def _bounded(size: tuple[int, int], name: str) -> None:
+    if size[0] * size[1] > MAX_PIXELS:
+        raise BadImageError(f"{name}: {size[0]:,} x {size[1]:,} pixels is over the limit of {MAX_PIXELS:,}")
+
+
+def _quick(data: bytes) -> tuple[int, int] | None:
+    """Width and height if the structure vouches that the file is whole, else None."""
+    try:
+        if data[:3] == b"\xff\xd8\xff":
+            return _jpeg(data)
+        if data[:8] == b"\x89PNG\r\n\x1a\n":
+            return _png(data)
+        if data[:4] in (b"II*\0", b"MM\0*"):
+            return _tiff(data)
+    except (struct.error, IndexError):
+        pass
+    return None
+
+
+def _jpeg(data: bytes) -> tuple[int, int] | None:
+    if data[-2:] != b"\xff\xd9":  # no end-of-image marker: trailing bytes, or truncated
+        return None
+    at = 2
+    while data[at] == 0xFF:
+        marker = data[at + 1]
+        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):  # a start of frame
+            height, width = struct.unpack_from(">HH", data, at + 5)
+            return width, height
+        at += 2 + int.from_bytes(data[at + 2 : at + 4])
+    return None
+
+
+def _png(data: bytes) -> tuple[int, int] | None:
+    if data[12:16] != b"IHDR" or data[-8:-4] != b"IEND":
+        return None
+    width, height = struct.unpack_from(">II", data, 16)
+    return width, height
+
+
+def _tiff(data: bytes) -> tuple[int, int] | None:
+    """First directory of a classic TIFF; whole if every strip or tile lies inside the file."""
+    order = "<" if data[:2] == b"II" else ">"
+    at = struct.unpack_from(order + "I", data, 4)[0]
+    tags: dict[int, Sequence[int]] = {}
+    for i in range(struct.unpack_from(order + "H", data, at)[0]):
+        tag, kind, count, value = struct.unpack_from(order + "HHII", data, at + 2 + 12 * i)
+        if tag in (256, 257, 273, 279, 324, 325) and kind in (3, 4):
+            code, width = ("H", 2) if kind == 3 else ("I", 4)
+            if count > len(data):
+                return None
+            start = at + 2 + 12 * i + 8 if count * width <= 4 else value
+            tags[tag] = struct.unpack_from(f"{order}{count}{code}", data, start)
+    offsets, lengths = tags.get(273, tags.get(324)), tags.get(279, tags.get(325))
+    if not offsets or not lengths or len(offsets) != len(lengths) or 256 not in tags or 257 not in tags:
+        return None
+    if any(o + n > len(data) or n == 0 for o, n in zip(offsets, lengths, strict=True)):
+        return None
+    return tags[256][0], tags[257][0]
+
+
+def _decode(data: bytes, name: str) -> tuple[int, int]:
+    """The slow path: Pillow's full decode decides."""
+    import warnings
+
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            with Image.open(io.BytesIO(data)) as image:
+                size = image.size
+                _bounded(size, name)
+                image.load()
+    except Image.DecompressionBombError as error:
+        raise BadImageError(f"{name}: {error}; over the limit of {MAX_PIXELS:,} pixels") from None
+    except UnidentifiedImageError:
+        raise BadImageError(
+            f"{name}: not an image (first bytes {data[:8]!r}); replace it, or use --on-bad-image skip"
+        ) from None
+    except (OSError, ValueError, SyntaxError, struct.error, MemoryError) as error:
+        raise BadImageError(f"{name}: damaged image ({error}); fetch it again, or use --on-bad-image skip") from None
+    return size

@@ -1,0 +1,106 @@
+"""The index: one row an image, names and labels only, and where the bytes are."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import pyarrow as pa
+
+INDEX_SCHEMA = pa.schema(
+    [
+        ("sample_id", pa.string()),  # unique over all sources, the same whatever the file format
+        ("labels", pa.list_(pa.int32())),  # indices into Index.classes; length 1 in single-label sources
+        ("domain", pa.string()),
+        ("group", pa.string()),  # natural user, or null
+        ("split", pa.string()),  # the source's own split, or null
+        ("key", pa.string()),  # what the container reads the bytes by
+        ("file", pa.string()),  # the file's own name
+    ]
+)
+
+
+class Container(Protocol):
+    """Where the bytes of an index are: a folder, an archive, Parquet files, a renderer. Safe for threads."""
+
+    def read(self, keys: Sequence[str]) -> list[bytes]:
+        """The files' bytes, as they are, in the order of ``keys``.
+
+        Raises:
+            SourceError: A file vanished or cannot be read.
+        """
+        ...
+
+    def where(self, key: str) -> str:
+        """The file in words, for messages."""
+        ...
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """Files or images that are not in the index, and why.
+
+    Attributes:
+        reason: Why, in words.
+        count: How many.
+        examples: Up to five of them.
+    """
+
+    reason: str
+    count: int
+    examples: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Index:
+    """What a source holds.
+
+    Attributes:
+        table: A row an image with the columns of ``INDEX_SCHEMA``.
+        classes: The source's own class names; ``labels`` are indices into it.
+        container: Reads the bytes.
+        fingerprint: Changes when a file changes (names, sizes, times); it never reaches a manifest.
+        newest: When a file last changed, in nanoseconds since the epoch; 0 if that is meaningless.
+        left_out: What was passed over.
+        missing: What a complete copy holds beside, in words; empty for a complete copy.
+        multi_label: Whether images have label sets rather than one label each.
+    """
+
+    table: pa.Table
+    classes: tuple[str, ...]
+    container: Container
+    fingerprint: str
+    newest: int = 0
+    left_out: tuple[LeftOut, ...] = ()
+    missing: tuple[str, ...] = ()
+    multi_label: bool = False
+
+
+def single_label_table(
+    sample_ids: Sequence[str], labels: Sequence[int], domain: str, keys: Sequence[str], files: Sequence[str]
+) -> pa.Table:
+    """An index table of images with one label each, no users and no splits of their own."""
+    n = len(sample_ids)
+    nothing = pa.nulls(n, pa.string())
+    lists = pa.ListArray.from_arrays(pa.array(np.arange(n + 1, dtype=np.int32)), pa.array(labels, pa.int32()))
+    domains = pa.array([domain] * n, pa.string())
+    columns = [pa.array(sample_ids, pa.string()), lists, domains, nothing, nothing]
+    return pa.table([*columns, pa.array(keys, pa.string()), pa.array(files, pa.string())], schema=INDEX_SCHEMA)
+
+
+def natural_key(name: str) -> tuple[tuple[str, int, str], ...]:
+    """Sorts ``forest(2)`` before ``forest(10)``; total, so equal lists sort equally from any order."""
+    parts = re.split(r"(\d+)", name)
+    return tuple(("", int(p), p) if p.isdecimal() and p.isascii() else (p, 0, "") for p in parts)
+
+
+def fingerprint(facts: Iterable[object]) -> str:
+    """A short digest of names, sizes and times."""
+    digest = hashlib.sha256()
+    for fact in facts:
+        digest.update(repr(fact).encode())
+    return digest.hexdigest()[:32]

@@ -1,0 +1,214 @@
+"""The manifest: the recipe and what was built from it, with a digest of every file and of itself."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from fedrsic_data.errors import ManifestError, UsageError
+from fedrsic_data.recipe import Recipe, read_json, to_json
+from fedrsic_data.settings import decode, encode
+
+NAME = "manifest.json"
+
+
+@dataclass(frozen=True)
+class File:
+    """A file beside the manifest: relative path, size in bytes, sha256 in hex."""
+
+    path: str
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The plan: its file, and the digest of its content, which no Parquet version changes."""
+
+    path: str
+    bytes: int
+    sha256: str
+    digest: str
+    rows: int
+
+
+@dataclass(frozen=True)
+class Shard:
+    """A Parquet file of rows sorted by client."""
+
+    path: str
+    split: str
+    rows: int
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Counted:
+    """Images that are in the source but in no shard, and why."""
+
+    reason: str
+    count: int
+    examples: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """An image left out because its file is damaged (``on_bad_image: skip``)."""
+
+    sample_id: str
+    client_id: str
+    split: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class SourceEntry:
+    """Provenance of a source: what it is, what licence it carries, how much of it was there."""
+
+    title: str
+    homepage: str
+    licence: str
+    citation: str
+    redistributable: bool
+    images: int
+    missing: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class SubsetEntry:
+    """What was built of a subset.
+
+    Attributes:
+        classes: Class names in index order.
+        multi_label: Whether shards have ``labels`` lists instead of ``label``.
+        clients: Number of clients, those without rows included.
+        rows: Split -> rows.
+        moved: Rows moved so that every client reaches its minimum size.
+        left_out: Images in no shard, counted by reason.
+        skipped: Damaged images that were left out.
+        skew: Metric -> value and the band that an IID split of the same sizes gives by chance.
+        shards: The files.
+    """
+
+    classes: tuple[str, ...]
+    multi_label: bool
+    clients: int
+    rows: dict[str, int]
+    moved: int
+    left_out: tuple[Counted, ...]
+    skipped: tuple[Skipped, ...]
+    skew: dict[str, dict[str, float]]
+    shards: tuple[Shard, ...]
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """A built dataset.
+
+    Attributes:
+        fedkit: Version of this format.
+        name: Name of the dataset.
+        recipe: The recipe, in full.
+        writer: Versions that the bytes depend on.
+        sources: What the sources are.
+        plan: The owner of every image.
+        clients: ``clients.parquet``.
+        card: The dataset card, ``README.md``.
+        subsets: What was built.
+        digest: sha256 of all of the above.
+    """
+
+    fedkit: int
+    name: str
+    recipe: Recipe
+    writer: dict[str, str]
+    sources: dict[str, SourceEntry]
+    plan: Plan
+    clients: File
+    card: File
+    subsets: dict[str, SubsetEntry]
+    digest: str = ""
+
+
+def load(path: Path) -> Manifest:
+    """A built manifest, checked for shape and for paths that leave its folder; not against its files.
+
+    Args:
+        path: ``manifest.json`` or the folder it is in.
+
+    Raises:
+        ManifestError: It cannot be read, is a recipe that was not built yet, or is malformed.
+    """
+    path = path / NAME if path.is_dir() else path
+    data = read_json(path)
+    if "recipe" not in data and "subsets" in data:
+        raise ManifestError(f"{path}: is a recipe, nothing built yet; run: fedkit build {path}")
+    try:
+        manifest = decode(Manifest, data, str(path))
+    except UsageError as error:
+        raise ManifestError(str(error)) from None
+    for entry in files(manifest):
+        safe(path.parent, entry.path)
+    return manifest
+
+
+def files(manifest: Manifest) -> list[File | Plan | Shard]:
+    """Every file of a dataset but the manifest itself."""
+    shards = [shard for subset in manifest.subsets.values() for shard in subset.shards]
+    return [manifest.plan, manifest.clients, manifest.card, *shards]
+
+
+def safe(folder: Path, relative: str) -> Path:
+    """The path of a file named in a manifest.
+
+    Raises:
+        ManifestError: It would leave the manifest's folder.
+    """
+    pure = PurePosixPath(relative)
+    if (
+        not relative
+        or pure.is_absolute()
+        or ".." in pure.parts
+        or "\\" in relative
+        or "\0" in relative
+        or ":" in relative
+    ):
+        raise ManifestError(
+            f"{folder / NAME}: path {relative!r} leaves the dataset's folder; the manifest is not to be trusted"
+        )
+    path = folder / pure
+    root = os.path.realpath(folder)
+    if os.path.commonpath([root, os.path.realpath(path)]) != root:
+        raise ManifestError(f"{folder / NAME}: path {relative!r} is a link out of the dataset's folder")
+    return path
+
+
+def dumps(manifest: Manifest) -> str:
+    """The manifest's text. Equal manifests give equal bytes."""
+    data = _plain(manifest)
+    return json.dumps(data, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def sealed(manifest: Manifest) -> Manifest:
+    """The manifest with its own digest filled in."""
+    return dataclasses.replace(manifest, digest=digest(manifest))
+
+
+def digest(manifest: Manifest) -> str:
+    """sha256 of everything in a manifest but its own digest."""
+    data = _plain(manifest)
+    del data["digest"]
+    text = json.dumps(data, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _plain(manifest: Manifest) -> dict[str, Any]:
+    data: dict[str, Any] = encode(manifest)
+    data["recipe"] = to_json(manifest.recipe)
+    return data

@@ -1,0 +1,53 @@
+"""Partitioners: pure functions from label columns to owners, one file each."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from fedrsic_data.errors import UsageError
+from fedrsic_data.partition.base import Assignment, Owners, Partitioner, Rows, assign, names, sorting
+from fedrsic_data.partition.dirichlet import Dirichlet
+from fedrsic_data.partition.iid import Iid
+from fedrsic_data.partition.pathological import Pathological
+from fedrsic_data.settings import decode, encode, suggest
+
+__all__ = [
+    "PARTITIONERS",
+    "Assignment",
+    "Owners",
+    "Partitioner",
+    "Rows",
+    "assign",
+    "from_json",
+    "names",
+    "sorting",
+    "to_json",
+]
+
+PARTITIONERS: dict[str, type[Any]] = {
+    "dirichlet": Dirichlet,
+    "iid": Iid,
+    "pathological": Pathological,
+}
+"""Every partitioner by the name it has in recipes and on the command line."""
+
+
+def from_json(spec: Mapping[str, Any], where: str = "partition") -> Partitioner:
+    """A partitioner from a recipe's ``{"name": "dirichlet", "alpha": 0.5, ...}``.
+
+    Raises:
+        UsageError: Unknown name or setting, or a value out of range.
+    """
+    name = spec.get("name")
+    if name not in PARTITIONERS:
+        raise UsageError(f"{where}: unknown partitioner {name!r}{suggest(str(name), PARTITIONERS)}")
+    settings = {key: value for key, value in spec.items() if key != "name"}
+    partitioner: Partitioner = decode(PARTITIONERS[name], settings, f"{where} {name}")
+    return partitioner
+
+
+def to_json(partitioner: Partitioner) -> dict[str, Any]:
+    """The inverse of ``from_json``, with every setting spelled out."""
+    name = next(name for name, kind in PARTITIONERS.items() if kind is type(partitioner))
+    return {"name": name, **encode(partitioner)}

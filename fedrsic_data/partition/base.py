@@ -1,0 +1,238 @@
+"""What a partitioner sees, what it answers, and how the rest of fedkit calls it."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Protocol
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from fedrsic_data.errors import UsageError
+
+Owners = NDArray[np.int32]
+
+
+@dataclass(frozen=True)
+class Rows:
+    """The columns a partitioner may look at, one row an image; never pixels.
+
+    Labels are stored as lists end to end, so that single-label and multi-label rows are one thing:
+    row ``i`` has the labels ``labels[offsets[i]:offsets[i + 1]]``.
+
+    Attributes:
+        labels: int32 [E], class indices in ``0..classes-1``.
+        offsets: int64 [N + 1], non-decreasing, from 0 to E.
+        classes: Number of classes.
+        domains: int32 [N], domain indices (source, sensor or device).
+        domain_count: Number of domains.
+        groups: int32 [N], natural user of each row, or None where the source has none.
+        group_names: Names of the groups, empty without groups.
+    """
+
+    labels: NDArray[np.int32]
+    offsets: NDArray[np.int64]
+    classes: int
+    domains: NDArray[np.int32]
+    domain_count: int = 1
+    groups: NDArray[np.int32] | None = None
+    group_names: tuple[str, ...] = ()
+
+    @classmethod
+    def single(cls, labels: NDArray[Any], classes: int, domains: NDArray[Any] | None = None) -> Rows:
+        """Rows with exactly one label each: ``labels`` int [N]; one domain unless ``domains`` int [N] is given."""
+        n = len(labels)
+        where = np.zeros(n, np.int32) if domains is None else domains.astype(np.int32)
+        return cls(
+            labels=labels.astype(np.int32, copy=False),
+            offsets=np.arange(n + 1),
+            classes=classes,
+            domains=where,
+            domain_count=int(where.max(initial=0)) + 1,
+        )
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    @property
+    def is_single(self) -> bool:
+        """True when every row has exactly one label."""
+        return len(self.labels) == len(self) and bool(np.all(np.diff(self.offsets) == 1))
+
+    def take(self, order: NDArray[np.int64]) -> Rows:
+        """The rows in another order, or some of them: ``order`` int64 [M] of row numbers."""
+        counts = np.diff(self.offsets)[order]
+        offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(counts)])
+        source = np.repeat(self.offsets[:-1][order] - offsets[:-1], counts) + np.arange(offsets[-1])
+        return dataclasses.replace(
+            self,
+            labels=self.labels[source],
+            offsets=offsets,
+            domains=self.domains[order],
+            groups=None if self.groups is None else self.groups[order],
+        )
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """A partitioner's answer.
+
+    Attributes:
+        owner: int32 [N], the client of every row in ``0..clients-1``; -1 for a row that is left out.
+        clients: Number of clients, those without rows included.
+        moved: Rows that changed their owner so that every client reaches its minimum size.
+        names: Client names where the partitioner knows better ones than numbers (natural users).
+    """
+
+    owner: Owners
+    clients: int
+    moved: int = 0
+    names: tuple[str, ...] = ()
+
+
+class Partitioner(Protocol):
+    """A frozen dataclass of settings with one pure method.
+
+    Class attributes say what it can do; the table in the docs and the refusal of impossible
+    combinations are made from them.
+    """
+
+    multi_label: ClassVar[bool]
+    """Serves rows with any number of labels."""
+    cites: ClassVar[str]
+    """Where the scheme comes from."""
+
+    def assign(self, rows: Rows, rng: np.random.Generator) -> Assignment:
+        """Gives every row an owner. Pure: equal arguments give equal answers.
+
+        Raises:
+            UsageError: The settings cannot be met by these rows; the message says by how much.
+        """
+        ...
+
+
+def assign(
+    partitioner: Partitioner, rows: Rows, sample_ids: pa.ChunkedArray | pa.Array, rng: np.random.Generator
+) -> Assignment:
+    """Calls a partitioner on rows in the order of their sample ids, so that the order given never matters.
+
+    Args:
+        partitioner: Any partitioner.
+        rows: N rows in any order.
+        sample_ids: string [N], unique.
+        rng: A generator of its own.
+
+    Returns:
+        The assignment, its owners in the order of ``rows``.
+
+    Raises:
+        UsageError: The partitioner cannot serve these rows.
+    """
+    name = type(partitioner).__name__
+    if not len(rows):
+        raise UsageError("there are no images to partition")
+    if not partitioner.multi_label and not rows.is_single:
+        raise UsageError(f"partition {name}: takes exactly one label per image, and these have other numbers")
+    order = sorting(sample_ids)
+    if order is None:
+        return partitioner.assign(rows, rng)
+    answer = partitioner.assign(rows.take(order), rng)
+    owner = np.empty_like(answer.owner)
+    owner[order] = answer.owner
+    return dataclasses.replace(answer, owner=owner)
+
+
+def sorting(sample_ids: pa.ChunkedArray | pa.Array) -> NDArray[np.int64] | None:
+    """Row numbers in the order of their sample ids; None where they stand so already, which is cheap to see."""
+    ids = sample_ids.combine_chunks() if isinstance(sample_ids, pa.ChunkedArray) else sample_ids
+    if len(ids) < 2 or pc.all(pc.less(ids[:-1], ids[1:])).as_py():
+        return None
+    return np.asarray(pc.sort_indices(ids).to_numpy().astype(np.int64))
+
+
+def by_class(rows: Rows, rng: np.random.Generator) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Row numbers grouped by class, in random order within each class (single-label rows).
+
+    Returns:
+        ``order`` int64 [N] and ``counts`` int64 [classes].
+    """
+    shuffled = rng.permutation(len(rows))
+    order = shuffled[np.argsort(rows.labels[shuffled], kind="stable")]
+    return order, np.bincount(rows.labels, minlength=rows.classes)
+
+
+def cut(order: NDArray[np.int64], counts: NDArray[np.int64]) -> Owners:
+    """Owners from a table of counts: the rows of ``order`` are dealt out cell by cell.
+
+    Args:
+        order: int64 [N], row numbers grouped by class.
+        counts: int64 [classes, clients] that sum to N, in the order of ``order``.
+
+    Returns:
+        int32 [N], the owner of each row.
+    """
+    classes, clients = counts.shape
+    owner = np.empty(len(order), np.int32)
+    owner[order] = np.repeat(np.tile(np.arange(clients, dtype=np.int32), classes), counts.ravel())
+    return owner
+
+
+def settle(owner: Owners, clients: int, min_size: int, rng: np.random.Generator) -> Assignment:
+    """The assignment, once every client has ``min_size`` rows: what is missing comes from the largest clients.
+
+    The donors are levelled from the top, so that none is cut below another's new size; which of their rows
+    move is random. Nothing is ever drawn again, so it always ends.
+
+    Args:
+        owner: int32 [N]; rows with -1 are not touched.
+        clients: Number of clients.
+        min_size: Rows that each must have.
+        rng: A generator of its own.
+
+    Raises:
+        UsageError: There are fewer than ``clients * min_size`` rows.
+    """
+    sizes = np.bincount(owner[owner >= 0], minlength=clients)
+    total = int(sizes.sum())
+    if total < clients * min_size:
+        raise UsageError(
+            f"clients={clients} with min_size={min_size} need {clients * min_size:,} images and there are "
+            f"{total:,}: {clients * min_size - total:,} too few; lower clients or min_size"
+        )
+    missing = np.maximum(min_size - sizes, 0)
+    need = int(missing.sum())
+    if not need:
+        return Assignment(owner, clients)
+    give = _levelled(sizes, need)
+    shuffled = rng.permutation(np.flatnonzero(owner >= 0))
+    order = shuffled[np.argsort(owner[shuffled], kind="stable")]
+    rank = np.arange(total) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+    moving = rng.permutation(order[rank < give[owner[order]]])
+    repaired = owner.copy()
+    repaired[moving] = np.repeat(np.arange(clients, dtype=np.int32), missing)
+    return Assignment(repaired, clients, moved=need)
+
+
+def _levelled(sizes: NDArray[np.int64], need: int) -> NDArray[np.int64]:
+    """How many rows each client gives so that ``need`` come together from the largest ones."""
+    low, high = 0, int(sizes.max())
+    while low < high:  # the highest level that frees enough rows
+        level = (low + high + 1) // 2
+        if np.maximum(sizes - level, 0).sum() >= need:
+            low = level
+        else:
+            high = level - 1
+    give = np.maximum(sizes - low, 0)
+    surplus = int(give.sum()) - need
+    give[np.flatnonzero(give)[:surplus]] -= 1
+    return give
+
+
+def names(clients: int, given: Sequence[str] = ()) -> tuple[str, ...]:
+    """Client names: those given, or ``client-0000`` onwards, zero-padded so that they sort."""
+    width = max(4, len(str(clients - 1)))
+    return tuple(given) if given else tuple(f"client-{k:0{width}d}" for k in range(clients))

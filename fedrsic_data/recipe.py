@@ -1,0 +1,258 @@
+"""What a person writes: sources, label spaces, splits, partition, seed and shard layout."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from fedrsic_data import partition, splits
+from fedrsic_data.errors import ManifestError, UsageError
+from fedrsic_data.partition.base import Partitioner
+from fedrsic_data.settings import at_least, decode, encode, suggest
+from fedrsic_data.sources import SOURCES
+from fedrsic_data.sources.sample import SampleSettings
+
+SCHEMA = 1
+"""Version of the recipe and manifest format."""
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}")
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How rows are laid out in files.
+
+    Attributes:
+        files: ``client``: a file for each client and split. ``packed``: clients together in larger shards.
+            ``auto``: ``client`` up to 300 clients.
+        row_group_bytes: Image bytes after which a row group ends. A row group never holds two clients.
+        shard_bytes: Image bytes a packed shard aims at.
+    """
+
+    files: Literal["auto", "client", "packed"] = "auto"
+    row_group_bytes: int = 16 * 2**20
+    shard_bytes: int = 300 * 10**6
+
+    def __post_init__(self) -> None:
+        at_least("row_group_bytes", self.row_group_bytes, 1)
+        if self.row_group_bytes > 32 * 2**20:  # one more image of 64 MiB keeps it under 100 MB
+            raise UsageError(f"row_group_bytes={self.row_group_bytes} should be at most {32 * 2**20}")
+        at_least("shard_bytes", self.shard_bytes, 1)
+
+
+@dataclass(frozen=True)
+class Subset:
+    """A federation with its own label space inside a dataset; the Hub calls it a config.
+
+    Attributes:
+        sources: Names of sources, in order.
+        title: What it is, in words.
+        class_names: ``unified``: the readable names of the 47-class vocabulary where a source is in it.
+            ``native``: the source's own spelling.
+        partition: Replaces the recipe's partition in this subset.
+        splits: Replaces the recipe's splits in this subset.
+    """
+
+    sources: tuple[str, ...]
+    title: str = ""
+    class_names: Literal["unified", "native"] = "unified"
+    partition: dict[str, Any] | None = None
+    splits: dict[str, float] | None = None
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A federated dataset to build.
+
+    Attributes:
+        fedkit: Version of this format.
+        name: Name of the dataset, and of its folder.
+        subsets: Its federations by name.
+        title: What it is, in words.
+        seed: Seed of everything drawn, 0 or more.
+        splits: Held-out split -> fraction of each client's rows; the rest is ``train``.
+        partition: ``{"name": ..., setting: value}``; see ``fedkit list partitioners``.
+        layout: How rows are laid out in files.
+        sample: Procedural stand-ins instead of the real sources.
+        allow_partial: Take incomplete copies of sources for what they hold.
+        on_bad_image: ``error`` stops at a damaged image; ``skip`` leaves it out and lists it.
+    """
+
+    fedkit: int
+    name: str
+    subsets: dict[str, Subset]
+    title: str = ""
+    seed: int = 0
+    splits: dict[str, float] = field(default_factory=lambda: {"test": 0.2})
+    partition: dict[str, Any] = field(default_factory=lambda: {"name": "dirichlet"})
+    layout: Layout = field(default_factory=Layout)
+    sample: SampleSettings | None = None
+    allow_partial: bool = False
+    on_bad_image: Literal["error", "skip"] = "error"
+
+    def __post_init__(self) -> None:
+        at_least("seed", self.seed, 0)
+        for name in (self.name, *self.subsets):
+            if not _NAME.fullmatch(name):
+                raise UsageError(f"{name!r} is not a name (letters, digits, '.', '_', '-'; at most 96)")
+        if not self.subsets:
+            raise UsageError("subsets: there is none; a recipe needs at least one")
+        for name, subset in self.subsets.items():
+            if not subset.sources or len(set(subset.sources)) < len(subset.sources):
+                raise UsageError(f"subsets.{name}.sources: should name at least one source, each once")
+            for source in subset.sources:
+                if source not in SOURCES:
+                    raise UsageError(f"subsets.{name}.sources: unknown source {source!r}{suggest(source, SOURCES)}")
+            self.partitioner(name)
+            splits.check(self.fractions(name))
+
+    def partitioner(self, subset: str) -> Partitioner:
+        """The partitioner of a subset."""
+        own = self.subsets[subset].partition
+        return partition.from_json(
+            self.partition if own is None else own,
+            "partition" if own is None else f"subsets.{subset}.partition",
+        )
+
+    def fractions(self, subset: str) -> dict[str, float]:
+        """The held-out splits of a subset."""
+        own = self.subsets[subset].splits
+        return self.splits if own is None else own
+
+
+def folder() -> Path:
+    """Where the recipes that come with fedkit are: in the package, or ``manifests/`` of a checkout."""
+    packaged = Path(__file__).parent / "recipes"
+    return packaged if packaged.is_dir() else Path(__file__).parent.parent / "manifests"
+
+
+def shipped() -> dict[str, Path]:
+    """The recipes that come with fedkit, by name."""
+    return {path.stem: path for path in sorted(folder().glob("*.json"))}
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object from a file.
+
+    Raises:
+        ManifestError: It cannot be read or is no JSON object.
+    """
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ManifestError(f"{path}: cannot be read ({error.strerror})") from None
+    except (ValueError, RecursionError) as error:
+        raise ManifestError(f"{path}: not valid JSON ({error})") from None
+    if not isinstance(data, dict):
+        raise ManifestError(f"{path}: should hold a JSON object, not {type(data).__name__}")
+    version = data.get("fedkit")
+    if not isinstance(version, int) or isinstance(version, bool) or version < 1:
+        raise ManifestError(f"{path}: no fedkit recipe or manifest (its 'fedkit' field is {version!r}, not {SCHEMA})")
+    if version > SCHEMA:
+        raise ManifestError(f"{path}: format {version} is newer than this fedkit reads ({SCHEMA}); upgrade fedkit")
+    return data
+
+
+def load(name_or_path: str) -> dict[str, Any]:
+    """A recipe's JSON by the name of a shipped one or by path. A built manifest gives the recipe it was built from.
+
+    Raises:
+        UsageError: There is no such recipe.
+        ManifestError: It is not one.
+    """
+    recipes = shipped()
+    path = Path(name_or_path)
+    if name_or_path in recipes:
+        path = recipes[name_or_path]
+    elif not path.is_file():
+        raise UsageError(f"{name_or_path!r} is no recipe file and no shipped recipe{suggest(name_or_path, recipes)}")
+    data = read_json(path)
+    inner = data.get("recipe", data)
+    return inner if isinstance(inner, dict) else data
+
+
+def from_json(data: Mapping[str, Any], where: str) -> Recipe:
+    """A recipe from parsed JSON.
+
+    Raises:
+        UsageError: An unknown key, or a value that cannot be used.
+    """
+    return decode(Recipe, data, where)
+
+
+def to_json(recipe: Recipe) -> dict[str, Any]:
+    """Every field of a recipe, its partitions spelled out in full."""
+    data: dict[str, Any] = encode(recipe)
+    data["partition"] = partition.to_json(partition.from_json(recipe.partition))
+    for name, subset in recipe.subsets.items():
+        if subset.partition is not None:
+            data["subsets"][name]["partition"] = partition.to_json(recipe.partitioner(name))
+    return data
+
+
+def override(
+    data: dict[str, Any],
+    *,
+    subsets: Sequence[str] = (),
+    partitioner: str | None = None,
+    sets: Sequence[str] = (),
+) -> dict[str, Any]:
+    """A recipe's JSON changed by what the command line said.
+
+    Args:
+        data: Recipe JSON, which is not changed.
+        subsets: Keep only these, in the recipe's order.
+        partitioner: Replaces the partition; ``clients`` and ``min_size`` carry over, other settings do not.
+        sets: ``key=value`` texts. A plain key is a field of the recipe or else a setting of its partition; a
+            dotted key (``layout.files``, ``subsets.NAME.title``) is a path. Values are JSON, else text.
+
+    Raises:
+        UsageError: An unknown subset or a malformed ``key=value``.
+    """
+    data = json.loads(json.dumps(data))
+    known = data.get("subsets") or {}
+    for name in subsets:
+        if name not in known:
+            raise UsageError(f"--subset {name}: the recipe has no such subset{suggest(name, known)}")
+    if subsets:
+        data["subsets"] = {name: known[name] for name in known if name in subsets}
+    scopes = [
+        data,
+        *(s for s in (data.get("subsets") or {}).values() if isinstance(s, dict) and s.get("partition")),
+    ]
+    if partitioner is not None:
+        for scope in scopes:
+            old = scope.get("partition") or {}
+            kept = {key: old[key] for key in ("clients", "min_size") if key in old}
+            scope["partition"] = {"name": partitioner, **kept}
+    fields = {f.name for f in dataclasses.fields(Recipe)}
+    for text in sets:
+        key, equals, value = text.partition("=")
+        if not (key and equals):
+            raise UsageError(f"--set {text!r}: should look like key=value")
+        for scope in scopes if "." not in key and key not in fields else [data]:
+            path = key.split(".") if "." in key or key in fields else ["partition", key]
+            _put(scope, path, _parse(value), text)
+    return data
+
+
+def _put(data: dict[str, Any], path: Sequence[str], value: Any, text: str) -> None:
+    for step in path[:-1]:
+        if data.get(step) is None:
+            data[step] = {}
+        data = data[step]
+        if not isinstance(data, dict):
+            raise UsageError(f"--set {text!r}: {step!r} has no fields")
+    data[path[-1]] = value
+
+
+def _parse(value: str) -> Any:
+    try:
+        return json.loads(value)
+    except ValueError:
+        return value

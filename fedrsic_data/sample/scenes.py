@@ -1,0 +1,90 @@
+"""What each class looks like: the table of classes, and `render`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from zlib import crc32
+
+import numpy as np
+
+from fedrsic_data.errors import UsageError
+from fedrsic_data.sample import built, nature, sensors, transport
+from fedrsic_data.sample.paint import Canvas
+from fedrsic_data.sample.sensors import Scene
+
+MIN_SIZE, MAX_SIZE = 32, 512
+_HIGH = 1.35  # an extent from which a picture counts as seen from high above
+_HAZY = 0.16
+
+_PAINTERS: dict[str, Callable[[Canvas], None]] = {
+    "agricultural": nature.agricultural,
+    "airplane": transport.airplane,
+    "baseball_diamond": built.baseball_diamond,
+    "basketball_court": built.basketball_court,
+    "beach": nature.beach,
+    "bridge": transport.bridge,
+    "buildings": built.buildings,
+    "chaparral": nature.chaparral,
+    "circular_farmland": nature.circular_farmland,
+    "cloud": nature.cloud,
+    "dense_residential": built.dense_residential,
+    "desert": nature.desert,
+    "forest": nature.forest_scene,
+    "freeway": transport.freeway,
+    "golf_course": nature.golf_course,
+    "harbor": transport.harbor,
+    "intersection": transport.intersection,
+    "island": nature.island,
+    "lake": nature.lake,
+    "medium_residential": built.medium_residential,
+    "mobile_home_park": built.mobile_home_park,
+    "mountain": nature.mountain,
+    "overpass": transport.overpass,
+    "parking_lot": transport.parking_lot,
+    "railway": transport.railway,
+    "river": nature.river,
+    "roundabout": transport.roundabout,
+    "runway": transport.runway,
+    "ship": nature.ship,
+    "sparse_residential": built.sparse_residential,
+    "stadium": built.stadium,
+    "storage_tank": built.storage_tank,
+    "tennis_court": built.tennis_court,
+}
+CLASSES: tuple[str, ...] = tuple(sorted(_PAINTERS))
+
+
+def render(class_name: str, sensor: str, *, seed: int, index: int, size: int = 64) -> Scene:
+    """Render one picture; the same arguments always give the same bytes.
+
+    Args:
+        class_name: One of `CLASSES`.
+        sensor: One of `SENSORS`.
+        seed: Non-negative; another seed gives another collection.
+        index: Non-negative; which picture of the class. Pictures do not depend on one another.
+        size: Width and height in pixels, 32..512; the scene stays the same, in more detail.
+
+    Returns:
+        The picture and what is true of it.
+
+    Raises:
+        UsageError: An argument is unknown or out of range.
+    """
+    if class_name not in _PAINTERS:
+        raise UsageError(f"class_name {class_name!r} cannot be rendered; choose one of {', '.join(CLASSES)}")
+    how = sensors.spec(sensor)
+    if not MIN_SIZE <= size <= MAX_SIZE:
+        raise UsageError(f"size {size} is out of range; give {MIN_SIZE} to {MAX_SIZE} pixels")
+    for name, value in (("seed", seed), ("index", index)):
+        if value < 0:
+            raise UsageError(f"{name} {value} is negative; give 0 or more")
+    key = [seed, crc32(sensor.encode()), crc32(class_name.encode()), index]
+    rng = np.random.default_rng(np.random.SeedSequence(key))
+    canvas = Canvas(size, sensors.extent(how, rng), rng)
+    _PAINTERS[class_name](canvas)
+    pixels, haze = sensors.develop(canvas.rgb, how, rng)
+    if canvas.extent >= _HIGH:
+        canvas.note("seen from high above")
+    if haze >= _HAZY:
+        canvas.note("in haze")
+    return Scene(pixels, class_name, sensor, tuple(canvas.notes))

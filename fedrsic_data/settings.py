@@ -1,0 +1,137 @@
+"""Frozen dataclasses from JSON and back: unknown keys refused, every value checked against its type."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import math
+import types
+from collections.abc import Iterable, Mapping
+from functools import cache
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+
+from fedrsic_data.errors import UsageError
+
+T = TypeVar("T")
+
+_NAMES = {bool: "true or false", int: "a whole number", float: "a number", str: "a text", dict: "an object"}
+
+
+def decode(cls: type[T], data: object, where: str) -> T:
+    """A settings dataclass from parsed JSON.
+
+    Args:
+        cls: A frozen dataclass whose annotations are ``bool | int | float | str``, ``Literal``,
+            ``X | None``, ``tuple[X, ...]``, ``dict[str, X]``, ``Any`` or other such dataclasses.
+        data: What ``json.load`` gave.
+        where: What the data are, for messages (``"recipe my.json: partition"``).
+
+    Raises:
+        UsageError: An unknown or missing key, or a value of the wrong type or out of range.
+    """
+    if not isinstance(data, Mapping):
+        raise UsageError(f"{where}: {data!r} should be an object with named fields")
+    hints = _hints(cls)  # type: ignore[arg-type]
+    for key in data:
+        if key not in hints:
+            raise UsageError(f"{where}: unknown key {key!r}{suggest(str(key), hints)}")
+    fields = dataclasses.fields(cls)  # type: ignore[arg-type]
+    missing = [f.name for f in fields if f.name not in data and _required(f)]
+    if missing:
+        raise UsageError(f"{where}: {missing[0]!r} is missing")
+    values = {key: _value(hints[key], value, f"{where}: {key}") for key, value in data.items()}
+    try:
+        return cls(**values)
+    except UsageError as error:
+        raise UsageError(f"{where}: {error}") from None
+
+
+def encode(settings: Any) -> Any:
+    """Plain JSON values of a settings dataclass, the inverse of ``decode``."""
+    if dataclasses.is_dataclass(settings):
+        return {f.name: encode(getattr(settings, f.name)) for f in dataclasses.fields(settings)}
+    if isinstance(settings, Mapping):
+        return {key: encode(value) for key, value in settings.items()}
+    if isinstance(settings, list | tuple):
+        return [encode(value) for value in settings]
+    return settings
+
+
+def suggest(word: str, known: Iterable[str]) -> str:
+    """A tail for a message about an unknown word: the nearest known one, or all of them."""
+    names = list(known)
+    near = difflib.get_close_matches(word, names, n=1)
+    return f"; did you mean {near[0]!r}?" if near else f"; known: {', '.join(names) or 'none'}"
+
+
+@cache
+def _hints(cls: type) -> dict[str, Any]:
+    hints = get_type_hints(cls)
+    return {field.name: hints[field.name] for field in dataclasses.fields(cls)}
+
+
+def _required(field: dataclasses.Field[Any]) -> bool:
+    return field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+
+
+def _value(hint: Any, value: object, where: str) -> Any:
+    origin, args = get_origin(hint), get_args(hint)
+    if hint is Any:
+        return value
+    if dataclasses.is_dataclass(hint):
+        return decode(hint, value, where)  # type: ignore[arg-type]
+    if origin is Literal:
+        if value in args and type(value) in {type(a) for a in args}:
+            return value
+        raise UsageError(f"{where}: {value!r} is not one of {', '.join(map(str, args))}")
+    if origin in (Union, types.UnionType):
+        return _optional(args, value, where)
+    if origin is tuple and isinstance(value, list | tuple):
+        return tuple(_value(args[0], item, f"{where}[{i}]") for i, item in enumerate(value))
+    if origin is dict and isinstance(value, Mapping):
+        return {str(key): _value(args[1], item, f"{where}.{key}") for key, item in value.items()}
+    if origin is None:
+        return _scalar(hint, value, where)
+    raise UsageError(f"{where}: {value!r} should be {'a list' if origin is tuple else 'an object'}")
+
+
+def _optional(args: tuple[Any, ...], value: object, where: str) -> Any:
+    if value is None and type(None) in args:
+        return None
+    choices = [a for a in args if a is not type(None)]
+    for choice in choices[:-1]:
+        try:
+            return _value(choice, value, where)
+        except UsageError:
+            continue
+    return _value(choices[-1], value, where)
+
+
+def _scalar(hint: type, value: object, where: str) -> Any:
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        value = float(value)
+    if type(value) is not hint:
+        raise UsageError(f"{where}: {value!r} should be {_NAMES.get(hint, hint.__name__)}")
+    if isinstance(value, float) and not math.isfinite(value):
+        raise UsageError(f"{where}: {value!r} is not a finite number")
+    return value
+
+
+def at_least(name: str, value: float, least: float) -> None:
+    """Checks a setting's lower bound.
+
+    Raises:
+        UsageError: ``value`` is below ``least``.
+    """
+    if not value >= least:
+        raise UsageError(f"{name}={value!r} should be at least {least}")
+
+
+def positive(name: str, value: float) -> None:
+    """Checks that a setting is a finite number above zero.
+
+    Raises:
+        UsageError: It is not.
+    """
+    if not (value > 0 and math.isfinite(value)):
+        raise UsageError(f"{name}={value!r} should be a finite number above 0")

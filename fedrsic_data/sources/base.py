@@ -1,0 +1,165 @@
+"""What a source says of itself, and the reader shared by sources laid out as one folder per class."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+from fedrsic_data.download import Remote
+from fedrsic_data.errors import SourceError
+from fedrsic_data.index import Index, single_label_table
+from fedrsic_data.sources import classfolders
+
+
+@dataclass(frozen=True)
+class HubMirror:
+    """A copy on the Hugging Face Hub as Parquet.
+
+    Attributes:
+        repo: ``user/name`` of a dataset repository.
+        revision: Commit it is pinned to; None: the commit seen at first use is recorded and kept to.
+    """
+
+    repo: str
+    revision: str | None = None
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What people must know of a source.
+
+    Attributes:
+        title: Its full name.
+        homepage: Where its authors publish it.
+        licence: In words; who holds rights in the pixels.
+        citation: The paper.
+        redistributable: Whether the pixels may be published again.
+        downloads: Mirrors of one official archive, tried in order.
+        hub: A mirror used where no archive can be downloaded without a browser.
+        layout: The native layout, for messages.
+    """
+
+    title: str
+    homepage: str
+    licence: str
+    citation: str
+    layout: str
+    redistributable: bool = False
+    downloads: tuple[Remote, ...] = ()
+    hub: HubMirror | None = None
+
+
+class Source(Protocol):
+    """A dataset as its authors publish it."""
+
+    @property
+    def name(self) -> str:
+        """Its name in recipes."""
+        ...
+
+    @property
+    def facts(self) -> Facts:
+        """What people must know of it."""
+        ...
+
+    @property
+    def aliases(self) -> tuple[str, ...]:
+        """Names its folder or archive goes by, lower case, letters and digits only."""
+        ...
+
+    def index(self, path: Path, *, allow_partial: bool = False) -> Index:
+        """Reads names and labels below ``path``, never pixels.
+
+        Raises:
+            SourceError: The layout is not the source's, or images are missing and ``allow_partial`` is False.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class ClassFolders:
+    """A single-label source: a folder, zip or Parquet mirror with one folder (or label) per class.
+
+    Attributes:
+        name: Its name in recipes.
+        classes: All its class names.
+        per_class: Images of each class in a complete copy.
+        facts: What people must know of it.
+        aliases: Names its folder or archive goes by.
+    """
+
+    name: str
+    classes: tuple[str, ...]
+    per_class: int
+    facts: Facts
+    aliases: tuple[str, ...] = field(default=())
+
+    def index(self, path: Path, *, allow_partial: bool = False) -> Index:
+        """See ``Source.index``. Classes without an image are not in the label space of a partial copy."""
+        found = classfolders.find(path, self.name, self.classes, self.facts.layout)
+        counts = {name: len(found.files[name]) for name in self.classes if name in found.files}
+        missing = self._missing(path, counts, allow_partial)
+        present = tuple(name for name in self.classes if counts.get(name))
+        ids: list[str] = []
+        labels: list[int] = []
+        keys: list[str] = []
+        names: list[str] = []
+        for label, class_name in enumerate(present):
+            for entry in found.files[class_name]:
+                ids.append(f"{self.name}/{class_name}/{entry.stem}")
+                labels.append(label)
+                keys.append(entry.key)
+                names.append(entry.file)
+        self._distinct(path, ids, keys)
+        return Index(
+            table=single_label_table(ids, labels, self.name, keys, names),
+            classes=present,
+            container=found.container,
+            fingerprint=found.fingerprint,
+            newest=found.newest,
+            left_out=found.left_out,
+            missing=missing,
+        )
+
+    def _missing(self, path: Path, counts: dict[str, int], allow_partial: bool) -> tuple[str, ...]:
+        absent = [name for name in self.classes if not counts.get(name)]
+        short = {n: c for n, c in counts.items() if 0 < c < self.per_class}
+        excess = {n: c for n, c in counts.items() if c > self.per_class}
+        if excess:
+            name, count = next(iter(excess.items()))
+            raise SourceError(
+                f"{path}: class {name!r} of {self.name} has {count} images, the published set has {self.per_class}; "
+                f"remove the {count - self.per_class} that do not belong"
+            )
+        if len(absent) == len(self.classes):
+            raise SourceError(f"{path}: the class folders of {self.name} hold no images; expected {self.facts.layout}")
+        words = []
+        if absent:
+            words.append(f"{len(absent)} of {len(self.classes)} classes are missing: {_some(absent)}")
+        if short:
+            listed = [f"{n} has {c} of {self.per_class}" for n, c in short.items()]
+            words.append(f"{len(short)} classes are short of images: {_some(listed, 4)}")
+        if words and not allow_partial:
+            raise SourceError(
+                f"{path}: this copy of {self.name} is incomplete; {'; '.join(words)}. "
+                "Complete it, or use what is there with --allow-partial"
+            )
+        return tuple(words)
+
+    def _distinct(self, path: Path, ids: Sequence[str], keys: Sequence[str]) -> None:
+        if len(set(ids)) == len(ids):
+            return
+        seen: dict[str, str] = {}
+        for sample_id, key in zip(ids, keys, strict=True):
+            if sample_id in seen:
+                raise SourceError(
+                    f"{path}: {seen[sample_id]} and {key} are two files for one image ({sample_id}); remove one"
+                )
+            seen[sample_id] = key
+
+
+def _some(names: Sequence[str], most: int = 8) -> str:
+    listed = ", ".join(names[:most])
+    return listed if len(names) <= most else f"{listed} and {len(names) - most} more"

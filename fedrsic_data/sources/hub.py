@@ -1,0 +1,87 @@
+"""Parquet mirrors on the Hugging Face Hub, pinned to a commit."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+from fedrsic_data.errors import DownloadError
+from fedrsic_data.sources.base import HubMirror
+
+
+def mirror(repo: HubMirror, cache: Path, *, offline: bool = False) -> Path:
+    """The Parquet files of a dataset repository, downloaded once.
+
+    A mirror without a pinned revision is resolved at first use; the commit is recorded in
+    ``revisions.json`` beside the files and kept to from then on.
+
+    Args:
+        repo: Which repository, at which commit.
+        cache: Folder of the source in the cache.
+        offline: Use only what is there.
+
+    Returns:
+        A folder of Parquet files.
+
+    Raises:
+        DownloadError: The repository cannot be reached, or holds no Parquet files.
+    """
+    record = cache / "revisions.json"
+    known: dict[str, str] = json.loads(record.read_text()) if record.exists() else {}
+    revision = repo.revision or known.get(repo.repo)
+    if revision is not None:
+        folder = _folder(cache, repo.repo, revision)
+        if folder.is_dir():
+            return folder
+    if offline:
+        raise DownloadError(f"hf://{repo.repo}: not in the cache and --offline is set")
+    commit = _resolve(repo.repo, revision)
+    folder = _folder(cache, repo.repo, commit)
+    if not folder.is_dir():
+        _download(repo.repo, commit, folder)
+    known[repo.repo] = commit
+    aside = record.with_suffix(".tmp")
+    aside.write_text(json.dumps(known, indent=1, sort_keys=True) + "\n")
+    aside.replace(record)
+    return folder
+
+
+def _folder(cache: Path, repo: str, revision: str) -> Path:
+    return cache / f"{repo.replace('/', '--')}@{revision}"
+
+
+def _resolve(repo: str, revision: str | None) -> str:
+    from huggingface_hub import HfApi
+
+    try:
+        commit = HfApi().dataset_info(repo, revision=revision, timeout=30).sha
+    except Exception as error:  # the client raises a dozen kinds, its own and the HTTP library's
+        raise DownloadError(f"hf://{repo}: cannot be reached ({_line(error)})") from None
+    if not commit:
+        raise DownloadError(f"hf://{repo}: the Hub names no commit for revision {revision!r}")
+    return commit
+
+
+def _download(repo: str, commit: str, folder: Path) -> None:
+    from huggingface_hub import snapshot_download
+
+    aside = folder.with_name(folder.name + ".incomplete")
+    try:
+        snapshot_download(
+            repo,
+            repo_type="dataset",
+            revision=commit,
+            allow_patterns=["*.parquet", "**/*.parquet"],
+            local_dir=aside,
+        )
+    except Exception as error:
+        raise DownloadError(f"hf://{repo}@{commit}: download failed ({_line(error)}); run it again to resume") from None
+    if not any(aside.rglob("*.parquet")):
+        raise DownloadError(f"hf://{repo}@{commit}: holds no Parquet files; name another mirror")
+    os.replace(aside, folder)
+
+
+def _line(error: Exception) -> str:
+    words = " ".join(str(error).split())
+    return words if len(words) <= 200 else words[:200] + "..."

@@ -1,0 +1,141 @@
+"""Where a source's files are: given by name, searched for, cached, or downloaded."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from fedrsic_data.download import Progress, fetch
+from fedrsic_data.errors import DownloadError, SourceError, UsageError
+from fedrsic_data.sources import hub
+from fedrsic_data.sources.base import HubMirror, Source
+from fedrsic_data.sources.classfolders import plain
+
+_DEPTH = 3
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where a person said the sources are.
+
+    Attributes:
+        folder: ``--sources DIR``: searched for folders and archives by name.
+        given: ``--source NAME=PATH`` or ``NAME=hf://USER/REPO@REVISION``.
+        offline: Never touch the network.
+        cache: Where downloads are kept.
+    """
+
+    folder: Path | None = None
+    given: Mapping[str, str] = field(default_factory=dict)
+    offline: bool = False
+    cache: Path = field(default_factory=lambda: cache_folder())
+
+
+def cache_folder() -> Path:
+    """``$FEDKIT_CACHE``, or ``fedkit`` in the user's cache folder."""
+    given = os.environ.get("FEDKIT_CACHE")
+    return Path(given) if given else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fedkit"
+
+
+def locate(source: Source, places: Places, progress: Callable[[str], Progress] | None = None) -> Path:
+    """The folder or archive of a source; downloads it if it is nowhere.
+
+    Looked for in this order: ``places.given``, ``places.folder``, ``$FEDKIT_SOURCES`` (folders separated as in
+    ``$PATH``), the cache, the official download.
+
+    Args:
+        source: Which source.
+        places: Where to look.
+        progress: Makes a progress callback for a file name; None for silence.
+
+    Raises:
+        SourceError: It is not where it was said to be, or cannot be had.
+    """
+    found = find(source, places)
+    if found is not None:
+        return found
+    if places.given.get(source.name, "").startswith("hf://"):
+        return hub.mirror(_parse_hub(places.given[source.name]), _cached(source, places), offline=places.offline)
+    return _download(source, places, progress)
+
+
+def find(source: Source, places: Places) -> Path | None:
+    """As ``locate``, on this machine only; None where a download would be next."""
+    given = places.given.get(source.name)
+    if given is not None and given.startswith("hf://"):
+        return None
+    if given is not None:
+        if not Path(given).expanduser().exists():
+            raise SourceError(f"--source {source.name}={given}: does not exist")
+        return Path(given).expanduser()
+    folders = [places.folder] if places.folder is not None else []
+    for folder in folders + [Path(p) for p in os.environ.get("FEDKIT_SOURCES", "").split(os.pathsep) if p]:
+        if not folder.is_dir():
+            raise SourceError(f"sources folder {folder}: {'not a folder' if folder.exists() else 'does not exist'}")
+        if (path := _search(source, folder)) is not None:
+            return path
+    return None
+
+
+def check_names(given: Mapping[str, str], known: Mapping[str, Source]) -> None:
+    """Refuses a ``--source`` for a source that does not exist.
+
+    Raises:
+        UsageError: An unknown name.
+    """
+    for name in given:
+        if name not in known:
+            raise UsageError(f"--source {name}=...: unknown source; known: {', '.join(known)}")
+
+
+def _search(source: Source, folder: Path) -> Path | None:
+    """The one folder or archive below ``folder`` that goes by one of the source's names, shallowest first."""
+    level = [folder]
+    for _ in range(_DEPTH + 1):
+        hits = [p for p in level if _matches(source, p)]
+        folders, archives = [p for p in hits if p.is_dir()], [p for p in hits if p.is_file()]
+        best = folders or archives
+        if len(best) > 1:
+            raise SourceError(
+                f"sources folder {folder}: {best[0]} and {best[1]} could both be {source.name}; "
+                f"say which with --source {source.name}=PATH"
+            )
+        if best:
+            return best[0]
+        level = [p for d in level if d.is_dir() for p in sorted(d.iterdir()) if not p.name.startswith(".")]
+    return None
+
+
+def _matches(source: Source, path: Path) -> bool:
+    name = path.stem if path.suffix.lower() == ".zip" else path.name
+    return plain(name) in source.aliases and (path.is_dir() or path.suffix.lower() == ".zip")
+
+
+def _cached(source: Source, places: Places) -> Path:
+    return places.cache / "sources" / source.name
+
+
+def _download(source: Source, places: Places, progress: Callable[[str], Progress] | None) -> Path:
+    facts, cache = source.facts, _cached(source, places)
+    by_hand = f"place it by hand and give --source {source.name}=PATH"
+    if facts.downloads:
+        target = cache / facts.downloads[0].filename
+        if places.offline and not target.exists():
+            raise SourceError(f"{source.name}: not found on this machine and --offline is set; {by_hand}")
+        return fetch(facts.downloads, cache, progress=progress(target.name) if progress else None)
+    if facts.hub is None:
+        raise SourceError(f"{source.name}: not found on this machine and cannot be downloaded; {by_hand}")
+    try:
+        return hub.mirror(facts.hub, cache, offline=places.offline)
+    except DownloadError as error:
+        raise DownloadError(f"{source.name}: {error}; {by_hand} (expected {facts.layout})") from None
+
+
+def _parse_hub(text: str) -> HubMirror:
+    match = re.fullmatch(r"hf://(?:datasets/)?([\w.-]+/[\w.-]+)(?:@([\w./-]+))?", text)
+    if match is None:
+        raise UsageError(f"{text!r} should look like hf://USER/DATASET or hf://USER/DATASET@COMMIT")
+    return HubMirror(match[1], match[2])

@@ -1,0 +1,89 @@
+"""The procedural stand-ins: rendered scenes under the real class names, for machines without the real data.
+
+``SAMPLE`` images say so: their sample ids, domain names, dataset name and manifest all carry the word.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from fedrsic_data import sample, vocabulary
+from fedrsic_data.errors import UsageError
+from fedrsic_data.index import Index, fingerprint, single_label_table
+from fedrsic_data.settings import at_least, suggest
+
+
+@dataclass(frozen=True)
+class SampleSettings:
+    """How many scenes are rendered.
+
+    Attributes:
+        per_class: Images of each class.
+        size: Side in pixels, 32 to 512.
+        seed: Seed of the scenes, apart from the recipe's own seed.
+    """
+
+    per_class: int = 40
+    size: int = 64
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        at_least("per_class", self.per_class, 1)
+        at_least("seed", self.seed, 0)
+        if not 32 <= self.size <= 512:
+            raise UsageError(f"size={self.size} should be from 32 to 512 pixels")
+
+
+class SceneContainer:
+    """Renders the scene a key names: ``class/number``."""
+
+    def __init__(self, sensor: str, settings: SampleSettings) -> None:
+        self.sensor = sensor
+        self.settings = settings
+        self._unified = vocabulary.to_unified(sensor)
+
+    def read(self, keys: Sequence[str]) -> list[bytes]:
+        """See ``Container.read``."""
+        return [self._render(*key.split("/")) for key in keys]
+
+    def where(self, key: str) -> str:
+        """See ``Container.where``."""
+        return f"sample of {self.sensor}: {key}"
+
+    def _render(self, name: str, number: str) -> bytes:
+        scene = sample.render(
+            self._unified[name],
+            self.sensor,
+            seed=self.settings.seed,
+            index=int(number),
+            size=self.settings.size,
+        )
+        return sample.encode(scene)
+
+
+def index(source: str, settings: SampleSettings) -> Index:
+    """The stand-in for a source: those of its classes that can be rendered.
+
+    Raises:
+        UsageError: The source has no stand-in.
+    """
+    if source not in sample.SENSORS:
+        raise UsageError(f"source {source!r} has no procedural sample{suggest(source, sample.SENSORS)}")
+    unified = vocabulary.to_unified(source)
+    classes = tuple(name for name in vocabulary.native(source) if unified[name] in sample.CLASSES)
+    width = len(str(settings.per_class - 1))
+    numbers = [f"{i:0{width}d}" for i in range(settings.per_class)]
+    ending = sample.suffix(source)
+    return Index(
+        table=single_label_table(
+            [f"sample-{source}/{name}/{n}" for name in classes for n in numbers],
+            [label for label in range(len(classes)) for _ in numbers],
+            f"sample-{source}",
+            [f"{name}/{n}" for name in classes for n in numbers],
+            [f"{name}_{n}{ending}" for name in classes for n in numbers],
+        ),
+        classes=classes,
+        container=SceneContainer(source, settings),
+        fingerprint=fingerprint([source, settings]),
+    )

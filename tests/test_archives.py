@@ -1,0 +1,418 @@
+"""Archives built byte by byte, honest and hostile."""
+
+import gzip
+import io
+import os
+import stat
+import struct
+import tarfile
+import zipfile
+import zlib
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from fedrsic_data import archives
+from fedrsic_data.archives import Limits, ZipReader, extract
+from fedrsic_data.errors import OutputError, SourceError, UnsafeArchiveError
+
+HOSTILE_NAMES = [
+    "../x",
+    "a/../../x",
+    "/etc/x",
+    "C:\\x",
+    "c:x",
+    "..\\x",
+    "a\\..\\..\\x",
+    "\\\\host\\x",
+    "a\nb",
+    "a\x7f",
+]
+KB = bytes(range(256)) * 4
+
+
+def deflated(data):
+    packer = zlib.compressobj(9, zlib.DEFLATED, -15)
+    return packer.compress(data) + packer.flush()
+
+
+def entry(name, data=KB, *, method=8, **lies):
+    """One zip member; ``lies`` replace what its headers say: size, crc, flags, mode, at, raw, system."""
+    packed = lies.pop("packed", deflated(data) if method == 8 else data)
+    facts = {"size": len(data), "crc": zlib.crc32(data), "flags": 0x800, "mode": 0o100644, "at": None}
+    return {"name": name.encode(), "packed": packed, "method": method, **facts, **lies}
+
+
+def make_zip(path, *entries):
+    body, central = b"", b""
+    for e in entries:
+        at = len(body) if e["at"] is None else e["at"]
+        common = struct.pack(
+            "<HHHHHLLLHH",
+            20,
+            e["flags"],
+            e["method"],
+            0,
+            33,
+            e["crc"],
+            len(e["packed"]),
+            e["size"],
+            len(e["name"]),
+            0,
+        )
+        if e["at"] is None:
+            body += b"PK\3\4" + common + e["name"] + e["packed"]
+        tail = struct.pack("<HHHLL", 0, 0, 0, e["mode"] << 16, at)
+        central += b"PK\1\2" + struct.pack("<H", 0x314) + common + tail + e["name"]
+    count = len(entries)
+    end = struct.pack("<HHHHLLH", 0, 0, count, count, len(central), len(body), 0)
+    path.write_bytes(body + central + b"PK\5\6" + end)
+    return path
+
+
+def make_tar(path, *members, gz=False):
+    """A tar of (name, data or None for a folder, changes to its header)."""
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w", format=tarfile.GNU_FORMAT) as archive:
+        for name, data, changes in members:
+            info = tarfile.TarInfo(name)
+            info.type = tarfile.DIRTYPE if data is None else tarfile.REGTYPE
+            info.size = len(data or b"")
+            for key, value in changes.items():
+                setattr(info, key, value)
+            archive.addfile(info, io.BytesIO(data or b""))
+    path.write_bytes(gzip.compress(buffer.getvalue()) if gz else buffer.getvalue())
+    return path
+
+
+def tree(folder):
+    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+def refused(path, tmp_path, match, limits=archives.DEFAULT_LIMITS, kind=UnsafeArchiveError):
+    """The archive is refused in one line that names it, and nothing is left behind."""
+    before = set(tmp_path.rglob("*"))
+    with pytest.raises(kind, match=match) as caught:
+        extract(path, tmp_path / "out", limits)
+    assert str(caught.value).startswith(f"{path}: ")
+    assert "\n" not in str(caught.value)
+    assert set(tmp_path.rglob("*")) - before <= {tmp_path / ".out.lock"}
+
+
+# Zip archives.
+
+
+def test_zip_names_and_bytes(tmp_path):
+    path = make_zip(
+        tmp_path / "a.zip",
+        entry("d/", b"", method=0, mode=0o40755),
+        entry("d/ü.jpg"),
+        entry("./d//two.jpg", b"2", method=0),
+        entry("win\\x.jpg", b"", method=8, packed=b""),
+        entry("__MACOSX/d/._ü.jpg"),
+        entry("d/.DS_Store"),
+        entry("big", KB * 3000, method=0),
+    )
+    with ZipReader(path) as reader:
+        assert reader.names == ["d/ü.jpg", "d/two.jpg", "win/x.jpg", "big"]
+        assert [reader.read(name) for name in reader.names] == [KB, b"2", b"", KB * 3000]
+        with pytest.raises(SourceError, match=r"a\.zip: has no member 'nope'"):
+            reader.read("nope")
+    with pytest.raises(SourceError):
+        reader.read("big")
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
+def test_zip_agrees_with_zipfile(tmp_path, method):
+    contents = {f"{i % 7}/{i}.bin": os.urandom(i * 997) + b"x" * (i * 40_000) for i in range(60)}
+    with zipfile.ZipFile(tmp_path / "a.zip", "w", method) as archive:
+        archive.comment = b"a comment"
+        for name, data in contents.items():
+            archive.writestr(name, data)
+    with ZipReader(tmp_path / "a.zip") as reader:
+        assert {name: reader.read(name) for name in reader.names} == contents
+
+
+def test_zip_streamed_and_prefixed_archives_are_read(tmp_path):
+    class Pipe(io.BytesIO):
+        def seekable(self):
+            return False
+
+        def tell(self):
+            raise OSError
+
+    pipe = Pipe()
+    with zipfile.ZipFile(pipe, "w", zipfile.ZIP_DEFLATED) as archive:  # sizes follow the data
+        archive.writestr("a", KB)
+        archive.writestr("b", KB[::-1])
+    (tmp_path / "a.zip").write_bytes(b"#!/bin/sh\n" + pipe.getvalue())
+    with ZipReader(tmp_path / "a.zip") as reader:
+        assert [reader.read(name) for name in reader.names] == [KB, KB[::-1]]
+
+
+def test_zip_threads_read_the_same(tmp_path):
+    contents = {f"{i}": os.urandom(20_000) for i in range(200)}
+    with zipfile.ZipFile(tmp_path / "a.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, data in contents.items():
+            archive.writestr(name, data)
+    with ZipReader(tmp_path / "a.zip") as reader, ThreadPoolExecutor(8) as pool:
+        names = reader.names * 5
+        assert all(
+            data == contents[name] for name, data in zip(names, pool.map(reader.read, names), strict=True)
+        )
+
+
+@pytest.mark.parametrize("name", [*HOSTILE_NAMES, "a\0b"])
+def test_zip_hostile_names(tmp_path, name):
+    path = make_zip(tmp_path / "a.zip", entry("good"), entry(name))
+    refused(path, tmp_path, r"member '.*' (has|climbs)")
+    with pytest.raises(UnsafeArchiveError):
+        ZipReader(path)
+
+
+@pytest.mark.parametrize("name", ["..x", "x..", "a..b/c", "...", "ab:c"])
+def test_zip_odd_but_harmless_names(tmp_path, name):
+    with ZipReader(make_zip(tmp_path / "a.zip", entry(name))) as reader:
+        assert reader.read(name) == KB
+
+
+@pytest.mark.parametrize(
+    ("entries", "reason"),
+    [
+        ([entry("x", mode=stat.S_IFLNK | 0o777)], "member 'x' is a link"),
+        ([entry("x", mode=stat.S_IFCHR | 0o644)], "member 'x' is a link or a device"),
+        ([entry("x", mode=stat.S_IFIFO | 0o644)], "member 'x' is a link or a device"),
+        ([entry("x", flags=1)], "member 'x' is encrypted"),
+        ([entry("x"), entry("x", b"other")], "member 'x' is listed twice"),
+        ([entry("a/x"), entry("a\\x", b"other")], "listed twice"),
+        ([entry("./x"), entry("x", b"other")], "member 'x' is listed twice"),
+        ([entry("x"), entry("x/y")], "member 'x' is both a file and a folder"),
+        ([entry("x"), entry("y", at=0)], "overlaps"),
+        ([entry("x"), entry("y", at=5)], "overlaps"),
+        ([entry("."), entry("y")], "has no name"),
+        ([entry("x", bytes(2 << 20))], "member 'x' inflates more than 200 times"),
+        ([entry("x", b"", size=65 << 20)], "member 'x' has 68,157,440 bytes"),
+    ],
+)
+def test_zip_attacks(tmp_path, entries, reason):
+    path = make_zip(tmp_path / "a.zip", *entries)
+    refused(path, tmp_path, reason)
+    with pytest.raises(UnsafeArchiveError, match=reason):
+        ZipReader(path)
+
+
+def test_zip_quoted_overlap_bomb(tmp_path):
+    """Each member's deflate data swallows the next one's local header."""
+    kernel = entry("kernel", bytes(50_000))
+    inner = make_zip(tmp_path / "inner", kernel).read_bytes()
+    inner = inner[: inner.index(b"PK\1\2")]
+    quote = struct.pack("<BHH", 0, 36, 36 ^ 0xFFFF)  # a stored block of the length of that header
+    outer = entry("outer", b"", packed=quote + inner, size=50_036)
+    path = make_zip(tmp_path / "a.zip", outer, kernel | {"at": 30 + 5 + len(quote)})
+    refused(path, tmp_path, "member 'outer' overlaps")
+
+
+def test_zip_local_header_reaching_into_the_next_member(tmp_path):
+    path = make_zip(tmp_path / "a.zip", entry("x"), entry("y"))
+    damaged = bytearray(path.read_bytes())
+    damaged[28:30] = b"\x10\0"  # an extra field that is not there
+    path.write_bytes(damaged)
+    refused_late(path, "x", UnsafeArchiveError, "overlaps")
+
+
+def refused_late(path, name, kind, match):
+    with ZipReader(path) as reader, pytest.raises(kind, match=match) as caught:
+        reader.read(name)
+    assert str(caught.value).startswith(f"{path}: member {name!r} ")
+
+
+@pytest.mark.parametrize(
+    ("lies", "kind", "match"),
+    [
+        ({"size": 10, "crc": zlib.crc32(KB[:10])}, UnsafeArchiveError, "more than the 10 bytes declared"),
+        ({"size": 10, "crc": zlib.crc32(KB[:10]), "method": 0}, UnsafeArchiveError, "more than the 10"),
+        ({"size": 5000}, SourceError, "length or checksum"),
+        ({"size": 5000, "method": 0}, SourceError, "length or checksum"),
+        ({"crc": 0}, SourceError, "length or checksum"),
+        ({"crc": 0, "method": 0}, SourceError, "length or checksum"),
+        ({"packed": deflated(KB)[:-3]}, SourceError, "end too early"),
+        ({"packed": b"\xff" * 40}, SourceError, "damaged"),
+    ],
+)
+def test_zip_lies_are_found_on_reading(tmp_path, lies, kind, match):
+    path = make_zip(tmp_path / "a.zip", entry("x", **lies))
+    refused_late(path, "x", kind, match)
+    with pytest.raises(kind, match=match):
+        extract(path, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_zip_a_lying_bomb_inflates_one_block_only(tmp_path, monkeypatch):
+    """A gigabyte behind a declared 10 bytes costs no more memory than one block."""
+    made = []
+    inflated = archives._inflated
+    monkeypatch.setattr(
+        archives, "_inflated", lambda packed: (made.append(len(b)) or b for b in inflated(packed))
+    )
+    packer = zlib.compressobj(9, zlib.DEFLATED, -15)
+    packed = b"".join(packer.compress(bytes(1 << 20)) for _ in range(100)) + packer.flush()
+    path = make_zip(tmp_path / "a.zip", entry("x", b"0123456789", packed=packed))
+    refused_late(path, "x", UnsafeArchiveError, "more than the 10 bytes declared")
+    assert len(made) == 1
+    assert made[0] <= 1 << 20
+
+
+@pytest.mark.parametrize(
+    ("limits", "match"),
+    [
+        (Limits(max_members=2), "member 'c' is one more than the 2 allowed"),
+        (Limits(max_member_bytes=1023), "member 'a' has 1,024 bytes, over 1,023"),
+        (Limits(max_total_bytes=3000), "member 'c' brings the total over 3,000"),
+    ],
+)
+def test_limits(tmp_path, limits, match):
+    refused(make_zip(tmp_path / "a.zip", *map(entry, "abc")), tmp_path, match, limits)
+    members = [(name, KB, {}) for name in "abc"]
+    refused(make_tar(tmp_path / "a.tar", *members), tmp_path, match, limits)
+
+
+@pytest.mark.parametrize("keep", [0, 3, 100, 1000, -1, -30])
+def test_truncated_archives(tmp_path, keep):
+    whole = make_zip(tmp_path / "a.zip", entry("x", os.urandom(5000)), entry("y")).read_bytes()
+    path = tmp_path / "cut.zip"
+    path.write_bytes(whole[:keep])
+    refused(path, tmp_path, "damaged, cut short or no such archive .*; download it again", kind=SourceError)
+    with pytest.raises(SourceError, match="damaged"):
+        ZipReader(path)
+
+
+def test_other_files_and_methods(tmp_path):
+    for content in (b"\x89PNG" + bytes(600), b"<html>" * 200, gzip.compress(b"no tar" * 300)):
+        (tmp_path / "x").write_bytes(content)
+        refused(tmp_path / "x", tmp_path, "damaged, cut short or no such archive", kind=SourceError)
+    refused(tmp_path / "none", tmp_path, "cannot be read .No such file", kind=SourceError)
+    path = make_zip(tmp_path / "a.zip", entry("x", method=12))
+    refused(path, tmp_path, "member 'x' has method 12; repack", kind=SourceError)
+
+
+# Tar archives.
+
+
+@pytest.mark.parametrize("gz", [False, True])
+def test_tar_is_extracted_with_plain_modes(tmp_path, gz):
+    long, noise = "n" * 150 + "/" + "m" * 150, os.urandom(3 << 20)
+    members = [
+        ("./", None, {}),
+        ("./d", None, {"mode": 0o777}),
+        ("./d/x", KB, {"mode": 0o6777}),
+        (long, b"1", {}),
+    ]
+    members += [("__MACOSX/x", b"", {}), ("PKU/y", noise, {"mode": 0})]
+    calls = []
+    old = os.umask(0o077)
+    try:
+        extract(
+            make_tar(tmp_path / "a", *members, gz=gz), tmp_path / "p/out", progress=lambda *c: calls.append(c)
+        )
+    finally:
+        os.umask(old)
+    out = tmp_path / "p/out"
+    assert tree(out) == {"d/x": KB, long: b"1", "PKU/y": noise}
+    assert {stat.S_IMODE(p.stat().st_mode) for p in out.rglob("*") if p.is_file()} == {0o644}
+    assert {stat.S_IMODE(p.stat().st_mode) for p in [out, *out.rglob("*")] if p.is_dir()} == {0o755}
+    assert calls[-1] == (len(noise) + 1025,) * 2
+
+
+@pytest.mark.parametrize("gz", [False, True])
+@pytest.mark.parametrize(
+    ("member", "reason"),
+    [
+        *(((name, b"", {}), "has|climbs") for name in HOSTILE_NAMES),
+        (("b\udce9", b"", {}), "undecodable"),
+        (("x", b"", {"type": tarfile.SYMTYPE, "linkname": "/etc/passwd"}), "member 'x' is a link"),
+        (("x", b"", {"type": tarfile.LNKTYPE, "linkname": "good"}), "member 'x' is a link"),
+        (("x", b"", {"type": tarfile.CHRTYPE}), "member 'x' is a link, a device"),
+        (("x", b"", {"type": tarfile.FIFOTYPE}), "member 'x' is a link, a device"),
+        (("good", b"2", {}), "member 'good' is listed twice"),
+        (("good/x", b"2", {}), "member 'good' is both"),
+    ],
+)
+def test_tar_attacks(tmp_path, member, reason, gz):
+    refused(make_tar(tmp_path / "a.tar", ("good", KB, {}), member, gz=gz), tmp_path, reason)
+
+
+@pytest.mark.parametrize("gz", [False, True])
+@pytest.mark.parametrize("keep", [700, 1536, 2000, 3072])
+def test_tar_truncated(tmp_path, keep, gz):
+    """Cut in a header, in the data, and between two members, where ``tarfile`` sees no fault."""
+    whole = make_tar(tmp_path / "a.tar", ("x", KB, {}), ("y", KB, {})).read_bytes()[:keep]
+    (tmp_path / "a.tar").write_bytes(gzip.compress(whole) if gz else whole)
+    refused(tmp_path / "a.tar", tmp_path, "damaged, cut short", kind=SourceError)
+
+
+def test_tar_damage(tmp_path):
+    path = make_tar(tmp_path / "a.tar", ("x", KB, {}), ("y", KB, {}))
+    whole = bytearray(path.read_bytes())
+    whole[1540] ^= 1  # the second header's name: tarfile would stop there in silence
+    path.write_bytes(whole)
+    refused(path, tmp_path, "damaged", kind=SourceError)
+    packed = bytearray(make_tar(path, ("x", os.urandom(4000), {}), gz=True).read_bytes())
+    packed[-6] ^= 1  # the checksum at the very end
+    path.write_bytes(packed)
+    refused(path, tmp_path, "CRC check failed", kind=SourceError)
+    path.write_bytes(packed[:-9])
+    refused(path, tmp_path, "cut short", kind=SourceError)
+
+
+def test_tar_bombs(tmp_path):
+    path = make_tar(tmp_path / "a.tgz", *((f"{i}", bytes(1 << 20), {}) for i in range(8)), gz=True)
+    refused(path, tmp_path, "inflates like a bomb")
+    head = tarfile.TarInfo("././@LongLink")
+    head.type, head.size = tarfile.GNUTYPE_LONGNAME, 1 << 33
+    path.write_bytes(head.tobuf(tarfile.GNU_FORMAT) + bytes(2048))
+    refused(path, tmp_path, "monstrous header")
+    back = tarfile.TarInfo("x")
+    back.size = -1024
+    path.write_bytes(back.tobuf(tarfile.GNU_FORMAT) + bytes(2048))
+    refused(path, tmp_path, "points backwards|damaged", kind=SourceError)
+
+
+# Extraction.
+
+
+def test_extraction_is_whole_or_absent(tmp_path):
+    good = make_zip(tmp_path / "a.zip", entry("d/x"), entry("y", b"2"))
+    bad = make_zip(tmp_path / "b.zip", entry("d/old"), entry("y", crc=0))
+    with pytest.raises(SourceError, match="member 'y'"):
+        extract(bad, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    assert (tmp_path / "out.incomplete/d/old").exists()
+    extract(good, tmp_path / "out")  # what was left behind does not reach it
+    assert tree(tmp_path / "out") == {"d/x": KB, "y": b"2"}
+    assert not (tmp_path / "out.incomplete").exists()
+    with pytest.raises(OutputError, match="out: exists already; remove it"):
+        extract(good, tmp_path / "out")
+
+
+def test_extraction_where_it_cannot_write(tmp_path):
+    (tmp_path / "file").touch()
+    path = make_zip(tmp_path / "a.zip", entry("x"))
+    with pytest.raises(OutputError, match="cannot be written"):
+        extract(path, tmp_path / "file" / "out")
+    with pytest.raises(OutputError, match=r"cannot be written \(File name too long"):
+        extract(make_zip(path, entry("n" * 300)), tmp_path / "out")
+
+
+def test_two_extractions_at_once_leave_one_whole_folder(tmp_path):
+    path = make_zip(tmp_path / "a.zip", *(entry(f"{i}/x") for i in range(300)))
+
+    def attempt(_):
+        try:
+            extract(path, tmp_path / "out")
+        except OutputError as error:
+            return "exists already" in str(error)
+        return None
+
+    with ThreadPoolExecutor(4) as pool:
+        assert sorted(map(str, pool.map(attempt, range(4)))) == ["None", "True", "True", "True"]
+    assert len(tree(tmp_path / "out")) == 300
