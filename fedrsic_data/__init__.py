@@ -1,0 +1,31 @@
+"""fedkit's data layer: federated image datasets as Parquet shards with a manifest.
+
+>>> import fedrsic_data
+>>> client = fedrsic_data.open("data/fed-rsic").subset("fed-ucmerced").client("client-0003")  # doctest: +SKIP
+>>> client.read("train")  # doctest: +SKIP
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from os import PathLike
+
+    from fedrsic_data.reader import Dataset
+
+__all__ = ["open"]
+
+
+def open(path: str | PathLike[str]) -> Dataset:  # noqa: A001 - fedrsic_data.open reads as it is meant
+    """A built dataset.
+
+    Args:
+        path: Its ``manifest.json``, or the folder that holds it.
+
+    Raises:
+        ManifestError: The manifest cannot be read or is malformed.
+    """
+    from fedrsic_data.reader import Dataset
+
+    return Dataset(path)

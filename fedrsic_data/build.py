@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from fedrsic_data import card, manifest, plan, schema, seeds, shards, skew, splits
+from fedrsic_data import card, manifest, plan, schema, seeds, shards, skew
 from fedrsic_data.download import Progress
 from fedrsic_data.errors import ManifestError, OutputError, SourceError
 from fedrsic_data.index import Index
@@ -296,11 +296,11 @@ def _mean_bytes(rows: shards.Rows) -> int:
 def _describe(planned: Planned, folder: Path, receipts: Mapping[str, Sequence[shards.Receipt]]) -> Manifest:
     """Writes plan, client table and card, and says it all in a manifest."""
     recipe = planned.recipe
-    subsets = {s.name: _entry(recipe, s, receipts[s.name]) for s in planned.subsets}
+    clients = {s.name: _clients(s, receipts[s.name]) for s in planned.subsets}
+    subsets = {s.name: _entry(recipe, s, receipts[s.name], clients[s.name]) for s in planned.subsets}
     sources = {name: _source_entry(recipe, name, index) for name, index in planned.indexes.items()}
     _write_small(planned.table, folder / PLAN)
-    clients = [_clients(subset, receipts[subset.name]) for subset in planned.subsets]
-    _write_small(pa.concat_tables(clients), folder / CLIENTS)
+    _write_small(pa.concat_tables(clients.values()), folder / CLIENTS)
     (folder / CARD).write_text(card.render(recipe, sources, subsets), encoding="utf-8")
     plan_file = _file(folder, PLAN)
     return manifest.sealed(
@@ -318,12 +318,10 @@ def _describe(planned: Planned, folder: Path, receipts: Mapping[str, Sequence[sh
     )
 
 
-def _entry(recipe: Recipe, subset: PlannedSubset, receipts: Sequence[shards.Receipt]) -> SubsetEntry:
+def _entry(recipe: Recipe, subset: PlannedSubset, receipts: Sequence[shards.Receipt], clients: pa.Table) -> SubsetEntry:
     rows = dict.fromkeys(subset.split_names, 0)
     for receipt in receipts:
         rows[receipt.split] += receipt.rows
-    train = [c for r in receipts if r.split == splits.TRAIN for c in r.clients]
-    domains = sorted({d for c in train for d in c.domains})
     return SubsetEntry(
         classes=subset.classes,
         multi_label=subset.multi_label,
@@ -333,28 +331,10 @@ def _entry(recipe: Recipe, subset: PlannedSubset, receipts: Sequence[shards.Rece
         left_out=subset.left_out,
         skipped=tuple(Skipped(**row) for receipt in receipts for row in receipt.skipped),
         skew=skew.measure(
-            _table(subset.clients, train, [(c.labels, c.counts) for c in train], range(len(subset.classes))),
-            _table(subset.clients, train, [(c.domains, c.domain_counts) for c in train], domains),
-            seeds.generator(recipe.seed, subset.name, "skew"),
+            *skew.tables(clients, len(subset.classes)), seeds.generator(recipe.seed, subset.name, "skew")
         ),
         shards=tuple(Shard(r.path, r.split, r.rows, r.bytes, r.sha256) for r in receipts),
     )
-
-
-def _table(
-    clients: Sequence[str],
-    held: Sequence[shards.ClientRows],
-    cells: Sequence[tuple[Sequence[Any], Sequence[int]]],
-    columns: Sequence[Any],
-) -> NDArray[np.int64]:
-    """Counts int64 [clients, columns] from the sparse counts of receipts."""
-    row = {name: i for i, name in enumerate(clients)}
-    place = {name: i for i, name in enumerate(columns)}
-    counts = np.zeros((len(clients), len(columns)), np.int64)
-    for client, (names, numbers) in zip(held, cells, strict=True):
-        for name, number in zip(names, numbers, strict=True):
-            counts[row[client.client_id], place[name]] += number
-    return counts
 
 
 def _clients(subset: PlannedSubset, receipts: Sequence[shards.Receipt]) -> pa.Table:

@@ -87,20 +87,21 @@ def content_digest(table: pa.Table) -> str:
     """
     digest = hashlib.sha256()
     for name, column in zip(table.column_names, table.columns, strict=True):
-        digest.update(f"{name}:{column.type}:{len(column)};".encode())
-        # concatenation of at least two arrays always copies, so offsets start at 0 and hold no slices
-        _update(digest, pa.concat_arrays([*column.chunks, pa.array([], column.type)]))
+        digest.update(f"{name}:{len(column)};".encode())
+        _update(digest, column.combine_chunks() if column.num_chunks != 1 else column.chunk(0))
     return digest.hexdigest()
 
 
 def _update(digest: Any, array: pa.Array) -> None:
+    digest.update(("list" if pa.types.is_list(array.type) else str(array.type)).encode())
     digest.update(np.packbits(array.is_valid().to_numpy(zero_copy_only=False)).tobytes())
     if pa.types.is_list(array.type):
         digest.update(np.diff(array.offsets.to_numpy()).astype("<i8").tobytes())
         _update(digest, array.flatten())
     elif pa.types.is_string(array.type):
-        _, offsets, data = array.fill_null("").buffers()
-        at = np.frombuffer(offsets or b"\0\0\0\0", np.int32)[: len(array) + 1]
+        filled = array.fill_null("")
+        _, offsets, data = filled.buffers()
+        at = np.frombuffer(offsets or b"\0\0\0\0", np.int32)[filled.offset : filled.offset + len(filled) + 1]
         digest.update(np.diff(at).astype("<i8").tobytes())
         digest.update(memoryview(data or b"")[at[0] : at[-1]])
     else:

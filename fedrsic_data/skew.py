@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 Counts = NDArray[np.int64]
@@ -43,7 +45,7 @@ def hellinger(counts: Counts) -> NDArray[np.float64]:
 
 def classes_per_client(counts: Counts) -> NDArray[np.float64]:
     """Number of classes each client holds: float64 [clients]."""
-    return (counts > 0).sum(axis=1).astype(float)
+    return np.asarray((counts > 0).sum(axis=1), float)
 
 
 def size_gini(counts: Counts) -> float:
@@ -96,6 +98,33 @@ def measure(labels: Counts, domains: Counts, rng: np.random.Generator) -> dict[s
         measured["domain_entropy"] = {"value": spread["domain_entropy"](domains)}
         measured["domain_entropy"] |= _band(domains, spread, rng)["domain_entropy"]
     return {name: {key: round(value, 6) for key, value in facts.items()} for name, facts in measured.items()}
+
+
+def tables(clients: pa.Table, classes: int, split: str = "train") -> tuple[Counts, Counts]:
+    """The counts that ``measure`` takes, from one subset's rows of a client table.
+
+    Args:
+        clients: Rows of ``schema.CLIENTS_SCHEMA`` of one subset.
+        classes: Number of classes.
+        split: Which split is counted.
+
+    Returns:
+        int64 [clients, classes] and int64 [clients, domains].
+    """
+    mine = clients.filter(pc.equal(clients.column("split"), split))
+    names = sorted(set(pc.list_flatten(mine.column("domains")).to_pylist()))
+    codes = pc.index_in(pc.list_flatten(mine.column("domains")), value_set=pa.array(names, pa.string())).to_numpy()
+    return (
+        _dense(mine, "labels", "counts", pc.list_flatten(mine.column("labels")).to_numpy(), classes),
+        _dense(mine, "domains", "domain_counts", codes, len(names)),
+    )
+
+
+def _dense(clients: pa.Table, keys: str, counts: str, codes: NDArray[np.integer], width: int) -> Counts:
+    table = np.zeros((clients.num_rows, width), np.int64)
+    client = np.repeat(np.arange(clients.num_rows), pc.list_value_length(clients.column(keys)).to_numpy())
+    table[client, codes] = pc.list_flatten(clients.column(counts)).to_numpy()
+    return table
 
 
 def _band(

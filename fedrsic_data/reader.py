@@ -1,0 +1,217 @@
+"""Reads built datasets: one client touches its own row groups and nothing else."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from fedrsic_data import manifest, schema
+from fedrsic_data.errors import ManifestError, UsageError
+from fedrsic_data.settings import suggest
+
+if TYPE_CHECKING:
+    import datasets
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Row groups of one file that hold one client's rows of a split."""
+
+    file: str
+    row_group: int
+    row_groups: int
+    rows: int
+
+
+class Dataset:
+    """A built dataset: its manifest, and its subsets by name."""
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        """Opens a manifest or the folder it is in; see ``fedrsic_data.open``."""
+        given = Path(path)
+        if not given.exists():
+            raise ManifestError(f"{given}: does not exist; build it with: fedkit build")
+        self.folder = given if given.is_dir() else given.parent
+        self.manifest = manifest.load(given)
+
+    @property
+    def subsets(self) -> tuple[str, ...]:
+        """Names of its subsets."""
+        return tuple(self.manifest.subsets)
+
+    def subset(self, name: str) -> Subset:
+        """One federation.
+
+        Raises:
+            UsageError: There is no such subset.
+        """
+        if name not in self.manifest.subsets:
+            raise UsageError(f"{self.folder}: no subset {name!r}{suggest(name, self.subsets)}")
+        return Subset(self, name)
+
+    @cached_property
+    def client_table(self) -> pa.Table:
+        """``clients.parquet``: a row a subset, client and split; see ``schema.CLIENTS_SCHEMA``."""
+        return _read_table(manifest.safe(self.folder, self.manifest.clients.path))
+
+    @cached_property
+    def plan(self) -> pa.Table:
+        """``plan.parquet``: the owner of every image; see ``schema.PLAN_SCHEMA``."""
+        return _read_table(manifest.safe(self.folder, self.manifest.plan.path))
+
+
+class Subset:
+    """A federation: its label space and its clients."""
+
+    def __init__(self, dataset: Dataset, name: str) -> None:
+        self.dataset = dataset
+        self.name = name
+        self.entry = dataset.manifest.subsets[name]
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Class names in index order."""
+        return self.entry.classes
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """Split names, ``train`` first."""
+        return tuple(self.entry.rows)
+
+    @cached_property
+    def clients(self) -> tuple[str, ...]:
+        """Client ids in order, those without rows included."""
+        return tuple(dict.fromkeys(self.client_table.column("client_id").to_pylist()))
+
+    @cached_property
+    def client_table(self) -> pa.Table:
+        """The subset's rows of ``clients.parquet``."""
+        table = self.dataset.client_table
+        return table.filter(pc.equal(table.column("subset"), self.name))
+
+    def client(self, client_id: str) -> Client:
+        """One client.
+
+        Raises:
+            UsageError: There is no such client.
+        """
+        if client_id not in self._pieces:
+            raise UsageError(f"{self.name}: no client {client_id!r}; there are {len(self.clients)}, {self._example()}")
+        return Client(self, client_id)
+
+    def read(self, split: str, columns: Sequence[str] | None = None) -> pa.Table:
+        """All clients' rows of a split, pooled, in the order of the clients.
+
+        Raises:
+            UsageError: There is no such split.
+        """
+        tables = [self.client(c).read(split, columns) for c in self.clients]
+        return pa.concat_tables(tables)
+
+    def pieces(self, client_id: str, split: str) -> tuple[Piece, ...]:
+        """Where a client's rows of a split are.
+
+        Raises:
+            UsageError: There is no such split.
+        """
+        if split not in self.splits:
+            raise UsageError(f"{self.name}: no split {split!r}; there are {', '.join(self.splits)}")
+        return self._pieces[client_id].get(split, ())
+
+    @cached_property
+    def _pieces(self) -> dict[str, dict[str, tuple[Piece, ...]]]:
+        names = ["client_id", "split", "file", "row_group", "row_groups", "rows"]
+        found: dict[str, dict[str, tuple[Piece, ...]]] = {}
+        columns = (self.client_table.column(name).to_pylist() for name in names)
+        for client, split, file, first, count, rows in zip(*columns, strict=True):
+            held = found.setdefault(client, {})
+            if file is not None:
+                held[split] = (Piece(file, first, count, rows),)
+        return found
+
+    def _example(self) -> str:
+        return f"{self.clients[0]} to {self.clients[-1]}" if self.clients else "none"
+
+
+class Client:
+    """One client's rows."""
+
+    def __init__(self, subset: Subset, client_id: str) -> None:
+        self.subset = subset
+        self.id = client_id
+
+    def rows(self, split: str) -> int:
+        """Number of rows in a split."""
+        return sum(piece.rows for piece in self.subset.pieces(self.id, split))
+
+    def read(self, split: str, columns: Sequence[str] | None = None) -> pa.Table:
+        """The client's rows of a split as one Arrow table.
+
+        Args:
+            split: ``"train"``, or a held-out split of the recipe.
+            columns: Only these; None for all of ``image, label|labels, client_id, sample_id, domain``.
+
+        Raises:
+            UsageError: There is no such split or column.
+            ManifestError: A shard is missing or does not hold the row groups it should.
+        """
+        batches = list(self.batches(split, rows=1 << 20, columns=columns))
+        return pa.Table.from_batches(batches, schema=self._schema(columns))
+
+    def batches(self, split: str, rows: int = 256, columns: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:
+        """The same rows in batches of at most ``rows``, a row group in memory at a time.
+
+        Raises:
+            UsageError: There is no such split or column, or ``rows`` is below 1.
+            ManifestError: A shard is missing or does not hold the row groups it should.
+        """
+        if rows < 1:
+            raise UsageError(f"rows={rows} should be at least 1")
+        wanted = self._schema(columns)
+        for piece in self.subset.pieces(self.id, split):
+            path = manifest.safe(self.subset.dataset.folder, piece.file)
+            groups = range(piece.row_group, piece.row_group + piece.row_groups)
+            try:
+                with pq.ParquetFile(path, pre_buffer=False) as file:
+                    for group in groups:
+                        table = file.read_row_group(group, columns=wanted.names).select(wanted.names)
+                        yield from table.cast(wanted).to_batches(max_chunksize=rows)
+            except (OSError, pa.ArrowException) as error:
+                words = " ".join(str(error).split())
+                raise ManifestError(f"{path}: cannot be read ({words}); run: fedkit verify") from None
+
+    def dataset(self, split: str) -> datasets.Dataset:
+        """The rows as a ``datasets.Dataset`` with Image and ClassLabel features.
+
+        Raises:
+            UsageError: There is no such split.
+        """
+        import datasets
+
+        return datasets.Dataset(self.read(split))
+
+    def _schema(self, columns: Sequence[str] | None) -> pa.Schema:
+        entry = self.subset.entry
+        full = schema.shard_schema(entry.classes, multi_label=entry.multi_label)
+        for name in columns or ():
+            if name not in full.names:
+                raise UsageError(f"no column {name!r}{suggest(name, full.names)}")
+        if columns is None:
+            return full
+        return pa.schema([full.field(name) for name in columns])
+
+
+def _read_table(path: Path) -> pa.Table:
+    try:
+        return pq.read_table(path)
+    except (OSError, pa.ArrowException) as error:
+        words = " ".join(str(error).split())
+        raise ManifestError(f"{path}: cannot be read ({words}); run: fedkit verify") from None

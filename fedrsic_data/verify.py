@@ -1,0 +1,216 @@
+"""Proves a dataset against its manifest: every file, every row, every owner is what it says."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from fedrsic_data import manifest, schema, seeds, skew
+from fedrsic_data.errors import ManifestError
+from fedrsic_data.manifest import File, Manifest, Plan, Shard, SubsetEntry
+from fedrsic_data.workspace import file_digest
+
+_COLUMNS = ("client_id", "sample_id", "domain")
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing that is not as the manifest says.
+
+    Attributes:
+        file: Relative to the dataset's folder.
+        words: What differs.
+    """
+
+    file: str
+    words: str
+
+
+def verify(path: Path, progress: Callable[[int, int], None] | None = None) -> tuple[Manifest, list[Problem]]:
+    """Re-reads all of a dataset.
+
+    Args:
+        path: ``manifest.json`` or its folder.
+        progress: Told ``(bytes read, bytes in all)``.
+
+    Returns:
+        The manifest, and what is wrong; an empty list proves the dataset whole.
+
+    Raises:
+        ManifestError: There is no readable manifest to check against.
+    """
+    if not path.exists():
+        raise ManifestError(f"{path}: does not exist; give a manifest.json or its folder")
+    folder = path if path.is_dir() else path.parent
+    built = manifest.load(path)
+    problems = list(_own(built))
+    damaged, words = _files(folder, built, progress)
+    problems += words
+    problems += _strays(folder, built)
+    if not {built.plan.path, built.clients.path} & damaged:
+        problems += _content(folder, built, damaged)
+    return built, problems
+
+
+def _own(built: Manifest) -> Iterator[Problem]:
+    if manifest.digest(built) != built.digest:
+        yield Problem(
+            manifest.NAME,
+            f"was edited after the build: its content has digest {manifest.digest(built)[:12]}..., "
+            f"it says {built.digest[:12] or 'none'}...",
+        )
+
+
+def _files(
+    folder: Path, built: Manifest, progress: Callable[[int, int], None] | None
+) -> tuple[set[str], list[Problem]]:
+    """Sizes and digests of all files, hashed on a few threads."""
+    entries = manifest.files(built)
+    total = sum(entry.bytes for entry in entries)
+    owner_of = {entry.sha256: entry.path for entry in entries}
+    problems: list[Problem] = []
+    done = 0
+    with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
+        for entry, words in zip(entries, pool.map(lambda e: _file(folder, e, owner_of), entries), strict=True):
+            if words:
+                problems.append(Problem(entry.path, words))
+            done += entry.bytes
+            if progress is not None:
+                progress(done, total)
+    return {problem.file for problem in problems}, problems
+
+
+def _file(folder: Path, entry: File | Plan | Shard, owner_of: dict[str, str]) -> str:
+    path = manifest.safe(folder, entry.path)
+    if not path.is_file():
+        return "is missing"
+    try:
+        size, digest = path.stat().st_size, file_digest(path)
+    except OSError as error:
+        return f"cannot be read ({error.strerror})"
+    if digest == entry.sha256:
+        return ""
+    if digest in owner_of:
+        return f"holds what belongs in {owner_of[digest]}"
+    if size != entry.bytes:
+        return f"has {size:,} bytes, the manifest says {entry.bytes:,}"
+    return f"has other content: sha256 {digest[:12]}..., the manifest says {entry.sha256[:12]}..."
+
+
+def _strays(folder: Path, built: Manifest) -> Iterator[Problem]:
+    """Parquet files that the manifest does not know but a reader's glob would take in."""
+    known = {entry.path for entry in manifest.files(built)}
+    for path in sorted(folder.rglob("*.parquet")):
+        name = path.relative_to(folder).as_posix()
+        if name not in known:
+            yield Problem(name, "is not in the manifest")
+
+
+def _content(folder: Path, built: Manifest, damaged: set[str]) -> Iterator[Problem]:
+    plan = pq.read_table(folder / built.plan.path)
+    clients = pq.read_table(folder / built.clients.path)
+    for name, table, expected in (
+        (built.plan.path, plan, schema.PLAN_SCHEMA),
+        (built.clients.path, clients, schema.CLIENTS_SCHEMA),
+    ):
+        if not table.schema.equals(expected):
+            yield Problem(name, f"has columns {', '.join(table.schema.names)}, not those of the contract")
+            return
+    if schema.content_digest(plan) != built.plan.digest or plan.num_rows != built.plan.rows:
+        yield Problem(built.plan.path, "does not have the content that the manifest's plan digest stands for")
+    for name, subset in built.subsets.items():
+        if {shard.path for shard in subset.shards} & damaged:
+            continue
+        mine = clients.filter(pc.equal(clients.column("subset"), name))
+        yield from _subset(folder, name, subset, plan.filter(pc.equal(plan.column("subset"), name)), mine)
+        yield from _summary(built, name, subset, mine)
+
+
+def _subset(folder: Path, name: str, subset: SubsetEntry, plan: pa.Table, clients: pa.Table) -> Iterator[Problem]:
+    """Rows against the plan, row groups against the client table."""
+    expected = schema.shard_schema(subset.classes, multi_label=subset.multi_label)
+    where = {
+        (row["file"], row["client_id"]): row for row in clients.filter(pc.is_valid(clients.column("file"))).to_pylist()
+    }
+    read: list[pa.Table] = []
+    for shard in subset.shards:
+        with pq.ParquetFile(folder / shard.path) as file:
+            if not file.schema_arrow.equals(expected, check_metadata=True):
+                yield Problem(shard.path, "does not have the columns and class names of its subset")
+                continue
+            if file.metadata.num_rows != shard.rows:
+                yield Problem(shard.path, f"has {file.metadata.num_rows} rows, the manifest says {shard.rows}")
+            yield from _row_groups(shard.path, file, where)
+            label = "labels" if subset.multi_label else "label"
+            rows = file.read(columns=[label, *_COLUMNS])
+            read.append(rows.append_column("split", pa.repeat(pa.scalar(shard.split), rows.num_rows)))
+    if where:
+        lost = next(iter(where))
+        yield Problem("clients.parquet", f"says that {lost[0]} holds rows of {lost[1]}, and it does not")
+    if not read:
+        return
+    yield from _against_plan(name, subset, plan, pa.concat_tables(read))
+
+
+def _row_groups(path: str, file: pq.ParquetFile, where: dict[tuple[str, str], dict[str, object]]) -> Iterator[Problem]:
+    """Each row group one client's, and where the client table says."""
+    found: dict[str, list[int]] = {}
+    at = next(i for i in range(file.metadata.num_columns) if file.schema.column(i).path == "client_id")
+    for group in range(file.metadata.num_row_groups):
+        statistics = file.metadata.row_group(group).column(at).statistics
+        if statistics is None or statistics.min != statistics.max:
+            yield Problem(path, f"row group {group} holds more than one client")
+            return
+        found.setdefault(statistics.min, []).append(group)
+    for client, groups in found.items():
+        row = where.pop((path, client), None)
+        rows = sum(file.metadata.row_group(g).num_rows for g in groups)
+        if row is None or (row["row_group"], row["row_groups"], row["rows"]) != (groups[0], len(groups), rows):
+            yield Problem(
+                path, f"holds {client} in row groups {groups[0]} to {groups[-1]}, clients.parquet says otherwise"
+            )
+
+
+def _against_plan(name: str, subset: SubsetEntry, plan: pa.Table, rows: pa.Table) -> Iterator[Problem]:
+    names = pa.array(subset.classes, pa.string())
+    if subset.multi_label:
+        lists = rows.column("labels").combine_chunks()
+        labels = pa.ListArray.from_arrays(lists.offsets, names.take(lists.flatten()))
+    else:
+        values = names.take(rows.column("label").combine_chunks())
+        labels = pa.ListArray.from_arrays(pa.array(np.arange(len(values) + 1, dtype=np.int32)), values)
+    rows = rows.append_column("names", labels).take(pc.sort_indices(rows.column("sample_id")))
+    skipped = pa.array([skip.sample_id for skip in subset.skipped], pa.string())
+    owned = plan.filter(pc.is_valid(plan.column("client_id")))
+    owned = owned.filter(pc.invert(pc.is_in(owned.column("sample_id"), value_set=skipped)))
+    ids = rows.column("sample_id")
+    if not ids.equals(owned.column("sample_id")):
+        twice = rows.num_rows - pc.count_distinct(ids).as_py()
+        words = f"{twice} images twice" if twice else f"{rows.num_rows} images where the plan owns {owned.num_rows}"
+        yield Problem(name, f"shards hold {words}, or other images than the plan says")
+        return
+    for ours, theirs in (("client_id", "client_id"), ("split", "split"), ("domain", "domain"), ("names", "labels")):
+        if not rows.column(ours).combine_chunks().equals(owned.column(theirs).combine_chunks()):
+            yield Problem(name, f"column {theirs} of the shards is not what the plan says")
+
+
+def _summary(built: Manifest, name: str, subset: SubsetEntry, clients: pa.Table) -> Iterator[Problem]:
+    """The figures in the manifest against the client table."""
+    rows = clients.group_by("split").aggregate([("rows", "sum")]).to_pylist()
+    if {row["split"]: row["rows_sum"] for row in rows} != subset.rows:
+        yield Problem(manifest.NAME, f"rows of {name} are not those of clients.parquet")
+    if pc.count_distinct(clients.column("client_id")).as_py() != subset.clients:
+        yield Problem(manifest.NAME, f"clients of {name} are not those of clients.parquet")
+    measured = skew.measure(
+        *skew.tables(clients, len(subset.classes)), seeds.generator(built.recipe.seed, name, "skew")
+    )
+    if measured != subset.skew:
+        yield Problem(manifest.NAME, f"skew of {name} is not what clients.parquet gives")
