@@ -200,6 +200,7 @@ def override(
     *,
     subsets: Sequence[str] = (),
     partitioner: str | None = None,
+    sample: bool = False,
     sets: Sequence[str] = (),
 ) -> dict[str, Any]:
     """A recipe's JSON changed by what the command line said.
@@ -208,6 +209,7 @@ def override(
         data: Recipe JSON, which is not changed.
         subsets: Keep only these, in the recipe's order.
         partitioner: Replaces the partition; ``clients`` and ``min_size`` carry over, other settings do not.
+        sample: Use procedural stand-ins, and say so in the name.
         sets: ``key=value`` texts. A plain key is a field of the recipe or else a setting of its partition; a
             dotted key (``layout.files``, ``subsets.NAME.title``) is a path. Values are JSON, else text.
 
@@ -230,6 +232,8 @@ def override(
             old = scope.get("partition") or {}
             kept = {key: old[key] for key in ("clients", "min_size") if key in old}
             scope["partition"] = {"name": partitioner, **kept}
+    if sample and not data.get("sample"):
+        data |= {"sample": {}, "name": f"{data.get('name')}-sample"}
     fields = {f.name for f in dataclasses.fields(Recipe)}
     for text in sets:
         key, equals, value = text.partition("=")

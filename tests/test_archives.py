@@ -157,9 +157,7 @@ def test_zip_threads_read_the_same(tmp_path):
             archive.writestr(name, data)
     with ZipReader(tmp_path / "a.zip") as reader, ThreadPoolExecutor(8) as pool:
         names = reader.names * 5
-        assert all(
-            data == contents[name] for name, data in zip(names, pool.map(reader.read, names), strict=True)
-        )
+        assert all(data == contents[name] for name, data in zip(names, pool.map(reader.read, names), strict=True))
 
 
 @pytest.mark.parametrize("name", [*HOSTILE_NAMES, "a\0b"])
@@ -251,9 +249,7 @@ def test_zip_a_lying_bomb_inflates_one_block_only(tmp_path, monkeypatch):
     """A gigabyte behind a declared 10 bytes costs no more memory than one block."""
     made = []
     inflated = archives._inflated
-    monkeypatch.setattr(
-        archives, "_inflated", lambda packed: (made.append(len(b)) or b for b in inflated(packed))
-    )
+    monkeypatch.setattr(archives, "_inflated", lambda packed: (made.append(len(b)) or b for b in inflated(packed)))
     packer = zlib.compressobj(9, zlib.DEFLATED, -15)
     packed = b"".join(packer.compress(bytes(1 << 20)) for _ in range(100)) + packer.flush()
     path = make_zip(tmp_path / "a.zip", entry("x", b"0123456789", packed=packed))
@@ -311,9 +307,7 @@ def test_tar_is_extracted_with_plain_modes(tmp_path, gz):
     calls = []
     old = os.umask(0o077)
     try:
-        extract(
-            make_tar(tmp_path / "a", *members, gz=gz), tmp_path / "p/out", progress=lambda *c: calls.append(c)
-        )
+        extract(make_tar(tmp_path / "a", *members, gz=gz), tmp_path / "p/out", progress=lambda *c: calls.append(c))
     finally:
         os.umask(old)
     out = tmp_path / "p/out"

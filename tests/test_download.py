@@ -156,9 +156,7 @@ def test_a_present_file_needs_no_network_and_is_hashed_once(serve, tmp_path, mon
 def test_a_changed_file_is_noticed_in_spite_of_its_stamp(serve, tmp_path):
     path = fetch([remote(serve(), sha256=SHA256)], tmp_path)
     path.write_bytes(BODY[:-1] + b"!")
-    with pytest.raises(
-        DownloadError, match=rf"data\.zip: has sha256 \w+ where {SHA256} is published; delete"
-    ):
+    with pytest.raises(DownloadError, match=rf"data\.zip: has sha256 \w+ where {SHA256} is published; delete"):
         fetch([remote(serve(), sha256=SHA256)], tmp_path)
     path.write_bytes(b"abc")
     with pytest.raises(DownloadError, match="has 3 bytes where 7 are published"):
@@ -230,9 +228,7 @@ def test_a_part_that_leaves_nothing_to_ask_for(serve, tmp_path, keep):
     assert len(site.seen) == (1 if keep == len(BODY) else 2)
 
 
-@pytest.mark.parametrize(
-    "side", [None, "{", "[]", '{"url": 1}', '{"url": "http://elsewhere/", "validator": "x"}']
-)
+@pytest.mark.parametrize("side", [None, "{", "[]", '{"url": 1}', '{"url": "http://elsewhere/", "validator": "x"}'])
 def test_a_part_of_unknown_origin_is_dropped(serve, tmp_path, side):
     site = serve()
     (tmp_path / "data.zip.part").write_bytes(b"junk")
@@ -342,9 +338,7 @@ def test_md5_is_checked_where_it_is_all_there_is(serve, tmp_path):
 def test_without_a_published_checksum_the_first_use_is_binding(serve, tmp_path):
     path = fetch([remote(serve())], tmp_path)
     path.write_bytes(b"other")
-    with pytest.raises(
-        DownloadError, match=rf"data\.zip: has sha256 \w+ where {SHA256} is in checksums\.json"
-    ):
+    with pytest.raises(DownloadError, match=rf"data\.zip: has sha256 \w+ where {SHA256} is in checksums\.json"):
         fetch([remote(serve())], tmp_path)
     path.unlink()
     with pytest.raises(DownloadError, match=rf"where {SHA256} is in checksums\.json"):

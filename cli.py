@@ -1,0 +1,245 @@
+"""The ``fedkit`` command: parse, call one function, print. No logic."""
+
+from __future__ import annotations
+
+import os
+import sys
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from fedrsic_data.build import Listener
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    help="Build federated image datasets as Parquet shards, prove them, and train on them.\n\n"
+    "\b\nExamples:\n"
+    "  fedkit build fed-rsic --sample          a first dataset, nothing to download\n"
+    "  fedkit build fed-rsic --alpha 0.1       Dirichlet label skew on the real images\n"
+    "  fedkit inspect data/fed-rsic            who has what, and how skewed it is\n"
+    "  fedkit verify data/fed-rsic             prove every byte against the manifest",
+)
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object for machines, nothing else.")]
+
+
+@app.command(short_help="Build a federated dataset from a recipe.")
+def build(
+    recipe: Annotated[str, typer.Argument(help="A shipped recipe (fed-rsic) or the path of your own.")],
+    alpha: Annotated[float | None, typer.Option(help="Dirichlet concentration; small is skewed.")] = None,
+    clients: Annotated[int | None, typer.Option(help="Number of clients.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of everything drawn.")] = None,
+    subset: Annotated[list[str] | None, typer.Option(help="Build only this subset; may be repeated.")] = None,
+    partition: Annotated[str | None, typer.Option(help="Partitioner by name; see: fedkit list partitioners.")] = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="A partition setting, or a dotted recipe field; repeatable."),
+    ] = None,
+    sample: Annotated[bool, typer.Option("--sample", help="Procedural stand-ins instead of the real images.")] = False,
+    sources: Annotated[Path | None, typer.Option(help="Folder searched for the sources' folders and zips.")] = None,
+    source: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=PATH", help="Where one source is (or hf://USER/DATASET@COMMIT); repeatable."),
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder to write; default data/NAME.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Plan and report; write nothing.")] = False,
+    allow_partial: Annotated[
+        bool, typer.Option("--allow-partial", help="Take incomplete sources as they are.")
+    ] = False,
+    on_bad_image: Annotated[
+        str | None, typer.Option(metavar="error|skip", help="What to do with damaged files.")
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace another dataset at the output.")] = False,
+    offline: Annotated[bool, typer.Option("--offline", help="Never download.")] = False,
+    json: Json = False,
+) -> None:
+    r"""Build a federated dataset from a recipe: sources, then a plan, then verified Parquet shards.
+
+    \b
+    Examples:
+      fedkit build fed-rsic --sample
+      fedkit build fed-rsic --alpha 0.5 --sources ~/datasets
+      fedkit build fed-rsic --subset fed-ucmerced --clients 20 --seed 1 --out data/ucm-20
+      fedkit build fed-rsic --partition pathological --set classes_per_client=3 --dry-run
+    """
+    from fedrsic_data import build as pipeline
+    from fedrsic_data import recipe as recipes
+    from fedrsic_data import show
+    from fedrsic_data.sources.locate import Places
+
+    data = recipes.override(
+        recipes.load(recipe),
+        subsets=subset or [],
+        partitioner=partition,
+        sample=sample,
+        sets=[
+            *(f"{key}={value}" for key, value in (("alpha", alpha), ("clients", clients)) if value is not None),
+            *([f"seed={seed}"] if seed is not None else []),
+            *(["allow_partial=true"] if allow_partial else []),
+            *([f"on_bad_image={on_bad_image}"] if on_bad_image else []),
+            *(set_ or []),
+        ],
+    )
+    wanted = recipes.from_json(data, f"recipe {recipe}")
+    places = Places(folder=sources, given=_pairs(source or []), offline=offline)
+    with _listening(quiet=json) as listener:
+        planned = pipeline.prepare(wanted, places, listener)
+        if dry_run:
+            _print(show.planned(planned), json)
+            return
+        built = pipeline.build(planned, out or Path("data") / wanted.name, overwrite=overwrite, listener=listener)
+    _print(show.built(built), json)
+
+
+@app.command(short_help="Show who has what, and how skewed it is.")
+def inspect(
+    manifest: Annotated[Path, typer.Argument(help="A built manifest.json or its folder.")],
+    subset: Annotated[list[str] | None, typer.Option(help="Only this subset; may be repeated.")] = None,
+    clients: Annotated[int, typer.Option(min=0, help="Most clients to list.")] = 40,
+    json: Json = False,
+) -> None:
+    r"""Show a built dataset: rows, classes and label mixture of every client, skew beside its IID band.
+
+    \b
+    Examples:
+      fedkit inspect data/fed-rsic
+      fedkit inspect data/fed-rsic --subset fed-ucmerced --clients 100
+      fedkit inspect data/fed-rsic --json
+    """
+    from fedrsic_data import show
+    from fedrsic_data.reader import Dataset
+
+    _print(show.inspected(Dataset(manifest), subset or [], clients), json)
+
+
+@app.command(short_help="Prove a built dataset against its manifest.")
+def verify(
+    manifest: Annotated[Path, typer.Argument(help="A built manifest.json or its folder.")],
+    json: Json = False,
+) -> None:
+    r"""Re-read every file of a dataset and compare it with the manifest. Exits with 1 if anything differs.
+
+    \b
+    Examples:
+      fedkit verify data/fed-rsic
+      fedkit verify data/fed-rsic --json
+    """
+    from fedrsic_data import show
+    from fedrsic_data.verify import verify as prove
+
+    with _bar("bytes", quiet=json) as progress:
+        built, problems = prove(manifest, progress)
+    _print(show.verified(manifest, built, problems), json)
+    if problems:
+        raise typer.Exit(1)
+
+
+@app.command("list", short_help="List recipes, sources and partitioners.")
+def list_(
+    what: Annotated[str | None, typer.Argument(metavar="[recipes|sources|partitioners]")] = None, json: Json = False
+) -> None:
+    r"""List what there is to build with.
+
+    \b
+    Examples:
+      fedkit list
+      fedkit list partitioners
+    """
+    from fedrsic_data import show
+
+    _print(show.listed(what), json)
+
+
+def _pairs(texts: list[str]) -> dict[str, str]:
+    from fedrsic_data.errors import UsageError
+
+    pairs = dict(text.partition("=")[::2] for text in texts)
+    for name, path in pairs.items():
+        if not (name and path):
+            raise UsageError(f"--source {name}: should look like NAME=PATH")
+    return pairs
+
+
+def _print(shown: Any, json: bool) -> None:
+    """Prints what a ``show`` function gave: its data as JSON, or its text."""
+    if json:
+        from json import dumps
+
+        print(dumps(shown.data, ensure_ascii=False, allow_nan=False))
+    else:
+        from rich.console import Console
+
+        # a pipe has no width: give tables room instead of folding them at 80 characters
+        width = None if sys.stdout.isatty() or "COLUMNS" in os.environ else 160
+        Console(highlight=False, width=width).print(shown.text)
+
+
+@contextmanager
+def _bar(unit: str, *, quiet: bool) -> Iterator[Any]:
+    """A progress callback ``(done, total)`` that draws a bar on the standard error, if that is a terminal."""
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    console = Console(stderr=True)
+    count = DownloadColumn() if unit == "bytes" else MofNCompleteColumn()
+    columns = (TextColumn("{task.description}"), BarColumn(), count, TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True, disable=quiet or not console.is_terminal) as progress:
+        task = progress.add_task(unit, total=None)
+        yield lambda done, total: progress.update(task, completed=done, total=total)
+
+
+@contextmanager
+def _listening(*, quiet: bool) -> Iterator[Listener]:
+    from fedrsic_data.build import Listener
+
+    def step(words: str) -> None:
+        if not quiet:
+            print(f"{words} ...", file=sys.stderr)
+
+    def download(name: str) -> Any:
+        step(f"downloading {name}")
+        return bytes_done
+
+    with _bar("images", quiet=quiet) as images_done, _bar("bytes", quiet=True) as bytes_done:
+        yield Listener(step=step, images=images_done, download=download)
+
+
+def main() -> None:
+    """Runs the command; every failure is one line on the standard error, and an exit code of 1 or 2."""
+    from fedrsic_data.errors import FedkitError
+
+    try:
+        sys.exit(app(standalone_mode=False) or 0)
+    except (KeyboardInterrupt, typer.Abort):
+        _fail("interrupted; run the same command to resume", 130)
+    except FedkitError as error:
+        if os.environ.get("FEDKIT_DEBUG") == "1":
+            raise
+        _fail(" ".join(str(error).splitlines()), error.exit_code)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except Exception as error:
+        if os.environ.get("FEDKIT_DEBUG") == "1":
+            raise
+        # typer carries a click of its own or the installed one, depending on its version: know their errors by shape
+        if hasattr(error, "format_message"):
+            _fail(f"{' '.join(error.format_message().split())} (see fedkit --help)", 2)
+        _fail(f"unexpected {type(error).__name__}: {error}; this is a bug, FEDKIT_DEBUG=1 shows where", 1)
+
+
+def _fail(words: str, code: int) -> None:
+    print(f"error: {words}", file=sys.stderr)
+    sys.exit(code)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,271 @@
+"""What the commands print: the same facts as data for machines and as tables for people."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from fedrsic_data import partition, recipe, skew, sources
+from fedrsic_data.build import Built, Planned
+from fedrsic_data.errors import UsageError
+from fedrsic_data.manifest import NAME, Manifest
+from fedrsic_data.reader import Dataset
+from fedrsic_data.settings import encode, suggest
+from fedrsic_data.verify import Problem
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+_BAR = 24  # characters of a label mixture
+_SHADES = "█▓▒░"
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A command's answer.
+
+    Attributes:
+        data: Plain JSON values.
+        text: The same for a person, something rich prints.
+    """
+
+    data: dict[str, Any]
+    text: RenderableType
+
+
+def planned(plan: Planned) -> Shown:
+    """A plan that was not written."""
+    data: dict[str, Any] = {"dry_run": True, "name": plan.recipe.name, "plan": plan.digest, "subsets": {}}
+    parts: list[RenderableType] = [f"{plan.recipe.name}{_sample(plan.recipe)}: planned, nothing written"]
+    for subset in plan.subsets:
+        labels = subset.counts("train")
+        sizes = subset.counts().sum(axis=1) if not subset.multi_label else subset.domain_counts().sum(axis=1)
+        rows = {
+            name: int(((subset.split == i) & (subset.owner >= 0)).sum()) for i, name in enumerate(subset.split_names)
+        }
+        left_out = sum(left.count for left in subset.left_out)
+        data["subsets"][subset.name] = {
+            "classes": len(subset.classes),
+            "clients": len(subset.clients),
+            "rows": rows,
+            "client_rows": {"min": int(sizes.min()), "max": int(sizes.max())},
+            "total_variation": round(float(skew.METRICS["total_variation"](labels)), 6),
+            "moved": subset.moved,
+            "left_out": left_out,
+        }
+        parts.append(
+            f"  {subset.name}: {len(subset.classes)} classes, {_rows(rows)}, {len(subset.clients)} clients of "
+            f"{sizes.min():,} to {sizes.max():,} images"
+            + (f", {subset.moved} moved to reach min_size" if subset.moved else "")
+            + (f", {left_out} left out" if left_out else "")
+        )
+    return Shown(data, _group(parts))
+
+
+def built(done: Built) -> Shown:
+    """A finished build and what to do next."""
+    manifest, path = done.manifest, _short(done.path)
+    data = {
+        "name": manifest.name,
+        "path": str(done.path),
+        "manifest": str(done.path / NAME),
+        "digest": manifest.digest,
+        "plan": manifest.plan.digest,
+        "shards_written": done.written,
+        "subsets": {
+            name: {"rows": s.rows, "clients": s.clients, "skipped": len(s.skipped)}
+            for name, s in manifest.subsets.items()
+        },
+    }
+    size = sum(shard.bytes for s in manifest.subsets.values() for shard in s.shards)
+    state = "was there already, nothing to do" if not done.written else f"{done.written} shards, {size / 1e6:,.1f} MB"
+    parts: list[RenderableType] = [f"{path}{_sample(manifest.recipe)}: {state}"]
+    for name, subset in manifest.subsets.items():
+        parts.append(f"  {name}: {len(subset.classes)} classes, {_rows(subset.rows)}, {subset.clients} clients")
+        parts += [f"    {left.count} left out: {left.reason} ({', '.join(left.examples)})" for left in subset.left_out]
+        parts += [f"    skipped {skip.sample_id}: {skip.reason}" for skip in subset.skipped]
+    for source in manifest.sources.values():
+        parts += [f"  incomplete copy of {source.title}: {words}" for words in source.missing]
+    first = next(iter(manifest.subsets))
+    parts += [
+        "next:",
+        f"  fedkit inspect {path}",
+        f"  fedkit verify {path}",
+        f'  python -c "import fedrsic_data as f; print(f.open({str(path)!r}).subset({first!r}).clients)"',
+    ]
+    return Shown(data, _group(parts))
+
+
+def inspected(dataset: Dataset, wanted: Sequence[str], most: int) -> Shown:
+    """Tables of a built dataset, of all subsets or some."""
+    for name in wanted:
+        dataset.subset(name)
+    manifest = dataset.manifest
+    data: dict[str, Any] = {"name": manifest.name, "digest": manifest.digest, "subsets": {}}
+    parts: list[RenderableType] = []
+    for name in wanted or dataset.subsets:
+        facts, text = _subset(dataset, name, most)
+        data["subsets"][name] = facts
+        parts += text
+    return Shown(data, _group(parts))
+
+
+def verified(path: Path, manifest: Manifest, problems: Sequence[Problem]) -> Shown:
+    """The outcome of a verification."""
+    data = {
+        "path": str(path),
+        "ok": not problems,
+        "digest": manifest.digest,
+        "problems": [encode(problem) for problem in problems],
+    }
+    rows = sum(n for subset in manifest.subsets.values() for n in subset.rows.values())
+    shards = sum(len(subset.shards) for subset in manifest.subsets.values())
+    if problems:
+        return Shown(data, _group([f"{problem.file}: {problem.words}" for problem in problems] + ["FAILED"]))
+    return Shown(data, _group([f"{path}: {rows:,} images in {shards} shards are what the manifest says"]))
+
+
+def listed(what: str | None) -> Shown:
+    """Recipes, sources and partitioners.
+
+    Raises:
+        UsageError: ``what`` is none of these.
+    """
+    tables = {"recipes": _recipes, "sources": _sources, "partitioners": _partitioners}
+    if what is not None and what not in tables:
+        raise UsageError(f"{what!r} cannot be listed{suggest(what, tables)}")
+    data: dict[str, Any] = {}
+    parts: list[RenderableType] = []
+    for name in [what] if what else tables:
+        rows = tables[name]()
+        data[name] = rows
+        parts += [name, _table(list(rows[0]), [[str(v) for v in row.values()] for row in rows]), ""]
+    return Shown(data, _group(parts[:-1]))
+
+
+def _subset(dataset: Dataset, name: str, most: int) -> tuple[dict[str, Any], list[RenderableType]]:
+    subset = dataset.subset(name)
+    entry = subset.entry
+    counts = {split: skew.tables(subset.client_table, len(entry.classes), split)[0] for split in subset.splits}
+    sizes = {split: _sizes(dataset, name, split) for split in subset.splits}
+    facts = {
+        "classes": list(entry.classes),
+        "rows": entry.rows,
+        "skew": entry.skew,
+        "moved": entry.moved,
+        "clients": [
+            {
+                "client_id": client,
+                "rows": {split: int(sizes[split][k]) for split in subset.splits},
+                "labels": {c: int(n) for c, n in zip(entry.classes, counts["train"][k], strict=True) if n},
+            }
+            for k, client in enumerate(subset.clients)
+        ],
+    }
+    title = f"{name}{_sample(dataset.manifest.recipe)}: {len(entry.classes)} classes, {entry.clients} clients"
+    rows = []
+    for k, client in enumerate(subset.clients[:most]):
+        train = counts["train"][k]
+        numbers = [f"{sizes[split][k]:,}" for split in subset.splits]
+        rows.append([client, *numbers, str(int((train > 0).sum())), _mixture(train), _largest(train, entry.classes)])
+    header = ["client", *subset.splits, "classes", "label mixture", "largest classes"]
+    text: list[RenderableType] = [title, _table(header, rows, right=range(1, len(subset.splits) + 2))]
+    if len(subset.clients) > most:
+        text.append(f"  ... and {len(subset.clients) - most:,} more clients (--clients N, or --json)")
+    text += ["", _skew_table(entry.skew), ""]
+    return facts, text
+
+
+def _sizes(dataset: Dataset, name: str, split: str) -> np.ndarray[Any, Any]:
+    table = dataset.subset(name).client_table
+    rows = table.filter(np.equal(table.column("split").to_numpy(zero_copy_only=False), split)).column("rows")
+    return np.asarray(rows.to_numpy())
+
+
+def _skew_table(measured: Mapping[str, Mapping[str, float]]) -> RenderableType:
+    rows = []
+    for name, facts in measured.items():
+        band = f"{facts['iid_low']:.3f} to {facts['iid_high']:.3f}" if "iid_low" in facts else ""
+        rows.append([name.replace("_", " "), f"{facts['value']:.3f}", band])
+    return _table(["skew (train)", "measured", "by chance (IID)"], rows, right=(1, 2))
+
+
+def _mixture(counts: np.ndarray[Any, Any]) -> str:
+    """A bar of fixed width: the classes from the largest to the smallest, in alternating shades."""
+    ordered = np.sort(counts)[::-1]
+    if not ordered.sum():
+        return ""
+    edges = np.rint(np.cumsum(ordered) / ordered.sum() * _BAR).astype(int)
+    widths = np.diff(edges, prepend=0)
+    return "".join(_SHADES[i % len(_SHADES)] * w for i, w in enumerate(widths))
+
+
+def _largest(counts: np.ndarray[Any, Any], classes: Sequence[str]) -> str:
+    top = [i for i in np.argsort(-counts, kind="stable")[:3] if counts[i]]
+    return ", ".join(f"{classes[i]} {counts[i]}" for i in top)
+
+
+def _recipes() -> list[dict[str, Any]]:
+    rows = []
+    for name, path in recipe.shipped().items():
+        data = recipe.load(str(path))
+        rows.append({"recipe": name, "subsets": ", ".join(data["subsets"]), "title": data.get("title", "")})
+    return rows
+
+
+def _sources() -> list[dict[str, Any]]:
+    return [
+        {"source": s.name, "layout": s.facts.layout, "licence": s.facts.licence, "download": _origin(s)}
+        for s in sources.SOURCES.values()
+    ]
+
+
+def _origin(source: sources.Source) -> str:
+    if source.facts.downloads:
+        return "official archive, checksum known"
+    return f"hf://{source.facts.hub.repo}" if source.facts.hub else "by hand"
+
+
+def _partitioners() -> list[dict[str, Any]]:
+    rows = []
+    for name, kind in partition.PARTITIONERS.items():
+        settings = ", ".join(f"{key}={value}" for key, value in encode(kind()).items())
+        rows.append({"partitioner": name, "settings (default)": settings, "cites": kind.cites})
+    return rows
+
+
+def _sample(wanted: recipe.Recipe) -> str:
+    return " (procedural sample, not real data)" if wanted.sample is not None else ""
+
+
+def _rows(rows: Mapping[str, int]) -> str:
+    return " + ".join(f"{n:,} {split}" for split, n in rows.items())
+
+
+def _short(path: Path) -> Path:
+    """Relative to where the person stands, if it is below."""
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+
+
+def _table(header: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[int] = ()) -> RenderableType:
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for i, name in enumerate(header):
+        table.add_column(name, justify="right" if i in right else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*(Text(cell) for cell in row))
+    return table
+
+
+def _group(parts: Sequence[RenderableType]) -> RenderableType:
+    from rich.console import Group
+    from rich.text import Text
+
+    return Group(*(Text(part) if isinstance(part, str) else part for part in parts))
