@@ -16,18 +16,7 @@ from fedrsic_data import archives
 from fedrsic_data.archives import Limits, ZipReader, extract
 from fedrsic_data.errors import OutputError, SourceError, UnsafeArchiveError
 
-HOSTILE_NAMES = [
-    "../x",
-    "a/../../x",
-    "/etc/x",
-    "C:\\x",
-    "c:x",
-    "..\\x",
-    "a\\..\\..\\x",
-    "\\\\host\\x",
-    "a\nb",
-    "a\x7f",
-]
+HOSTILE_NAMES = r"../x a/../../x /etc/x C:\x c:x ..\x a\..\..\x \\host\x".split() + ["a\nb", "a\x7f"]
 KB = bytes(range(256)) * 4
 
 
@@ -47,19 +36,8 @@ def make_zip(path, *entries):
     body, central = b"", b""
     for e in entries:
         at = len(body) if e["at"] is None else e["at"]
-        common = struct.pack(
-            "<HHHHHLLLHH",
-            20,
-            e["flags"],
-            e["method"],
-            0,
-            33,
-            e["crc"],
-            len(e["packed"]),
-            e["size"],
-            len(e["name"]),
-            0,
-        )
+        sizes = e["crc"], len(e["packed"]), e["size"], len(e["name"]), 0
+        common = struct.pack("<HHHHHLLLHH", 20, e["flags"], e["method"], 0, 33, *sizes)
         if e["at"] is None:
             body += b"PK\3\4" + common + e["name"] + e["packed"]
         tail = struct.pack("<HHHLL", 0, 0, 0, e["mode"] << 16, at)
@@ -148,6 +126,16 @@ def test_zip_streamed_and_prefixed_archives_are_read(tmp_path):
     (tmp_path / "a.zip").write_bytes(b"#!/bin/sh\n" + pipe.getvalue())
     with ZipReader(tmp_path / "a.zip") as reader:
         assert [reader.read(name) for name in reader.names] == [KB, KB[::-1]]
+
+
+def test_zip_listed_in_another_order_and_small_but_dense(tmp_path):
+    with zipfile.ZipFile(tmp_path / "a.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("a", KB)
+        archive.writestr("b", bytes(1 << 20))  # a thousandfold, and harmless
+        archive.filelist.reverse()
+    with ZipReader(tmp_path / "a.zip") as reader:
+        assert reader.names == ["b", "a"]
+        assert [reader.read(name) for name in reader.names] == [bytes(1 << 20), KB]
 
 
 def test_zip_threads_read_the_same(tmp_path):
@@ -297,13 +285,8 @@ def test_other_files_and_methods(tmp_path):
 @pytest.mark.parametrize("gz", [False, True])
 def test_tar_is_extracted_with_plain_modes(tmp_path, gz):
     long, noise = "n" * 150 + "/" + "m" * 150, os.urandom(3 << 20)
-    members = [
-        ("./", None, {}),
-        ("./d", None, {"mode": 0o777}),
-        ("./d/x", KB, {"mode": 0o6777}),
-        (long, b"1", {}),
-    ]
-    members += [("__MACOSX/x", b"", {}), ("PKU/y", noise, {"mode": 0})]
+    members = [("PKU/y", noise, {"mode": 0}), ("./", None, {}), ("./d", None, {"mode": 0o777})]
+    members += [("./d/x", KB, {"mode": 0o6777}), (long, b"1", {}), ("__MACOSX/x", b"", {})]
     calls = []
     old = os.umask(0o077)
     try:
@@ -362,9 +345,12 @@ def test_tar_bombs(tmp_path):
     path = make_tar(tmp_path / "a.tgz", *((f"{i}", bytes(1 << 20), {}) for i in range(8)), gz=True)
     refused(path, tmp_path, "inflates like a bomb")
     head = tarfile.TarInfo("././@LongLink")
-    head.type, head.size = tarfile.GNUTYPE_LONGNAME, 1 << 33
-    path.write_bytes(head.tobuf(tarfile.GNU_FORMAT) + bytes(2048))
-    refused(path, tmp_path, "monstrous header")
+    for size in (1 << 33, -1024):
+        head.type, head.size = tarfile.GNUTYPE_LONGNAME, size
+        path.write_bytes(head.tobuf(tarfile.GNU_FORMAT) + bytes(2048))
+        refused(path, tmp_path, "monstrous header")
+    path.write_bytes(gzip.compress(make_tar(path, ("x", KB, {})).read_bytes() + bytes(8 << 20)))
+    refused(path, tmp_path, "inflates like a bomb")
     back = tarfile.TarInfo("x")
     back.size = -1024
     path.write_bytes(back.tobuf(tarfile.GNU_FORMAT) + bytes(2048))
