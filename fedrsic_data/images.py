@@ -40,7 +40,10 @@ def check(data: bytes, name: str) -> tuple[int, int]:
         raise BadImageError(f"{name}: the file is empty (0 bytes); fetch it again, or use --on-bad-image skip")
     if len(data) > MAX_BYTES:
         raise BadImageError(f"{name}: {len(data):,} bytes is over the limit of {MAX_BYTES:,} for one image")
-    size = _quick(data)
+    try:
+        size = _quick(data)
+    except BadImageError as error:
+        raise BadImageError(f"{name}: {error}; fetch it again, or use --on-bad-image skip") from None
     if size is None or 0 in size:
         return _decode(data, name)
     _bounded(size, name)
@@ -67,14 +70,17 @@ def _quick(data: bytes) -> tuple[int, int] | None:
 
 
 def _jpeg(data: bytes) -> tuple[int, int] | None:
-    if data[-2:] != b"\xff\xd9":  # no end-of-image marker: trailing bytes, or truncated
-        return None
-    at = 2
+    """Header size; whole if an end-of-image marker follows the start of scan (scan data cannot contain one)."""
+    at, size = 2, None
     while data[at] == 0xFF:
         marker = data[at + 1]
         if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):  # a start of frame
             height, width = struct.unpack_from(">HH", data, at + 5)
-            return width, height
+            size = width, height
+        if marker == 0xDA:
+            if data.rfind(b"\xff\xd9") < at:
+                raise BadImageError("damaged image (truncated: no end marker)")
+            return size
         at += 2 + int.from_bytes(data[at + 2 : at + 4])
     return None
 
@@ -115,7 +121,7 @@ def _decode(data: bytes, name: str) -> tuple[int, int]:
 
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            warnings.simplefilter("ignore")  # what Pillow only warns of it can still read
             with Image.open(io.BytesIO(data)) as image:
                 size = image.size
                 _bounded(size, name)

@@ -1,0 +1,134 @@
+"""Fakes with the sources' true layouts, and the command as people run it."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from fedrsic_data import build, recipe, vocabulary
+from fedrsic_data.sources.locate import Places
+
+ROOT = Path(__file__).parent.parent
+REAL = Path(os.environ.get("FEDKIT_TEST_DATA", ROOT.parent / "shared" / "data"))
+
+
+def tiny_image(number: int, suffix: str, size: tuple[int, int] = (8, 8)) -> bytes:
+    """A whole image file whose pixels are unique to ``number``."""
+    color = (number % 251, number // 251 % 251, number // 63001 % 251)
+    file = io.BytesIO()
+    kind = {".tif": "TIFF", ".jpg": "JPEG", ".png": "PNG"}[suffix]
+    Image.new("RGB", size, color).save(file, kind, **({"quality": 95} if kind == "JPEG" else {}))
+    return file.getvalue()
+
+
+def write_ucmerced(root: Path, suffix: str = ".tif", per_class: int = 100) -> Path:
+    """UCMerced_LandUse/Images/<class>/<class>NN.tif"""
+    for c, name in enumerate(vocabulary.native("ucmerced")):
+        folder = root / "UCMerced_LandUse" / "Images" / name
+        folder.mkdir(parents=True)
+        for i in range(per_class):
+            (folder / f"{name}{i:02d}{suffix}").write_bytes(tiny_image(c * 1000 + i, suffix))
+    return root
+
+
+def write_optimal31(root: Path) -> Path:
+    """OPTIMAL-31/<class>/<class>(N).jpg, N not padded"""
+    for c, name in enumerate(vocabulary.native("optimal31")):
+        folder = root / "OPTIMAL-31" / name
+        folder.mkdir(parents=True)
+        for i in range(1, 61):
+            (folder / f"{name}({i}).jpg").write_bytes(tiny_image(c * 1000 + i, ".jpg"))
+    return root
+
+
+def make(out: Path, places: Places = Places(offline=True), subset: str = "fed-ucmerced", **override: object) -> build.Built:
+    """Builds one subset of the shipped recipe."""
+    data = recipe.override(recipe.load("fed-rsic"), subsets=[subset], **override)
+    return build.build(build.prepare(recipe.from_json(data, "test"), places), out)
+
+
+def sampled(out: Path, *sets: str, subset: str = "fed-ucmerced", **more: object) -> build.Built:
+    """Builds a small sample subset."""
+    return make(out, subset=subset, sample=True, sets=["sample.per_class=6", "sample.size=32", *sets], **more)
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """Every file below a folder, hidden ones too."""
+    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+def fedkit(*arguments: object, cwd: Path | None = None, **env: str) -> subprocess.CompletedProcess[str]:
+    """Runs the command in a process of its own."""
+    return subprocess.run(
+        [sys.executable, str(ROOT / "cli.py"), *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        cwd=cwd,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "FEDKIT_DEBUG": "0", **env},
+        timeout=300,
+    )
+
+
+def fails(code: int, *words: str, done: subprocess.CompletedProcess[str]) -> None:
+    """One line on the standard error that says all of ``words``, and this exit code."""
+    errors = [line for line in done.stderr.splitlines() if not line.endswith(" ...")]
+    assert done.returncode == code, done.stderr
+    assert len(errors) == 1, done.stderr
+    assert errors[0].startswith("error: ")
+    for word in words:
+        assert word in errors[0], errors[0]
+
+
+def answer(done: subprocess.CompletedProcess[str]) -> dict[str, object]:
+    """The JSON a command printed."""
+    assert done.returncode == 0, done.stderr
+    assert not done.stderr
+    return json.loads(done.stdout)
+
+
+@pytest.fixture(autouse=True)
+def _own_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No test sees the sources or the cache of the machine it runs on."""
+    monkeypatch.setenv("FEDKIT_CACHE", str(tmp_path / "cache"))
+    monkeypatch.delenv("FEDKIT_SOURCES", raising=False)
+
+
+@pytest.fixture(scope="session")
+def ucmerced(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A complete UC Merced of tiny TIFFs; not to be changed."""
+    return write_ucmerced(tmp_path_factory.mktemp("ucmerced"))
+
+
+@pytest.fixture(scope="session")
+def optimal31(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A complete OPTIMAL-31 of tiny JPEGs; not to be changed."""
+    return write_optimal31(tmp_path_factory.mktemp("optimal31"))
+
+
+@pytest.fixture(scope="session")
+def sample_build(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small sample of fed-ucmerced; not to be changed."""
+    os.environ.setdefault("FEDKIT_CACHE", str(tmp_path_factory.mktemp("cache")))
+    return sampled(tmp_path_factory.mktemp("built") / "fed").path
+
+
+@pytest.fixture
+def dataset(sample_build: Path, tmp_path: Path) -> Path:
+    """A copy of it, to be damaged."""
+    return Path(shutil.copytree(sample_build, tmp_path / "dataset"))
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """Real images in native layouts."""
+    if not (REAL / "ucmerced").is_dir():
+        pytest.skip(f"real images are not at {REAL}")
+    return REAL

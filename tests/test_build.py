@@ -1,0 +1,270 @@
+"""Builds: every image once, bytes as they are, the same recipe the same bytes."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+from conftest import contents, make, sampled, tiny_image, write_ucmerced
+
+import fedrsic_data
+from fedrsic_data import build, recipe
+from fedrsic_data.errors import BadImageError, OutputError, UsageError
+from fedrsic_data.sources.locate import Places
+from fedrsic_data.verify import verify
+
+
+def here(path: Path) -> Places:
+    return Places(folder=path, offline=True)
+
+
+def test_every_image_once_with_its_own_bytes(ucmerced: Path, tmp_path: Path) -> None:
+    done = make(tmp_path / "out", here(ucmerced))
+    subset = fedrsic_data.open(done.path).subset("fed-ucmerced")
+    rows = [row for split in subset.splits for row in subset.read(split).to_pylist()]
+    ours = {row["image"]["path"]: hashlib.sha256(row["image"]["bytes"]).digest() for row in rows}
+    theirs = {p.name: hashlib.sha256(p.read_bytes()).digest() for p in ucmerced.rglob("*.tif")}
+    assert len(rows) == 2100
+    assert ours == theirs
+    assert subset.entry.rows == {"train": 1680, "test": 420}
+    assert len(subset.classes) == 21
+    assert len(subset.clients) == 10
+    for row in rows[::97]:  # paired with its own label
+        assert row["image"]["path"].startswith(subset.classes[row["label"]].replace("_", "").rstrip("s"))
+    assert verify(done.path)[1] == []
+
+
+def test_the_same_bytes_elsewhere_and_from_files_listed_in_another_order(ucmerced: Path, tmp_path: Path) -> None:
+    first = make(tmp_path / "a", here(ucmerced))
+    shuffled = tmp_path / "shuffled" / "UCMerced_LandUse" / "Images"
+    files = sorted(ucmerced.rglob("*.tif"), key=lambda p: hashlib.md5(p.name.encode()).digest())
+    for file in files:  # created in another order, which is the order many file systems list
+        (shuffled / file.parent.name).mkdir(parents=True, exist_ok=True)
+        shutil.copy(file, shuffled / file.parent.name / file.name)
+    second = make(tmp_path / "deep" / "b", here(tmp_path / "shuffled"))
+    assert contents(first.path) == contents(second.path)
+
+
+def test_order_of_listing_really_does_not_matter(ucmerced: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = make(tmp_path / "a", here(ucmerced))
+    scandir = os.scandir
+
+    class Backwards:
+        def __init__(self, path: str = ".") -> None:
+            self.entries = sorted(scandir(path), key=lambda e: e.name, reverse=True)
+
+        def __iter__(self) -> Iterator[os.DirEntry[str]]:
+            return iter(self.entries)
+
+        def __enter__(self) -> Backwards:
+            return self
+
+        def __exit__(self, *_: object) -> None: ...
+
+    monkeypatch.setattr(os, "scandir", Backwards)
+    assert contents(make(tmp_path / "b", here(ucmerced)).path) == contents(first.path)
+
+
+@pytest.mark.parametrize("change", ["alpha=0.1", "seed=1", "clients=9", "splits.test=0.3"])
+def test_a_changed_recipe_changes_the_digests(sample_build: Path, change: str, tmp_path: Path) -> None:
+    one = fedrsic_data.open(sample_build).manifest
+    other = sampled(tmp_path / "out", change).manifest
+    assert one.plan.digest != other.plan.digest
+    assert one.digest != other.digest
+
+
+def test_a_changed_label_or_byte_changes_the_digests(tmp_path: Path) -> None:
+    root = write_ucmerced(tmp_path / "s")
+    first = make(tmp_path / "a", here(root)).manifest
+    folder = root / "UCMerced_LandUse" / "Images"
+    victim = folder / "beach" / "beach07.tif"
+    victim.write_bytes(tiny_image(999_999, ".tif"))
+    second = make(tmp_path / "b", here(root)).manifest
+    assert second.plan.digest == first.plan.digest
+    assert second.digest != first.digest
+    differ = [a.path for a, b in zip(*(m.subsets["fed-ucmerced"].shards for m in (first, second)), strict=True) if a != b]
+    assert len(differ) == 1
+    swap = folder / "forest" / "forest07.tif"
+    swap.rename(folder / "beach" / "forest07.tif")
+    victim.rename(folder / "forest" / "beach07.tif")
+    third = make(tmp_path / "c", here(root)).manifest
+    assert third.plan.digest != second.plan.digest
+
+
+def test_zip_and_folder_give_the_same_shards(ucmerced: Path, tmp_path: Path) -> None:
+    archive = Path(shutil.make_archive(str(tmp_path / "UCMerced_LandUse"), "zip", ucmerced))
+    one, other = make(tmp_path / "a", here(ucmerced)), make(tmp_path / "b", Places(given={"ucmerced": str(archive)}))
+    assert contents(one.path) == contents(other.path)
+
+
+def test_running_again_does_nothing_and_mends_what_is_damaged(tmp_path: Path) -> None:
+    out = sampled(tmp_path / "out").path
+    before = contents(out)
+    stamps = {p: p.stat().st_mtime_ns for p in out.rglob("*")}
+    again = sampled(tmp_path / "out")
+    assert again.written == 0
+    assert {p: p.stat().st_mtime_ns for p in out.rglob("*")} == stamps
+    shards = sorted((out / "fed-ucmerced" / "train").iterdir())
+    shards[0].unlink()
+    shards[1].write_bytes(shards[1].read_bytes()[:-100])
+    assert sampled(tmp_path / "out").written == 2
+    assert contents(out) == before
+
+
+def test_another_dataset_is_not_replaced_unasked(tmp_path: Path) -> None:
+    out = sampled(tmp_path / "out").path
+    before = contents(out)
+    with pytest.raises(OutputError, match="--overwrite"):
+        sampled(out, "alpha=0.1")
+    assert contents(out) == before
+    data = recipe.override(recipe.load("fed-rsic"), subsets=["fed-ucmerced"], sample=True, sets=["sample.per_class=4"])
+    planned = build.prepare(recipe.from_json(data, "test"), Places())
+    build.build(planned, out, overwrite=True)
+    assert verify(out)[1] == []
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["out"]
+
+
+def test_foreign_folders_are_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "thesis.tex").write_text("precious")
+    with pytest.raises(OutputError, match="holds no fedkit dataset"):
+        sampled(tmp_path / "out")
+    (tmp_path / "new.incomplete").mkdir()
+    (tmp_path / "new.incomplete" / "thesis.tex").write_text("precious")
+    with pytest.raises(OutputError, match="no build left there"):
+        sampled(tmp_path / "new")
+    assert (tmp_path / "new.incomplete" / "thesis.tex").read_text() == "precious"
+
+
+def test_sources_that_changed_under_a_finished_build(ucmerced: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(ucmerced, tmp_path / "s"))
+    make(tmp_path / "out", here(copy))
+    victim = next(copy.rglob("*.tif"))
+    victim.write_bytes(tiny_image(5, ".tif"))
+    with pytest.raises(OutputError, match="sources changed"):
+        make(tmp_path / "out", here(copy))
+
+
+def test_an_interrupted_build_keeps_finished_shards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = contents(sampled(tmp_path / "whole").path)
+    write, count = build.shards.write, iter(range(100))
+
+    def interrupted(*args: object, **options: object) -> object:
+        if next(count) == 7:
+            raise KeyboardInterrupt
+        return write(*args, **options)
+
+    monkeypatch.setattr(build, "_WORKERS", 1)
+    monkeypatch.setattr(build.shards, "write", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        sampled(tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    assert (tmp_path / "out.incomplete").is_dir()
+    monkeypatch.setattr(build.shards, "write", write)
+    done = sampled(tmp_path / "out")
+    assert 0 < done.written < 20
+    assert contents(done.path) == whole
+    assert not (tmp_path / "out.incomplete").exists()
+
+
+def test_an_interrupted_build_of_something_else_is_not_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    test_an_interrupted_build_keeps_finished_shards(tmp_path, monkeypatch)
+    (tmp_path / "out").rename(tmp_path / "out.incomplete")
+    (tmp_path / "out.incomplete" / ".build.json").write_text("{}")
+    done = sampled(tmp_path / "out", "alpha=5.0")
+    assert done.written == len(done.manifest.subsets["fed-ucmerced"].shards)
+    assert verify(done.path)[1] == []
+
+
+def test_bad_images_stop_the_build_or_are_listed(ucmerced: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(ucmerced, tmp_path / "s"))
+    victim = copy / "UCMerced_LandUse" / "Images" / "beach" / "beach07.tif"
+    victim.write_bytes(victim.read_bytes()[:50])
+    with pytest.raises(BadImageError, match=str(victim)):
+        make(tmp_path / "out", here(copy))
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["s"]
+    done = make(tmp_path / "out", here(copy), sets=["on_bad_image=skip"])
+    entry = done.manifest.subsets["fed-ucmerced"]
+    assert [skip.sample_id for skip in entry.skipped] == ["ucmerced/beach/beach07"]
+    assert sum(entry.rows.values()) == 2099
+    assert verify(done.path)[1] == []
+
+
+def test_row_groups_never_hold_two_clients_in_either_layout(tmp_path: Path) -> None:
+    for files in ("client", "packed"):
+        sets = [f"layout.files={files}", "clients=20", "layout.row_group_bytes=4000", "layout.shard_bytes=30000"]
+        done = sampled(tmp_path / files, *sets)
+        shards = done.manifest.subsets["fed-ucmerced"].shards
+        owners = [len(done_clients(done.path / shard.path)) for shard in shards]
+        assert (max(owners) == 1) == (files == "client")
+        assert len(shards) > 4
+        for shard in shards:
+            file = pq.ParquetFile(done.path / shard.path)
+            for group in range(file.num_row_groups):
+                assert len(set(file.read_row_group(group, ["client_id"]).column(0).to_pylist())) == 1
+        assert verify(done.path)[1] == []
+
+
+def done_clients(path: Path) -> set[str]:
+    return set(pq.read_table(path, columns=["client_id"]).column(0).to_pylist())
+
+
+def test_packed_and_per_client_hold_the_same_rows(tmp_path: Path) -> None:
+    one = fedrsic_data.open(sampled(tmp_path / "a", "layout.files=client").path).subset("fed-ucmerced")
+    other = fedrsic_data.open(sampled(tmp_path / "b", "layout.files=packed").path).subset("fed-ucmerced")
+    for client in one.clients:
+        assert one.client(client).read("train").equals(other.client(client).read("train"))
+
+
+def test_parquet_options(sample_build: Path) -> None:
+    shard = next((sample_build / "fed-ucmerced" / "train").iterdir())
+    metadata = pq.ParquetFile(shard).metadata.row_group(0)
+    columns = {metadata.column(i).path_in_schema: metadata.column(i) for i in range(metadata.num_columns)}
+    image = columns["image.bytes"]
+    assert image.compression == "UNCOMPRESSED"
+    assert not image.has_dictionary_page
+    assert not image.is_stats_set
+    assert columns["client_id"].is_stats_set
+    assert columns["client_id"].has_offset_index
+    assert columns["client_id"].has_column_index
+
+
+def test_test_rows_follow_a_clients_own_mixture(tmp_path: Path) -> None:
+    done = sampled(tmp_path / "out", "sample.per_class=25", "alpha=0.3", "clients=4")
+    subset = fedrsic_data.open(done.path).subset("fed-ucmerced")
+    for client in map(subset.client, subset.clients):
+        train = client.read("train", ["label"]).column(0).value_counts().to_pylist()
+        test = {row["values"]: row["counts"] for row in client.read("test", ["label"]).column(0).value_counts().to_pylist()}
+        for row in train:
+            whole = row["counts"] + test.get(row["values"], 0)
+            assert abs(test.get(row["values"], 0) - 0.2 * whole) < 1
+
+
+def test_more_clients_than_images(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"subset fed-ucmerced: clients=500 .* need 500 .* there are 126: 374 too few"):
+        sampled(tmp_path / "out", "clients=500")
+    assert not list(tmp_path.iterdir())
+
+
+def test_subsets_may_mix_sources_under_unified_names(ucmerced: Path, optimal31: Path, tmp_path: Path) -> None:
+    data = {
+        "fedkit": 1,
+        "name": "mixed",
+        "subsets": {"both": {"sources": ["ucmerced", "optimal31"]}, "own": {"sources": ["ucmerced"], "class_names": "native"}},
+    }
+    places = Places(given={"ucmerced": str(ucmerced), "optimal31": str(optimal31)})
+    done = build.build(build.prepare(recipe.from_json(data, "test"), places), tmp_path / "out")
+    both = done.manifest.subsets["both"]
+    assert len(both.classes) == 21 + 31 - 15
+    assert sum(both.rows.values()) == 2100 + 1860
+    assert "domain_entropy" in both.skew
+    assert "storagetanks" in done.manifest.subsets["own"].classes
+    assert verify(done.path)[1] == []
+    rows = fedrsic_data.open(done.path).subset("both").read("train", ["label", "domain"]).to_pylist()
+    airplane = both.classes.index("airplane")
+    assert {row["domain"] for row in rows if row["label"] == airplane} == {"ucmerced", "optimal31"}

@@ -1,0 +1,107 @@
+"""Imports only go down the floor plan."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+
+# the floors of fedrsic_data, from the ground up; a module may import its own floor's modules and those below
+FLOORS = (
+    ("errors", "seeds", "vocabulary"),
+    ("settings", "images", "index", "schema", "tables", "skew", "archives", "download", "sample"),
+    ("containers", "partition"),
+    ("sources", "splits"),
+    ("recipe",),
+    ("manifest",),
+    ("plan", "shards", "card", "reader"),
+    ("workspace",),
+    ("verify", "build"),
+    ("show",),
+)
+CONTRACT = {"manifest", "schema", "reader", "errors"}
+HELPERS = {"sources": {"base", "classfolders", "locate", "hub"}}
+
+
+def modules(package: str) -> list[Path]:
+    return sorted((ROOT / package).rglob("*.py"))
+
+
+def imports(path: Path) -> set[str]:
+    """Dotted names a module imports, at its top or later; ``from a import b`` counts as ``a.b``."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+def floor(name: str) -> int:
+    return next(i for i, names in enumerate(FLOORS) if name in names)
+
+
+def parts(path: Path) -> tuple[str, ...]:
+    return path.relative_to(ROOT).with_suffix("").parts
+
+
+@pytest.mark.parametrize("path", modules("fedrsic_data"), ids=lambda p: "/".join(parts(p)))
+def test_data_layer_imports_go_down(path: Path) -> None:
+    own = parts(path)[1]
+    for name in imports(path):
+        top = name.split(".")[0]
+        assert top not in ("torch", "torchvision", "open_clip", "fedtrain", "cli", "fedkit"), f"{path} imports {name}"
+        if top == "fedrsic_data" and own != "__init__" and len(name.split(".")) > 1:
+            other = name.split(".")[1]
+            assert floor(other) <= floor(own), f"{path} imports {name}, which stands above it"
+
+
+@pytest.mark.parametrize("path", modules("fedtrain"), ids=lambda p: "/".join(parts(p)))
+def test_trainers_see_only_the_contract(path: Path) -> None:
+    for name in imports(path):
+        assert name.split(".")[0] not in ("cli", "fedkit")
+        if name.startswith("fedrsic_data."):
+            assert name.split(".")[1] in CONTRACT, f"{path} imports {name}"
+
+
+@pytest.mark.parametrize(("package", "registry"), [("fedrsic_data/sources", "SOURCES"), ("fedrsic_data/partition", "PARTITIONERS")])
+def test_registered_siblings_do_not_import_each_other(package: str, registry: str) -> None:
+    dotted = package.replace("/", ".")
+    listed = ast.parse((ROOT / package / "__init__.py").read_text())
+    assert registry in ast.unparse(listed)
+    registered = {n.split(".")[2] for n in imports(ROOT / package / "__init__.py") if n.startswith(dotted + ".")}
+    siblings = registered - HELPERS.get(Path(package).name, set()) - helpers(package)
+    assert len(siblings) >= 3
+    for name in siblings:
+        for other in imports(ROOT / package / f"{name}.py"):
+            if other.startswith(dotted + "."):
+                assert other.split(".")[2] not in siblings, f"{package}/{name} imports {other}"
+
+
+def helpers(package: str) -> set[str]:
+    """Modules of a package that register nothing: those without a class or object of its kind."""
+    found = set()
+    for path in (ROOT / package).glob("*.py"):
+        tree = ast.parse(path.read_text())
+        assigns = any(isinstance(n, ast.FunctionDef) and n.name == "assign" for c in tree.body if isinstance(c, ast.ClassDef) for n in c.body)
+        source = any(isinstance(n, ast.Assign) and "SOURCE" in [getattr(t, "id", "") for t in n.targets] for n in tree.body)
+        if path.stem in ("base",) or not (assigns or source):
+            found.add(path.stem)
+    return found
+
+
+def test_the_walk_sees_an_upward_import(tmp_path: Path) -> None:
+    bad = tmp_path / "bad.py"
+    bad.write_text("def f():\n    from fedrsic_data.build import build\n")
+    assert imports(bad) == {"fedrsic_data.build.build"}
+    assert floor("build") > floor("shards")
+
+
+def test_every_module_has_a_floor() -> None:
+    on_floors = {name for names in FLOORS for name in names}
+    there = {parts(p)[1] for p in modules("fedrsic_data")} - {"__init__"}
+    assert there == on_floors

@@ -1,0 +1,106 @@
+"""Recipes: every shipped one is a case; overrides; refusals."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from fedrsic_data import recipe
+from fedrsic_data.errors import FedkitError, ManifestError, UsageError
+
+SMALL = {"fedkit": 1, "name": "x", "subsets": {"a": {"sources": ["ucmerced"]}}}
+
+
+@pytest.mark.parametrize("name", recipe.shipped())
+def test_shipped_recipes_are_whole_and_round_trip(name: str) -> None:
+    wanted = recipe.from_json(recipe.load(name), name)
+    assert wanted.name == name
+    assert wanted.title
+    assert recipe.from_json(recipe.to_json(wanted), name) == recipe.from_json(
+        json.loads(json.dumps(recipe.to_json(wanted))), name
+    )
+
+
+def test_fed_rsic_defaults() -> None:
+    wanted = recipe.from_json(recipe.load("fed-rsic"), "fed-rsic")
+    assert {"fed-optimal", "fed-ucmerced", "fed-nwpu"} <= set(wanted.subsets)
+    assert recipe.to_json(wanted)["partition"]["name"] == "dirichlet"
+    assert recipe.to_json(wanted)["partition"]["alpha"] == 0.5
+    assert recipe.to_json(wanted)["partition"]["clients"] == 10
+    assert (wanted.seed, wanted.splits) == (0, {"test": 0.2})
+
+
+def test_overrides() -> None:
+    data = recipe.override(
+        recipe.load("fed-rsic"),
+        subsets=["fed-nwpu"],
+        partitioner="pathological",
+        sample=True,
+        sets=["classes_per_client=3", "seed=7", "layout.files=packed", "sample.per_class=5", "splits.test=0.1"],
+    )
+    wanted = recipe.from_json(data, "test")
+    assert list(wanted.subsets) == ["fed-nwpu"]
+    assert wanted.name == "fed-rsic-sample"
+    partition = recipe.to_json(wanted)["partition"]
+    assert (partition["name"], partition["clients"], partition["classes_per_client"]) == ("pathological", 10, 3)
+    assert (wanted.seed, wanted.layout.files, wanted.sample.per_class, wanted.splits) == (7, "packed", 5, {"test": 0.1})
+
+
+def test_a_setting_reaches_a_subset_with_a_partition_of_its_own() -> None:
+    data = SMALL | {"subsets": {"a": {"sources": ["ucmerced"], "partition": {"name": "iid"}}}}
+    wanted = recipe.from_json(recipe.override(data, sets=["clients=3"]), "test")
+    assert wanted.partitioner("a").clients == 3
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"fedkti": 1}, "unknown key"),
+        ({"name": "../x"}, "is not a name"),
+        ({"subsets": {}}, "at least one"),
+        ({"subsets": {"a/b": {"sources": ["ucmerced"]}}}, "is not a name"),
+        ({"subsets": {"a": {"sources": []}}}, "at least one source"),
+        ({"subsets": {"a": {"sources": ["ucmerced", "ucmerced"]}}}, "each once"),
+        ({"subsets": {"a": {"sources": ["ucmreced"]}}}, "did you mean 'ucmerced'"),
+        ({"subsets": {"a": {"sources": ["ucmerced"], "partition": {"name": "iid", "alpha": 1}}}}, "unknown key 'alpha'"),
+        ({"partition": {"name": "dirichle"}}, "did you mean 'dirichlet'"),
+        ({"partition": {"alpha": 0.5}}, "unknown partitioner None"),
+        ({"partition": {"name": "dirichlet", "alpha": -1}}, "alpha=-1"),
+        ({"partition": {"name": "dirichlet", "clients": 0}}, "clients=0"),
+        ({"partition": {"name": "dirichlet", "balance": "False"}}, "should be true or false"),
+        ({"seed": -1}, "seed=-1"),
+        ({"seed": 1.5}, "seed: 1.5"),
+        ({"splits": {"test": 1.5}}, "test=1.5"),
+        ({"layout": {"files": "all"}}, "is not one of"),
+        ({"layout": {"row_group_bytes": 10**9}}, "at most"),
+        ({"on_bad_image": "fix"}, "is not one of error, skip"),
+        ({"sample": {"size": 9}}, "size=9"),
+    ],
+)
+def test_refusals(change: dict, words: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        recipe.from_json(SMALL | change, "recipe x")
+    assert words in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [("{", "not valid JSON"), ("[]", "JSON object"), ("{}", "no fedkit recipe"), ('{"fedkit": 99}', "newer than this")],
+)
+def test_files_that_are_no_recipe(text: str, words: str, tmp_path: Path) -> None:
+    path = tmp_path / "r.json"
+    path.write_text(text)
+    with pytest.raises(ManifestError, match=words):
+        recipe.load(str(path))
+
+
+def test_unknown_names() -> None:
+    with pytest.raises(UsageError, match="did you mean 'fed-rsic'"):
+        recipe.load("fed-rsci")
+    with pytest.raises(FedkitError, match="no such subset"):
+        recipe.override(recipe.load("fed-rsic"), subsets=["fed-x"])
+    with pytest.raises(UsageError, match="key=value"):
+        recipe.override(SMALL, sets=["clients"])

@@ -1,0 +1,44 @@
+"""Skew metrics against figures worked out by hand, and the band against chance."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from fedrsic_data import skew
+
+
+def test_by_hand() -> None:
+    counts = np.array([[10, 0], [0, 10]])
+    assert skew.total_variation(counts) == pytest.approx([0.5, 0.5])
+    assert skew.hellinger(counts) == pytest.approx([np.sqrt(1 - np.sqrt(0.5))] * 2)
+    divergence = 0.5 * np.log2(1 / 0.75) + 0.5 * (0.5 * np.log2(0.5 / 0.75) + 0.5 * np.log2(0.5 / 0.25))
+    assert skew.jensen_shannon(counts) == pytest.approx([divergence] * 2)
+    assert skew.classes_per_client(counts).tolist() == [1, 1]
+    assert skew.size_gini(np.array([[0], [0], [0], [12]])) == pytest.approx(0.75)
+    assert skew.entropy(np.array([[5, 5], [9, 0]])) == pytest.approx([1.0, 0.0])
+
+
+def test_no_skew_is_zero() -> None:
+    even = np.full((5, 4), 25)
+    for metric in (skew.total_variation, skew.jensen_shannon, skew.hellinger):
+        assert metric(even) == pytest.approx(np.zeros(5))
+    assert skew.size_gini(even) == 0
+
+
+def test_the_band_holds_iid_draws_and_not_skewed_ones() -> None:
+    rng = np.random.default_rng(0)
+    iid = rng.multinomial(100, np.full(10, 0.1), size=20)
+    measured = skew.measure(iid, np.full((20, 1), 100), rng)
+    tv = measured["total_variation"]
+    assert tv["iid_low"] * 0.9 <= tv["value"] <= tv["iid_high"] * 1.1
+    skewed = np.stack([rng.multinomial(100, p) for p in rng.dirichlet([0.1] * 10, 20)])
+    assert skew.measure(skewed, np.full((20, 1), 100), rng)["total_variation"]["value"] > 3 * tv["iid_high"]
+    assert "domain_entropy" not in measured
+    assert "domain_entropy" in skew.measure(iid, iid[:, :2], rng)
+
+
+def test_clients_without_rows_do_not_count() -> None:
+    counts = np.array([[10, 0], [0, 10], [0, 0]])
+    assert skew.METRICS["total_variation"](counts) == pytest.approx(0.5)
+    assert skew.METRICS["total_variation"](np.zeros((3, 2), int)) == 0.0
