@@ -16,7 +16,7 @@ from fedrsic_data import archives
 from fedrsic_data.archives import Limits, ZipReader, extract
 from fedrsic_data.errors import OutputError, SourceError, UnsafeArchiveError
 
-HOSTILE_NAMES = r"../x a/../../x /etc/x C:\x c:x ..\x a\..\..\x \\host\x".split() + ["a\nb", "a\x7f"]
+HOSTILE_NAMES = ["../x", "a/../../x", "/etc/x", "C:\\x", "c:x", "..\\x", "a\\..\\..\\x", "\\\\h\\x", "\n", "a\x7f"]
 KB = bytes(range(256)) * 4
 
 

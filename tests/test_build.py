@@ -50,7 +50,9 @@ def test_the_same_bytes_elsewhere_and_from_files_listed_in_another_order(ucmerce
     assert contents(first.path) == contents(second.path)
 
 
-def test_order_of_listing_really_does_not_matter(ucmerced: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_order_of_listing_really_does_not_matter(
+    ucmerced: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     first = make(tmp_path / "a", here(ucmerced))
     scandir = os.scandir
 
@@ -87,7 +89,9 @@ def test_a_changed_label_or_byte_changes_the_digests(tmp_path: Path) -> None:
     second = make(tmp_path / "b", here(root)).manifest
     assert second.plan.digest == first.plan.digest
     assert second.digest != first.digest
-    differ = [a.path for a, b in zip(*(m.subsets["fed-ucmerced"].shards for m in (first, second)), strict=True) if a != b]
+    differ = [
+        a.path for a, b in zip(*(m.subsets["fed-ucmerced"].shards for m in (first, second)), strict=True) if a != b
+    ]
     assert len(differ) == 1
     swap = folder / "forest" / "forest07.tif"
     swap.rename(folder / "beach" / "forest07.tif")
@@ -239,7 +243,9 @@ def test_test_rows_follow_a_clients_own_mixture(tmp_path: Path) -> None:
     subset = fedrsic_data.open(done.path).subset("fed-ucmerced")
     for client in map(subset.client, subset.clients):
         train = client.read("train", ["label"]).column(0).value_counts().to_pylist()
-        test = {row["values"]: row["counts"] for row in client.read("test", ["label"]).column(0).value_counts().to_pylist()}
+        test = {
+            row["values"]: row["counts"] for row in client.read("test", ["label"]).column(0).value_counts().to_pylist()
+        }
         for row in train:
             whole = row["counts"] + test.get(row["values"], 0)
             assert abs(test.get(row["values"], 0) - 0.2 * whole) < 1
@@ -255,7 +261,10 @@ def test_subsets_may_mix_sources_under_unified_names(ucmerced: Path, optimal31: 
     data = {
         "fedkit": 1,
         "name": "mixed",
-        "subsets": {"both": {"sources": ["ucmerced", "optimal31"]}, "own": {"sources": ["ucmerced"], "class_names": "native"}},
+        "subsets": {
+            "both": {"sources": ["ucmerced", "optimal31"]},
+            "own": {"sources": ["ucmerced"], "class_names": "native"},
+        },
     }
     places = Places(given={"ucmerced": str(ucmerced), "optimal31": str(optimal31)})
     done = build.build(build.prepare(recipe.from_json(data, "test"), places), tmp_path / "out")

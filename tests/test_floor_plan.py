@@ -68,7 +68,9 @@ def test_trainers_see_only_the_contract(path: Path) -> None:
             assert name.split(".")[1] in CONTRACT, f"{path} imports {name}"
 
 
-@pytest.mark.parametrize(("package", "registry"), [("fedrsic_data/sources", "SOURCES"), ("fedrsic_data/partition", "PARTITIONERS")])
+@pytest.mark.parametrize(
+    ("package", "registry"), [("fedrsic_data/sources", "SOURCES"), ("fedrsic_data/partition", "PARTITIONERS")]
+)
 def test_registered_siblings_do_not_import_each_other(package: str, registry: str) -> None:
     dotted = package.replace("/", ".")
     listed = ast.parse((ROOT / package / "__init__.py").read_text())
@@ -87,8 +89,15 @@ def helpers(package: str) -> set[str]:
     found = set()
     for path in (ROOT / package).glob("*.py"):
         tree = ast.parse(path.read_text())
-        assigns = any(isinstance(n, ast.FunctionDef) and n.name == "assign" for c in tree.body if isinstance(c, ast.ClassDef) for n in c.body)
-        source = any(isinstance(n, ast.Assign) and "SOURCE" in [getattr(t, "id", "") for t in n.targets] for n in tree.body)
+        assigns = any(
+            isinstance(n, ast.FunctionDef) and n.name == "assign"
+            for c in tree.body
+            if isinstance(c, ast.ClassDef)
+            for n in c.body
+        )
+        source = any(
+            isinstance(n, ast.Assign) and "SOURCE" in [getattr(t, "id", "") for t in n.targets] for n in tree.body
+        )
         if path.stem in ("base",) or not (assigns or source):
             found.add(path.stem)
     return found

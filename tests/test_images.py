@@ -68,7 +68,9 @@ def test_a_download_that_was_preallocated_and_never_filled(name: str) -> None:
         images.check(hollow, "name.x")
 
 
-@pytest.mark.parametrize(("data", "words"), [(b"", "empty"), (b"<html>no</html>", "not an image"), (bytes(99), "not an")])
+@pytest.mark.parametrize(
+    ("data", "words"), [(b"", "empty"), (b"<html>no</html>", "not an image"), (bytes(99), "not an")]
+)
 def test_not_images(data: bytes, words: str) -> None:
     with pytest.raises(BadImageError, match=words):
         images.check(data, "name.x")
@@ -77,9 +79,8 @@ def test_not_images(data: bytes, words: str) -> None:
 def png_header(width: int, height: int) -> bytes:
     body = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
     end = b"IEND"
-    return (
-        b"\x89PNG\r\n\x1a\n"
-        + b"".join(struct.pack(">I", len(b) - 4) + b + struct.pack(">I", zlib.crc32(b)) for b in (body, end))
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(b) - 4) + b + struct.pack(">I", zlib.crc32(b)) for b in (body, end)
     )
 
 

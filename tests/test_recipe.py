@@ -64,7 +64,10 @@ def test_a_setting_reaches_a_subset_with_a_partition_of_its_own() -> None:
         ({"subsets": {"a": {"sources": []}}}, "at least one source"),
         ({"subsets": {"a": {"sources": ["ucmerced", "ucmerced"]}}}, "each once"),
         ({"subsets": {"a": {"sources": ["ucmreced"]}}}, "did you mean 'ucmerced'"),
-        ({"subsets": {"a": {"sources": ["ucmerced"], "partition": {"name": "iid", "alpha": 1}}}}, "unknown key 'alpha'"),
+        (
+            {"subsets": {"a": {"sources": ["ucmerced"], "partition": {"name": "iid", "alpha": 1}}}},
+            "unknown key 'alpha'",
+        ),
         ({"partition": {"name": "dirichle"}}, "did you mean 'dirichlet'"),
         ({"partition": {"alpha": 0.5}}, "unknown partitioner None"),
         ({"partition": {"name": "dirichlet", "alpha": -1}}, "alpha=-1"),

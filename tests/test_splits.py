@@ -48,7 +48,9 @@ def test_every_client_keeps_a_row_for_training(n: int, classes: int, clients: in
     assert np.all(split[owner < 0] == 0)
 
 
-@pytest.mark.parametrize("fractions", [{"test": 0.0}, {"test": 1.0}, {"a": 0.5, "b": 0.5}, {"train": 0.1}, {"a-b": 0.1}])
+@pytest.mark.parametrize(
+    "fractions", [{"test": 0.0}, {"test": 1.0}, {"a": 0.5, "b": 0.5}, {"train": 0.1}, {"a-b": 0.1}]
+)
 def test_fractions_that_are_no_split(fractions: dict[str, float]) -> None:
     with pytest.raises(UsageError, match="splits"):
         check(fractions)

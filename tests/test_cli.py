@@ -1,0 +1,70 @@
+"""The command as people and machines use it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from conftest import answer, fails, fedkit
+
+SAMPLE = ("build", "fed-rsic", "--sample", "--set", "sample.per_class=4", "--set", "sample.size=32")
+
+
+def test_build_inspect_verify(tmp_path: Path) -> None:
+    built = fedkit(*SAMPLE, cwd=tmp_path)
+    assert built.returncode == 0, built.stderr
+    assert "procedural sample, not real data" in built.stdout
+    assert "fedkit verify data/fed-rsic-sample" in built.stdout
+    again = fedkit(*SAMPLE, cwd=tmp_path)
+    assert "nothing to do" in again.stdout
+    shown = fedkit("inspect", "data/fed-rsic-sample", "--subset", "fed-nwpu", cwd=tmp_path)
+    assert "client-0009" in shown.stdout
+    assert "by chance (IID)" in shown.stdout
+    assert "fed-optimal" not in shown.stdout
+    proved = fedkit("verify", "data/fed-rsic-sample", cwd=tmp_path)
+    assert proved.returncode == 0
+    assert "are what the manifest says" in proved.stdout
+    card = (tmp_path / "data/fed-rsic-sample/README.md").read_text()
+    assert "Sample data" in card
+
+
+def test_json(tmp_path: Path) -> None:
+    arguments = (*SAMPLE, "--subset", "fed-ucmerced", "--alpha", "0.2", "--clients", 4, "--seed", 3, "--json")
+    plan = answer(fedkit(*arguments, "--dry-run", cwd=tmp_path))
+    assert not (tmp_path / "data").exists()
+    built = answer(fedkit(*arguments, "--out", "x", cwd=tmp_path))
+    assert plan["plan"] == built["plan"]
+    assert built["subsets"] == {"fed-ucmerced": {"rows": {"train": 67, "test": 17}, "clients": 4, "skipped": 0}}
+    shown = answer(fedkit("inspect", "x", "--json", cwd=tmp_path))
+    clients = shown["subsets"]["fed-ucmerced"]["clients"]
+    assert [c["client_id"] for c in clients] == [f"client-000{k}" for k in range(4)]
+    assert sum(sum(c["labels"].values()) for c in clients) == 67
+    assert answer(fedkit("verify", "x", "--json", cwd=tmp_path))["ok"] is True
+    listed = answer(fedkit("list", "--json"))
+    assert {"dirichlet", "iid", "pathological"} <= {row["partitioner"] for row in listed["partitioners"]}
+
+
+def test_verify_fails_with_one(dataset: Path) -> None:
+    shard = dataset / "fed-ucmerced/train/client-0003.parquet"
+    shard.write_bytes(shard.read_bytes()[:-1])
+    done = fedkit("verify", dataset)
+    assert done.returncode == 1
+    assert "client-0003.parquet: has" in done.stdout
+    assert fedkit("verify", dataset, "--json").returncode == 1
+
+
+def test_usage_errors_are_one_line(tmp_path: Path) -> None:
+    for arguments, words in (
+        (("build",), "recipe"),
+        (("frobnicate",), "frobnicate"),
+        (("build", "fed-rsic", "--alpha", "x"), "--alpha"),
+        (("build", "fed-rsci"), "fed-rsic"),
+        (("build", "fed-rsic", "--partition", "iid", "--alpha", "1"), "unknown key 'alpha'"),
+        (("list", "recipies"), "recipes"),
+        (("inspect", "x", "--clients", "-1"), "--clients"),
+    ):
+        fails(2, words, done=fedkit(*arguments, cwd=tmp_path))
+    fails(1, "does not exist", done=fedkit("inspect", "x", cwd=tmp_path))
+
+
+def test_debug_shows_where() -> None:
+    assert "Traceback" in fedkit("build", "no-such", FEDKIT_DEBUG="1").stderr

@@ -1,0 +1,209 @@
+"""Whatever is done to a dataset, verify names the file and says what differs."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from fedrsic_data import manifest
+from fedrsic_data.errors import ManifestError
+from fedrsic_data.shards import parquet_writer
+from fedrsic_data.verify import verify
+from fedrsic_data.workspace import file_digest
+
+SHARD = "fed-ucmerced/train/client-0003.parquet"
+OTHER = "fed-ucmerced/train/client-0004.parquet"
+
+
+def flip(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+def swap(one: Path, other: Path) -> None:
+    aside = one.with_suffix(".aside")
+    one.rename(aside)
+    other.rename(one)
+    aside.rename(other)
+
+
+def edit(change: Callable[[dict], None], *, reseal: bool = False) -> Callable[[Path], None]:
+    """Edits the manifest, and with ``reseal`` makes its own digest right again."""
+
+    def damage(folder: Path) -> None:
+        path = folder / "manifest.json"
+        data = json.loads(path.read_text())
+        change(data)
+        path.write_text(json.dumps(data))
+        if reseal:
+            path.write_text(manifest.dumps(manifest.sealed(manifest.load(path))))
+
+    return damage
+
+
+def rewrite(name: str, change: Callable[[pa.Table], pa.Table]) -> Callable[[Path], None]:
+    """Rewrites a Parquet file with other content and a manifest that agrees with its new bytes."""
+
+    def damage(folder: Path) -> None:
+        path = folder / name
+        table = change(pq.read_table(path, partitioning=None))
+        if "image" in table.column_names:
+            with parquet_writer(path, table.schema) as writer:
+                writer.write_table(table)
+        else:
+            pq.write_table(table, path)
+
+        def agree(data: dict) -> None:
+            entries = [data["plan"], data["clients"], *data["subsets"]["fed-ucmerced"]["shards"]]
+            entry = next(e for e in entries if e["path"] == name)
+            entry |= {"bytes": path.stat().st_size, "sha256": file_digest(path)}
+            if "split" in entry:
+                entry["rows"] = table.num_rows
+
+        edit(agree, reseal=True)(folder)
+
+    return damage
+
+
+def relabelled(table: pa.Table) -> pa.Table:
+    labels = table.column("label").to_pylist()
+    labels[0] = (labels[0] + 1) % 21
+    return table.set_column(1, table.schema.field("label"), pa.array(labels, pa.int64()))
+
+
+def stolen(table: pa.Table) -> pa.Table:
+    at = table.schema.get_field_index("client_id")
+    return table.set_column(at, "client_id", pa.array(["client-0004"] * table.num_rows))
+
+
+def mixed(table: pa.Table) -> pa.Table:
+    at = table.schema.get_field_index("client_id")
+    names = ["client-0003"] * (table.num_rows - 1) + ["client-0004"]
+    return table.set_column(at, "client_id", pa.array(names))
+
+
+def reowned(table: pa.Table) -> pa.Table:
+    at = table.schema.get_field_index("client_id")
+    names = table.column("client_id").to_pylist()
+    names[0] = "client-0000" if names[0] != "client-0000" else "client-0001"
+    return table.set_column(at, "client_id", pa.array(names))
+
+
+def more_rows(table: pa.Table) -> pa.Table:
+    at = table.schema.get_field_index("rows")
+    rows = table.column("rows").to_pylist()
+    return table.set_column(at, "rows", pa.array([rows[0] + 1, *rows[1:]], pa.int64()))
+
+
+CASES: dict[str, tuple[Callable[[Path], object], str, str]] = {
+    "deleted": (lambda d: (d / SHARD).unlink(), SHARD, "is missing"),
+    "truncated": (lambda d: (d / SHARD).write_bytes((d / SHARD).read_bytes()[:-7]), SHARD, "bytes, the manifest says"),
+    "flipped": (lambda d: flip(d / SHARD), SHARD, "has other content"),
+    "emptied": (lambda d: (d / SHARD).write_bytes(b""), SHARD, "has 0 bytes"),
+    "swapped": (lambda d: swap(d / SHARD, d / OTHER), SHARD, f"holds what belongs in {OTHER}"),
+    "stray": (
+        lambda d: shutil.copy(d / SHARD, d / "fed-ucmerced/train/x.parquet"),
+        "fed-ucmerced/train/x.parquet",
+        "not in",
+    ),
+    "plan flipped": (lambda d: flip(d / "plan.parquet"), "plan.parquet", "has other content"),
+    "clients gone": (lambda d: (d / "clients.parquet").unlink(), "clients.parquet", "is missing"),
+    "card edited": (lambda d: (d / "README.md").write_text("hi"), "README.md", "bytes, the manifest says"),
+    "folder for file": (lambda d: ((d / SHARD).unlink(), (d / SHARD).mkdir()), SHARD, "is missing"),
+    "recipe edited": (edit(lambda m: m["recipe"].update(seed=5)), "manifest.json", "was edited"),
+    "rows edited": (
+        edit(lambda m: m["subsets"]["fed-ucmerced"]["rows"].update(train=5)),
+        "manifest.json",
+        "was edited",
+    ),
+    "rows edited well": (
+        edit(lambda m: m["subsets"]["fed-ucmerced"]["rows"].update(train=5), reseal=True),
+        "manifest.json",
+        "rows of fed-ucmerced",
+    ),
+    "skew edited well": (
+        edit(lambda m: m["subsets"]["fed-ucmerced"]["skew"]["hellinger"].update(value=0.0), reseal=True),
+        "manifest.json",
+        "skew of fed-ucmerced",
+    ),
+    "classes edited well": (
+        edit(lambda m: m["subsets"]["fed-ucmerced"]["classes"].reverse(), reseal=True),
+        SHARD,
+        "columns and class names",
+    ),
+    "relabelled well": (rewrite(SHARD, relabelled), "fed-ucmerced", "column labels"),
+    "stolen well": (rewrite(SHARD, stolen), SHARD, "clients.parquet says otherwise"),
+    "mixed well": (rewrite(SHARD, mixed), SHARD, "more than one client"),
+    "row lost well": (rewrite(SHARD, lambda t: t.slice(1)), "fed-ucmerced", "images where the plan owns"),
+    "row doubled well": (
+        rewrite(SHARD, lambda t: pa.concat_tables([t, t.slice(0, 1)])),
+        "fed-ucmerced",
+        "1 images twice",
+    ),
+    "plan rewritten": (rewrite("plan.parquet", reowned), "plan.parquet", "plan digest"),
+    "client table rewritten": (rewrite("clients.parquet", more_rows), SHARD.replace("3", "0"), "says otherwise"),
+}
+
+
+def test_a_whole_dataset_passes(sample_build: Path) -> None:
+    seen: list[tuple[int, int]] = []
+    built, problems = verify(sample_build, lambda done, total: seen.append((done, total)))
+    assert problems == []
+    assert seen[-1][0] == seen[-1][1] == sum(f.bytes for f in manifest.files(built))
+    assert verify(sample_build / "manifest.json")[1] == []
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_damage_is_named(case: str, dataset: Path) -> None:
+    damage, file, words = CASES[case]
+    damage(dataset)
+    problems = verify(dataset)[1]
+    assert any(p.file == file and words in p.words for p in problems), problems
+
+
+@pytest.mark.parametrize(
+    ("path", "words"),
+    [
+        ("../x", "leaves"),
+        ("/etc/passwd", "leaves"),
+        ("a\\..\\b", "leaves"),
+        ("C:x", "leaves"),
+        ("", "leaves"),
+        ("out", "a link"),
+    ],
+)
+def test_paths_stay_in_the_folder(path: str, words: str, dataset: Path, tmp_path: Path) -> None:
+    (tmp_path / "secret").write_text("x")
+    (dataset / "out").symlink_to(tmp_path / "secret")
+    edit(lambda m: m["subsets"]["fed-ucmerced"]["shards"][0].update(path=path))(dataset)
+    with pytest.raises(ManifestError, match=words):
+        verify(dataset)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda m: m.update(fedkit=2), "newer than this fedkit"),
+        (lambda m: m.pop("plan"), "'plan' is missing"),
+        (lambda m: m.update(extra=1), "unknown key 'extra'"),
+        (lambda m: m["subsets"]["fed-ucmerced"].update(clients="ten"), "should be a whole number"),
+    ],
+)
+def test_manifests_that_are_none(change: Callable[[dict], None], words: str, dataset: Path) -> None:
+    edit(change)(dataset)
+    with pytest.raises(ManifestError, match=words):
+        verify(dataset)
+
+
+def test_a_recipe_is_not_a_manifest() -> None:
+    from fedrsic_data import recipe
+
+    with pytest.raises(ManifestError, match="nothing built yet; run: fedkit build"):
+        verify(recipe.shipped()["fed-rsic"])
