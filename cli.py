@@ -216,6 +216,8 @@ def main() -> None:
     """Runs the command; every failure is one line on the standard error, and an exit code of 1 or 2."""
     from fedrsic_data.errors import FedkitError
 
+    # Arrow's own allocator keeps what its threads freed; the system's gives it back (100 MB at 200,000 images)
+    os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")
     try:
         sys.exit(app(standalone_mode=False) or 0)
     except (KeyboardInterrupt, typer.Abort):

@@ -292,8 +292,6 @@ def extract(path: Path, folder: Path, limits: Limits = DEFAULT_LIMITS, progress:
             if aside.exists():
                 shutil.rmtree(aside)
             unpack(path, aside, limits, progress)
-            if sys.platform != "win32":
-                os.sync()  # a power cut must not leave a finished folder of empty files
             aside.rename(folder)
     except OSError as error:
         raise OutputError(f"{folder}: cannot be written ({error.strerror}); free space or mend it") from error

@@ -80,16 +80,36 @@ class Index:
     multi_label: bool = False
 
 
-def single_label_table(
-    sample_ids: Sequence[str], labels: Sequence[int], domain: str, keys: Sequence[str], files: Sequence[str]
-) -> pa.Table:
-    """An index table of images with one label each, no users and no splits of their own."""
-    n = len(sample_ids)
+@dataclass(frozen=True)
+class ClassRows:
+    """The images of one class: ``sample_id``, ``key`` and ``file`` as string arrays of one length."""
+
+    ids: pa.Array
+    keys: pa.Array
+    files: pa.Array
+
+
+def single_label_table(domain: str, classes: Sequence[ClassRows]) -> pa.Table:
+    """An index table of images with one label each, no users and no splits of their own.
+
+    Args:
+        domain: The domain of all of them.
+        classes: The images of class 0, 1, ...
+    """
+    counts = [len(rows.ids) for rows in classes]
+    n = sum(counts)
+    labels = np.repeat(np.arange(len(classes), dtype=np.int32), counts)
     nothing = pa.nulls(n, pa.string())
-    lists = pa.ListArray.from_arrays(pa.array(np.arange(n + 1, dtype=np.int32)), pa.array(labels, pa.int32()))
-    domains = pa.array([domain] * n, pa.string())
-    columns = [pa.array(sample_ids, pa.string()), lists, domains, nothing, nothing]
-    return pa.table([*columns, pa.array(keys, pa.string()), pa.array(files, pa.string())], schema=INDEX_SCHEMA)
+    columns = [
+        pa.concat_arrays([rows.ids for rows in classes]),
+        pa.ListArray.from_arrays(pa.array(np.arange(n + 1, dtype=np.int32)), pa.array(labels)),
+        pa.repeat(pa.scalar(domain, pa.string()), n),
+        nothing,
+        nothing,
+        pa.concat_arrays([rows.keys for rows in classes]),
+        pa.concat_arrays([rows.files for rows in classes]),
+    ]
+    return pa.table(columns, schema=INDEX_SCHEMA)
 
 
 def natural_key(name: str) -> tuple[tuple[str, int, str], ...]:

@@ -22,7 +22,7 @@ from fedrsic_data import images
 from fedrsic_data.errors import BadImageError
 from fedrsic_data.index import Container
 
-_WINDOW = 4096  # most images in memory at once, however small they are
+_WINDOW = 1024  # most images in memory at once, however small they are
 
 
 @dataclass(frozen=True)

@@ -54,7 +54,7 @@ def test_verify_fails_with_one(dataset: Path) -> None:
 
 def test_usage_errors_are_one_line(tmp_path: Path) -> None:
     for arguments, words in (
-        (("build",), "recipe"),
+        (("build",), "Missing argument"),
         (("frobnicate",), "frobnicate"),
         (("build", "fed-rsic", "--alpha", "x"), "--alpha"),
         (("build", "fed-rsci"), "fed-rsic"),

@@ -121,11 +121,9 @@ def test_downloads_verifies_records_and_reports(serve, tmp_path, monkeypatch):
     monkeypatch.setattr(download, "_entry", lambda *a: hashed.append(a) or entry(*a))
     facts = {"size": len(BODY), "sha256": SHA256.upper()}
     path = fetch([remote(site, **facts)], tmp_path / "a" / "b", progress=lambda *c: calls.append(c))
-    assert path == tmp_path / "a" / "b" / "data.zip"
-    assert path.read_bytes() == BODY
+    assert (path, path.read_bytes()) == (tmp_path / "a" / "b" / "data.zip", BODY)
     assert leftovers(path.parent) == ["checksums.json", "data.zip"]
-    assert len(hashed) == 1
-    assert calls[-1] == (len(BODY), len(BODY))
+    assert (len(hashed), calls[-1]) == (1, (len(BODY), len(BODY)))
     assert [c[0] for c in calls] == sorted({c[0] for c in calls})
     entry = json.loads((path.parent / "checksums.json").read_text())["data.zip"]
     assert (entry["sha256"], entry["bytes"], entry["url"]) == (SHA256, len(BODY), site.url)
@@ -165,8 +163,7 @@ def test_a_dropped_connection_is_resumed(serve, tmp_path, waits, how):
     assert path.read_bytes() == BODY
     assert ranges(site) == [None, "bytes=700000-", "bytes=1000000-"]
     assert site.seen[1][1]["If-Range"] == how.get("modified", '"one"')
-    assert calls[-1] == (len(BODY), len(BODY))
-    assert waits == [1.0, 2.0]
+    assert (calls[-1], waits) == ((len(BODY), len(BODY)), [1.0, 2.0])
 
 
 def test_an_interrupted_process_is_resumed_by_the_next(serve, tmp_path):
@@ -228,8 +225,7 @@ def test_passing_errors_are_retried_and_bounded(serve, tmp_path, waits):
     waits.clear()
     site = serve(script=[say(429, Retry_After="9" * 9)] * 50)
     fails([remote(site)], tmp_path / "b", "HTTP 429, given up after 3 attempts", attempts=3)
-    assert len(site.seen) == 3
-    assert waits == [120.0, 120.0]
+    assert (len(site.seen), waits) == (3, [120.0, 120.0])
 
 
 def test_attempts_count_anew_after_progress(serve, tmp_path):
@@ -388,9 +384,8 @@ def test_many_at_once_share_one_download(serve, tmp_path):
         children.append(child)
     with ThreadPoolExecutor(4) as pool:
         paths = list(pool.map(lambda _: fetch([remote(site)], tmp_path), range(4)))
-    assert {p.read_bytes() == BODY for p in paths} == {True}
-    assert [os.waitpid(child, 0)[1] for child in children] == [0, 0, 0]
-    assert len(site.seen) == 1
+    assert [path.read_bytes() == BODY for path in paths] == [True] * 4
+    assert ([os.waitpid(child, 0)[1] for child in children], len(site.seen)) == ([0, 0, 0], 1)
 
 
 def test_remotes_are_sound_and_share_what_any_of_them_publishes(tmp_path):

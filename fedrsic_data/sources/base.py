@@ -7,9 +7,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
+import pyarrow as pa
+import pyarrow.compute as pc
+
 from fedrsic_data.download import Remote
 from fedrsic_data.errors import SourceError
-from fedrsic_data.index import Index, single_label_table
+from fedrsic_data.index import ClassRows, Index, single_label_table
 from fedrsic_data.sources import classfolders
 
 
@@ -102,19 +105,11 @@ class ClassFolders:
         counts = {name: len(found.files[name]) for name in self.classes if name in found.files}
         missing = self._missing(path, counts, allow_partial)
         present = tuple(name for name in self.classes if counts.get(name))
-        ids: list[str] = []
-        labels: list[int] = []
-        keys: list[str] = []
-        names: list[str] = []
-        for label, class_name in enumerate(present):
-            for entry in found.files[class_name]:
-                ids.append(f"{self.name}/{class_name}/{entry.stem}")
-                labels.append(label)
-                keys.append(entry.key)
-                names.append(entry.file)
-        self._distinct(path, ids, keys)
+        rows = [self._rows(name, found.files[name]) for name in present]
+        for mine in rows:
+            self._distinct(path, mine)
         return Index(
-            table=single_label_table(ids, labels, self.name, keys, names),
+            table=single_label_table(self.name, rows),
             classes=present,
             container=found.container,
             fingerprint=found.fingerprint,
@@ -148,11 +143,18 @@ class ClassFolders:
             )
         return tuple(words)
 
-    def _distinct(self, path: Path, ids: Sequence[str], keys: Sequence[str]) -> None:
-        if len(set(ids)) == len(ids):
+    def _rows(self, name: str, entries: Sequence[classfolders.Entry]) -> ClassRows:
+        return ClassRows(
+            pa.array([f"{self.name}/{name}/{entry.stem}" for entry in entries], pa.string()),
+            pa.array([entry.key for entry in entries], pa.string()),
+            pa.array([entry.file for entry in entries], pa.string()),
+        )
+
+    def _distinct(self, path: Path, rows: ClassRows) -> None:
+        if pc.count_distinct(rows.ids).as_py() == len(rows.ids):
             return
         seen: dict[str, str] = {}
-        for sample_id, key in zip(ids, keys, strict=True):
+        for sample_id, key in zip(rows.ids.to_pylist(), rows.keys.to_pylist(), strict=True):
             if sample_id in seen:
                 raise SourceError(
                     f"{path}: {seen[sample_id]} and {key} are two files for one image ({sample_id}); remove one"

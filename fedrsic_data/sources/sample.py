@@ -8,9 +8,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import pyarrow as pa
+import pyarrow.compute as pc
+
 from fedrsic_data import sample, vocabulary
 from fedrsic_data.errors import UsageError
-from fedrsic_data.index import Index, fingerprint, single_label_table
+from fedrsic_data.index import ClassRows, Index, fingerprint, single_label_table
 from fedrsic_data.settings import at_least, suggest
 
 
@@ -73,16 +76,18 @@ def index(source: str, settings: SampleSettings) -> Index:
     unified = vocabulary.to_unified(source)
     classes = tuple(name for name in vocabulary.native(source) if unified[name] in sample.CLASSES)
     width = len(str(settings.per_class - 1))
-    numbers = [f"{i:0{width}d}" for i in range(settings.per_class)]
+    numbers = pa.array([f"{i:0{width}d}" for i in range(settings.per_class)], pa.string())
     ending = sample.suffix(source)
+    rows = [
+        ClassRows(
+            pc.binary_join_element_wise(f"sample-{source}/{name}/", numbers, ""),
+            pc.binary_join_element_wise(f"{name}/", numbers, ""),
+            pc.binary_join_element_wise(f"{name}_", numbers, ending, ""),
+        )
+        for name in classes
+    ]
     return Index(
-        table=single_label_table(
-            [f"sample-{source}/{name}/{n}" for name in classes for n in numbers],
-            [label for label in range(len(classes)) for _ in numbers],
-            f"sample-{source}",
-            [f"{name}/{n}" for name in classes for n in numbers],
-            [f"{name}_{n}{ending}" for name in classes for n in numbers],
-        ),
+        table=single_label_table(f"sample-{source}", rows),
         classes=classes,
         container=SceneContainer(source, settings),
         fingerprint=fingerprint([source, settings]),
