@@ -49,10 +49,9 @@ def write_optimal31(root: Path) -> Path:
     return root
 
 
-def make(
-    out: Path, places: Places = Places(offline=True), subset: str = "fed-ucmerced", **override: object
-) -> build.Built:
+def make(out: Path, places: Places | None = None, subset: str = "fed-ucmerced", **override: object) -> build.Built:
     """Builds one subset of the shipped recipe."""
+    places = places or Places(offline=True)
     data = recipe.override(recipe.load("fed-rsic"), subsets=[subset], **override)
     return build.build(build.prepare(recipe.from_json(data, "test"), places), out)
 
