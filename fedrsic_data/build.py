@@ -175,6 +175,7 @@ def _mend(planned: Planned, out: Path, standing: Manifest, listener: Listener) -
     listener.step("checking what is there")
     broken = [f for f in manifest.files(standing) if not _holds(out, f)]
     if broken:
+        _prepare(planned, out)
         bad = {file.path for file in broken}
         for subset in planned.subsets:
             rows, jobs = _jobs(planned.recipe, subset)
@@ -191,6 +192,11 @@ def _mend(planned: Planned, out: Path, standing: Manifest, listener: Listener) -
     return Built(out, standing, len(broken))
 
 
+def _prepare(planned: Planned, scratch: Path) -> None:
+    for index in planned.indexes.values():
+        index.container.prepare(scratch)
+
+
 def _holds(out: Path, file: File | Plan | Shard) -> bool:
     path = manifest.safe(out, file.path)
     return path.is_file() and path.stat().st_size == file.bytes and file_digest(path) == file.sha256
@@ -204,6 +210,7 @@ def _receipts(
     listener: Listener,
 ) -> dict[str, list[shards.Receipt]]:
     """Writes the shards that are not there yet, a few at a time, and gives all receipts by subset, in job order."""
+    _prepare(planned, folder)
     todo: list[tuple[str, shards.Job, shards.Rows, int]] = []
     order: dict[str, list[str]] = {}
     for subset in planned.subsets:

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import os
-import threading
-from collections import defaultdict
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import IO
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from fedrsic_data.archives import ZipReader
 from fedrsic_data.errors import SourceError
 from fedrsic_data.images import MAX_BYTES
+
+_BATCH = 256  # rows of a Parquet file in memory at once
 
 
 class FolderContainer:
@@ -22,6 +26,9 @@ class FolderContainer:
     def __init__(self, root: Path) -> None:
         self.root = root
         self._prefix = os.fspath(root) + os.sep
+
+    def prepare(self, scratch: Path) -> None:
+        """See ``Container.prepare``: nothing to do."""
 
     def read(self, keys: Sequence[str]) -> list[bytes]:
         """See ``Container.read``."""
@@ -56,6 +63,9 @@ class ZipContainer:
         self.path = path
         self._reader = reader
 
+    def prepare(self, scratch: Path) -> None:
+        """See ``Container.prepare``: nothing to do."""
+
     def read(self, keys: Sequence[str]) -> list[bytes]:
         """See ``Container.read``."""
         return [self._reader.read(key) for key in keys]
@@ -66,38 +76,55 @@ class ZipContainer:
 
 
 class ParquetContainer:
-    """Image bytes in the ``image`` column of Parquet files; keys are ``file:row-group:row``."""
+    """Image bytes in the ``image`` column of Parquet files; keys are row numbers over all files.
 
-    def __init__(self, files: Sequence[Path], column: str = "image") -> None:
+    Rows are wanted in the order of clients, which is random in the files, and a row group can only be read
+    whole. So the files are read once, in order, into a flat scratch file, and rows are read from there.
+    """
+
+    def __init__(self, files: Sequence[Path]) -> None:
         self.files = tuple(files)
-        self.column = column
-        self._lock = threading.Lock()
-        self._open: dict[int, pq.ParquetFile] = {}
+        self._first = np.cumsum([0, *(pq.read_metadata(file).num_rows for file in files)])
+        self._offsets: NDArray[np.int64] | None = None
+        self._scratch: IO[bytes] | None = None
+
+    def prepare(self, scratch: Path) -> None:
+        """See ``Container.prepare``: writes as many bytes as the images have."""
+        if self._scratch is not None:
+            return
+        file = tempfile.TemporaryFile(dir=scratch)  # noqa: SIM115 - lives as long as the container
+        lengths = [np.zeros(1, np.int64)]
+        for path in self.files:
+            try:
+                with pq.ParquetFile(path, pre_buffer=False) as parquet:
+                    batches = parquet.iter_batches(_BATCH, columns=["image.bytes"], use_threads=False)
+                    lengths.extend(_append(batch.column(0).field("bytes"), file) for batch in batches)
+            except (pa.ArrowException, EOFError) as error:
+                raise SourceError(f"{path}: cannot be read ({' '.join(str(error).split())})") from None
+        file.flush()
+        self._offsets = np.cumsum(np.concatenate(lengths))
+        self._scratch = file
 
     def read(self, keys: Sequence[str]) -> list[bytes]:
-        """See ``Container.read``. Each row group is read once per call, whatever the order of the keys."""
-        wanted: dict[tuple[int, int], list[tuple[int, int]]] = defaultdict(list)
-        for place, key in enumerate(keys):
-            file, group, row = map(int, key.split(":"))
-            wanted[file, group].append((row, place))
-        found: list[bytes] = [b""] * len(keys)
-        for (file, group), rows in sorted(wanted.items()):
-            images = self._group(file, group)
-            for row, place in rows:
-                found[place] = images[row].as_py() or b""
-        return found
+        """See ``Container.read``."""
+        assert self._scratch is not None
+        assert self._offsets is not None
+        handle = self._scratch.fileno()
+        rows = np.array(keys, np.int64)
+        starts, ends = self._offsets[rows].tolist(), self._offsets[rows + 1].tolist()
+        return [os.pread(handle, end - start, start) for start, end in zip(starts, ends, strict=True)]
 
     def where(self, key: str) -> str:
         """See ``Container.where``."""
-        file, group, row = map(int, key.split(":"))
-        return f"{self.files[file]} (row group {group}, row {row})"
+        file = int(np.searchsorted(self._first, int(key), side="right")) - 1
+        return f"{self.files[file]} (row {int(key) - self._first[file]})"
 
-    def _group(self, file: int, group: int) -> pa.Array:
-        try:
-            with self._lock:
-                if file not in self._open:
-                    self._open[file] = pq.ParquetFile(self.files[file])
-                table = self._open[file].read_row_group(group, columns=[f"{self.column}.bytes"], use_threads=False)
-        except (OSError, pa.ArrowException) as error:
-            raise SourceError(f"{self.files[file]}: cannot be read ({error})") from None
-        return table.column(0).combine_chunks().field("bytes")
+
+def _append(values: pa.Array, file: IO[bytes]) -> NDArray[np.int64]:
+    """Writes the bytes of a binary array end to end; gives the length of each value, 0 for null."""
+    filled = values.fill_null(b"")
+    _, offsets, data = filled.buffers()
+    wide = np.int64 if pa.types.is_large_binary(filled.type) else np.int32
+    at = np.frombuffer(offsets, wide)[filled.offset : filled.offset + len(filled) + 1].astype(np.int64)
+    file.write(memoryview(data or b"")[at[0] : at[-1]])
+    return np.diff(at)

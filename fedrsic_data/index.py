@@ -6,6 +6,7 @@ import hashlib
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -26,6 +27,14 @@ INDEX_SCHEMA = pa.schema(
 
 class Container(Protocol):
     """Where the bytes of an index are: a folder, an archive, Parquet files, a renderer. Safe for threads."""
+
+    def prepare(self, scratch: Path) -> None:
+        """Gets ready for reads in any order; called once before ``read``, temporary files may go to ``scratch``.
+
+        Raises:
+            SourceError: The files cannot be read.
+        """
+        ...
 
     def read(self, keys: Sequence[str]) -> list[bytes]:
         """The files' bytes, as they are, in the order of ``keys``.

@@ -27,8 +27,8 @@ class PlannedSubset:
         name: Its name.
         classes: Class names in index order.
         multi_label: Whether images have label sets.
-        table: The index of its sources end to end, ``labels`` in the subset's class indices, and ``origin``
-            int32, the container that has the bytes.
+        table: The indexes of its sources, in the order of ``sample_id``, ``labels`` in the subset's class
+            indices, and ``origin`` int32, the container that has the bytes.
         containers: Read the bytes.
         owner: int32 [N], client of each row; -1 is left out.
         split: int8 [N], index into ``split_names``.
@@ -95,7 +95,7 @@ def make(
 def table(planned: Sequence[PlannedSubset]) -> pa.Table:
     """The plan as a table of ``schema.PLAN_SCHEMA``, sorted by subset and sample id."""
     parts = []
-    for subset in planned:
+    for subset in sorted(planned, key=lambda subset: subset.name):
         names = pa.array(subset.classes, pa.string())
         lists = subset.table.column("labels").combine_chunks()
         held = subset.owner >= 0
@@ -110,9 +110,8 @@ def table(planned: Sequence[PlannedSubset]) -> pa.Table:
             ],
             schema=schema.PLAN_SCHEMA,
         )
-        order = partition.sorting(part.column("sample_id"))
-        parts.append((subset.name, part if order is None else part.take(pa.array(order))))
-    return pa.concat_tables([part for _, part in sorted(parts, key=lambda p: p[0])]).combine_chunks()
+        parts.append(part)
+    return pa.concat_tables(parts).combine_chunks()
 
 
 def codes_of(column: pa.ChunkedArray) -> tuple[NDArray[np.int32], tuple[str, ...]]:
@@ -130,7 +129,8 @@ def _subset(recipe: Recipe, name: str, subset: Subset, indexes: Sequence[Index])
     partitioner = recipe.partitioner(name)
     assignment = partition.assign(partitioner, rows, ids, seeds.generator(recipe.seed, name, "partition"))
     fractions = recipe.fractions(name)
-    split = _split(rows, assignment, fractions, ids, seeds.generator(recipe.seed, name, "splits"))
+    rng = seeds.generator(recipe.seed, name, "splits")
+    split = splits.stratified(rows, assignment.owner, assignment.clients, fractions, rng)
     left_out = [Counted(left.reason, left.count, left.examples) for index in indexes for left in index.left_out]
     undrawn = np.flatnonzero(assignment.owner < 0)
     if len(undrawn):
@@ -152,7 +152,7 @@ def _subset(recipe: Recipe, name: str, subset: Subset, indexes: Sequence[Index])
 
 
 def _label_space(subset: Subset, indexes: Sequence[Index]) -> tuple[tuple[str, ...], pa.Table]:
-    """The subset's class names, alphabetical, and the indexes end to end with labels in them."""
+    """The subset's class names, alphabetical, and the indexes in one table in the order of their sample ids."""
     named = []
     for source, index in zip(subset.sources, indexes, strict=True):
         to = vocabulary.to_unified(source) if subset.class_names == "unified" else {}
@@ -166,7 +166,9 @@ def _label_space(subset: Subset, indexes: Sequence[Index]) -> tuple[tuple[str, .
         relabelled = pa.ListArray.from_arrays(lists.offsets, pa.array(mapped, pa.int32()))
         part = index.table.set_column(index.table.schema.get_field_index("labels"), "labels", relabelled)
         parts.append(part.append_column("origin", pa.array(np.full(len(part), origin, np.int32))))
-    return classes, pa.concat_tables(parts).combine_chunks()
+    merged = pa.concat_tables(parts).combine_chunks()
+    order = partition.sorting(merged.column("sample_id"))
+    return classes, merged if order is None else merged.take(pa.array(order)).combine_chunks()
 
 
 def _rows(table: pa.Table, classes: Sequence[str]) -> partition.Rows:
@@ -182,21 +184,6 @@ def _rows(table: pa.Table, classes: Sequence[str]) -> partition.Rows:
         groups=groups,
         group_names=group_names,
     )
-
-
-def _split(
-    rows: partition.Rows,
-    assignment: partition.Assignment,
-    fractions: Mapping[str, float],
-    ids: pa.ChunkedArray,
-    rng: np.random.Generator,
-) -> NDArray[np.int8]:
-    order = partition.sorting(ids)
-    if order is None:
-        return splits.stratified(rows, assignment.owner, assignment.clients, fractions, rng)
-    split = np.empty(len(rows), np.int8)
-    split[order] = splits.stratified(rows.take(order), assignment.owner[order], assignment.clients, fractions, rng)
-    return split
 
 
 def _named(names: Sequence[str], codes: NDArray[np.integer]) -> pa.Array:

@@ -10,10 +10,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from fedrsic_data import build, recipe, vocabulary
+from fedrsic_data import build, recipe, schema, vocabulary
 from fedrsic_data.sources.locate import Places
 
 ROOT = Path(__file__).parent.parent
@@ -47,6 +49,23 @@ def write_optimal31(root: Path) -> Path:
         for i in range(1, 61):
             (folder / f"{name}({i}).jpg").write_bytes(tiny_image(c * 1000 + i, ".jpg"))
     return root
+
+
+def mirrored(root: Path, path: Path, names: list[str] | None = None) -> Path:
+    """A Parquet mirror as the Hub has them: names with spaces, rows in any order."""
+    classes = vocabulary.native("ucmerced")
+    files = sorted((root / "UCMerced_LandUse" / "Images").rglob("*.tif"), key=lambda f: f.name[::-1])
+    images = [{"bytes": f.read_bytes(), "path": f.name} for f in files]
+    labels = [classes.index(f.parent.name) for f in files]
+    features = {"image": {"_type": "Image"}, "label": {"names": names or list(classes), "_type": "ClassLabel"}}
+    fields = pa.schema([("image", schema.IMAGE), ("label", pa.int64())])
+    table = pa.table([pa.array(images, schema.IMAGE), pa.array(labels)], schema=fields)
+    path.mkdir()
+    meta = {"huggingface": json.dumps({"info": {"features": features}})}
+    for i in range(2):
+        part = table.slice(i * 1050, 1050).replace_schema_metadata(meta)
+        pq.write_table(part, path / f"train-{i}.parquet", row_group_size=300)
+    return path
 
 
 def make(out: Path, places: Places | None = None, subset: str = "fed-ucmerced", **override: object) -> build.Built:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-from conftest import contents, make, sampled, tiny_image, write_ucmerced
+from conftest import contents, make, mirrored, sampled, tiny_image, write_ucmerced
 
 import fedrsic_data
 from fedrsic_data import build, recipe
@@ -100,10 +100,13 @@ def test_a_changed_label_or_byte_changes_the_digests(tmp_path: Path) -> None:
     assert third.plan.digest != second.plan.digest
 
 
-def test_zip_and_folder_give_the_same_shards(ucmerced: Path, tmp_path: Path) -> None:
-    archive = Path(shutil.make_archive(str(tmp_path / "UCMerced_LandUse"), "zip", ucmerced))
-    one, other = make(tmp_path / "a", here(ucmerced)), make(tmp_path / "b", Places(given={"ucmerced": str(archive)}))
-    assert contents(one.path) == contents(other.path)
+def test_zip_parquet_and_folder_give_the_same_shards(ucmerced: Path, tmp_path: Path) -> None:
+    archive = shutil.make_archive(str(tmp_path / "UCMerced_LandUse"), "zip", ucmerced)
+    mirror = mirrored(ucmerced, tmp_path / "mirror")
+    one = make(tmp_path / "a", here(ucmerced))
+    for form in (archive, mirror):
+        other = make(tmp_path / Path(form).stem / "b", Places(given={"ucmerced": str(form)}))
+        assert contents(one.path) == contents(other.path)
 
 
 def test_running_again_does_nothing_and_mends_what_is_damaged(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import tempfile
 import zipfile
 from pathlib import Path
 
@@ -11,9 +12,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
-from conftest import tiny_image, write_ucmerced
+from conftest import mirrored, tiny_image, write_ucmerced
 
-from fedrsic_data import schema, vocabulary
+from fedrsic_data import vocabulary
 from fedrsic_data.errors import SourceError, UsageError
 from fedrsic_data.index import Index
 from fedrsic_data.sources import SOURCES, hub, locate, sample
@@ -23,30 +24,21 @@ UCM = SOURCES["ucmerced"]
 
 
 def read(index: Index, *rows: int) -> list[bytes]:
+    with tempfile.TemporaryDirectory() as scratch:
+        index.container.prepare(Path(scratch))
     return index.container.read([index.table.column("key")[i].as_py() for i in rows])
+
+
+def test_ids_sort_as_numbers_do(optimal31: Path) -> None:
+    ids = SOURCES["optimal31"].index(optimal31).table.column("sample_id").to_pylist()
+    assert ids[:2] == ["optimal31/airplane/airplane(01)", "optimal31/airplane/airplane(02)"]
+    assert ids == sorted(ids)
 
 
 def zipped(folder: Path, path: Path) -> Path:
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
         for file in sorted(folder.rglob("*.*"), reverse=True):  # an order of its own
             archive.write(file, file.relative_to(folder).as_posix())
-    return path
-
-
-def mirrored(root: Path, path: Path, names: list[str] | None = None) -> Path:
-    """A Parquet mirror as the Hub has them: names with spaces, rows in any order."""
-    classes = vocabulary.native("ucmerced")
-    files = sorted((root / "UCMerced_LandUse" / "Images").rglob("*.tif"), key=lambda f: f.name[::-1])
-    images = [{"bytes": f.read_bytes(), "path": f.name} for f in files]
-    labels = [classes.index(f.parent.name) for f in files]
-    features = {"image": {"_type": "Image"}, "label": {"names": names or list(classes), "_type": "ClassLabel"}}
-    fields = pa.schema([("image", schema.IMAGE), ("label", pa.int64())])
-    table = pa.table([pa.array(images, schema.IMAGE), pa.array(labels)], schema=fields)
-    path.mkdir()
-    meta = {"huggingface": json.dumps({"info": {"features": features}})}
-    for i in range(2):
-        part = table.slice(i * 1050, 1050).replace_schema_metadata(meta)
-        pq.write_table(part, path / f"train-{i}.parquet", row_group_size=300)
     return path
 
 

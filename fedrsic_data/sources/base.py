@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -144,8 +145,13 @@ class ClassFolders:
         return tuple(words)
 
     def _rows(self, name: str, entries: Sequence[classfolders.Entry]) -> ClassRows:
+        width = len(str(self.per_class - 1))  # numbers are padded, so that ids sort as numbers do
+
+        def sample_id(stem: str) -> str:
+            return f"{self.name}/{name}/" + re.sub(r"[0-9]+", lambda number: number[0].zfill(width), stem)
+
         return ClassRows(
-            pa.array([f"{self.name}/{name}/{entry.stem}" for entry in entries], pa.string()),
+            pa.array([sample_id(entry.stem) for entry in entries], pa.string()),
             pa.array([entry.key for entry in entries], pa.string()),
             pa.array([entry.file for entry in entries], pa.string()),
         )

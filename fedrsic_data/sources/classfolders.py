@@ -154,8 +154,8 @@ def _zip(path: Path, source: str, known: dict[str, str], layout: str) -> Found:
 def _parquet(paths: Sequence[Path], source: str, known: dict[str, str]) -> Found:
     files: dict[str, list[Entry]] = defaultdict(list)
     stamps: list[tuple[str, int, int]] = []
-    newest = 0
-    for number, path in enumerate(paths):
+    newest = first = 0
+    for path in paths:
         names = [_class(name, source, known, str(path)) for name in _label_names(path)]
         stat = path.stat()
         stamps.append((path.name, stat.st_size, stat.st_mtime_ns))
@@ -167,10 +167,9 @@ def _parquet(paths: Sequence[Path], source: str, known: dict[str, str]) -> Found
                 for row, (file, label) in enumerate(zip(files_column, table.column("label").to_pylist(), strict=True)):
                     if label is None or not 0 <= label < len(names):
                         raise SourceError(f"{path}: row {row} of row group {group} has label {label!r}, not a class")
-                    file = PurePosixPath(file.replace("\\", "/")).name if file else ""
-                    key = f"{number}:{group}:{row}"
-                    unnamed = f"row-{number:03d}-{group:05d}-{row:05d}"
-                    files[names[label]].append(Entry(key, file or unnamed, PurePosixPath(file or unnamed).stem))
+                    file = PurePosixPath(file.replace("\\", "/")).name if file else f"row-{first + row:07d}"
+                    files[names[label]].append(Entry(str(first + row), file, PurePosixPath(file).stem))
+                first += table.num_rows
     ordered = {name: sorted(entries, key=lambda e: natural_key(e.file)) for name, entries in files.items()}
     return Found(ordered, ParquetContainer(paths), fingerprint(stamps), newest)
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -45,6 +46,9 @@ class SceneContainer:
         self.sensor = sensor
         self.settings = settings
         self._unified = vocabulary.to_unified(sensor)
+
+    def prepare(self, scratch: Path) -> None:
+        """See ``Container.prepare``: nothing to do."""
 
     def read(self, keys: Sequence[str]) -> list[bytes]:
         """See ``Container.read``."""
