@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
@@ -18,10 +19,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from fedrsic_data import card, manifest, plan, schema, seeds, shards, skew
+from fedrsic_data import card, duplicates, manifest, plan, schema, seeds, shards, skew
 from fedrsic_data.download import Progress
 from fedrsic_data.errors import ManifestError, OutputError, SourceError
-from fedrsic_data.index import Index
+from fedrsic_data.index import Index, fingerprint
 from fedrsic_data.manifest import File, Manifest, Plan, Shard, Skipped, SourceEntry, SubsetEntry
 from fedrsic_data.plan import PlannedSubset
 from fedrsic_data.recipe import SCHEMA, Recipe, to_json
@@ -53,13 +54,38 @@ class Listener:
 
 @dataclass(frozen=True)
 class Planned:
-    """A recipe with its sources read and its owners drawn; nothing written yet."""
+    """A dataset whose owners are drawn; nothing written yet.
+
+    Attributes:
+        recipe: What was asked for.
+        sources: What the sources are.
+        subsets: Who owns what.
+        table: The plan.
+        digest: Its content digest.
+        stamp: Changes when a file that bytes are read from changes.
+        newest: When one last changed, in nanoseconds since the epoch.
+    """
 
     recipe: Recipe
-    indexes: Mapping[str, Index]
+    sources: Mapping[str, SourceEntry]
     subsets: tuple[PlannedSubset, ...]
     table: pa.Table
     digest: str
+    stamp: str
+    newest: int
+
+    @classmethod
+    def of(
+        cls,
+        recipe: Recipe,
+        sources: Mapping[str, SourceEntry],
+        subsets: Sequence[PlannedSubset],
+        stamp: str,
+        newest: int,
+    ) -> Planned:
+        """With the plan's table and digest filled in."""
+        table = plan.table(subsets)
+        return cls(recipe, sources, tuple(subsets), table, schema.content_digest(table), stamp, newest)
 
 
 @dataclass(frozen=True)
@@ -79,9 +105,15 @@ def prepare(recipe: Recipe, places: locate.Places, listener: Listener = Listener
         UsageError: The partition cannot be met.
     """
     indexes = _indexes(recipe, places, listener)
-    subsets = tuple(plan.make(recipe, indexes, lambda name: listener.step(f"planning {name}")))
-    table = plan.table(subsets)
-    return Planned(recipe, indexes, subsets, table, schema.content_digest(table))
+    subsets = []
+    for name, subset in recipe.subsets.items():
+        listener.step(f"planning {name}")
+        merged = plan.merge(subset, [indexes[source] for source in subset.sources])
+        subsets.append(plan.divide(recipe, name, merged, _duplicates(merged, listener)))
+    sources = {name: _source_entry(recipe, name, index) for name, index in indexes.items()}
+    stamp = fingerprint((name, index.fingerprint) for name, index in sorted(indexes.items()))
+    newest = max(index.newest for index in indexes.values())
+    return Planned.of(recipe, sources, subsets, stamp, newest)
 
 
 def build(planned: Planned, out: Path, *, overwrite: bool = False, listener: Listener = Listener()) -> Built:
@@ -149,7 +181,7 @@ def _standing(planned: Planned, out: Path, overwrite: bool) -> Manifest | None:
         raise OutputError(
             f"{out}: holds a dataset built otherwise; replace it with --overwrite, or choose another --out"
         )
-    if max(index.newest for index in planned.indexes.values()) > (out / manifest.NAME).stat().st_mtime_ns:
+    if planned.newest > (out / manifest.NAME).stat().st_mtime_ns:
         raise OutputError(f"{out}: the sources changed after it was built; rebuild it with --overwrite")
     return standing
 
@@ -193,8 +225,22 @@ def _mend(planned: Planned, out: Path, standing: Manifest, listener: Listener) -
 
 
 def _prepare(planned: Planned, scratch: Path) -> None:
-    for index in planned.indexes.values():
-        index.container.prepare(scratch)
+    for subset in planned.subsets:
+        for container in subset.containers:
+            container.prepare(scratch)
+
+
+def _duplicates(merged: plan.Merged, listener: Listener) -> list[NDArray[np.int64]]:
+    """Near-duplicates between the sources of a subset; the only step of planning that looks at pixels."""
+    domains, names = plan.codes_of(merged.table.column("domain"))
+    if len(names) < 2:
+        return []
+    listener.step(f"comparing the pictures of {len(names)} sources")
+    rows = shards.Rows(merged.table, domains, (), merged.containers, merged.table.schema)
+    with tempfile.TemporaryDirectory() as scratch:
+        for container in merged.containers:
+            container.prepare(Path(scratch))
+        return duplicates.find(lambda wanted: shards.read(rows, wanted), domains)
 
 
 def _holds(out: Path, file: File | Plan | Shard) -> bool:
@@ -305,10 +351,9 @@ def _describe(planned: Planned, folder: Path, receipts: Mapping[str, Sequence[sh
     recipe = planned.recipe
     clients = {s.name: _clients(s, receipts[s.name]) for s in planned.subsets}
     subsets = {s.name: _entry(recipe, s, receipts[s.name], clients[s.name]) for s in planned.subsets}
-    sources = {name: _source_entry(recipe, name, index) for name, index in planned.indexes.items()}
     _write_small(planned.table, folder / PLAN)
     _write_small(pa.concat_tables(clients.values()), folder / CLIENTS)
-    (folder / CARD).write_text(card.render(recipe, sources, subsets), encoding="utf-8")
+    (folder / CARD).write_text(card.render(recipe, planned.sources, subsets), encoding="utf-8")
     plan_file = _file(folder, PLAN)
     return manifest.sealed(
         Manifest(
@@ -316,7 +361,7 @@ def _describe(planned: Planned, folder: Path, receipts: Mapping[str, Sequence[sh
             name=recipe.name,
             recipe=recipe,
             writer=_writer(),
-            sources=sources,
+            sources=dict(planned.sources),
             plan=Plan(plan_file.path, plan_file.bytes, plan_file.sha256, planned.digest, planned.table.num_rows),
             clients=_file(folder, CLIENTS),
             card=_file(folder, CARD),
@@ -334,7 +379,9 @@ def _entry(recipe: Recipe, subset: PlannedSubset, receipts: Sequence[shards.Rece
         multi_label=subset.multi_label,
         clients=len(subset.clients),
         rows=rows,
+        novel=subset.novel,
         moved=subset.moved,
+        duplicates=subset.duplicates,
         left_out=subset.left_out,
         skipped=tuple(Skipped(**row) for receipt in receipts for row in receipt.skipped),
         skew=skew.measure(
@@ -390,6 +437,5 @@ def _writer() -> dict[str, str]:
 
 def _key(planned: Planned) -> dict[str, Any]:
     """Everything the bytes of a build depend on, so that an interrupted one is resumed only if none of it changed."""
-    stamps = {name: index.fingerprint for name, index in planned.indexes.items()}
     recipe = hashlib.sha256(json.dumps(to_json(planned.recipe), sort_keys=True).encode()).hexdigest()
-    return {"plan": planned.digest, "recipe": recipe, "sources": stamps, "writer": _writer()}
+    return {"plan": planned.digest, "recipe": recipe, "sources": planned.stamp, "writer": _writer()}

@@ -89,7 +89,9 @@ class SubsetEntry:
         multi_label: Whether shards have ``labels`` lists instead of ``label``.
         clients: Number of clients, those without rows included.
         rows: Split -> rows.
+        novel: Classes that are never trained on (base-to-novel protocol).
         moved: Rows moved so that every client reaches its minimum size.
+        duplicates: Groups of sample ids that are the same picture in several sources; each is in one split.
         left_out: Images in no shard, counted by reason.
         skipped: Damaged images that were left out.
         skew: Metric -> value and the band that an IID split of the same sizes gives by chance.
@@ -100,7 +102,9 @@ class SubsetEntry:
     multi_label: bool
     clients: int
     rows: dict[str, int]
+    novel: tuple[str, ...]
     moved: int
+    duplicates: tuple[tuple[str, ...], ...]
     left_out: tuple[Counted, ...]
     skipped: tuple[Skipped, ...]
     skew: dict[str, dict[str, float]]

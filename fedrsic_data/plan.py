@@ -5,7 +5,7 @@ Nothing is written here and no pixel is read; the plan is a function of names an
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -34,7 +34,9 @@ class PlannedSubset:
         split: int8 [N], index into ``split_names``.
         split_names: ``train`` first.
         clients: Client names.
+        novel: Classes that are never trained on.
         moved: Rows moved to reach the minimum size.
+        duplicates: Groups of sample ids that are one picture.
         left_out: What is in the sources but not in the plan, by reason.
     """
 
@@ -47,7 +49,9 @@ class PlannedSubset:
     split: NDArray[np.int8]
     split_names: tuple[str, ...]
     clients: tuple[str, ...]
+    novel: tuple[str, ...]
     moved: int
+    duplicates: tuple[tuple[str, ...], ...]
     left_out: tuple[Counted, ...]
 
     def counts(self, split: str | None = None) -> NDArray[np.int64]:
@@ -68,28 +72,73 @@ class PlannedSubset:
         return held if split is None else held & (self.split == self.split_names.index(split))
 
 
-def make(
-    recipe: Recipe, indexes: Mapping[str, Index], tell: Callable[[str], None] | None = None
-) -> list[PlannedSubset]:
-    """Plans every subset of a recipe.
+@dataclass(frozen=True)
+class Merged:
+    """The images of a subset before anything is drawn.
+
+    Attributes:
+        classes: Class names in index order.
+        multi_label: Whether images have label sets.
+        table: As in ``PlannedSubset``.
+        containers: Read the bytes.
+        left_out: What is in the sources and not here, by reason.
+    """
+
+    classes: tuple[str, ...]
+    multi_label: bool
+    table: pa.Table
+    containers: tuple[Container, ...]
+    left_out: tuple[Counted, ...] = ()
+
+
+def merge(subset: Subset, indexes: Sequence[Index]) -> Merged:
+    """The indexes of a subset's sources in one table, in its label space and in the order of sample ids."""
+    named = []
+    for source, index in zip(subset.sources, indexes, strict=True):
+        to = vocabulary.to_unified(source) if subset.class_names == "unified" else {}
+        named.append([to.get(name, name) for name in index.classes])
+    sets = [set(names) for names in named]
+    kept = set.intersection(*sets) if subset.classes == "shared" else set.union(*sets)
+    classes = tuple(sorted(kept))
+    place = {name: i for i, name in enumerate(classes)}
+    parts = []
+    left_out = [Counted(left.reason, left.count, left.examples) for index in indexes for left in index.left_out]
+    for origin, (names, index) in enumerate(zip(named, indexes, strict=True)):
+        table = index.table.append_column("origin", pa.array(np.full(len(index.table), origin, np.int32)))
+        codes = np.array([place.get(name, -1) for name in names], np.int32)
+        table, lost = _relabelled(table, codes)
+        parts.append(table)
+        if lost.num_rows:
+            examples = tuple(lost.column("sample_id").slice(0, 5).to_pylist())
+            reason = f"of a class of {subset.sources[origin]} that not all sources have"
+            left_out.append(Counted(reason, lost.num_rows, examples))
+    merged = pa.concat_tables(parts).combine_chunks()
+    order = partition.sorting(merged.column("sample_id"))
+    return Merged(
+        classes=classes,
+        multi_label=any(index.multi_label for index in indexes),
+        table=merged if order is None else merged.take(pa.array(order)).combine_chunks(),
+        containers=tuple(index.container for index in indexes),
+        left_out=tuple(left_out),
+    )
+
+
+def divide(recipe: Recipe, name: str, merged: Merged, groups: Sequence[NDArray[np.int64]] = ()) -> PlannedSubset:
+    """Gives every image of a subset an owner and a split.
 
     Args:
-        recipe: What to build.
-        indexes: Source name -> its index.
-        tell: Told the name of each subset as it is planned.
+        recipe: Says how.
+        name: Which subset of it.
+        merged: Its images.
+        groups: Near-duplicates, row numbers; each group is kept in one split.
 
     Raises:
-        UsageError: A partitioner cannot meet its settings; the message names the subset.
+        UsageError: The partition or the splits cannot be met; the message names the subset.
     """
-    planned = []
-    for name, subset in recipe.subsets.items():
-        if tell is not None:
-            tell(name)
-        try:
-            planned.append(_subset(recipe, name, subset, [indexes[s] for s in subset.sources]))
-        except UsageError as error:
-            raise UsageError(f"subset {name}: {error}") from None
-    return planned
+    try:
+        return _divide(recipe, name, merged, groups)
+    except UsageError as error:
+        raise UsageError(f"subset {name}: {error}") from None
 
 
 def table(planned: Sequence[PlannedSubset]) -> pa.Table:
@@ -103,6 +152,7 @@ def table(planned: Sequence[PlannedSubset]) -> pa.Table:
             [
                 pa.repeat(pa.scalar(subset.name), len(held)),
                 subset.table.column("sample_id"),
+                subset.table.column("group"),
                 pa.ListArray.from_arrays(lists.offsets, names.take(lists.flatten())),
                 subset.table.column("domain"),
                 _named(subset.split_names, np.where(held, subset.split, -1)),
@@ -122,53 +172,77 @@ def codes_of(column: pa.ChunkedArray) -> tuple[NDArray[np.int32], tuple[str, ...
     return rank[encoded.indices.to_numpy()], tuple(sorted(texts))
 
 
-def _subset(recipe: Recipe, name: str, subset: Subset, indexes: Sequence[Index]) -> PlannedSubset:
-    classes, merged = _label_space(subset, indexes)
-    rows = _rows(merged, classes)
-    ids = merged.column("sample_id")
-    partitioner = recipe.partitioner(name)
-    assignment = partition.assign(partitioner, rows, ids, seeds.generator(recipe.seed, name, "partition"))
+def _divide(recipe: Recipe, name: str, merged: Merged, groups: Sequence[NDArray[np.int64]]) -> PlannedSubset:
+    rows = _rows(merged.table, merged.classes)
+    ids = merged.table.column("sample_id")
     fractions = recipe.fractions(name)
+    trained, novel, base = _base_to_novel(rows, recipe.base_to_novel)
+    assignment = partition.assign(
+        recipe.partitioner(name),
+        rows.take(trained),
+        ids.take(pa.array(trained)),
+        seeds.generator(recipe.seed, name, "partition"),
+    )
     rng = seeds.generator(recipe.seed, name, "splits")
-    split = splits.stratified(rows, assignment.owner, assignment.clients, fractions, rng)
-    left_out = [Counted(left.reason, left.count, left.examples) for index in indexes for left in index.left_out]
-    undrawn = np.flatnonzero(assignment.owner < 0)
-    if len(undrawn):
-        examples = tuple(ids.take(pa.array(undrawn[:5])).to_pylist())
-        left_out.append(Counted("given to no client by the partitioner", len(undrawn), examples))
+    owner, split = np.full(len(rows), -1, np.int32), np.zeros(len(rows), np.int8)
+    owner[trained] = assignment.owner
+    split[trained] = splits.hold_out(
+        recipe.split_by, rows.take(trained), assignment.owner, assignment.clients, fractions, rng
+    )
+    owner[novel] = rng.permutation(np.arange(len(novel)) % assignment.clients)
+    split[novel] = len(fractions) + 1
+    split = splits.together(split, owner, rows, groups)
+    left_out = [*merged.left_out, *_count("given to no client by the partitioner", owner < 0, ids)]
+    if recipe.shots is not None:
+        beyond = splits.few_shot(rows, owner, split, recipe.shots, rng)
+        left_out += _count(f"beyond {recipe.shots} shots of its class at its client", beyond, ids)
+        owner[beyond] = -1
     return PlannedSubset(
         name=name,
-        classes=classes,
-        multi_label=any(index.multi_label for index in indexes),
-        table=merged,
-        containers=tuple(index.container for index in indexes),
-        owner=assignment.owner,
+        classes=merged.classes,
+        multi_label=merged.multi_label,
+        table=merged.table,
+        containers=merged.containers,
+        owner=owner,
         split=split,
-        split_names=(splits.TRAIN, *fractions),
+        split_names=(splits.TRAIN, *fractions, *([splits.NOVEL] if recipe.base_to_novel else [])),
         clients=partition.names(assignment.clients, assignment.names),
+        novel=merged.classes[base:],
         moved=assignment.moved,
+        duplicates=tuple(tuple(ids.take(pa.array(group)).to_pylist()) for group in groups),
         left_out=tuple(left_out),
     )
 
 
-def _label_space(subset: Subset, indexes: Sequence[Index]) -> tuple[tuple[str, ...], pa.Table]:
-    """The subset's class names, alphabetical, and the indexes in one table in the order of their sample ids."""
-    named = []
-    for source, index in zip(subset.sources, indexes, strict=True):
-        to = vocabulary.to_unified(source) if subset.class_names == "unified" else {}
-        named.append([to.get(name, name) for name in index.classes])
-    classes = tuple(sorted({name for names in named for name in names}))
-    place = {name: i for i, name in enumerate(classes)}
-    parts = []
-    for origin, (names, index) in enumerate(zip(named, indexes, strict=True)):
-        lists = index.table.column("labels").combine_chunks()
-        mapped = np.array([place[n] for n in names], np.int32)[lists.flatten().to_numpy()]
-        relabelled = pa.ListArray.from_arrays(lists.offsets, pa.array(mapped, pa.int32()))
-        part = index.table.set_column(index.table.schema.get_field_index("labels"), "labels", relabelled)
-        parts.append(part.append_column("origin", pa.array(np.full(len(part), origin, np.int32))))
-    merged = pa.concat_tables(parts).combine_chunks()
-    order = partition.sorting(merged.column("sample_id"))
-    return classes, merged if order is None else merged.take(pa.array(order)).combine_chunks()
+def _base_to_novel(rows: partition.Rows, wanted: bool) -> tuple[NDArray[np.int64], NDArray[np.int64], int]:
+    """Rows to train on, rows of novel classes, and the number of base classes."""
+    everything = np.arange(len(rows))
+    if not wanted:
+        return everything, everything[:0], rows.classes
+    if not rows.is_single:
+        raise UsageError("base_to_novel needs one label per image, and these have label sets")
+    base = splits.base_classes(rows.classes)
+    return np.flatnonzero(rows.labels < base), np.flatnonzero(rows.labels >= base), base
+
+
+def _count(reason: str, rows: NDArray[np.bool_], ids: pa.ChunkedArray) -> list[Counted]:
+    examples = tuple(ids.take(pa.array(np.flatnonzero(rows)[:5])).to_pylist())
+    return [Counted(reason, int(rows.sum()), examples)] if rows.any() else []
+
+
+def _relabelled(table: pa.Table, codes: NDArray[np.int32]) -> tuple[pa.Table, pa.Table]:
+    """The table with labels mapped by ``codes``, and the rows all of whose labels map to -1, which it loses."""
+    lists = table.column("labels").combine_chunks()
+    mapped = codes[lists.flatten().to_numpy()]
+    keep = mapped >= 0
+    before = np.diff(lists.offsets.to_numpy())
+    row = np.repeat(np.arange(len(lists)), before)
+    after = np.bincount(row[keep], minlength=len(lists))
+    offsets = pa.array(np.concatenate([[0], np.cumsum(after)]).astype(np.int32))
+    at = table.schema.get_field_index("labels")
+    relabelled = table.set_column(at, "labels", pa.ListArray.from_arrays(offsets, pa.array(mapped[keep])))
+    lost = (after == 0) & (before > 0)
+    return relabelled.filter(pa.array(~lost)), table.filter(pa.array(lost))
 
 
 def _rows(table: pa.Table, classes: Sequence[str]) -> partition.Rows:

@@ -16,6 +16,7 @@ from fedrsic_data.partition.base import Partitioner
 from fedrsic_data.settings import at_least, decode, encode, suggest
 from fedrsic_data.sources import SOURCES
 from fedrsic_data.sources.sample import SampleSettings
+from fedrsic_data.splits import By
 
 SCHEMA = 1
 """Version of the recipe and manifest format."""
@@ -52,6 +53,7 @@ class Subset:
     Attributes:
         sources: Names of sources, in order.
         title: What it is, in words.
+        classes: ``all``, or ``shared``: only those that every source of the subset has.
         class_names: ``unified``: the readable names of the 47-class vocabulary where a source is in it.
             ``native``: the source's own spelling.
         partition: Replaces the recipe's partition in this subset.
@@ -60,6 +62,7 @@ class Subset:
 
     sources: tuple[str, ...]
     title: str = ""
+    classes: Literal["all", "shared"] = "all"
     class_names: Literal["unified", "native"] = "unified"
     partition: dict[str, Any] | None = None
     splits: dict[str, float] | None = None
@@ -75,7 +78,10 @@ class Recipe:
         subsets: Its federations by name.
         title: What it is, in words.
         seed: Seed of everything drawn, 0 or more.
-        splits: Held-out split -> fraction of each client's rows; the rest is ``train``.
+        splits: Held-out split -> fraction; the rest is ``train``.
+        split_by: What is held out whole: a ``sample`` of every client, a ``client``, or a ``group`` (natural user).
+        shots: Most training rows of a class at a client; None: all of them.
+        base_to_novel: Train on the first half of the classes only; all rows of the others are split ``novel``.
         partition: ``{"name": ..., setting: value}``; see ``fedkit list partitioners``.
         layout: How rows are laid out in files.
         sample: Procedural stand-ins instead of the real sources.
@@ -89,6 +95,9 @@ class Recipe:
     title: str = ""
     seed: int = 0
     splits: dict[str, float] = field(default_factory=lambda: {"test": 0.2})
+    split_by: By = "sample"
+    shots: int | None = None
+    base_to_novel: bool = False
     partition: dict[str, Any] = field(default_factory=lambda: {"name": "dirichlet"})
     layout: Layout = field(default_factory=Layout)
     sample: SampleSettings | None = None
@@ -97,6 +106,8 @@ class Recipe:
 
     def __post_init__(self) -> None:
         at_least("seed", self.seed, 0)
+        if self.shots is not None:
+            at_least("shots", self.shots, 1)
         for name in (self.name, *self.subsets):
             if not _NAME.fullmatch(name):
                 raise UsageError(f"{name!r} is not a name (letters, digits, '.', '_', '-'; at most 96)")

@@ -34,6 +34,7 @@ PLAN_SCHEMA = pa.schema(
     [
         ("subset", pa.string()),
         ("sample_id", pa.string()),
+        ("group", pa.string()),  # natural user, or null
         ("labels", pa.list_(pa.string())),  # class names
         ("domain", pa.string()),
         ("split", pa.string()),

@@ -1,8 +1,9 @@
-"""Splits within clients: a client's test rows follow the label mixture of all its rows."""
+"""Which rows are held out, and for what: by sample within clients, by whole clients, by whole users, by class."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,7 +12,13 @@ from fedrsic_data.errors import UsageError
 from fedrsic_data.partition.base import Owners, Rows
 from fedrsic_data.tables import round_table
 
-TRAIN = "train"
+TRAIN, NOVEL = "train", "novel"
+
+By = Literal["sample", "client", "group"]
+"""What is held out whole: single images of every client, clients, or natural users."""
+
+Codes = NDArray[np.int8]
+"""int8 [N]: 0 for train, then 1, 2, ... in the order of the fractions."""
 
 
 def check(fractions: Mapping[str, float]) -> None:
@@ -21,7 +28,7 @@ def check(fractions: Mapping[str, float]) -> None:
         UsageError: A bad name or fraction, or nothing left for training.
     """
     for name, fraction in fractions.items():
-        if not name.isidentifier() or name == TRAIN:
+        if not (name.isidentifier() and name.isascii()) or name in (TRAIN, NOVEL):
             raise UsageError(f"splits: {name!r} is not a name for a held-out split (letters, digits, _; not 'train')")
         if not 0 < fraction < 1:
             raise UsageError(f"splits: {name}={fraction!r} should be above 0 and below 1")
@@ -29,31 +36,45 @@ def check(fractions: Mapping[str, float]) -> None:
         raise UsageError(f"splits: {dict(fractions)} leave nothing for training; their sum should be below 1")
 
 
+def hold_out(
+    by: By, rows: Rows, owner: Owners, clients: int, fractions: Mapping[str, float], rng: np.random.Generator
+) -> Codes:
+    """Holds out rows in one of the ways.
+
+    Args:
+        by: What is held out whole.
+        rows: N rows in the order of their sample ids.
+        owner: int32 [N]; rows of owner -1 stay in ``train``.
+        clients: Number of clients.
+        fractions: Held-out split -> fraction, e.g. ``{"test": 0.2}``.
+        rng: A generator of its own.
+
+    Raises:
+        UsageError: The rows cannot be split so.
+    """
+    check(fractions)
+    if by == "client":
+        return _whole(owner, clients, "clients", fractions, rng)
+    if by == "group":
+        if rows.groups is None:
+            raise UsageError("split_by=group needs natural users, and these sources name none; use sample or client")
+        return np.where(owner >= 0, _whole(rows.groups, len(rows.group_names), "users", fractions, rng), 0).astype(
+            np.int8
+        )
+    if rows.is_single:
+        return stratified(rows, owner, clients, fractions, rng)
+    return iterative(rows, owner, fractions, rng)
+
+
 def stratified(
-    rows: Rows,
-    owner: Owners,
-    clients: int,
-    fractions: Mapping[str, float],
-    rng: np.random.Generator,
-) -> NDArray[np.int8]:
-    """Holds out a fraction of every client's rows of every class.
+    rows: Rows, owner: Owners, clients: int, fractions: Mapping[str, float], rng: np.random.Generator
+) -> Codes:
+    """Holds out a fraction of every client's rows of every class (single-label rows).
 
     Each client x class cell, each client's total and each class's total is rounded up or down and no further,
     so 20% of 100 images of a class are exactly 20, whoever owns them. Every client with rows keeps at least
     one for training.
-
-    Args:
-        rows: N single-label rows in the order of their sample ids.
-        owner: int32 [N]; rows of owner -1 stay in ``train``.
-        clients: Number of clients.
-        fractions: Held-out split -> fraction of all rows, e.g. ``{"test": 0.2}``.
-        rng: A generator of its own.
-
-    Returns:
-        int8 [N]: 0 for train, then 1, 2, ... in the order of ``fractions``.
     """
-    check(fractions)
-    assert rows.is_single, "held-out splits of label sets are made elsewhere"
     mine = np.flatnonzero(owner >= 0)
     cell = owner[mine].astype(np.int64) * rows.classes + rows.labels[mine]
     split = np.zeros(len(rows), np.int8)
@@ -72,9 +93,117 @@ def stratified(
     return split
 
 
+def iterative(rows: Rows, owner: Owners, fractions: Mapping[str, float], rng: np.random.Generator) -> Codes:
+    """Holds out a fraction of every client's label sets by iterative stratification (Sechidis et al. 2011).
+
+    Within each client, by the package ``iterative-stratification``. A client with a single row keeps it.
+
+    Raises:
+        UsageError: The package is not installed.
+    """
+    try:
+        from iterstrat.ml_stratifiers import IterativeStratification
+    except ImportError:
+        raise UsageError(
+            "splitting label sets by sample needs iterative-stratification; pip install 'fedkit[multilabel]'"
+        ) from None
+    shares = np.array([1 - sum(fractions.values()), *fractions.values()])
+    split = np.zeros(len(rows), np.int8)
+    order = np.argsort(owner, kind="stable")
+    order = order[np.searchsorted(owner[order], 0) :]
+    for mine in np.split(order, np.flatnonzero(np.diff(owner[order])) + 1):
+        if len(mine) < 2:
+            continue
+        hot = _multi_hot(rows.take(mine))
+        state = np.random.RandomState(int(rng.integers(2**31)))
+        codes = IterativeStratification(labels=hot, r=shares, random_state=state).astype(np.int8)
+        if not (codes == 0).any():
+            codes[0] = 0
+        split[mine] = codes
+    return split
+
+
+def few_shot(rows: Rows, owner: Owners, split: Codes, shots: int, rng: np.random.Generator) -> NDArray[np.bool_]:
+    """Which training rows are beyond ``shots`` of their class at their client: bool [N], to be left out.
+
+    Raises:
+        UsageError: The rows have label sets, of which shots cannot be counted.
+    """
+    if not rows.is_single:
+        raise UsageError(f"shots={shots} needs one label per image, and these have label sets")
+    train = np.flatnonzero((owner >= 0) & (split == 0))
+    cell = owner[train].astype(np.int64) * rows.classes + rows.labels[train]
+    shuffled = rng.permutation(len(train))
+    order = shuffled[np.argsort(cell[shuffled], kind="stable")]
+    first = np.flatnonzero(np.diff(cell[order], prepend=-1))
+    rank = np.arange(len(train)) - np.repeat(first, np.diff([*first, len(train)]))
+    beyond = np.zeros(len(rows), bool)
+    beyond[train[order[rank >= shots]]] = True
+    return beyond
+
+
+def base_classes(classes: int) -> int:
+    """Number of base classes of the base-to-novel protocol: the first half in index order, rounded up.
+
+    As FedPGP (arXiv 2405.09771) and the prompt-learning literature before it (CoCoOp, arXiv 2203.05557).
+    """
+    return (classes + 1) // 2
+
+
+def together(split: Codes, owner: Owners, rows: Rows, groups: Sequence[NDArray[np.int64]]) -> Codes:
+    """Puts every group of near-duplicates on one side of the split: that of its first row.
+
+    A row that changes sides is exchanged with one of the same client and class that is in no group, where
+    there is one, so that the sizes of the splits stay.
+
+    Args:
+        split: int8 [N].
+        owner: int32 [N].
+        rows: N rows.
+        groups: Row numbers, int64 [at least 2] each; groups share no rows.
+
+    Returns:
+        The new split, int8 [N].
+    """
+    split = split.copy()
+    free = np.ones(len(rows), bool)
+    for group in groups:
+        free[group] = False
+    first = rows.offsets[:-1].clip(max=max(len(rows.labels) - 1, 0))  # a row without labels borrows one
+    key = rows.labels[first]
+    for group in groups:
+        side = split[group[0]]
+        for row in group[1:][split[group[1:]] != side]:
+            alike = np.flatnonzero(free & (split == side) & (owner == owner[row]) & (key == key[row]))
+            if len(alike):
+                split[alike[0]] = split[row]
+            split[row] = side
+    return split
+
+
+def _whole(
+    units: NDArray[np.int32], count: int, what: str, fractions: Mapping[str, float], rng: np.random.Generator
+) -> Codes:
+    """Holds out whole units: the fraction of their number, at least one for every split and for training."""
+    take = [max(1, round(fraction * count)) for fraction in fractions.values()]
+    if sum(take) >= count:
+        raise UsageError(f"splits: {dict(fractions)} of {count} {what} leave none for training; lower them")
+    code = np.zeros(count, np.int8)
+    code[rng.permutation(count)[: sum(take)]] = np.repeat(np.arange(1, len(take) + 1, dtype=np.int8), take)
+    return np.where(units >= 0, code[units], 0).astype(np.int8)
+
+
 def _leaving_one(wanted: NDArray[np.float64], left: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Lowers wanted counts so that rounding up can take neither a cell's absent rows nor a client's last one."""
+    """Lowers wanted counts so that rounding up takes neither a cell's absent rows nor a client's last one."""
     wanted = np.minimum(wanted, left)
     sums, most = wanted.sum(axis=1), np.maximum(left.sum(axis=1) - 1, 0)
     scale = np.where(np.ceil(sums - 1e-9) > most, most / np.maximum(sums, 1e-9), 1.0)
     return wanted * scale[:, None]
+
+
+def _multi_hot(rows: Rows) -> NDArray[np.int64]:
+    """Zeros and ones of the labels that occur: int64 [N, labels that occur]."""
+    present, codes = np.unique(rows.labels, return_inverse=True)
+    hot = np.zeros((len(rows), max(len(present), 1)), np.int64)
+    hot[np.repeat(np.arange(len(rows)), np.diff(rows.offsets)), codes] = 1
+    return hot
