@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from fedrsic_data import card, duplicates, manifest, plan, schema, seeds, shards, skew
+from fedrsic_data import card, duplicates, manifest, plan, schema, seeds, shards, skew, workspace
 from fedrsic_data.download import Progress
 from fedrsic_data.errors import ManifestError, OutputError, SourceError
 from fedrsic_data.index import Index, fingerprint
@@ -29,7 +29,7 @@ from fedrsic_data.recipe import SCHEMA, Recipe, to_json
 from fedrsic_data.settings import encode
 from fedrsic_data.sources import SOURCES, locate
 from fedrsic_data.sources import sample as sample_source
-from fedrsic_data.workspace import Workspace, file_digest, output_errors
+from fedrsic_data.workspace import file_digest
 
 PLAN, CLIENTS, CARD = "plan.parquet", "clients.parquet", "README.md"
 
@@ -64,6 +64,7 @@ class Planned:
         digest: Its content digest.
         stamp: Changes when a file that bytes are read from changes.
         newest: When one last changed, in nanoseconds since the epoch.
+        inputs: Files and folders that bytes are read from.
     """
 
     recipe: Recipe
@@ -73,6 +74,7 @@ class Planned:
     digest: str
     stamp: str
     newest: int
+    inputs: tuple[Path, ...]
 
     @classmethod
     def of(
@@ -82,10 +84,11 @@ class Planned:
         subsets: Sequence[PlannedSubset],
         stamp: str,
         newest: int,
+        inputs: Sequence[Path],
     ) -> Planned:
         """With the plan's table and digest filled in."""
         table = plan.table(subsets)
-        return cls(recipe, sources, tuple(subsets), table, schema.content_digest(table), stamp, newest)
+        return cls(recipe, sources, tuple(subsets), table, schema.content_digest(table), stamp, newest, tuple(inputs))
 
 
 @dataclass(frozen=True)
@@ -104,7 +107,7 @@ def prepare(recipe: Recipe, places: locate.Places, listener: Listener = Listener
         SourceError: A source is missing, incomplete or not what it should be.
         UsageError: The partition cannot be met.
     """
-    indexes = _indexes(recipe, places, listener)
+    indexes, inputs = _indexes(recipe, places, listener)
     subsets = []
     for name, subset in recipe.subsets.items():
         listener.step(f"planning {name}")
@@ -113,7 +116,7 @@ def prepare(recipe: Recipe, places: locate.Places, listener: Listener = Listener
     sources = {name: _source_entry(recipe, name, index) for name, index in indexes.items()}
     stamp = fingerprint((name, index.fingerprint) for name, index in sorted(indexes.items()))
     newest = max(index.newest for index in indexes.values())
-    return Planned.of(recipe, sources, subsets, stamp, newest)
+    return Planned.of(recipe, sources, subsets, stamp, newest, inputs)
 
 
 def build(planned: Planned, out: Path, *, overwrite: bool = False, listener: Listener = Listener()) -> Built:
@@ -132,30 +135,56 @@ def build(planned: Planned, out: Path, *, overwrite: bool = False, listener: Lis
         OutputError: The folder cannot be written, or holds something else.
         SourceError: A file cannot be read or is no image.
     """
-    out = Path(os.path.abspath(out))
-    with output_errors(out):
-        if out.exists() or out.is_symlink():
-            standing = _standing(planned, out, overwrite)
-            if standing is not None:
-                return _mend(planned, out, standing, listener)
-        return _write(planned, out, listener)
+    out = _place(planned, out)
+    with workspace.opened(out) as work:
+        standing = _standing(planned, out, overwrite) if out.exists() else None
+        if standing is not None:
+            built = _mend(planned, out, standing, listener)
+            work.discard()
+            return built
+        work.begin(_key(planned))
+        receipts = _receipts(planned, work.folder, work.kept, work.add, listener)
+        described = _describe(planned, work.folder, receipts)
+        (work.folder / manifest.NAME).write_text(manifest.dumps(described), encoding="utf-8")
+        work.finish([manifest.NAME, *(file.path for file in manifest.files(described))])
+    return Built(out, described, sum(len(r) for r in receipts.values()) - len(work.kept))
 
 
-def _indexes(recipe: Recipe, places: locate.Places, listener: Listener) -> dict[str, Index]:
+def _place(planned: Planned, out: Path) -> Path:
+    """Where to write, links followed; refused where a folder must not be put or replaced."""
+    try:
+        os.fspath(out).encode()
+        out = Path(os.path.realpath(out))
+        here = Path.cwd()
+    except (UnicodeEncodeError, ValueError):
+        raise OutputError(f"--out {os.fspath(out)!r}: not a valid name; choose another --out") from None
+    except OSError as error:
+        raise OutputError(f"--out {out}: the folder it is relative to is gone ({error.strerror})") from None
+    if here.is_relative_to(out):
+        raise OutputError(f"--out {out}: is the folder you are in, or above it; give the dataset a folder of its own")
+    for path in planned.inputs:
+        if out.is_relative_to(os.path.realpath(path)):
+            raise OutputError(f"--out {out}: lies inside the source {path}; choose another --out")
+    return out
+
+
+def _indexes(recipe: Recipe, places: locate.Places, listener: Listener) -> tuple[dict[str, Index], list[Path]]:
     names = list(dict.fromkeys(s for subset in recipe.subsets.values() for s in subset.sources))
     if recipe.sample is not None:
-        return {name: sample_source.index(name, recipe.sample) for name in names}
+        return {name: sample_source.index(name, recipe.sample) for name in names}, []
     locate.check_names(places.given, SOURCES)
     here = {name: locate.find(SOURCES[name], places) for name in names}
     if places.folder is not None and not any(here.values()):
         wanted = ", ".join(f"{name} ({SOURCES[name].facts.layout})" for name in names)
         raise SourceError(f"--sources {places.folder}: holds none of {wanted}")
     indexes: dict[str, Index] = {}
+    inputs: list[Path] = []
     for name in sorted(names, key=lambda n: here[n] is None):  # what is here can fail before anything is fetched
         listener.step(f"reading {name}")
         path = here[name] or locate.locate(SOURCES[name], places, listener.download)
+        inputs.append(path)
         indexes[name] = SOURCES[name].index(path, allow_partial=recipe.allow_partial)
-    return {name: indexes[name] for name in names}
+    return {name: indexes[name] for name in names}, inputs
 
 
 def _standing(planned: Planned, out: Path, overwrite: bool) -> Manifest | None:
@@ -184,22 +213,6 @@ def _standing(planned: Planned, out: Path, overwrite: bool) -> Manifest | None:
     if planned.newest > (out / manifest.NAME).stat().st_mtime_ns:
         raise OutputError(f"{out}: the sources changed after it was built; rebuild it with --overwrite")
     return standing
-
-
-def _write(planned: Planned, out: Path, listener: Listener) -> Built:
-    work = Workspace(out, _key(planned))
-    try:
-        receipts = _receipts(planned, work.folder, work.kept, work.add, listener)
-        built = _describe(planned, work.folder, receipts)
-        (work.folder / manifest.NAME).write_text(manifest.dumps(built), encoding="utf-8")
-        work.finish([manifest.NAME, *(file.path for file in manifest.files(built))])
-    except SourceError:
-        work.discard()
-        raise
-    except BaseException:
-        work.close()
-        raise
-    return Built(out, built, sum(len(r) for r in receipts.values()) - len(work.kept))
 
 
 def _mend(planned: Planned, out: Path, standing: Manifest, listener: Listener) -> Built:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -20,6 +21,8 @@ from fedrsic_data.splits import By
 
 SCHEMA = 1
 """Version of the recipe and manifest format."""
+
+_RESERVED = ("manifest.json", "plan.parquet", "clients.parquet", "readme.md")
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}")
 
@@ -105,6 +108,8 @@ class Recipe:
     on_bad_image: Literal["error", "skip"] = "error"
 
     def __post_init__(self) -> None:
+        if self.fedkit != SCHEMA:
+            raise UsageError(f"fedkit={self.fedkit}: this fedkit reads format {SCHEMA}")
         at_least("seed", self.seed, 0)
         if self.shots is not None:
             at_least("shots", self.shots, 1)
@@ -114,6 +119,8 @@ class Recipe:
         if not self.subsets:
             raise UsageError("subsets: there is none; a recipe needs at least one")
         for name, subset in self.subsets.items():
+            if name.lower() in _RESERVED:
+                raise UsageError(f"subsets: {name!r} is the name of a file every dataset has; choose another")
             if not subset.sources or len(set(subset.sources)) < len(subset.sources):
                 raise UsageError(f"subsets.{name}.sources: should name at least one source, each once")
             for source in subset.sources:
@@ -154,7 +161,7 @@ def read_json(path: Path) -> dict[str, Any]:
         ManifestError: It cannot be read or is no JSON object.
     """
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        data = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_once)
     except OSError as error:
         raise ManifestError(f"{path}: cannot be read ({error.strerror})") from None
     except (ValueError, RecursionError) as error:
@@ -169,6 +176,15 @@ def read_json(path: Path) -> dict[str, Any]:
     return data
 
 
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object whose keys occur once; the library's own takes the last of several without a word."""
+    data = dict(pairs)
+    if len(data) < len(pairs):
+        keys = [key for key, _ in pairs]
+        raise ValueError(f"key {next(key for key in keys if keys.count(key) > 1)!r} occurs twice")
+    return data
+
+
 def load(name_or_path: str) -> dict[str, Any]:
     """A recipe's JSON by the name of a shipped one or by path. A built manifest gives the recipe it was built from.
 
@@ -180,7 +196,7 @@ def load(name_or_path: str) -> dict[str, Any]:
     path = Path(name_or_path)
     if name_or_path in recipes:
         path = recipes[name_or_path]
-    elif not path.is_file():
+    elif not os.path.isfile(name_or_path):  # pathlib raises on names that are too long
         raise UsageError(f"{name_or_path!r} is no recipe file and no shipped recipe{suggest(name_or_path, recipes)}")
     data = read_json(path)
     inner = data.get("recipe", data)
@@ -228,16 +244,15 @@ def override(
         UsageError: An unknown subset or a malformed ``key=value``.
     """
     data = json.loads(json.dumps(data))
-    known = data.get("subsets") or {}
+    known = data.get("subsets")
+    known = known if isinstance(known, dict) else {}
     for name in subsets:
         if name not in known:
             raise UsageError(f"--subset {name}: the recipe has no such subset{suggest(name, known)}")
     if subsets:
         data["subsets"] = {name: known[name] for name in known if name in subsets}
-    scopes = [
-        data,
-        *(s for s in (data.get("subsets") or {}).values() if isinstance(s, dict) and s.get("partition")),
-    ]
+    own = data["subsets"].values() if known else ()
+    scopes = [data, *(subset for subset in own if isinstance(subset, dict) and subset.get("partition"))]
     if partitioner is not None:
         for scope in scopes:
             old = scope.get("partition") or {}
@@ -269,5 +284,5 @@ def _put(data: dict[str, Any], path: Sequence[str], value: Any, text: str) -> No
 def _parse(value: str) -> Any:
     try:
         return json.loads(value)
-    except ValueError:
+    except (ValueError, RecursionError):
         return value

@@ -108,12 +108,14 @@ def _optional(args: tuple[Any, ...], value: object, where: str) -> Any:
 
 
 def _scalar(hint: type, value: object, where: str) -> Any:
-    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+    if hint is float and isinstance(value, int) and not isinstance(value, bool) and abs(value) < 10**300:
         value = float(value)
     if type(value) is not hint:
         raise UsageError(f"{where}: {value!r} should be {_NAMES.get(hint, hint.__name__)}")
     if isinstance(value, float) and not math.isfinite(value):
         raise UsageError(f"{where}: {value!r} is not a finite number")
+    if isinstance(value, str) and any("\ud800" <= c <= "\udfff" for c in value):
+        raise UsageError(f"{where}: {value!r} is not valid Unicode text")
     return value
 
 

@@ -28,8 +28,9 @@ def check(fractions: Mapping[str, float]) -> None:
         UsageError: A bad name or fraction, or nothing left for training.
     """
     for name, fraction in fractions.items():
-        if not (name.isidentifier() and name.isascii()) or name in (TRAIN, NOVEL):
-            raise UsageError(f"splits: {name!r} is not a name for a held-out split (letters, digits, _; not 'train')")
+        if len(name) > 50 or not (name.isidentifier() and name.isascii()) or name in (TRAIN, NOVEL):
+            allowed = "at most 50 letters, digits, _; not 'train' or 'novel'"
+            raise UsageError(f"splits: {name!r} is not a name for a held-out split ({allowed})")
         if not 0 < fraction < 1:
             raise UsageError(f"splits: {name}={fraction!r} should be above 0 and below 1")
     if sum(fractions.values()) >= 1:

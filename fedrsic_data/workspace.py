@@ -1,4 +1,9 @@
-"""The folder a build works in: aside from where it will stand, resumable, renamed when it is whole."""
+"""The folder a build works in: aside from where the dataset will stand, resumable, moved when it is whole.
+
+``<out>.incomplete`` holds a lock, a key (what is being built), a journal of finished shards, the dataset so far in
+``data``, and for a moment the dataset it replaces in ``old``. Whatever moment a build is killed at, the next
+one finds either a whole dataset at ``out`` or enough here to go on; a dataset that was to be replaced comes back.
+"""
 
 from __future__ import annotations
 
@@ -16,84 +21,89 @@ from fedrsic_data.errors import FedkitError, OutputError
 from fedrsic_data.settings import decode, encode
 from fedrsic_data.shards import Receipt
 
-_KEY = ".build.json"
-_JOURNAL = ".receipts.jsonl"
-_LOCK = ".lock"
+_LOCK, _KEY, _JOURNAL, _DATA, _OLD = ".lock", ".key.json", ".receipts.jsonl", "data", "old"
+_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 class Workspace:
-    """``<out>.incomplete`` and its journal of finished shards.
+    """The folder beside ``out``, held by this process alone.
 
     Attributes:
-        folder: Where to write.
+        folder: Where to write the dataset.
         kept: Receipts of shards of an earlier, interrupted build of the same thing, path -> receipt.
     """
 
-    def __init__(self, out: Path, key: dict[str, Any]) -> None:
-        """Opens the workspace of ``out``; what an interrupted build of another ``key`` left there is removed.
-
-        Args:
-            out: Where the dataset will stand.
-            key: Everything the bytes depend on.
+    def __init__(self, out: Path) -> None:
+        """Takes the lock, and puts right what a killed build left halfway.
 
         Raises:
-            OutputError: It cannot be written, or another build is writing it.
+            OutputError: Another build holds it, or the folder is somebody else's.
         """
         self.out = out
-        self.folder = out.with_name(out.name + ".incomplete")
-        self.folder.mkdir(parents=True, exist_ok=True)
-        self._lock = _lock(self.folder / _LOCK)
-        text = json.dumps(key, sort_keys=True)
-        marker = self.folder / _KEY
-        if not (marker.exists() and marker.read_text() == text):
-            self._clear(marker)
-            marker.write_text(text)
+        self._root = out.with_name(out.name + ".incomplete")
+        self.folder = self._root / _DATA
+        self.kept: dict[str, Receipt] = {}
+        self._lock = _locked(self._root)
+        if not (self._root / _KEY).exists() and (foreign := sorted(set(os.listdir(self._root)) - {_LOCK})):
+            self._lock.close()
+            raise OutputError(f"{self._root / foreign[0]}: no build left that there; move {self._root} away")
+        old = self._root / _OLD
+        if old.exists() and not out.exists():
+            os.replace(old, out)
+        shutil.rmtree(old, ignore_errors=True)
+
+    def begin(self, key: dict[str, Any]) -> None:
+        """Starts or resumes a build; what an interrupted build of another ``key`` left is removed.
+
+        Args:
+            key: Everything the bytes depend on.
+        """
+        marker, text = self._root / _KEY, json.dumps(key, sort_keys=True)
+        if not (marker.exists() and marker.read_text(encoding="utf-8") == text):
+            marker.touch()
+            shutil.rmtree(self.folder, ignore_errors=True)
+            (self._root / _JOURNAL).unlink(missing_ok=True)
+            marker.write_text(text, encoding="utf-8")
+        self.folder.mkdir(exist_ok=True)
         self.kept = dict(self._receipts())
-        self._journal = (self.folder / _JOURNAL).open("a", encoding="utf-8")
 
     def add(self, receipt: Receipt) -> None:
         """Remembers a finished shard."""
-        self._journal.write(json.dumps(encode(receipt)) + "\n")
-        self._journal.flush()
+        with (self._root / _JOURNAL).open("a", encoding="utf-8") as journal:
+            journal.write(json.dumps(encode(receipt)) + "\n")
 
     def finish(self, expected: Iterable[str]) -> None:
-        """Removes everything but the expected files and puts the folder in its place, replacing what is there."""
+        """Puts the expected files, and nothing else, where the dataset will stand, in place of what is there."""
         keep = set(expected)
-        self._journal.close()
         for path in sorted(self.folder.rglob("*"), reverse=True):
             if path.is_dir() and not path.is_symlink():
                 if not any(path.iterdir()):
                     path.rmdir()
-            elif path.relative_to(self.folder).as_posix() not in keep and path.name != _LOCK:
+            elif path.relative_to(self.folder).as_posix() not in keep:
                 path.unlink()
-        old = self.out.with_name(self.out.name + ".replaced")
-        if self.out.exists():
-            os.replace(self.out, old)
-        (self.folder / _LOCK).unlink()
+        if self.out.exists() and any(self.out.iterdir()):
+            os.replace(self.out, self._root / _OLD)
         os.replace(self.folder, self.out)
-        if old.exists():
-            shutil.rmtree(old)
-        self.close()
+        self.discard()
 
     def discard(self) -> None:
-        """Removes the workspace: what failed cannot be resumed."""
-        self.close()
-        shutil.rmtree(self.folder, ignore_errors=True)
-
-    def close(self) -> None:
-        """Lets go of the lock; the files stay, to be resumed."""
-        self._journal.close()
+        """Removes the workspace: the work is done, or cannot be resumed. The key goes last."""
+        for name in (_OLD, _DATA):
+            shutil.rmtree(self._root / name, ignore_errors=True)
+        for name in (_JOURNAL, _KEY, _LOCK):
+            (self._root / name).unlink(missing_ok=True)
         self._lock.close()
+        self._root.rmdir()
 
-    def _clear(self, marker: Path) -> None:
-        foreign = [p for p in self.folder.iterdir() if p.name != _LOCK]
-        if foreign and not marker.exists():
-            raise OutputError(f"{self.folder}: holds files that no build left there; move them away")
-        for path in foreign:
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    def leave(self) -> None:
+        """Lets go of the lock. What can be resumed stays; a workspace in which nothing was begun goes."""
+        if (self._root / _KEY).exists():
+            self._lock.close()
+        else:
+            self.discard()
 
     def _receipts(self) -> Iterator[tuple[str, Receipt]]:
-        journal = self.folder / _JOURNAL
+        journal = self._root / _JOURNAL
         for line in journal.read_text(encoding="utf-8").splitlines() if journal.exists() else []:
             try:
                 receipt = decode(Receipt, json.loads(line), _JOURNAL)
@@ -104,51 +114,59 @@ class Workspace:
                 yield receipt.path, receipt
 
 
+@contextmanager
+def opened(out: Path) -> Iterator[Workspace]:
+    """The workspace of ``out``. After an interruption or on a full disk it stays, to be resumed.
+
+    Raises:
+        OutputError: The disk is full, or the folder cannot be written.
+    """
+    try:
+        work = Workspace(out)
+        try:
+            yield work
+        except BaseException as error:
+            resumable = isinstance(error, KeyboardInterrupt | SystemExit | OSError | OutputError)
+            if resumable and getattr(error, "errno", errno.ENOSPC) in _FULL:
+                work.leave()
+            else:
+                work.discard()
+            raise
+    except OSError as error:
+        if error.errno in _FULL:
+            raise OutputError(
+                f"{out}: the disk is full; free some space and run the same command, it resumes"
+            ) from None
+        where = error.filename if error.filename is not None else out
+        raise OutputError(f"{where}: cannot be written ({error.strerror}); choose another --out") from None
+
+
 def file_digest(path: Path) -> str:
     """sha256 of a file, in hex."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-@contextmanager
-def output_errors(folder: Path) -> Iterator[None]:
-    """Turns the operating system's refusals to write into one line.
+def _locked(root: Path) -> Any:
+    """Makes the folder and locks the file in it; the lock goes with the process, however it ends."""
+    for _ in range(100):
+        root.mkdir(parents=True, exist_ok=True)
+        try:
+            file = (root / _LOCK).open("w")
+        except FileNotFoundError:  # a build that just finished took the folder away
+            continue
+        try:
+            import fcntl
 
-    Raises:
-        OutputError: The disk is full, the folder cannot be written, a path is in the way.
-    """
-    try:
-        yield
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise OutputError(
-                f"{folder}: the disk is full; free some space and run the same command, it resumes"
-            ) from None
-        if error.errno in (
-            errno.EACCES,
-            errno.EPERM,
-            errno.EROFS,
-            errno.ENOTDIR,
-            errno.EEXIST,
-            errno.ENAMETOOLONG,
-            errno.EIO,
-        ):
-            where = error.filename or folder
-            raise OutputError(f"{where}: cannot be written ({error.strerror}); choose another --out") from None
-        raise
-
-
-def _lock(path: Path) -> Any:
-    file = path.open("w")
-    try:
-        import fcntl
-    except ImportError:  # a system without advisory locks
-        return file
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.path.samestat(os.fstat(file.fileno()), (root / _LOCK).stat()):
+                return file
+        except ImportError:  # a system without advisory locks
+            return file
+        except FileNotFoundError:
+            pass
+        except BlockingIOError:
+            file.close()
+            break
         file.close()
-        raise OutputError(
-            f"{path.parent}: another fedkit is building there; wait for it, or choose another --out"
-        ) from None
-    return file
+    raise OutputError(f"{root}: another fedkit is building there; wait for it, or choose another --out")

@@ -105,7 +105,7 @@ def test_zip_parquet_and_folder_give_the_same_shards(ucmerced: Path, tmp_path: P
     mirror = mirrored(ucmerced, tmp_path / "mirror")
     one = make(tmp_path / "a", here(ucmerced))
     for form in (archive, mirror):
-        other = make(tmp_path / Path(form).stem / "b", Places(given={"ucmerced": str(form)}))
+        other = make(tmp_path / f"from {Path(form).stem}", Places(given={"ucmerced": str(form)}))
         assert contents(one.path) == contents(other.path)
 
 
@@ -143,7 +143,7 @@ def test_foreign_folders_are_left_alone(tmp_path: Path) -> None:
         sampled(tmp_path / "out")
     (tmp_path / "new.incomplete").mkdir()
     (tmp_path / "new.incomplete" / "thesis.tex").write_text("precious")
-    with pytest.raises(OutputError, match="no build left there"):
+    with pytest.raises(OutputError, match="no build left that there"):
         sampled(tmp_path / "new")
     assert (tmp_path / "new.incomplete" / "thesis.tex").read_text() == "precious"
 
@@ -181,8 +181,9 @@ def test_an_interrupted_build_keeps_finished_shards(tmp_path: Path, monkeypatch:
 
 def test_an_interrupted_build_of_something_else_is_not_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     test_an_interrupted_build_keeps_finished_shards(tmp_path, monkeypatch)
-    (tmp_path / "out").rename(tmp_path / "out.incomplete")
-    (tmp_path / "out.incomplete" / ".build.json").write_text("{}")
+    (tmp_path / "out.incomplete").mkdir()
+    (tmp_path / "out").rename(tmp_path / "out.incomplete" / "data")
+    (tmp_path / "out.incomplete" / ".key.json").write_text("{}")
     done = sampled(tmp_path / "out", "alpha=5.0")
     assert done.written == len(done.manifest.subsets["fed-ucmerced"].shards)
     assert verify(done.path)[1] == []

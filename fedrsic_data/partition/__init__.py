@@ -6,10 +6,20 @@ from collections.abc import Mapping
 from typing import Any
 
 from fedrsic_data.errors import UsageError
+from fedrsic_data.partition.assigned import Assigned
 from fedrsic_data.partition.base import Assignment, Owners, Partitioner, Rows, assign, names, sorting
+from fedrsic_data.partition.cluster import Cluster
 from fedrsic_data.partition.dirichlet import Dirichlet
+from fedrsic_data.partition.dirichlet_client import DirichletClient
+from fedrsic_data.partition.domain import Domain
+from fedrsic_data.partition.ext_dirichlet import ExtDirichlet
 from fedrsic_data.partition.iid import Iid
+from fedrsic_data.partition.label_set import LabelSet
+from fedrsic_data.partition.natural import Natural
 from fedrsic_data.partition.pathological import Pathological
+from fedrsic_data.partition.quantity import Quantity
+from fedrsic_data.partition.shards import Shards
+from fedrsic_data.partition.skew import Skew
 from fedrsic_data.settings import decode, encode, suggest
 
 __all__ = [
@@ -26,9 +36,19 @@ __all__ = [
 ]
 
 PARTITIONERS: dict[str, type[Any]] = {
-    "dirichlet": Dirichlet,
     "iid": Iid,
+    "dirichlet": Dirichlet,
+    "dirichlet-client": DirichletClient,
     "pathological": Pathological,
+    "shards": Shards,
+    "ext-dirichlet": ExtDirichlet,
+    "quantity": Quantity,
+    "domain": Domain,
+    "natural": Natural,
+    "skew": Skew,
+    "assigned": Assigned,
+    "label-set": LabelSet,
+    "cluster": Cluster,
 }
 """Every partitioner by the name it has in recipes and on the command line."""
 

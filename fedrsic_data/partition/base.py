@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Literal, Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -13,8 +13,12 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from fedrsic_data.errors import UsageError
+from fedrsic_data.partition import labels
 
 Owners = NDArray[np.int32]
+
+Reduce = Literal["first", "rarest"] | None
+"""How an image with several labels becomes one with a single label; None: it does not."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +36,7 @@ class Rows:
         domain_count: Number of domains.
         groups: int32 [N], natural user of each row, or None where the source has none.
         group_names: Names of the groups, empty without groups.
+        sample_ids: string [N], unique, or None; ``assign`` fills them in for partitioners that ask for them.
     """
 
     labels: NDArray[np.int32]
@@ -41,6 +46,7 @@ class Rows:
     domain_count: int = 1
     groups: NDArray[np.int32] | None = None
     group_names: tuple[str, ...] = ()
+    sample_ids: pa.Array | None = None
 
     @classmethod
     def single(cls, labels: NDArray[Any], classes: int, domains: NDArray[Any] | None = None) -> Rows:
@@ -53,6 +59,20 @@ class Rows:
             classes=classes,
             domains=where,
             domain_count=int(where.max(initial=0)) + 1,
+        )
+
+    @classmethod
+    def multi_hot(cls, hot: NDArray[Any], domains: NDArray[Any] | None = None) -> Rows:
+        """Rows from a table of zeros and ones: ``hot`` bool or int [N, classes]; domains as in ``single``."""
+        row, label = np.nonzero(hot)
+        offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(np.bincount(row, minlength=len(hot)))])
+        bare = cls.single(np.zeros(len(hot), np.int32), hot.shape[1], domains)
+        return dataclasses.replace(bare, labels=label.astype(np.int32), offsets=offsets)
+
+    def relabelled(self, codes: NDArray[Any], classes: int) -> Rows:
+        """The same rows with one label each: ``codes`` int [N] in ``0..classes-1``."""
+        return dataclasses.replace(
+            self, labels=codes.astype(np.int32, copy=False), offsets=np.arange(len(self) + 1), classes=classes
         )
 
     def __len__(self) -> int:
@@ -74,6 +94,7 @@ class Rows:
             offsets=offsets,
             domains=self.domains[order],
             groups=None if self.groups is None else self.groups[order],
+            sample_ids=None if self.sample_ids is None else self.sample_ids.take(pa.array(order)),
         )
 
 
@@ -102,7 +123,15 @@ class Partitioner(Protocol):
     """
 
     multi_label: ClassVar[bool]
-    """Serves rows with any number of labels."""
+    """Serves rows with any number of labels as they are; others need ``reduce``, where they have it."""
+    uses_domains: ClassVar[bool]
+    """Controls how the domains are spread over the clients."""
+    exact_sizes: ClassVar[bool]
+    """The client sizes are set before the labels are looked at, and met to the row."""
+    keeps_min_size: ClassVar[bool]
+    """Has a ``min_size`` that every client reaches, or refuses."""
+    needs_ids: ClassVar[bool]
+    """Reads ``Rows.sample_ids``."""
     cites: ClassVar[str]
     """Where the scheme comes from."""
 
@@ -132,18 +161,53 @@ def assign(
     Raises:
         UsageError: The partitioner cannot serve these rows.
     """
-    name = type(partitioner).__name__
     if not len(rows):
         raise UsageError("there are no images to partition")
-    if not partitioner.multi_label and not rows.is_single:
-        raise UsageError(f"partition {name}: takes exactly one label per image, and these have other numbers")
-    order = sorting(sample_ids)
+    rows = _servable(partitioner, rows)
+    ids = sample_ids.combine_chunks() if isinstance(sample_ids, pa.ChunkedArray) else sample_ids
+    if partitioner.needs_ids:
+        rows = dataclasses.replace(rows, sample_ids=ids)
+    order = sorting(ids)
     if order is None:
         return partitioner.assign(rows, rng)
     answer = partitioner.assign(rows.take(order), rng)
     owner = np.empty_like(answer.owner)
     owner[order] = answer.owner
     return dataclasses.replace(answer, owner=owner)
+
+
+def _servable(partitioner: Partitioner, rows: Rows) -> Rows:
+    """The rows as the partitioner can take them: reduced to one label where its settings say so."""
+    if rows.is_single:
+        return rows
+    reduce: Reduce = getattr(partitioner, "reduce", None)  # a setting of those that look at single labels
+    if reduce is not None:
+        return reduced(rows, reduce)
+    if not partitioner.multi_label:
+        raise UsageError(
+            f"partition {type(partitioner).__name__}: takes one label an image, and these have other numbers; set "
+            "reduce to first or rarest, or use dirichlet or label-set, which take label sets"
+        )
+    return rows
+
+
+def reduced(rows: Rows, how: Literal["first", "rarest"]) -> Rows:
+    """Rows with one label each: the first one listed, or the one that fewest images have.
+
+    Images without any label become a class of their own, the last one.
+    """
+    codes = labels.first(rows.labels, rows.offsets, rows.classes)
+    if how == "rarest":
+        codes = labels.rarest(rows.labels, rows.offsets, rows.classes)
+    return rows.relabelled(codes, rows.classes + bool((codes == rows.classes).any()))
+
+
+def strata(rows: Rows) -> Rows:
+    """Rows with one label each to stratify by: their label, or a code of their label set."""
+    if rows.is_single:
+        return rows
+    codes, sets = labels.label_sets(rows.labels, rows.offsets, rows.classes)
+    return rows.relabelled(codes, sets)
 
 
 def sorting(sample_ids: pa.ChunkedArray | pa.Array) -> NDArray[np.int64] | None:
@@ -161,7 +225,7 @@ def by_class(rows: Rows, rng: np.random.Generator) -> tuple[NDArray[np.int64], N
         ``order`` int64 [N] and ``counts`` int64 [classes].
     """
     shuffled = rng.permutation(len(rows))
-    order = shuffled[np.argsort(rows.labels[shuffled], kind="stable")]
+    order = shuffled[labels.by_code(rows.labels[shuffled], rows.classes)]
     return order, np.bincount(rows.labels, minlength=rows.classes)
 
 
@@ -198,18 +262,14 @@ def settle(owner: Owners, clients: int, min_size: int, rng: np.random.Generator)
     """
     sizes = np.bincount(owner[owner >= 0], minlength=clients)
     total = int(sizes.sum())
-    if total < clients * min_size:
-        raise UsageError(
-            f"clients={clients} with min_size={min_size} need {clients * min_size:,} images and there are "
-            f"{total:,}: {clients * min_size - total:,} too few; lower clients or min_size"
-        )
+    enough(total, clients, min_size)
     missing = np.maximum(min_size - sizes, 0)
     need = int(missing.sum())
     if not need:
         return Assignment(owner, clients)
-    give = _levelled(sizes, need)
+    give = levelled(sizes, need)
     shuffled = rng.permutation(np.flatnonzero(owner >= 0))
-    order = shuffled[np.argsort(owner[shuffled], kind="stable")]
+    order = shuffled[labels.by_code(owner[shuffled], clients)]
     rank = np.arange(total) - np.repeat(np.cumsum(sizes) - sizes, sizes)
     moving = rng.permutation(order[rank < give[owner[order]]])
     repaired = owner.copy()
@@ -217,8 +277,22 @@ def settle(owner: Owners, clients: int, min_size: int, rng: np.random.Generator)
     return Assignment(repaired, clients, moved=need)
 
 
-def _levelled(sizes: NDArray[np.int64], need: int) -> NDArray[np.int64]:
-    """How many rows each client gives so that ``need`` come together from the largest ones."""
+def enough(total: int, clients: int, min_size: int) -> None:
+    """Refuses a minimum size that cannot be met.
+
+    Raises:
+        UsageError: ``total`` rows are fewer than ``clients * min_size``; the message says by how much.
+    """
+    need = clients * min_size
+    if total < need:
+        raise UsageError(
+            f"clients={clients} with min_size={min_size} need {need:,} images and there are "
+            f"{total:,}: {need - total:,} too few; lower clients or min_size"
+        )
+
+
+def levelled(sizes: NDArray[np.int64], need: int) -> NDArray[np.int64]:
+    """How many rows each client gives so that ``need`` come together from the largest ones: int64 [clients]."""
     low, high = 0, int(sizes.max())
     while low < high:  # the highest level that frees enough rows
         level = (low + high + 1) // 2

@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
-from numpy.typing import NDArray
 
-from fedrsic_data.partition.base import Assignment, Rows, by_class, cut, settle
+from fedrsic_data.errors import UsageError
+from fedrsic_data.partition import draws, multilabel
+from fedrsic_data.partition.base import Assignment, Reduce, Rows, by_class, cut, settle
 from fedrsic_data.settings import at_least, positive
 
 
@@ -16,24 +17,34 @@ from fedrsic_data.settings import at_least, positive
 class Dirichlet:
     """Class-wise Dirichlet: ``p_c ~ Dir(alpha, ..., alpha)`` over clients, independently for every class.
 
+    With several labels an image, the draw sets quotas: client k should hold the share ``p_ck`` of all images that
+    have label c, and images without labels are a class of their own; see ``multilabel.fill``.
+
     Attributes:
         clients: Number of clients.
         alpha: Concentration; small is skewed (each class on few clients), large approaches iid.
         balance: False is the textbook draw. True passes over clients that already hold N / clients rows, as
             NIID-Bench, FedOTP and FedPGP do: sizes come out evener and mixtures more skewed.
         min_size: Rows every client must have.
+        reduce: Take only the ``first`` or the ``rarest`` label of an image with several.
 
     Deviations: where those codes draw again until every client is large enough (which may never end), too
-    small clients are filled from the largest ones and the rows moved are reported.
+    small clients are filled from the largest ones and the rows moved are reported. Quotas of label sets are an
+    extension; the cited papers know single labels.
     """
 
     clients: int = 10
     alpha: float = 0.5
     balance: bool = False
     min_size: int = 1
+    reduce: Reduce = None
 
-    multi_label: ClassVar[bool] = False
-    cites: ClassVar[str] = "Hsu, Qi and Brown 2019, arXiv 1909.06335; balance: Li et al. 2022, arXiv 2102.02079"
+    multi_label: ClassVar[bool] = True
+    uses_domains: ClassVar[bool] = False
+    exact_sizes: ClassVar[bool] = False
+    keeps_min_size: ClassVar[bool] = True
+    needs_ids: ClassVar[bool] = False
+    cites: ClassVar[str] = "Yurochkin et al. 2019, arXiv 1905.12022; balance: Li et al. 2022, arXiv 2102.02079"
 
     def __post_init__(self) -> None:
         at_least("clients", self.clients, 1)
@@ -41,46 +52,35 @@ class Dirichlet:
         at_least("min_size", self.min_size, 0)
 
     def assign(self, rows: Rows, rng: np.random.Generator) -> Assignment:
-        """Owners of single-label rows; see ``Partitioner.assign``."""
+        """Owners of rows with any number of labels; see ``Partitioner.assign``."""
+        if not rows.is_single:
+            return self._by_quota(rows, rng)
         order, counts = by_class(rows, rng)
-        shares = draw(self.alpha, rows.classes, self.clients, rng)
-        edges = _balanced_edges(shares, counts) if self.balance else _edges(shares, counts[:, None])
-        table = np.diff(edges, axis=1, prepend=0)
+        shares = draws.dirichlet(self.alpha, rows.classes, self.clients, rng)
+        table = _balanced(shares, counts) if self.balance else draws.whole(shares, counts)
         return settle(cut(order, table), self.clients, self.min_size, rng)
 
-
-def draw(alpha: float, rows: int, columns: int, rng: np.random.Generator) -> NDArray[np.float64]:
-    """Symmetric Dirichlet vectors that stay finite for any ``alpha > 0``.
-
-    Gamma variates are drawn in logarithms (``G(a) = G(a + 1) * U ** (1 / a)``), where the usual draw
-    underflows to 0 / 0 below alpha of about 0.001.
-
-    Returns:
-        float64 [rows, columns], non-negative, rows summing to one.
-    """
-    log_gamma = np.log(rng.standard_gamma(alpha + 1.0, (rows, columns)))
-    log_gamma += np.log1p(-rng.random((rows, columns))) / alpha
-    shares = np.exp(log_gamma - log_gamma.max(axis=1, keepdims=True))
-    return np.asarray(shares / shares.sum(axis=1, keepdims=True))
+    def _by_quota(self, rows: Rows, rng: np.random.Generator) -> Assignment:
+        if self.balance:
+            raise UsageError(
+                "balance=true is defined for one label an image, and these have other numbers; "
+                "set balance=false, or reduce to first or rarest"
+            )
+        shares = draws.dirichlet(self.alpha, rows.classes + 1, self.clients, rng)
+        owner = multilabel.fill(rows.labels, rows.offsets, shares, rng)
+        return settle(owner, self.clients, self.min_size, rng)
 
 
-def _edges(shares: NDArray[np.float64], counts: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Where to cut ``counts`` rows so that client k gets its share: int64 [..., clients], the last is the count."""
-    edges = np.floor(np.cumsum(shares, axis=-1) * counts + 1e-9).astype(np.int64)
-    edges[..., -1:] = counts
-    return np.minimum(edges, counts)
-
-
-def _balanced_edges(shares: NDArray[np.float64], counts: NDArray[np.int64]) -> NDArray[np.int64]:
-    """As ``_edges``, class after class, with clients that are full passed over."""
+def _balanced(shares: draws.Floats, counts: draws.Counts) -> draws.Counts:
+    """As ``draws.whole``, class after class, with clients that are full passed over."""
     classes, clients = shares.shape
     sizes = np.zeros(clients, np.int64)
     full = counts.sum() / clients
-    edges = np.empty((classes, clients), np.int64)
+    table = np.empty((classes, clients), np.int64)
     for c in range(classes):
-        open_share = np.where(sizes < full, shares[c], 0.0)
-        if not open_share.sum() > 0:  # all of a very small alpha's mass sat on full clients
-            open_share = (sizes < full).astype(float)
-        edges[c] = _edges(open_share / max(open_share.sum(), 1e-300), counts[c : c + 1])
-        sizes += np.diff(edges[c], prepend=0)
-    return edges
+        share = np.where(sizes < full, shares[c], 0.0)
+        if not share.sum() > 0:  # all of a very small alpha's mass sat on full clients
+            share = (sizes < full).astype(float)
+        table[c] = np.diff(draws.edges(share / max(share.sum(), 1e-300), counts[c : c + 1]), prepend=0)
+        sizes += table[c]
+    return table

@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedrsic_data.errors import UsageError
-from fedrsic_data.partition.base import Assignment, Rows, by_class, cut, settle
+from fedrsic_data.partition import draws
+from fedrsic_data.partition.base import Assignment, Reduce, Rows, by_class, cut, settle
 from fedrsic_data.settings import at_least
 
 
@@ -25,6 +26,7 @@ class Pathological:
             holders differ by at most one. True lets each client draw its classes on its own; the rows of a
             class that nobody drew are left out and counted.
         min_size: Rows every client must have.
+        reduce: Take only the ``first`` or the ``rarest`` label of an image with several.
 
     Deviations: public codes give each client round(classes / clients) consecutive classes and the rest to the
     last one, which leaves clients empty (35 classes, 10 clients); here they are dealt.
@@ -34,8 +36,13 @@ class Pathological:
     classes_per_client: int | None = None
     drawn: bool = False
     min_size: int = 1
+    reduce: Reduce = None
 
     multi_label: ClassVar[bool] = False
+    uses_domains: ClassVar[bool] = False
+    exact_sizes: ClassVar[bool] = False
+    keeps_min_size: ClassVar[bool] = True
+    needs_ids: ClassVar[bool] = False
     cites: ClassVar[str] = "McMahan et al. 2017, arXiv 1602.05629; disjoint: FedPGP, arXiv 2405.09771"
 
     def __post_init__(self) -> None:
@@ -53,11 +60,9 @@ class Pathological:
         holds = np.zeros((rows.classes, self.clients), bool)
         holds[present] = self._held(len(present), rng)
         held = holds.any(axis=1)
-        left_out = order[np.repeat(~held, counts)]
         kept = order[np.repeat(held, counts)]
         owner = np.full(len(rows), -1, np.int32)
-        owner[kept] = cut(np.arange(len(kept)), _even(holds, np.where(held, counts, 0)))
-        assert len(left_out) + len(kept) == len(rows)
+        owner[kept] = cut(np.arange(len(kept)), draws.even(holds, np.where(held, counts, 0)))
         return settle(owner, self.clients, self.min_size, rng)
 
     def _held(self, classes: int, rng: np.random.Generator) -> NDArray[np.bool_]:
@@ -71,27 +76,9 @@ class Pathological:
                 )
             holds[rng.permutation(classes), np.arange(classes) % self.clients] = True
             return holds
-        each = self.classes_per_client
-        if each > classes:
-            raise UsageError(f"classes_per_client={each} is more than the {classes} classes there are")
-        if self.drawn:
-            chosen = np.argsort(rng.random((self.clients, classes)), axis=1)[:, :each]
-        else:
-            if self.clients * each < classes:
-                raise UsageError(
-                    f"clients={self.clients} x classes_per_client={each} hold {self.clients * each} of {classes} "
-                    "classes; raise one of them, or set drawn=true to leave the rest out"
-                )
-            # each run of a shuffled deck that repeats holds distinct classes
-            deck = rng.permutation(classes)
-            chosen = deck[np.arange(self.clients * each) % classes].reshape(self.clients, each)
+        if not self.drawn:
+            return draws.holders(self.clients, self.classes_per_client, classes, rng)
+        draws.few_enough(self.classes_per_client, classes)
+        chosen = np.argsort(rng.random((self.clients, classes)), axis=1)[:, : self.classes_per_client]
         holds[chosen, np.arange(self.clients)[:, None]] = True
         return holds
-
-
-def _even(holds: NDArray[np.bool_], counts: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Counts int64 [classes, clients]: each class shared by its holders, differing by at most one."""
-    holders = np.maximum(holds.sum(axis=1, keepdims=True), 1)
-    rank = np.cumsum(holds, axis=1) - 1
-    base, extra = np.divmod(counts[:, None], holders)
-    return np.where(holds, base + (rank < extra), 0)
