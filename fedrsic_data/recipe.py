@@ -235,7 +235,7 @@ def override(
     Args:
         data: Recipe JSON, which is not changed.
         subsets: Keep only these, in the recipe's order.
-        partitioner: Replaces the partition; ``clients`` and ``min_size`` carry over, other settings do not.
+        partitioner: Replaces the partition; ``clients`` and ``min_size`` carry over to where they exist.
         sample: Use procedural stand-ins, and say so in the name.
         sets: ``key=value`` texts. A plain key is a field of the recipe or else a setting of its partition; a
             dotted key (``layout.files``, ``subsets.NAME.title``) is a path. Values are JSON, else text.
@@ -256,7 +256,9 @@ def override(
     if partitioner is not None:
         for scope in scopes:
             old = scope.get("partition") or {}
-            kept = {key: old[key] for key in ("clients", "min_size") if key in old}
+            kept = {
+                key: old[key] for key in ("clients", "min_size") if key in old and partition.takes(partitioner, key)
+            }
             scope["partition"] = {"name": partitioner, **kept}
     if sample and not data.get("sample"):
         data |= {"sample": {}, "name": f"{data.get('name')}-sample"}

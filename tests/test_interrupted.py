@@ -139,7 +139,7 @@ while True:
     found = here(out) if out.exists() else None
     if scenario != "mend" and found not in (None, new, old if overwrite else new):
         problems.append([n, at, "a mixture: " + ", ".join(sorted(found)[:9])])
-    code, words = attempt(out, overwrite=overwrite and found == old)
+    code, words = attempt(out, overwrite=overwrite and found != new)
     if code:
         problems.append([n, at, "the next build fails: " + words])
     elif here(out) != new:
@@ -231,7 +231,7 @@ def test_killed_while_it_replaces_an_older_dataset(tmp_path, whole):
 def test_what_an_interrupted_build_finished_is_kept(tmp_path, whole):
     reference, _ = whole
     out = tmp_path / "1" / "fed"
-    aside = out.with_name("fed.incomplete")
+    aside = out.with_name("fed.incomplete") / "data"
     child = start(out)
     while child.poll() is None and len(list(aside.rglob("*.parquet"))) < 16:
         time.sleep(0.002)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
@@ -32,6 +33,7 @@ __all__ = [
     "from_json",
     "names",
     "sorting",
+    "takes",
     "to_json",
 ]
 
@@ -60,11 +62,18 @@ def from_json(spec: Mapping[str, Any], where: str = "partition") -> Partitioner:
         UsageError: Unknown name or setting, or a value out of range.
     """
     name = spec.get("name")
-    if name not in PARTITIONERS:
+    if not isinstance(name, str) or name not in PARTITIONERS:
         raise UsageError(f"{where}: unknown partitioner {name!r}{suggest(str(name), PARTITIONERS)}")
     settings = {key: value for key, value in spec.items() if key != "name"}
     partitioner: Partitioner = decode(PARTITIONERS[name], settings, f"{where} {name}")
     return partitioner
+
+
+def takes(name: str, setting: str) -> bool:
+    """Whether a partitioner of that name has that setting, with a default that means something on its own."""
+    kind = PARTITIONERS.get(name)
+    found = {field.name: field for field in dataclasses.fields(kind)} if kind else {}
+    return setting in found and found[setting].default is not None
 
 
 def to_json(partitioner: Partitioner) -> dict[str, Any]:
