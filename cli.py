@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import sys
 from contextlib import contextmanager
+from io import TextIOWrapper
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
@@ -27,6 +28,8 @@ app = typer.Typer(
     "  fedkit inspect data/fed-rsic            who has what, and how skewed it is\n"
     "  fedkit verify data/fed-rsic             prove every byte against the manifest",
 )
+
+_INTERRUPTED = 130
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object for machines, nothing else.")]
 
@@ -170,16 +173,24 @@ def _pairs(texts: list[str]) -> dict[str, str]:
 
 def _print(shown: Any, json: bool) -> None:
     """Prints what a ``show`` function gave: its data as JSON, or its text."""
-    if json:
-        from json import dumps
+    from fedrsic_data.errors import OutputError
 
-        print(dumps(shown.data, ensure_ascii=False, allow_nan=False))
-    else:
-        from rich.console import Console
+    try:
+        if json:
+            from json import dumps
 
-        # a pipe has no width: give tables room instead of folding them at 80 characters
-        width = None if sys.stdout.isatty() or "COLUMNS" in os.environ else 160
-        Console(highlight=False, width=width).print(shown.text)
+            print(dumps(shown.data, allow_nan=False))
+        else:
+            from rich.console import Console
+
+            # a pipe has no width: give tables room instead of folding them at 80 characters
+            width = None if sys.stdout.isatty() or "COLUMNS" in os.environ else 160
+            Console(highlight=False, width=width).print(shown.text)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise OutputError(f"standard output: cannot be written ({error.strerror}); send it elsewhere") from None
 
 
 @contextmanager
@@ -218,28 +229,52 @@ def main() -> None:
 
     # Arrow's own allocator keeps what its threads freed; the system's gives it back (100 MB at 200,000 images)
     os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")
+    _open_streams()
     try:
-        sys.exit(app(standalone_mode=False) or 0)
+        code = app(standalone_mode=False) or 0
     except (KeyboardInterrupt, typer.Abort):
-        _fail("interrupted; run the same command to resume", 130)
+        code = _INTERRUPTED
     except FedkitError as error:
         if os.environ.get("FEDKIT_DEBUG") == "1":
             raise
-        _fail(" ".join(str(error).splitlines()), error.exit_code)
+        _fail(str(error), error.exit_code)
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(1)
+        _leave(1)
     except Exception as error:
         if os.environ.get("FEDKIT_DEBUG") == "1":
             raise
         # typer carries a click of its own or the installed one, depending on its version: know their errors by shape
         if hasattr(error, "format_message"):
-            _fail(f"{' '.join(error.format_message().split())} (see fedkit --help)", 2)
+            _fail(f"{error.format_message()} (see fedkit --help)", 2)
         _fail(f"unexpected {type(error).__name__}: {error}; this is a bug, FEDKIT_DEBUG=1 shows where", 1)
+    if code == _INTERRUPTED:  # typer's newer versions make this of Ctrl-C, older ones Abort
+        _fail("interrupted; run the same command to resume", code)
+    _leave(code)
 
 
-def _fail(words: str, code: int) -> None:
-    print(f"error: {words}", file=sys.stderr)
+def _open_streams() -> None:
+    """Puts the null device where a standard stream is closed, and lets no letter stop a terminal that lacks it.
+
+    Otherwise the next file opened would take the stream's number, and what a library prints would end up in it.
+    """
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, Path(os.devnull).open(mode))  # noqa: SIM115 - stays open as the streams do
+    if isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")
+
+
+def _fail(words: str, code: int) -> NoReturn:
+    print("error:", " ".join(words.split()), file=sys.stderr)
+    _leave(code)
+
+
+def _leave(code: int) -> NoReturn:
+    """Exits; what nobody takes from the standard output any more is dropped, lest Python complains of it."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     sys.exit(code)
 
 

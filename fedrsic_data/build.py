@@ -6,32 +6,27 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from fedrsic_data import card, duplicates, manifest, plan, schema, seeds, shards, skew, workspace
+from fedrsic_data import duplicates, manifest, plan, schema, shards, workspace
+from fedrsic_data.describe import CARD, CLIENTS, PLAN, describe, source_entry, writer
 from fedrsic_data.download import Progress
 from fedrsic_data.errors import ManifestError, OutputError, SourceError
 from fedrsic_data.index import Index, fingerprint
-from fedrsic_data.manifest import File, Manifest, Plan, Shard, Skipped, SourceEntry, SubsetEntry
-from fedrsic_data.plan import PlannedSubset
-from fedrsic_data.recipe import SCHEMA, Recipe, to_json
-from fedrsic_data.settings import encode
+from fedrsic_data.manifest import File, Manifest, Plan, Shard
+from fedrsic_data.plan import Planned, PlannedSubset
+from fedrsic_data.recipe import Recipe, to_json
 from fedrsic_data.sources import SOURCES, locate
 from fedrsic_data.sources import sample as sample_source
 from fedrsic_data.workspace import file_digest
-
-PLAN, CLIENTS, CARD = "plan.parquet", "clients.parquet", "README.md"
 
 _MOST_FILES = 300  # clients up to which each gets files of its own, in layout "auto"
 _WORKERS = min(4, os.cpu_count() or 1)
@@ -52,43 +47,8 @@ class Listener:
     download: Callable[[str], Progress] | None = None
 
 
-@dataclass(frozen=True)
-class Planned:
-    """A dataset whose owners are drawn; nothing written yet.
-
-    Attributes:
-        recipe: What was asked for.
-        sources: What the sources are.
-        subsets: Who owns what.
-        table: The plan.
-        digest: Its content digest.
-        stamp: Changes when a file that bytes are read from changes.
-        newest: When one last changed, in nanoseconds since the epoch.
-        inputs: Files and folders that bytes are read from.
-    """
-
-    recipe: Recipe
-    sources: Mapping[str, SourceEntry]
-    subsets: tuple[PlannedSubset, ...]
-    table: pa.Table
-    digest: str
-    stamp: str
-    newest: int
-    inputs: tuple[Path, ...]
-
-    @classmethod
-    def of(
-        cls,
-        recipe: Recipe,
-        sources: Mapping[str, SourceEntry],
-        subsets: Sequence[PlannedSubset],
-        stamp: str,
-        newest: int,
-        inputs: Sequence[Path],
-    ) -> Planned:
-        """With the plan's table and digest filled in."""
-        table = plan.table(subsets)
-        return cls(recipe, sources, tuple(subsets), table, schema.content_digest(table), stamp, newest, tuple(inputs))
+QUIET = Listener()
+"""Hears nothing."""
 
 
 @dataclass(frozen=True)
@@ -100,7 +60,7 @@ class Built:
     written: int
 
 
-def prepare(recipe: Recipe, places: locate.Places, listener: Listener = Listener()) -> Planned:
+def prepare(recipe: Recipe, places: locate.Places, listener: Listener = QUIET) -> Planned:
     """Finds the sources, reads their names and labels and draws the plan. Writes nothing (downloads apart).
 
     Raises:
@@ -113,13 +73,13 @@ def prepare(recipe: Recipe, places: locate.Places, listener: Listener = Listener
         listener.step(f"planning {name}")
         merged = plan.merge(subset, [indexes[source] for source in subset.sources])
         subsets.append(plan.divide(recipe, name, merged, _duplicates(merged, listener)))
-    sources = {name: _source_entry(recipe, name, index) for name, index in indexes.items()}
+    sources = {name: source_entry(recipe, name, index) for name, index in indexes.items()}
     stamp = fingerprint((name, index.fingerprint) for name, index in sorted(indexes.items()))
     newest = max(index.newest for index in indexes.values())
     return Planned.of(recipe, sources, subsets, stamp, newest, inputs)
 
 
-def build(planned: Planned, out: Path, *, overwrite: bool = False, listener: Listener = Listener()) -> Built:
+def build(planned: Planned, out: Path, *, overwrite: bool = False, listener: Listener = QUIET) -> Built:
     """Writes a planned dataset: shards aside, the manifest last, then the folder is renamed into place.
 
     An interrupted build is resumed; shards whose digest holds are kept. A finished one is left alone, but for
@@ -144,7 +104,7 @@ def build(planned: Planned, out: Path, *, overwrite: bool = False, listener: Lis
             return built
         work.begin(_key(planned))
         receipts = _receipts(planned, work.folder, work.kept, work.add, listener)
-        described = _describe(planned, work.folder, receipts)
+        described = describe(planned, work.folder, receipts)
         (work.folder / manifest.NAME).write_text(manifest.dumps(described), encoding="utf-8")
         work.finish([manifest.NAME, *(file.path for file in manifest.files(described))])
     return Built(out, described, sum(len(r) for r in receipts.values()) - len(work.kept))
@@ -204,7 +164,7 @@ def _standing(planned: Planned, out: Path, overwrite: bool) -> Manifest | None:
     same = (standing.plan.digest, to_json(standing.recipe), standing.writer) == (
         planned.digest,
         to_json(planned.recipe),
-        _writer(),
+        writer(),
     )
     if not same or manifest.digest(standing) != standing.digest:
         raise OutputError(
@@ -359,96 +319,7 @@ def _mean_bytes(rows: shards.Rows) -> int:
     return max(1, int(np.mean([len(d) for d in shards.read(rows, picks)])))
 
 
-def _describe(planned: Planned, folder: Path, receipts: Mapping[str, Sequence[shards.Receipt]]) -> Manifest:
-    """Writes plan, client table and card, and says it all in a manifest."""
-    recipe = planned.recipe
-    clients = {s.name: _clients(s, receipts[s.name]) for s in planned.subsets}
-    subsets = {s.name: _entry(recipe, s, receipts[s.name], clients[s.name]) for s in planned.subsets}
-    _write_small(planned.table, folder / PLAN)
-    _write_small(pa.concat_tables(clients.values()), folder / CLIENTS)
-    (folder / CARD).write_text(card.render(recipe, planned.sources, subsets), encoding="utf-8")
-    plan_file = _file(folder, PLAN)
-    return manifest.sealed(
-        Manifest(
-            fedkit=SCHEMA,
-            name=recipe.name,
-            recipe=recipe,
-            writer=_writer(),
-            sources=dict(planned.sources),
-            plan=Plan(plan_file.path, plan_file.bytes, plan_file.sha256, planned.digest, planned.table.num_rows),
-            clients=_file(folder, CLIENTS),
-            card=_file(folder, CARD),
-            subsets=subsets,
-        )
-    )
-
-
-def _entry(recipe: Recipe, subset: PlannedSubset, receipts: Sequence[shards.Receipt], clients: pa.Table) -> SubsetEntry:
-    rows = dict.fromkeys(subset.split_names, 0)
-    for receipt in receipts:
-        rows[receipt.split] += receipt.rows
-    return SubsetEntry(
-        classes=subset.classes,
-        multi_label=subset.multi_label,
-        clients=len(subset.clients),
-        rows=rows,
-        novel=subset.novel,
-        moved=subset.moved,
-        duplicates=subset.duplicates,
-        left_out=subset.left_out,
-        skipped=tuple(Skipped(**row) for receipt in receipts for row in receipt.skipped),
-        skew=skew.measure(
-            *skew.tables(clients, len(subset.classes)), seeds.generator(recipe.seed, subset.name, "skew")
-        ),
-        shards=tuple(Shard(r.path, r.split, r.rows, r.bytes, r.sha256) for r in receipts),
-    )
-
-
-def _clients(subset: PlannedSubset, receipts: Sequence[shards.Receipt]) -> pa.Table:
-    """A row a client and split, those without rows included."""
-    found = {(c.client_id, r.split): (r.path, c) for r in receipts for c in r.clients}
-    rows = []
-    for client in subset.clients:
-        for split in subset.split_names:
-            path, held = found.get((client, split), (None, None))
-            facts = encode(held) if held else dict.fromkeys(("row_group", "row_groups", "rows", "bytes"), 0)
-            rows.append(facts | {"subset": subset.name, "client_id": client, "split": split, "file": path})
-    empty: dict[str, list[Any]] = {name: [] for name in ("labels", "counts", "domains", "domain_counts")}
-    return pa.Table.from_pylist([empty | row for row in rows], schema=schema.CLIENTS_SCHEMA)
-
-
-def _source_entry(recipe: Recipe, name: str, index: Index) -> SourceEntry:
-    facts = SOURCES[name].facts
-    sampled = recipe.sample is not None
-    return SourceEntry(
-        title=f"sample of {facts.title} (procedural)" if sampled else facts.title,
-        homepage=facts.homepage,
-        licence="Apache-2.0, rendered by fedkit" if sampled else facts.licence,
-        citation="rendered scenes, no photographs" if sampled else facts.citation,
-        redistributable=True if sampled else facts.redistributable,
-        images=index.table.num_rows,
-        missing=index.missing,
-    )
-
-
-def _write_small(table: pa.Table, path: Path) -> None:
-    pq.write_table(table, path, compression="zstd", write_page_index=True, row_group_size=1 << 18)
-
-
-def _file(folder: Path, name: str) -> File:
-    return File(name, (folder / name).stat().st_size, file_digest(folder / name))
-
-
-def _writer() -> dict[str, str]:
-    """What the bytes depend on beside plan and sources."""
-    try:
-        own = version("fedkit")
-    except PackageNotFoundError:
-        own = "0"
-    return {"fedkit": own, "pyarrow": pa.__version__}
-
-
 def _key(planned: Planned) -> dict[str, Any]:
     """Everything the bytes of a build depend on, so that an interrupted one is resumed only if none of it changed."""
     recipe = hashlib.sha256(json.dumps(to_json(planned.recipe), sort_keys=True).encode()).hexdigest()
-    return {"plan": planned.digest, "recipe": recipe, "sources": planned.stamp, "writer": _writer()}
+    return {"plan": planned.digest, "recipe": recipe, "sources": planned.stamp, "writer": writer()}

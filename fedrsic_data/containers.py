@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
@@ -18,6 +19,21 @@ from fedrsic_data.errors import SourceError
 from fedrsic_data.images import MAX_BYTES
 
 _BATCH = 256  # rows of a Parquet file in memory at once
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Turns whatever goes wrong in reading a source into one line that names the file, or else ``path``.
+
+    Raises:
+        SourceError: The operating system refuses, or the content is not what it should be.
+    """
+    try:
+        yield
+    except (OSError, EOFError, UnicodeError, pa.ArrowException) as error:
+        where = getattr(error, "filename", None) or path
+        words = getattr(error, "strerror", None) or " ".join(str(error).split())
+        raise SourceError(f"{where}: cannot be read ({words})") from None
 
 
 class FolderContainer:
@@ -95,12 +111,7 @@ class ParquetContainer:
         file = tempfile.TemporaryFile(dir=scratch)  # noqa: SIM115 - lives as long as the container
         lengths = [np.zeros(1, np.int64)]
         for path in self.files:
-            try:
-                with pq.ParquetFile(path, pre_buffer=False) as parquet:
-                    batches = parquet.iter_batches(_BATCH, columns=["image.bytes"], use_threads=False)
-                    lengths.extend(_append(batch.column(0).field("bytes"), file) for batch in batches)
-            except (pa.ArrowException, EOFError) as error:
-                raise SourceError(f"{path}: cannot be read ({' '.join(str(error).split())})") from None
+            lengths.extend(_append(batch.column(0).field("bytes"), file) for batch in _batches(path))
         file.flush()
         self._offsets = np.cumsum(np.concatenate(lengths))
         self._scratch = file
@@ -118,6 +129,11 @@ class ParquetContainer:
         """See ``Container.where``."""
         file = int(np.searchsorted(self._first, int(key), side="right")) - 1
         return f"{self.files[file]} (row {int(key) - self._first[file]})"
+
+
+def _batches(path: Path) -> Iterator[pa.RecordBatch]:
+    with reading(path), pq.ParquetFile(path, pre_buffer=False) as parquet:
+        yield from parquet.iter_batches(_BATCH, columns=["image.bytes"], use_threads=False)
 
 
 def _append(values: pa.Array, file: IO[bytes]) -> NDArray[np.int64]:

@@ -1,14 +1,15 @@
 """Is this file an image, whole and of a sane size? Answered without decoding wherever that is possible.
 
 The quick look reads the header's size and the end of the file, which catches empty, foreign, huge and
-truncated files in some microseconds. What it cannot vouch for is decoded in full by Pillow, so a file that
-any decoder can read is never refused.
+truncated files in some microseconds; a PNG file also carries checksums, which must hold. What it cannot vouch
+for is decoded in full by Pillow, so a file that any decoder can read is never refused.
 """
 
 from __future__ import annotations
 
 import io
 import struct
+import zlib
 from collections.abc import Sequence
 
 from fedrsic_data.errors import BadImageError
@@ -21,6 +22,10 @@ MAX_BYTES = 64 * 2**20
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp", ".gif")
 """File names that are taken for images, lower case."""
+
+_FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "WEBP", "GIF")  # what Pillow calls them; it knows many more
+_REPLACE = "replace the file, or use --on-bad-image skip"
+_AGAIN = "fetch it again, or use --on-bad-image skip"
 
 
 def check(data: bytes, name: str) -> tuple[int, int]:
@@ -37,13 +42,13 @@ def check(data: bytes, name: str) -> tuple[int, int]:
         BadImageError: Empty, too large, not an image, or truncated.
     """
     if not data:
-        raise BadImageError(f"{name}: the file is empty (0 bytes); fetch it again, or use --on-bad-image skip")
+        raise BadImageError(f"{name}: the file is empty (0 bytes); {_AGAIN}")
     if len(data) > MAX_BYTES:
-        raise BadImageError(f"{name}: {len(data):,} bytes is over the limit of {MAX_BYTES:,} for one image")
+        raise BadImageError(f"{name}: {len(data):,} bytes is over the limit of {MAX_BYTES:,} for one image; {_REPLACE}")
     try:
         size = _quick(data)
     except BadImageError as error:
-        raise BadImageError(f"{name}: {error}; fetch it again, or use --on-bad-image skip") from None
+        raise BadImageError(f"{name}: {error}; {_AGAIN}") from None
     if size is None or 0 in size:
         return _decode(data, name)
     _bounded(size, name)
@@ -52,7 +57,7 @@ def check(data: bytes, name: str) -> tuple[int, int]:
 
 def _bounded(size: tuple[int, int], name: str) -> None:
     if size[0] * size[1] > MAX_PIXELS:
-        raise BadImageError(f"{name}: {size[0]:,} x {size[1]:,} pixels is over the limit of {MAX_PIXELS:,}")
+        raise BadImageError(f"{name}: {size[0]:,} x {size[1]:,} pixels is over the limit of {MAX_PIXELS:,}; {_REPLACE}")
 
 
 def _quick(data: bytes) -> tuple[int, int] | None:
@@ -85,8 +90,24 @@ def _jpeg(data: bytes) -> tuple[int, int] | None:
     return None
 
 
+_PNG_CHUNK = struct.Struct(">I4s")
+
+
 def _png(data: bytes) -> tuple[int, int] | None:
-    if data[12:16] != b"IHDR" or data[-8:-4] != b"IEND":
+    """Header size; whole if its chunks end with the last kind and those that carry the picture have their checksums."""
+    at, kind, kinds = 8, b"", set()
+    view = memoryview(data)
+    while kind != b"IEND":
+        length, kind = _PNG_CHUNK.unpack_from(data, at)
+        end = at + 12 + length
+        if end > len(data):
+            raise BadImageError(f"damaged image (truncated: chunk at byte {at:,} is cut short)")
+        critical = not kind[0] & 32  # all others a decoder may do without
+        if critical and zlib.crc32(view[at + 4 : end - 4]) != int.from_bytes(view[end - 4 : end]):
+            raise BadImageError(f"damaged image (chunk at byte {at:,} does not have its checksum)")
+        kinds.add(kind)
+        at = end
+    if data[12:16] != b"IHDR" or b"IDAT" not in kinds:
         return None
     width, height = struct.unpack_from(">II", data, 16)
     return width, height
@@ -122,16 +143,18 @@ def _decode(data: bytes, name: str) -> tuple[int, int]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # what Pillow only warns of it can still read
-            with Image.open(io.BytesIO(data)) as image:
+            with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
                 size = image.size
                 _bounded(size, name)
                 image.load()
-    except Image.DecompressionBombError as error:
-        raise BadImageError(f"{name}: {error}; over the limit of {MAX_PIXELS:,} pixels") from None
+    except BadImageError:
+        raise
+    except Image.DecompressionBombError:
+        raise BadImageError(f"{name}: more pixels than the limit of {MAX_PIXELS:,}; {_REPLACE}") from None
     except UnidentifiedImageError:
         raise BadImageError(
-            f"{name}: not an image (first bytes {data[:8]!r}); replace it, or use --on-bad-image skip"
+            f"{name}: not an image of {', '.join(_FORMATS)} (first bytes {data[:8]!r}); {_REPLACE}"
         ) from None
-    except (OSError, ValueError, SyntaxError, struct.error, MemoryError) as error:
-        raise BadImageError(f"{name}: damaged image ({error}); fetch it again, or use --on-bad-image skip") from None
+    except Exception as error:  # decoders raise a dozen kinds over damaged files
+        raise BadImageError(f"{name}: damaged image ({error}); {_AGAIN}") from None
     return size

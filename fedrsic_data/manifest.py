@@ -6,6 +6,8 @@ import dataclasses
 import hashlib
 import json
 import os
+import re
+import stat
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -15,6 +17,8 @@ from fedrsic_data.recipe import Recipe, read_json, to_json
 from fedrsic_data.settings import decode, encode
 
 NAME = "manifest.json"
+
+_NO_NAME = re.compile(r"[\\:\0\ud800-\udfff]")  # drives, other systems' separators, what no file name can hold
 
 
 @dataclass(frozen=True)
@@ -149,7 +153,7 @@ def load(path: Path) -> Manifest:
     Raises:
         ManifestError: It cannot be read, is a recipe that was not built yet, or is malformed.
     """
-    path = path / NAME if path.is_dir() else path
+    path = located(path)
     data = read_json(path)
     if "recipe" not in data and "subsets" in data:
         raise ManifestError(f"{path}: is a recipe, nothing built yet; run: fedkit build {path}")
@@ -160,6 +164,27 @@ def load(path: Path) -> Manifest:
     for entry in files(manifest):
         safe(path.parent, entry.path)
     return manifest
+
+
+def located(path: Path) -> Path:
+    """The manifest that a person names by itself or by its folder.
+
+    Raises:
+        ManifestError: There is none, or it is no regular file.
+    """
+    try:
+        file = path / NAME if path.is_dir() else path
+        regular = stat.S_ISREG(file.stat().st_mode)
+    except FileNotFoundError:
+        raise ManifestError(
+            f"{file}: does not exist; give a manifest.json or its folder, or run: fedkit build"
+        ) from None
+    except (OSError, ValueError) as error:
+        words = getattr(error, "strerror", None) or error
+        raise ManifestError(f"{path}: cannot be read ({words}); give a manifest.json or its folder") from None
+    if not regular:
+        raise ManifestError(f"{file}: is no file; give a manifest.json or its folder")
+    return file
 
 
 def files(manifest: Manifest) -> list[File | Plan | Shard]:
@@ -175,14 +200,7 @@ def safe(folder: Path, relative: str) -> Path:
         ManifestError: It would leave the manifest's folder.
     """
     pure = PurePosixPath(relative)
-    if (
-        not relative
-        or pure.is_absolute()
-        or ".." in pure.parts
-        or "\\" in relative
-        or "\0" in relative
-        or ":" in relative
-    ):
+    if not relative or pure.is_absolute() or ".." in pure.parts or _NO_NAME.search(relative):
         raise ManifestError(
             f"{folder / NAME}: path {relative!r} leaves the dataset's folder; the manifest is not to be trusted"
         )

@@ -5,8 +5,9 @@ Nothing is written here and no pixel is read; the plan is a function of names an
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -15,8 +16,11 @@ from numpy.typing import NDArray
 from fedrsic_data import partition, schema, seeds, splits, vocabulary
 from fedrsic_data.errors import UsageError
 from fedrsic_data.index import Container, Index
-from fedrsic_data.manifest import Counted
+from fedrsic_data.manifest import Counted, SourceEntry
 from fedrsic_data.recipe import Recipe, Subset
+
+_UNDRAWN = "given to no client by the partitioner"
+_BEYOND = "beyond {} shots of its class at its client"
 
 
 @dataclass(frozen=True)
@@ -70,6 +74,45 @@ class PlannedSubset:
     def _rows(self, split: str | None) -> NDArray[np.bool_]:
         held = self.owner >= 0
         return held if split is None else held & (self.split == self.split_names.index(split))
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A dataset whose owners are drawn; nothing written yet.
+
+    Attributes:
+        recipe: What was asked for.
+        sources: What the sources are.
+        subsets: Who owns what.
+        table: The plan.
+        digest: Its content digest.
+        stamp: Changes when a file that bytes are read from changes.
+        newest: When one last changed, in nanoseconds since the epoch.
+        inputs: Files and folders that bytes are read from.
+    """
+
+    recipe: Recipe
+    sources: Mapping[str, SourceEntry]
+    subsets: tuple[PlannedSubset, ...]
+    table: pa.Table
+    digest: str
+    stamp: str
+    newest: int
+    inputs: tuple[Path, ...]
+
+    @classmethod
+    def of(
+        cls,
+        recipe: Recipe,
+        sources: Mapping[str, SourceEntry],
+        subsets: Sequence[PlannedSubset],
+        stamp: str,
+        newest: int,
+        inputs: Sequence[Path],
+    ) -> Planned:
+        """With the plan's table and digest filled in."""
+        whole = table(subsets)
+        return cls(recipe, sources, tuple(subsets), whole, schema.content_digest(whole), stamp, newest, tuple(inputs))
 
 
 @dataclass(frozen=True)
@@ -141,6 +184,11 @@ def divide(recipe: Recipe, name: str, merged: Merged, groups: Sequence[NDArray[n
         raise UsageError(f"subset {name}: {error}") from None
 
 
+def drawn(reason: str) -> bool:
+    """Whether images are left out for this reason by what is drawn here, rather than by their source."""
+    return reason == _UNDRAWN or reason.endswith(_BEYOND.removeprefix("beyond {}"))
+
+
 def table(planned: Sequence[PlannedSubset]) -> pa.Table:
     """The plan as a table of ``schema.PLAN_SCHEMA``, sorted by subset and sample id."""
     parts = []
@@ -192,10 +240,10 @@ def _divide(recipe: Recipe, name: str, merged: Merged, groups: Sequence[NDArray[
     owner[novel] = rng.permutation(np.arange(len(novel)) % assignment.clients)
     split[novel] = len(fractions) + 1
     split = splits.together(split, owner, rows, groups)
-    left_out = [*merged.left_out, *_count("given to no client by the partitioner", owner < 0, ids)]
+    left_out = [*merged.left_out, *_count(_UNDRAWN, owner < 0, ids)]
     if recipe.shots is not None:
         beyond = splits.few_shot(rows, owner, split, recipe.shots, rng)
-        left_out += _count(f"beyond {recipe.shots} shots of its class at its client", beyond, ids)
+        left_out += _count(_BEYOND.format(recipe.shots), beyond, ids)
         owner[beyond] = -1
     return PlannedSubset(
         name=name,

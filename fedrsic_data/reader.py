@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -36,11 +37,12 @@ class Dataset:
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         """Opens a manifest or the folder it is in; see ``fedrsic_data.open``."""
-        given = Path(path)
-        if not given.exists():
-            raise ManifestError(f"{given}: does not exist; build it with: fedkit build")
-        self.folder = given if given.is_dir() else given.parent
-        self.manifest = manifest.load(given)
+        file = manifest.located(Path(path))
+        self.folder = file.parent
+        self.manifest = manifest.load(file)
+        for name, subset in self.manifest.subsets.items():
+            if "train" not in subset.rows or not all("value" in facts for facts in subset.skew.values()):
+                raise ManifestError(f"{file}: rows or skew of {name} are incomplete; run: fedkit verify")
 
     @property
     def subsets(self) -> tuple[str, ...]:
@@ -60,12 +62,20 @@ class Dataset:
     @cached_property
     def client_table(self) -> pa.Table:
         """``clients.parquet``: a row a subset, client and split; see ``schema.CLIENTS_SCHEMA``."""
-        return _read_table(manifest.safe(self.folder, self.manifest.clients.path))
+        return self._table(self.manifest.clients.path, schema.CLIENTS_SCHEMA)
 
     @cached_property
     def plan(self) -> pa.Table:
         """``plan.parquet``: the owner of every image; see ``schema.PLAN_SCHEMA``."""
-        return _read_table(manifest.safe(self.folder, self.manifest.plan.path))
+        return self._table(self.manifest.plan.path, schema.PLAN_SCHEMA)
+
+    def _table(self, name: str, expected: pa.Schema) -> pa.Table:
+        path = manifest.safe(self.folder, name)
+        with _parquet(path) as file:
+            table = file.read()
+        if not table.schema.equals(expected):
+            raise ManifestError(f"{path}: does not have the columns it should; run: fedkit verify")
+        return table
 
 
 class Subset:
@@ -95,7 +105,12 @@ class Subset:
     def client_table(self) -> pa.Table:
         """The subset's rows of ``clients.parquet``."""
         table = self.dataset.client_table
-        return table.filter(pc.equal(table.column("subset"), self.name))
+        mine = table.filter(pc.equal(table.column("subset"), self.name))
+        clients = [mine.filter(pc.equal(mine.column("split"), s)).column("client_id").to_pylist() for s in self.splits]
+        if not countable(mine, self.classes) or any(ids != clients[0] for ids in clients):
+            where = self.dataset.folder / self.dataset.manifest.clients.path
+            raise ManifestError(f"{where}: does not fit what the manifest says of {self.name}; run: fedkit verify")
+        return mine
 
     def client(self, client_id: str) -> Client:
         """One client.
@@ -179,14 +194,10 @@ class Client:
         for piece in self.subset.pieces(self.id, split):
             path = manifest.safe(self.subset.dataset.folder, piece.file)
             groups = range(piece.row_group, piece.row_group + piece.row_groups)
-            try:
-                with pq.ParquetFile(path, pre_buffer=False) as file:
-                    for group in groups:
-                        table = file.read_row_group(group, columns=wanted.names).select(wanted.names)
-                        yield from table.cast(wanted).to_batches(max_chunksize=rows)
-            except (OSError, pa.ArrowException) as error:
-                words = " ".join(str(error).split())
-                raise ManifestError(f"{path}: cannot be read ({words}); run: fedkit verify") from None
+            with _parquet(path) as file:
+                for group in groups:
+                    table = file.read_row_group(group, columns=wanted.names).select(wanted.names)
+                    yield from table.cast(wanted).to_batches(max_chunksize=rows)
 
     def dataset(self, split: str) -> datasets.Dataset:
         """The rows as a ``datasets.Dataset`` with Image and ClassLabel features.
@@ -209,9 +220,38 @@ class Client:
         return pa.schema([full.field(name) for name in columns])
 
 
-def _read_table(path: Path) -> pa.Table:
+def countable(clients: pa.Table, classes: Sequence[str]) -> bool:
+    """Whether rows of ``schema.CLIENTS_SCHEMA`` count what a subset of these classes can hold."""
+    labels, domains = pc.list_flatten(clients.column("labels")), pc.list_flatten(clients.column("domains"))
+    numbers = [clients.column("rows"), *(pc.list_flatten(clients.column(n)) for n in ("counts", "domain_counts"))]
+    lengths = [pc.list_value_length(clients.column(n)) for n in ("labels", "counts", "domains", "domain_counts")]
+    whole = not any(column.null_count for column in (labels, domains, *numbers, *lengths))
+    return (
+        whole
+        and lengths[0].equals(lengths[1])
+        and lengths[2].equals(lengths[3])
+        and not any(_outside(column, 2**40) for column in numbers)
+        and not _outside(labels, len(classes) - 1)
+    )
+
+
+def _outside(numbers: pa.ChunkedArray, most: int) -> bool:
+    least_most = pc.min_max(numbers).as_py()
+    return len(numbers) > 0 and not 0 <= least_most["min"] <= least_most["max"] <= most
+
+
+@contextmanager
+def _parquet(path: Path) -> Iterator[pq.ParquetFile]:
+    """A Parquet file of a dataset.
+
+    Raises:
+        ManifestError: It is missing or damaged.
+    """
     try:
-        return pq.read_table(path)
-    except (OSError, pa.ArrowException) as error:
+        if not path.is_file():  # to open a pipe would be to wait for ever
+            raise FileNotFoundError("no such file")
+        with pq.ParquetFile(path, pre_buffer=False) as file:
+            yield file
+    except (OSError, EOFError, LookupError, ValueError, pa.ArrowException) as error:
         words = " ".join(str(error).split())
         raise ManifestError(f"{path}: cannot be read ({words}); run: fedkit verify") from None

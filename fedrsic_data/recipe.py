@@ -22,6 +22,7 @@ from fedrsic_data.splits import By
 SCHEMA = 1
 """Version of the recipe and manifest format."""
 
+_DEFAULT_PARTITION = {"name": "dirichlet"}
 _RESERVED = ("manifest.json", "plan.parquet", "clients.parquet", "readme.md")
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}")
@@ -101,7 +102,7 @@ class Recipe:
     split_by: By = "sample"
     shots: int | None = None
     base_to_novel: bool = False
-    partition: dict[str, Any] = field(default_factory=lambda: {"name": "dirichlet"})
+    partition: dict[str, Any] = field(default_factory=lambda: dict(_DEFAULT_PARTITION))
     layout: Layout = field(default_factory=Layout)
     sample: SampleSettings | None = None
     allow_partial: bool = False
@@ -237,8 +238,9 @@ def override(
         subsets: Keep only these, in the recipe's order.
         partitioner: Replaces the partition; ``clients`` and ``min_size`` carry over to where they exist.
         sample: Use procedural stand-ins, and say so in the name.
-        sets: ``key=value`` texts. A plain key is a field of the recipe or else a setting of its partition; a
-            dotted key (``layout.files``, ``subsets.NAME.title``) is a path. Values are JSON, else text.
+        sets: ``key=value`` texts. A plain key is a field of the recipe, or else a setting of its partitions,
+            where they have it; a dotted one (``layout.files``, ``subsets.NAME.title``) is a path. Values are
+            JSON, else text.
 
     Raises:
         UsageError: An unknown subset or a malformed ``key=value``.
@@ -251,14 +253,12 @@ def override(
             raise UsageError(f"--subset {name}: the recipe has no such subset{suggest(name, known)}")
     if subsets:
         data["subsets"] = {name: known[name] for name in known if name in subsets}
-    own = data["subsets"].values() if known else ()
-    scopes = [data, *(subset for subset in own if isinstance(subset, dict) and subset.get("partition"))]
+    scopes = _scopes(data, known)
     if partitioner is not None:
+        has = partition.defaults(partitioner)
         for scope in scopes:
-            old = scope.get("partition") or {}
-            kept = {
-                key: old[key] for key in ("clients", "min_size") if key in old and partition.takes(partitioner, key)
-            }
+            old = _spec(scope)
+            kept = {key: old[key] for key in ("clients", "min_size") if key in old and has.get(key) is not None}
             scope["partition"] = {"name": partitioner, **kept}
     if sample and not data.get("sample"):
         data |= {"sample": {}, "name": f"{data.get('name')}-sample"}
@@ -267,10 +267,24 @@ def override(
         key, equals, value = text.partition("=")
         if not (key and equals):
             raise UsageError(f"--set {text!r}: should look like key=value")
-        for scope in scopes if "." not in key and key not in fields else [data]:
-            path = key.split(".") if "." in key or key in fields else ["partition", key]
-            _put(scope, path, _parse(value), text)
+        if "." in key or key in fields:
+            _put(data, key.split("."), _parse(value), text)
+            continue
+        takers = [scope for scope in scopes if key in partition.defaults(_spec(scope).get("name"))]
+        for scope in takers or scopes:  # where nobody takes it, reading the recipe says so
+            _put(scope, ["partition", key], _parse(value), text)
     return data
+
+
+def _scopes(data: dict[str, Any], subsets: dict[str, Any]) -> list[dict[str, Any]]:
+    """Where partitions stand: subsets with one of their own, and the recipe if a subset uses its."""
+    own = [s for s in data["subsets"].values() if isinstance(s, dict) and s.get("partition")] if subsets else []
+    return own if subsets and len(own) == len(data["subsets"]) else [data, *own]
+
+
+def _spec(scope: Mapping[str, Any]) -> dict[str, Any]:
+    spec = scope.get("partition", _DEFAULT_PARTITION)
+    return spec if isinstance(spec, dict) else {}
 
 
 def _put(data: dict[str, Any], path: Sequence[str], value: Any, text: str) -> None:

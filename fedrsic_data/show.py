@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fedrsic_data import partition, recipe, skew, sources
-from fedrsic_data.build import Built, Planned
+from fedrsic_data.build import Built
 from fedrsic_data.errors import UsageError
 from fedrsic_data.manifest import NAME, Manifest
+from fedrsic_data.plan import Planned
 from fedrsic_data.reader import Dataset
 from fedrsic_data.settings import encode, suggest
 from fedrsic_data.verify import Problem

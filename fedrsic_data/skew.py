@@ -1,4 +1,4 @@
-"""How skewed a partition is, from its client x class counts alone, beside what chance gives.
+"""How skewed a partition is, beside what chance gives.
 
 Every metric compares clients with the global mixture or with each other; its band is what an IID split with
 the same client sizes gives (5th to 95th percentile of random draws), so a figure can be told from noise.
@@ -6,7 +6,7 @@ the same client sizes gives (5th to 95th percentile of random draws), so a figur
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import pyarrow as pa
@@ -14,6 +14,9 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 Counts = NDArray[np.int64]
+Measured = dict[str, dict[str, float]]
+
+TRAIN = "train"
 
 _DRAWS = 40
 _CELLS = 4_000_000  # bounds the work of the band: fewer draws for very large tables
@@ -27,6 +30,14 @@ def mixtures(counts: Counts) -> NDArray[np.float64]:
 def total_variation(counts: Counts) -> NDArray[np.float64]:
     """Total variation distance of each client's mixture to the global one: float64 [clients], in 0..1."""
     return np.asarray(0.5 * np.abs(mixtures(counts) - _overall(counts)).sum(axis=1))
+
+
+def earth_movers(counts: Counts) -> NDArray[np.float64]:
+    """Sum over classes of the distance to the global mixture: float64 [clients], in 0..2.
+
+    The "earth mover's distance" of Zhao et al. 2018 (arXiv 1806.00582), twice the total variation.
+    """
+    return 2 * total_variation(counts)
 
 
 def jensen_shannon(counts: Counts) -> NDArray[np.float64]:
@@ -73,21 +84,45 @@ METRICS: dict[str, Callable[[Counts], float]] = {
     "total_variation": _mean(total_variation),
     "jensen_shannon": _mean(jensen_shannon),
     "hellinger": _mean(hellinger),
+    "earth_movers": _mean(earth_movers),
     "classes_per_client": _mean(classes_per_client),
 }
 """Label-skew metrics as means over the clients that have rows."""
 
 
-def measure(labels: Counts, domains: Counts, rng: np.random.Generator) -> dict[str, dict[str, float]]:
-    """All metrics of a partition.
+def measure(clients: pa.Table, plan: pa.Table, classes: Sequence[str], rng: np.random.Generator) -> Measured:
+    """All metrics of a subset's training rows.
+
+    Args:
+        clients: Its rows of the client table (``schema.CLIENTS_SCHEMA``).
+        plan: Its rows of the plan (``schema.PLAN_SCHEMA``).
+        classes: Class names in index order.
+        rng: Draws the bands.
+
+    Returns:
+        Metric -> ``value`` and, where chance has a say, ``iid_low`` and ``iid_high``; rounded to 6 digits.
+        ``domain_entropy`` (bits) where there are several domains, ``cooccurrence_drift`` where images have
+        several labels.
+    """
+    labels, domains = tables(clients, len(classes))
+    measured = measure_counts(labels, domains, rng)
+    train = plan.filter(pc.and_(pc.is_valid(plan.column("client_id")), pc.equal(plan.column("split"), TRAIN)))
+    lists = train.column("labels").combine_chunks()
+    times = np.diff(lists.offsets.to_numpy())
+    if len(times) and times.max() > 1:
+        codes = pc.index_in(lists.flatten(), value_set=pa.array(classes, pa.string())).to_numpy()
+        owner = train.column("client_id").combine_chunks().dictionary_encode().indices.to_numpy()
+        measured["cooccurrence_drift"] = _rounded(cooccurrence_drift(owner, codes, times, len(classes), rng))
+    return measured
+
+
+def measure_counts(labels: Counts, domains: Counts, rng: np.random.Generator) -> Measured:
+    """The metrics that counts alone give.
 
     Args:
         labels: int64 [clients, classes], rows of each class.
         domains: int64 [clients, domains], rows of each domain.
-        rng: Draws the band.
-
-    Returns:
-        Metric -> ``value`` and, where chance has a say, ``iid_low`` and ``iid_high``; rounded to 6 digits.
+        rng: Draws the bands.
     """
     measured = {name: {"value": metric(labels)} for name, metric in METRICS.items()}
     for name, values in _band(labels, METRICS, rng).items():
@@ -97,10 +132,77 @@ def measure(labels: Counts, domains: Counts, rng: np.random.Generator) -> dict[s
         spread = {"domain_entropy": _mean(entropy)}
         measured["domain_entropy"] = {"value": spread["domain_entropy"](domains)}
         measured["domain_entropy"] |= _band(domains, spread, rng)["domain_entropy"]
-    return {name: {key: round(value, 6) for key, value in facts.items()} for name, facts in measured.items()}
+    return {name: _rounded(facts) for name, facts in measured.items()}
 
 
-def tables(clients: pa.Table, classes: int, split: str = "train") -> tuple[Counts, Counts]:
+def cooccurrence_drift(
+    owner: NDArray[np.integer],
+    labels: NDArray[np.integer],
+    times: NDArray[np.integer],
+    classes: int,
+    rng: np.random.Generator,
+) -> dict[str, float]:
+    """How differently labels go together at the clients.
+
+    The mean over clients of the total variation between a client's distribution of label pairs and the global one,
+    in 0..1, and its band over random owners with the same client sizes. Clients without a pair do not count.
+
+    Args:
+        owner: int [N], client of each row.
+        labels: int [E], labels of the rows end to end.
+        times: int [N], labels of each row, summing to E.
+        classes: Number of classes.
+        rng: Draws the band.
+    """
+    row, pair = _pairs(labels, times, classes)
+    pair = np.unique(pair, return_inverse=True)[1]
+    draws = 5 if len(pair) > _CELLS // 4 else 20
+    drawn = [_drift(rng.permutation(owner)[row], pair) for _ in range(draws)]
+    low, high = np.percentile(drawn, [5, 95])
+    return {"value": _drift(owner[row], pair), "iid_low": float(low), "iid_high": float(high)}
+
+
+def _pairs(
+    labels: NDArray[np.integer], times: NDArray[np.integer], classes: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Row and code of every unordered pair of labels of one row: int64 [P] each."""
+    ends = np.repeat(np.cumsum(times), times)
+    later = ends - np.arange(len(labels)) - 1  # labels of the same row that follow
+    left = np.repeat(np.arange(len(labels)), later)
+    right = left + 1 + np.arange(len(left)) - np.repeat(np.cumsum(later) - later, later)
+    a, b = labels[left].astype(np.int64), labels[right].astype(np.int64)
+    row = np.repeat(np.arange(len(times)), times)[left]
+    return row, np.minimum(a, b) * classes + np.maximum(a, b)
+
+
+def _drift(owner: NDArray[np.integer], pair: NDArray[np.int64]) -> float:
+    if not len(pair):
+        return 0.0
+    overall = np.bincount(pair) / len(pair)
+    cells, counts = np.unique(owner.astype(np.int64) * len(overall) + pair, return_counts=True)
+    client, kind = np.divmod(cells, len(overall))
+    held = np.bincount(client, counts)
+    share = counts / held[client]
+    # pairs a client has not: their global share, all of it, is distance too
+    distance = np.bincount(client, np.abs(share - overall[kind]) - overall[kind]) + 1.0
+    return float(0.5 * distance[held > 0].mean())
+
+
+def as_table(measured: Mapping[str, Mapping[str, float]]) -> pa.Table:
+    """Metrics as an Arrow table: ``metric``, ``value``, ``iid_low``, ``iid_high`` (null without a band)."""
+    rows = [{"metric": name, **facts} for name, facts in measured.items()]
+    fields = [("metric", pa.string()), *((name, pa.float64()) for name in ("value", "iid_low", "iid_high"))]
+    return pa.Table.from_pylist(rows, schema=pa.schema(fields))
+
+
+def per_client(counts: Counts, names: Sequence[str]) -> pa.Table:
+    """Metrics of each client as an Arrow table: ``client_id``, ``rows``, ``classes`` and the distances."""
+    distances = {m.__name__: m(counts) for m in (total_variation, jensen_shannon, hellinger, earth_movers)}
+    facts = {"client_id": pa.array(names, pa.string()), "rows": counts.sum(axis=1), "classes": (counts > 0).sum(axis=1)}
+    return pa.table(facts | distances)
+
+
+def tables(clients: pa.Table, classes: int, split: str = TRAIN) -> tuple[Counts, Counts]:
     """The counts that ``measure`` takes, from one subset's rows of a client table.
 
     Args:
@@ -140,6 +242,10 @@ def _band(
         low, high = np.percentile([metric(d) for d in drawn], [5, 95])
         band[name] = {"iid_low": float(low), "iid_high": float(high)}
     return band
+
+
+def _rounded(facts: Mapping[str, float]) -> dict[str, float]:
+    return {key: round(value, 6) for key, value in facts.items()}
 
 
 def _overall(counts: Counts) -> NDArray[np.float64]:

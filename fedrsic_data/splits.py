@@ -202,9 +202,9 @@ def _leaving_one(wanted: NDArray[np.float64], left: NDArray[np.int64]) -> NDArra
     return wanted * scale[:, None]
 
 
-def _multi_hot(rows: Rows) -> NDArray[np.int64]:
-    """Zeros and ones of the labels that occur: int64 [N, labels that occur]."""
+def _multi_hot(rows: Rows) -> NDArray[np.bool_]:
+    """Which of the labels that occur each row has: bool [N, labels that occur]."""
     present, codes = np.unique(rows.labels, return_inverse=True)
-    hot = np.zeros((len(rows), max(len(present), 1)), np.int64)
-    hot[np.repeat(np.arange(len(rows)), np.diff(rows.offsets)), codes] = 1
+    hot = np.zeros((len(rows), max(len(present), 1)), bool)
+    hot[np.repeat(np.arange(len(rows)), np.diff(rows.offsets)), codes] = True
     return hot

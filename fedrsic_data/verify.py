@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,11 +15,18 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from fedrsic_data import manifest, schema, seeds, skew
-from fedrsic_data.errors import ManifestError
 from fedrsic_data.manifest import File, Manifest, Plan, Shard, SubsetEntry
+from fedrsic_data.reader import countable
 from fedrsic_data.workspace import file_digest
 
 _COLUMNS = ("client_id", "sample_id", "domain")
+
+
+class _Stop(Exception):  # noqa: N818 - no error of the program: it carries what was found
+    """A problem after which a file or subset cannot be looked at any further."""
+
+    def __init__(self, problem: Problem) -> None:
+        self.problem = problem
 
 
 @dataclass(frozen=True)
@@ -47,17 +55,31 @@ def verify(path: Path, progress: Callable[[int, int], None] | None = None) -> tu
     Raises:
         ManifestError: There is no readable manifest to check against.
     """
-    if not path.exists():
-        raise ManifestError(f"{path}: does not exist; give a manifest.json or its folder")
-    folder = path if path.is_dir() else path.parent
-    built = manifest.load(path)
+    file = manifest.located(path)
+    folder, built = file.parent, manifest.load(file)
     problems = list(_own(built))
     damaged, words = _files(folder, built, progress)
     problems += words
     problems += _strays(folder, built)
     if not {built.plan.path, built.clients.path} & damaged:
-        problems += _content(folder, built, damaged)
+        problems += _until_stopped(_content(folder, built, damaged))
     return built, problems
+
+
+def _until_stopped(found: Iterator[Problem]) -> Iterator[Problem]:
+    try:
+        yield from found
+    except _Stop as stop:
+        yield stop.problem
+
+
+@contextmanager
+def _looking_at(name: str) -> Iterator[None]:
+    """What Parquet cannot make sense of is a problem of the file ``name``, though its digest agrees."""
+    try:
+        yield
+    except (OSError, EOFError, UnicodeError, pa.ArrowException) as error:
+        raise _Stop(Problem(name, f"cannot be read ({' '.join(str(error).split())})")) from None
 
 
 def _own(built: Manifest) -> Iterator[Problem]:
@@ -90,9 +112,9 @@ def _files(
 
 def _file(folder: Path, entry: File | Plan | Shard, owner_of: dict[str, str]) -> str:
     path = manifest.safe(folder, entry.path)
-    if not path.is_file():
-        return "is missing"
     try:
+        if not path.is_file():
+            return "is missing"
         size, digest = path.stat().st_size, file_digest(path)
     except OSError as error:
         return f"cannot be read ({error.strerror})"
@@ -115,8 +137,7 @@ def _strays(folder: Path, built: Manifest) -> Iterator[Problem]:
 
 
 def _content(folder: Path, built: Manifest, damaged: set[str]) -> Iterator[Problem]:
-    plan = pq.read_table(folder / built.plan.path)
-    clients = pq.read_table(folder / built.clients.path)
+    plan, clients = _table(folder, built.plan.path), _table(folder, built.clients.path)
     for name, table, expected in (
         (built.plan.path, plan, schema.PLAN_SCHEMA),
         (built.clients.path, clients, schema.CLIENTS_SCHEMA),
@@ -130,8 +151,14 @@ def _content(folder: Path, built: Manifest, damaged: set[str]) -> Iterator[Probl
         if {shard.path for shard in subset.shards} & damaged:
             continue
         mine = clients.filter(pc.equal(clients.column("subset"), name))
-        yield from _subset(folder, name, subset, plan.filter(pc.equal(plan.column("subset"), name)), mine)
-        yield from _summary(built, name, subset, mine)
+        planned = plan.filter(pc.equal(plan.column("subset"), name))
+        yield from _until_stopped(_subset(folder, name, subset, planned, mine))
+        yield from _summary(built, name, subset, planned, mine)
+
+
+def _table(folder: Path, name: str) -> pa.Table:
+    with _looking_at(name), pq.ParquetFile(folder / name) as file:
+        return file.read()
 
 
 def _subset(folder: Path, name: str, subset: SubsetEntry, plan: pa.Table, clients: pa.Table) -> Iterator[Problem]:
@@ -142,7 +169,7 @@ def _subset(folder: Path, name: str, subset: SubsetEntry, plan: pa.Table, client
     }
     read: list[pa.Table] = []
     for shard in subset.shards:
-        with pq.ParquetFile(folder / shard.path) as file:
+        with _looking_at(shard.path), pq.ParquetFile(folder / shard.path) as file:
             if not file.schema_arrow.equals(expected, check_metadata=True):
                 yield Problem(shard.path, "does not have the columns and class names of its subset")
                 continue
@@ -157,7 +184,8 @@ def _subset(folder: Path, name: str, subset: SubsetEntry, plan: pa.Table, client
         yield Problem("clients.parquet", f"says that {lost[0]} holds rows of {lost[1]}, and it does not")
     if not read:
         return
-    yield from _against_plan(name, subset, plan, pa.concat_tables(read))
+    with _looking_at(name):
+        yield from _against_plan(name, subset, plan, pa.concat_tables(read))
 
 
 def _row_groups(path: str, file: pq.ParquetFile, where: dict[tuple[str, str], dict[str, object]]) -> Iterator[Problem]:
@@ -202,15 +230,18 @@ def _against_plan(name: str, subset: SubsetEntry, plan: pa.Table, rows: pa.Table
             yield Problem(name, f"column {theirs} of the shards is not what the plan says")
 
 
-def _summary(built: Manifest, name: str, subset: SubsetEntry, clients: pa.Table) -> Iterator[Problem]:
-    """The figures in the manifest against the client table."""
+def _summary(
+    built: Manifest, name: str, subset: SubsetEntry, plan: pa.Table, clients: pa.Table
+) -> Iterator[Problem]:
+    """The figures in the manifest against the client table and the plan."""
     rows = clients.group_by("split").aggregate([("rows", "sum")]).to_pylist()
     if {row["split"]: row["rows_sum"] for row in rows} != subset.rows:
         yield Problem(manifest.NAME, f"rows of {name} are not those of clients.parquet")
     if pc.count_distinct(clients.column("client_id")).as_py() != subset.clients:
         yield Problem(manifest.NAME, f"clients of {name} are not those of clients.parquet")
-    measured = skew.measure(
-        *skew.tables(clients, len(subset.classes)), seeds.generator(built.recipe.seed, name, "skew")
-    )
+    if not countable(clients, subset.classes):
+        yield Problem(built.clients.path, f"does not fit the classes of {name}")
+        return
+    measured = skew.measure(clients, plan, subset.classes, seeds.generator(built.recipe.seed, name, "skew"))
     if measured != subset.skew:
         yield Problem(manifest.NAME, f"skew of {name} is not what clients.parquet gives")

@@ -255,6 +255,26 @@ def test_test_rows_follow_a_clients_own_mixture(tmp_path: Path) -> None:
             assert abs(test.get(row["values"], 0) - 0.2 * whole) < 1
 
 
+def test_base_to_novel(tmp_path: Path) -> None:
+    done = sampled(tmp_path / "out", "base_to_novel=true", "clients=5")
+    subset = fedrsic_data.open(done.path).subset("fed-ucmerced")
+    assert subset.splits == ("train", "test", "novel")
+    assert subset.entry.novel == subset.classes[11:]
+    for split in subset.splits:
+        labels = set(subset.read(split, ["label"]).column(0).to_pylist())
+        assert (min(labels) >= 11) if split == "novel" else (max(labels) < 11)
+    assert sum(subset.entry.rows.values()) == 126
+    assert verify(done.path)[1] == []
+
+
+def test_few_shots_are_counted(tmp_path: Path) -> None:
+    done = sampled(tmp_path / "out", "shots=2", "clients=2")
+    entry = done.manifest.subsets["fed-ucmerced"]
+    assert entry.left_out[0].reason == "beyond 2 shots of its class at its client"
+    assert sum(entry.rows.values()) + entry.left_out[0].count == 126
+    assert verify(done.path)[1] == []
+
+
 def test_more_clients_than_images(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"subset fed-ucmerced: clients=500 .* need 500 .* there are 126: 374 too few"):
         sampled(tmp_path / "out", "clients=500")

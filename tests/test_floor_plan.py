@@ -11,14 +11,16 @@ from conftest import ROOT
 # the floors of fedrsic_data, from the ground up; a module may import its own floor's modules and those below
 FLOORS = (
     ("errors", "seeds", "vocabulary"),
-    ("settings", "images", "index", "schema", "tables", "skew", "archives", "download", "sample"),
+    ("settings", "images", "index", "schema", "tables", "skew", "archives", "download", "sample", "duplicates"),
     ("containers", "partition"),
     ("sources", "splits"),
     ("recipe",),
     ("manifest",),
     ("plan", "shards", "card", "reader"),
     ("workspace",),
-    ("verify", "build"),
+    ("describe", "verify"),
+    ("build",),
+    ("resplit",),
     ("show",),
 )
 CONTRACT = {"manifest", "schema", "reader", "errors"}

@@ -78,9 +78,9 @@ def test_not_images(data: bytes, words: str) -> None:
 
 def png_header(width: int, height: int) -> bytes:
     body = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    end = b"IEND"
+    data, end = b"IDAT", b"IEND"
     return b"\x89PNG\r\n\x1a\n" + b"".join(
-        struct.pack(">I", len(b) - 4) + b + struct.pack(">I", zlib.crc32(b)) for b in (body, end)
+        struct.pack(">I", len(b) - 4) + b + struct.pack(">I", zlib.crc32(b)) for b in (body, data, end)
     )
 
 

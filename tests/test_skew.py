@@ -29,13 +29,13 @@ def test_no_skew_is_zero() -> None:
 def test_the_band_holds_iid_draws_and_not_skewed_ones() -> None:
     rng = np.random.default_rng(0)
     iid = rng.multinomial(100, np.full(10, 0.1), size=20)
-    measured = skew.measure(iid, np.full((20, 1), 100), rng)
+    measured = skew.measure_counts(iid, np.full((20, 1), 100), rng)
     tv = measured["total_variation"]
     assert tv["iid_low"] * 0.9 <= tv["value"] <= tv["iid_high"] * 1.1
     skewed = np.stack([rng.multinomial(100, p) for p in rng.dirichlet([0.1] * 10, 20)])
-    assert skew.measure(skewed, np.full((20, 1), 100), rng)["total_variation"]["value"] > 3 * tv["iid_high"]
+    assert skew.measure_counts(skewed, np.full((20, 1), 100), rng)["total_variation"]["value"] > 3 * tv["iid_high"]
     assert "domain_entropy" not in measured
-    assert "domain_entropy" in skew.measure(iid, iid[:, :2], rng)
+    assert "domain_entropy" in skew.measure_counts(iid, iid[:, :2], rng)
 
 
 def test_clients_without_rows_do_not_count() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -9,7 +11,7 @@ from hypothesis import strategies as st
 
 from fedrsic_data.errors import UsageError
 from fedrsic_data.partition import Rows
-from fedrsic_data.splits import check, stratified
+from fedrsic_data.splits import base_classes, check, few_shot, hold_out, stratified, together
 
 
 def dealt(seed: int, n: int = 2100, classes: int = 21, clients: int = 10) -> tuple[Rows, np.ndarray]:
@@ -54,3 +56,69 @@ def test_every_client_keeps_a_row_for_training(n: int, classes: int, clients: in
 def test_fractions_that_are_no_split(fractions: dict[str, float]) -> None:
     with pytest.raises(UsageError, match="splits"):
         check(fractions)
+
+
+def test_whole_clients() -> None:
+    rows, owner = dealt(0)
+    split = hold_out("client", rows, owner, 10, {"validation": 0.1, "test": 0.2}, np.random.default_rng(1))
+    codes = [set(split[owner == k]) for k in range(10)]
+    assert all(len(c) == 1 for c in codes)
+    assert sorted(next(iter(c)) for c in codes) == [0] * 7 + [1] + [2] * 2
+    with pytest.raises(UsageError, match="leave none for training"):
+        hold_out("client", rows, owner % 2, 2, {"a": 0.4, "b": 0.4}, np.random.default_rng(1))
+
+
+def test_whole_users() -> None:
+    rows, owner = dealt(0)
+    with pytest.raises(UsageError, match="natural users"):
+        hold_out("group", rows, owner, 10, {"test": 0.2}, np.random.default_rng(1))
+    users = np.random.default_rng(2).integers(0, 50, len(rows)).astype(np.int32)
+    grouped = dataclasses.replace(rows, groups=users, group_names=tuple(f"u{i}" for i in range(50)))
+    split = hold_out("group", grouped, owner, 10, {"test": 0.2}, np.random.default_rng(1))
+    held = [set(split[users == u]) for u in range(50)]
+    assert all(len(s) == 1 for s in held)
+    assert sum(s == {1} for s in held) == 10
+
+
+def test_label_sets_by_iterative_stratification() -> None:
+    rng = np.random.default_rng(0)
+    hot = rng.random((900, 12)) < rng.uniform(0.02, 0.5, 12)
+    rows = Rows.multi_hot(hot)
+    owner = rng.integers(0, 3, 900).astype(np.int32)
+    owner[:5] = -1
+    split = hold_out("sample", rows, owner, 3, {"test": 0.25}, np.random.default_rng(1))
+    assert np.all(split[:5] == 0)
+    for k in range(3):
+        mine = owner == k
+        assert np.sum(split[mine] == 1) == pytest.approx(0.25 * mine.sum(), abs=4)
+        assert np.all(np.abs(hot[mine & (split == 1)].sum(axis=0) - 0.25 * hot[mine].sum(axis=0)) <= 5)
+    same = hold_out("sample", rows, owner, 3, {"test": 0.25}, np.random.default_rng(1))
+    assert np.array_equal(split, same)
+
+
+def test_few_shots() -> None:
+    rows, owner = dealt(0)
+    split = stratified(rows, owner, 10, {"test": 0.2}, np.random.default_rng(1))
+    beyond = few_shot(rows, owner, split, 4, np.random.default_rng(2))
+    assert not beyond[split == 1].any()
+    left = np.zeros((10, 21), int)
+    np.add.at(left, (owner[~beyond & (split == 0)], rows.labels[~beyond & (split == 0)]), 1)
+    whole = np.zeros((10, 21), int)
+    np.add.at(whole, (owner[split == 0], rows.labels[split == 0]), 1)
+    assert np.array_equal(left, np.minimum(whole, 4))
+
+
+def test_groups_end_on_one_side_and_the_splits_keep_their_sizes() -> None:
+    rows, owner = dealt(0)
+    split = stratified(rows, owner, 10, {"test": 0.2}, np.random.default_rng(1))
+    rng = np.random.default_rng(5)
+    groups = [np.sort(g) for g in rng.permutation(2100)[:90].reshape(30, 3)]
+    after = together(split, owner, rows, groups)
+    assert all(len(set(after[g])) == 1 for g in groups)
+    assert any(len(set(split[g])) > 1 for g in groups)
+    assert abs(int((after == 1).sum()) - 420) <= 3
+
+
+@pytest.mark.parametrize(("classes", "base"), [(21, 11), (20, 10), (1, 1)])
+def test_base_classes_are_the_first_half_rounded_up(classes: int, base: int) -> None:
+    assert base_classes(classes) == base

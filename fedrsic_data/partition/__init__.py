@@ -30,10 +30,10 @@ __all__ = [
     "Partitioner",
     "Rows",
     "assign",
+    "defaults",
     "from_json",
     "names",
     "sorting",
-    "takes",
     "to_json",
 ]
 
@@ -69,11 +69,10 @@ def from_json(spec: Mapping[str, Any], where: str = "partition") -> Partitioner:
     return partitioner
 
 
-def takes(name: str, setting: str) -> bool:
-    """Whether a partitioner of that name has that setting, with a default that means something on its own."""
-    kind = PARTITIONERS.get(name)
-    found = {field.name: field for field in dataclasses.fields(kind)} if kind else {}
-    return setting in found and found[setting].default is not None
+def defaults(name: object) -> dict[str, Any]:
+    """The settings of a partitioner and their defaults; none for a name that is unknown."""
+    kind = PARTITIONERS.get(name) if isinstance(name, str) else None
+    return {} if kind is None else {field.name: field.default for field in dataclasses.fields(kind)}
 
 
 def to_json(partitioner: Partitioner) -> dict[str, Any]:

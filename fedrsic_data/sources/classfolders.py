@@ -16,12 +16,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from fedrsic_data.archives import ZipReader
-from fedrsic_data.containers import FolderContainer, ParquetContainer, ZipContainer
+from fedrsic_data.containers import FolderContainer, ParquetContainer, ZipContainer, reading
 from fedrsic_data.errors import SourceError
 from fedrsic_data.images import SUFFIXES
 from fedrsic_data.index import Container, LeftOut, fingerprint, natural_key
 
 _DEPTH = 3  # how far below the given path class folders, archives and Parquet files are looked for
+_NONE, _BYTES, _PATH = pa.null(), (pa.binary(), pa.large_binary()), (pa.string(), pa.large_string())
 
 
 @dataclass(frozen=True)
@@ -61,20 +62,25 @@ def find(path: Path, source: str, classes: Sequence[str], layout: str) -> Found:
     Raises:
         SourceError: Nothing fits, or a class is unknown.
     """
-    known = {plain(name): name for name in classes}
+    with reading(path):
+        return _find(path, source, {plain(name): name for name in classes}, layout)
+
+
+def _find(path: Path, source: str, known: dict[str, str], layout: str) -> Found:
     if not path.exists():
         raise SourceError(f"{path}: does not exist; give the folder or archive of {source}")
-    if path.is_file():
-        if path.suffix.lower() == ".zip":
-            return _zip(path, source, known, layout)
-        if path.suffix.lower() == ".parquet":
-            return _parquet([path], source, known)
+    if path.is_file() and path.suffix.lower() == ".zip":
+        return _zip(path, source, known, layout)
+    if path.is_file() and path.suffix.lower() == ".parquet":
+        return _parquet([path], source, known)
+    if not path.is_dir():
         raise SourceError(f"{path}: not a folder, .zip or .parquet; unpack it and give the folder")
     for folder in _folders(path):
         if any(plain(entry.name) in known for entry in os.scandir(folder) if entry.is_dir()):
             return _folder(folder, source, known)
     for pattern, reader in ((".zip", _zip), (".parquet", None)):
-        files = [f for folder in _folders(path) for f in sorted(folder.iterdir()) if f.suffix.lower() == pattern]
+        entries = (f for folder in _folders(path) for f in sorted(folder.iterdir()))
+        files = [f for f in entries if f.suffix.lower() == pattern and f.is_file()]
         if files and reader is None:
             return _parquet(files, source, known)
         if len(files) > 1:
@@ -103,26 +109,23 @@ def _folder(root: Path, source: str, known: dict[str, str]) -> Found:
     stamps: list[tuple[str, int, int]] = []
     ignored: list[str] = []
     newest = 0
-    try:
-        for folder in sorted(os.scandir(root), key=lambda e: e.name):
-            if not folder.is_dir() or folder.name.startswith((".", "__MACOSX")):
+    for folder in sorted(os.scandir(root), key=lambda e: e.name):
+        if not folder.is_dir() or folder.name.startswith((".", "__MACOSX")):
+            continue
+        entries = []
+        name = _class(folder.name, source, known, f"{root}{os.sep}{folder.name}")
+        for file in os.scandir(folder.path):
+            key = _utf8(f"{folder.name}/{file.name}", root)
+            if not _is_image(file.name) or not file.is_file():
+                ignored += [] if _is_litter(file.name) else [key]
                 continue
-            entries = []
-            name = _class(folder.name, source, known, f"{root}{os.sep}{folder.name}")
-            for file in os.scandir(folder.path):
-                if not _is_image(file.name) or not file.is_file():
-                    ignored += [] if _is_litter(file.name) else [f"{folder.name}/{file.name}"]
-                    continue
-                stat = file.stat()
-                key = f"{folder.name}/{file.name}"
-                entries.append(_entry(key))
-                stamps.append((key, stat.st_size, stat.st_mtime_ns))
-                newest = max(newest, stat.st_mtime_ns, stat.st_ctime_ns)
-            if name in files:
-                raise SourceError(f"{root}: two folders for class {name!r} of {source}; keep one")
-            files[name] = sorted(entries, key=lambda e: natural_key(e.file))
-    except OSError as error:
-        raise SourceError(f"{error.filename}: cannot be read ({error.strerror})") from None
+            stat = file.stat()
+            entries.append(_entry(key))
+            stamps.append((key, stat.st_size, stat.st_mtime_ns))
+            newest = max(newest, stat.st_mtime_ns, stat.st_ctime_ns)
+        if name in files:
+            raise SourceError(f"{root}: two folders for class {name!r} of {source}; keep one")
+        files[name] = sorted(entries, key=lambda e: natural_key(e.file))
     return Found(files, FolderContainer(root), fingerprint(sorted(stamps)), newest, _left_out(ignored))
 
 
@@ -160,7 +163,7 @@ def _parquet(paths: Sequence[Path], source: str, known: dict[str, str]) -> Found
         stat = path.stat()
         stamps.append((path.name, stat.st_size, stat.st_mtime_ns))
         newest = max(newest, stat.st_mtime_ns, stat.st_ctime_ns)
-        with pq.ParquetFile(path) as parquet:
+        with reading(path), pq.ParquetFile(path) as parquet:
             for group in range(parquet.num_row_groups):
                 table = parquet.read_row_group(group, columns=["image.path", "label"])
                 files_column = table.column("image").combine_chunks().field("path").to_pylist()
@@ -176,19 +179,19 @@ def _parquet(paths: Sequence[Path], source: str, known: dict[str, str]) -> Found
 
 def _label_names(path: Path) -> list[str]:
     """The class names a Parquet mirror carries in its schema, once its columns are what we read."""
-    try:
+    with reading(path):
         schema = pq.read_schema(path)
-    except (OSError, pa.ArrowException) as error:
-        raise SourceError(f"{path}: not a readable Parquet file ({error})") from None
-    image = schema.field("image").type if "image" in schema.names else None
-    if image is None or not pa.types.is_struct(image) or {f.name for f in image} < {"bytes", "path"}:
-        raise SourceError(f"{path}: no image column of bytes and path; columns are {', '.join(schema.names)}")
-    if "label" not in schema.names or not pa.types.is_integer(schema.field("label").type):
-        raise SourceError(f"{path}: no integer label column; columns are {', '.join(schema.names)}")
+    kinds = dict(zip(schema.names, schema.types, strict=True))
+    columns = ", ".join(f"{name} ({kind})" for name, kind in kinds.items())
+    image = {part.name: part.type for part in kinds["image"]} if pa.types.is_struct(kinds.get("image", _NONE)) else {}
+    if image.get("bytes", _NONE) not in _BYTES or image.get("path", _NONE) not in _PATH:
+        raise SourceError(f"{path}: no image column of bytes and path; columns are {columns}")
+    if not pa.types.is_integer(kinds.get("label", _NONE)):
+        raise SourceError(f"{path}: no integer label column; columns are {columns}")
     try:
         features = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
         return [str(name) for name in features["label"]["names"]]
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, TypeError, ValueError, RecursionError):
         raise SourceError(f"{path}: the schema names no classes for column label; use another copy") from None
 
 
@@ -199,6 +202,15 @@ def _class(folder: str, source: str, known: dict[str, str], where: str) -> str:
             f"{where}: {folder!r} is not one of the {len(known)} classes of {source}; "
             "move it away, or name the right folder with --source"
         )
+    return name
+
+
+def _utf8(name: str, root: Path) -> str:
+    """A file's name, which is to become a text in tables."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        raise SourceError(f"{root}: file name {name!a} is not UTF-8; rename the file") from None
     return name
 
 

@@ -27,8 +27,17 @@ def mirror(repo: HubMirror, cache: Path, *, offline: bool = False) -> Path:
     Raises:
         DownloadError: The repository cannot be reached, or holds no Parquet files.
     """
+    try:
+        return _mirror(repo, cache, offline)
+    except OSError as error:
+        raise DownloadError(
+            f"{error.filename or cache}: the cache cannot be used ({error.strerror}); choose another with FEDKIT_CACHE"
+        ) from None
+
+
+def _mirror(repo: HubMirror, cache: Path, offline: bool) -> Path:
     record = cache / "revisions.json"
-    known: dict[str, str] = json.loads(record.read_text()) if record.exists() else {}
+    known = _commits(record)
     revision = repo.revision or known.get(repo.repo)
     if revision is not None:
         folder = _folder(cache, repo.repo, revision)
@@ -45,6 +54,19 @@ def mirror(repo: HubMirror, cache: Path, *, offline: bool = False) -> Path:
     aside.write_text(json.dumps(known, indent=1, sort_keys=True) + "\n")
     aside.replace(record)
     return folder
+
+
+def _commits(record: Path) -> dict[str, str]:
+    """The commit of each repository that an earlier run settled on."""
+    try:
+        known = json.loads(record.read_text("utf-8"))
+    except FileNotFoundError:
+        return {}
+    except (ValueError, RecursionError):
+        known = None
+    if not isinstance(known, dict) or not all(isinstance(commit, str) for commit in known.values()):
+        raise DownloadError(f"{record}: not a record of repositories and commits; remove it")
+    return known
 
 
 def _folder(cache: Path, repo: str, revision: str) -> Path:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from fedrsic_data.containers import reading
 from fedrsic_data.download import Progress, fetch
 from fedrsic_data.errors import DownloadError, SourceError, UsageError
 from fedrsic_data.sources import hub
@@ -25,19 +26,27 @@ class Places:
         folder: ``--sources DIR``: searched for folders and archives by name.
         given: ``--source NAME=PATH`` or ``NAME=hf://USER/REPO@REVISION``.
         offline: Never touch the network.
-        cache: Where downloads are kept.
+        cache: Where downloads are kept; None for ``cache_folder()``.
     """
 
     folder: Path | None = None
     given: Mapping[str, str] = field(default_factory=dict)
     offline: bool = False
-    cache: Path = field(default_factory=lambda: cache_folder())
+    cache: Path | None = None
 
 
 def cache_folder() -> Path:
-    """``$FEDKIT_CACHE``, or ``fedkit`` in the user's cache folder."""
-    given = os.environ.get("FEDKIT_CACHE")
-    return Path(given) if given else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fedkit"
+    """``$FEDKIT_CACHE``, or ``fedkit`` in the user's cache folder.
+
+    Raises:
+        UsageError: The user has no home folder.
+    """
+    if given := os.environ.get("FEDKIT_CACHE"):
+        return Path(given)
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fedkit"
+    except RuntimeError:
+        raise UsageError("there is no home folder to keep downloads in; set FEDKIT_CACHE to a folder") from None
 
 
 def locate(source: Source, places: Places, progress: Callable[[str], Progress] | None = None) -> Path:
@@ -68,15 +77,14 @@ def find(source: Source, places: Places) -> Path | None:
     if given is not None and given.startswith("hf://"):
         return None
     if given is not None:
-        if not Path(given).expanduser().exists():
-            raise SourceError(f"--source {source.name}={given}: does not exist")
-        return Path(given).expanduser()
+        return _given(source, given)
     folders = [places.folder] if places.folder is not None else []
     for folder in folders + [Path(p) for p in os.environ.get("FEDKIT_SOURCES", "").split(os.pathsep) if p]:
-        if not folder.is_dir():
-            raise SourceError(f"sources folder {folder}: {'not a folder' if folder.exists() else 'does not exist'}")
-        if (path := _search(source, folder)) is not None:
-            return path
+        with reading(folder):
+            if not folder.is_dir():
+                raise SourceError(f"sources folder {folder}: {'not a folder' if folder.exists() else 'does not exist'}")
+            if (path := _search(source, folder)) is not None:
+                return path
     return None
 
 
@@ -89,6 +97,19 @@ def check_names(given: Mapping[str, str], known: Mapping[str, Source]) -> None:
     for name in given:
         if name not in known:
             raise UsageError(f"--source {name}=...: unknown source; known: {', '.join(known)}")
+
+
+def _given(source: Source, text: str) -> Path:
+    try:
+        path = Path(text).expanduser()
+    except RuntimeError:
+        raise SourceError(
+            f"--source {source.name}={text}: there is no such home folder; write the whole path"
+        ) from None
+    with reading(path):
+        if not path.exists():
+            raise SourceError(f"--source {source.name}={text}: does not exist")
+    return path
 
 
 def _search(source: Source, folder: Path) -> Path | None:
@@ -115,7 +136,7 @@ def _matches(source: Source, path: Path) -> bool:
 
 
 def _cached(source: Source, places: Places) -> Path:
-    return places.cache / "sources" / source.name
+    return (places.cache or cache_folder()) / "sources" / source.name
 
 
 def _download(source: Source, places: Places, progress: Callable[[str], Progress] | None) -> Path:
@@ -123,9 +144,10 @@ def _download(source: Source, places: Places, progress: Callable[[str], Progress
     by_hand = f"place it by hand and give --source {source.name}=PATH"
     if facts.downloads:
         target = cache / facts.downloads[0].filename
-        if places.offline and not target.exists():
-            raise SourceError(f"{source.name}: not found on this machine and --offline is set; {by_hand}")
-        return fetch(facts.downloads, cache, progress=progress(target.name) if progress else None)
+        with reading(cache):
+            if places.offline and not target.exists():
+                raise SourceError(f"{source.name}: not found on this machine and --offline is set; {by_hand}")
+            return fetch(facts.downloads, cache, progress=progress(target.name) if progress else None)
     if facts.hub is None:
         raise SourceError(f"{source.name}: not found on this machine and cannot be downloaded; {by_hand}")
     try:

@@ -33,7 +33,8 @@ class SampleSettings:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        at_least("per_class", self.per_class, 1)
+        if not 1 <= self.per_class <= 1_000_000:
+            raise UsageError(f"per_class={self.per_class} should be from 1 to 1,000,000 images")
         at_least("seed", self.seed, 0)
         if not 32 <= self.size <= 512:
             raise UsageError(f"size={self.size} should be from 32 to 512 pixels")

@@ -1,0 +1,138 @@
+"""A new plan over the images of a built dataset: shards rewritten from shards, the sources not needed.
+
+The result is what building the changed recipe from the sources would give, byte for byte, as long as the old
+dataset holds every image: rows it had left out are not in its shards, and are counted as such.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from fedrsic_data import manifest, plan
+from fedrsic_data.build import QUIET, Listener
+from fedrsic_data.containers import ParquetContainer
+from fedrsic_data.errors import UsageError, VerificationError
+from fedrsic_data.manifest import Counted
+from fedrsic_data.plan import Planned
+from fedrsic_data.reader import Dataset, Subset
+from fedrsic_data.recipe import Recipe
+from fedrsic_data.verify import verify
+
+_ABSENT = "in no shard of the dataset that was split again; build from the sources to have them"
+
+
+def prepare(
+    path: Path,
+    change: Callable[[Recipe], Recipe],
+    listener: Listener = QUIET,
+    progress: Callable[[int, int], None] | None = None,
+) -> Planned:
+    """Plans a built dataset anew; ``build.build`` writes the plan as it writes any other.
+
+    Args:
+        path: The built dataset's ``manifest.json`` or folder.
+        change: Makes the new recipe from the old one. Sources and label spaces must stay.
+        listener: Hears of the progress.
+        progress: Told ``(bytes, bytes in all)`` while the old dataset is verified.
+
+    Raises:
+        VerificationError: The old dataset is damaged.
+        UsageError: The new recipe changes more than partition, splits, seed and layout, or cannot be met.
+    """
+    listener.step(f"verifying {path}")
+    old, problems = verify(path, progress)
+    if problems:
+        words = f"{problems[0].file} {problems[0].words}"
+        raise VerificationError(f"{path}: {words}; build it again before splitting it anew")
+    dataset = Dataset(path)
+    recipe = change(old.recipe)
+    _same_images(old.recipe, recipe)
+    subsets = []
+    for name in recipe.subsets:
+        listener.step(f"planning {name}")
+        merged = _merged(dataset, dataset.subset(name))
+        subsets.append(plan.divide(recipe, name, merged, _groups(dataset.subset(name), merged)))
+    listed = {source for subset in recipe.subsets.values() for source in subset.sources}
+    sources = {name: entry for name, entry in old.sources.items() if name in listed}
+    newest = (dataset.folder / manifest.NAME).stat().st_mtime_ns
+    return Planned.of(recipe, sources, subsets, old.digest, newest, [dataset.folder])
+
+
+def _same_images(old: Recipe, new: Recipe) -> None:
+    for field in ("sample", "allow_partial", "on_bad_image"):
+        if getattr(old, field) != getattr(new, field):
+            raise UsageError(f"{field} cannot change when a dataset is split anew; build it from the sources")
+    for name, subset in new.subsets.items():
+        was = old.subsets.get(name)
+        if was is None or (was.sources, was.classes, was.class_names) != (
+            subset.sources,
+            subset.classes,
+            subset.class_names,
+        ):
+            raise UsageError(f"subset {name}: sources and classes cannot change when a dataset is split anew; build it")
+
+
+def _merged(dataset: Dataset, subset: Subset) -> plan.Merged:
+    """The images in a subset's shards, as ``plan.merge`` gives those of sources."""
+    entry = subset.entry
+    files = [manifest.safe(dataset.folder, shard.path) for shard in entry.shards]
+    label = "labels" if entry.multi_label else "label"
+    rows = pa.concat_tables(_columns(file, [label, "sample_id", "domain", "image.path"]) for file in files)
+    rows = rows.combine_chunks()
+    owners = dataset.plan.filter(pc.equal(dataset.plan.column("subset"), subset.name))
+    at = pc.index_in(rows.column("sample_id"), value_set=owners.column("sample_id").combine_chunks())
+    n = rows.num_rows
+    labels = rows.column(label).combine_chunks()
+    if not entry.multi_label:
+        labels = pa.ListArray.from_arrays(pa.array(np.arange(n + 1, dtype=np.int32)), labels)
+    table = pa.table(
+        {
+            "sample_id": rows.column("sample_id"),
+            "labels": labels.cast(pa.list_(pa.int32())),
+            "domain": rows.column("domain"),
+            "group": owners.column("group").take(at),
+            "key": pc.cast(pa.array(np.arange(n)), pa.string()),
+            "file": rows.column("image").combine_chunks().field("path"),
+            "origin": pa.array(np.zeros(n, np.int32)),
+        }
+    )
+    order = pc.sort_indices(table.column("sample_id"))
+    return plan.Merged(
+        classes=entry.classes,
+        multi_label=entry.multi_label,
+        table=table.take(order).combine_chunks(),
+        containers=(ParquetContainer(files),),
+        left_out=_left_out(subset, owners, n),
+    )
+
+
+def _columns(path: Path, names: list[str]) -> pa.Table:
+    with pq.ParquetFile(path) as file:
+        return file.read(columns=names)
+
+
+def _left_out(subset: Subset, owners: pa.Table, held: int) -> tuple[Counted, ...]:
+    """What the sources left out, and what the old plan did."""
+    kept = [left for left in subset.entry.left_out if not plan.drawn(left.reason)]
+    absent = owners.num_rows - held
+    if absent:
+        unowned = owners.filter(pc.is_null(owners.column("client_id"))).column("sample_id").slice(0, 5)
+        kept.append(Counted(_ABSENT, absent, tuple(unowned.to_pylist())))
+    return tuple(kept)
+
+
+def _groups(subset: Subset, merged: plan.Merged) -> list[NDArray[np.int64]]:
+    """The near-duplicates found when the dataset was built, as row numbers."""
+    ids = merged.table.column("sample_id").combine_chunks()
+    found = [
+        pc.index_in(pa.array(group), value_set=ids).to_numpy(zero_copy_only=False) for group in subset.entry.duplicates
+    ]
+    held = [rows[~np.isnan(rows.astype(float))].astype(np.int64) for rows in found]
+    return [rows for rows in held if len(rows) > 1]
