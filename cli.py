@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from fedrsic_data.build import Listener
+    from fedrsic_data.download import Progress
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -31,21 +32,29 @@ app = typer.Typer(
 
 _INTERRUPTED = 130
 
+Alpha = Annotated[float | None, typer.Option(help="Dirichlet concentration; small is skewed.")]
+Clients = Annotated[int | None, typer.Option(help="Number of clients.")]
+Seed = Annotated[int | None, typer.Option(help="Seed of everything drawn.")]
+Subsets = Annotated[list[str] | None, typer.Option(help="Only this subset; may be repeated.")]
+Partition = Annotated[str | None, typer.Option(help="Partitioner by name; see: fedkit list partitioners.")]
+Sets = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="A partition setting or recipe field; repeatable."),
+]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Plan and report; write nothing.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace another dataset at the output.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object for machines, nothing else.")]
 
 
 @app.command(short_help="Build a federated dataset from a recipe.")
 def build(
     recipe: Annotated[str, typer.Argument(help="A shipped recipe (fed-rsic) or the path of your own.")],
-    alpha: Annotated[float | None, typer.Option(help="Dirichlet concentration; small is skewed.")] = None,
-    clients: Annotated[int | None, typer.Option(help="Number of clients.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Seed of everything drawn.")] = None,
-    subset: Annotated[list[str] | None, typer.Option(help="Build only this subset; may be repeated.")] = None,
-    partition: Annotated[str | None, typer.Option(help="Partitioner by name; see: fedkit list partitioners.")] = None,
-    set_: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="A partition setting, or a dotted recipe field; repeatable."),
-    ] = None,
+    alpha: Alpha = None,
+    clients: Clients = None,
+    seed: Seed = None,
+    subset: Subsets = None,
+    partition: Partition = None,
+    set_: Sets = None,
     sample: Annotated[bool, typer.Option("--sample", help="Procedural stand-ins instead of the real images.")] = False,
     sources: Annotated[Path | None, typer.Option(help="Folder searched for the sources' folders and zips.")] = None,
     source: Annotated[
@@ -53,18 +62,18 @@ def build(
         typer.Option(metavar="NAME=PATH", help="Where one source is (or hf://USER/DATASET@COMMIT); repeatable."),
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Folder to write; default data/NAME.")] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Plan and report; write nothing.")] = False,
+    dry_run: DryRun = False,
     allow_partial: Annotated[
         bool, typer.Option("--allow-partial", help="Take incomplete sources as they are.")
     ] = False,
     on_bad_image: Annotated[
         str | None, typer.Option(metavar="error|skip", help="What to do with damaged files.")
     ] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace another dataset at the output.")] = False,
+    overwrite: Overwrite = False,
     offline: Annotated[bool, typer.Option("--offline", help="Never download.")] = False,
     json: Json = False,
 ) -> None:
-    r"""Build a federated dataset from a recipe: sources, then a plan, then verified Parquet shards.
+    """Build a federated dataset from a recipe: sources, then a plan, then verified Parquet shards.
 
     \b
     Examples:
@@ -84,10 +93,8 @@ def build(
         partitioner=partition,
         sample=sample,
         sets=[
-            *(f"{key}={value}" for key, value in (("alpha", alpha), ("clients", clients)) if value is not None),
-            *([f"seed={seed}"] if seed is not None else []),
+            *_given(alpha=alpha, clients=clients, seed=seed, on_bad_image=on_bad_image),
             *(["allow_partial=true"] if allow_partial else []),
-            *([f"on_bad_image={on_bad_image}"] if on_bad_image else []),
             *(set_ or []),
         ],
     )
@@ -102,14 +109,55 @@ def build(
     _print(show.built(built), json)
 
 
+@app.command(short_help="Give the images of a built dataset to other clients.")
+def resplit(
+    manifest: Annotated[Path, typer.Argument(help="A built manifest.json or its folder.")],
+    out: Annotated[Path, typer.Option(help="Folder to write.")],
+    alpha: Alpha = None,
+    clients: Clients = None,
+    seed: Seed = None,
+    subset: Subsets = None,
+    partition: Partition = None,
+    set_: Sets = None,
+    dry_run: DryRun = False,
+    overwrite: Overwrite = False,
+    json: Json = False,
+) -> None:
+    """Draw a new plan over the images of a built dataset, without its sources: shards are rewritten from shards.
+
+    \b
+    Examples:
+      fedkit resplit data/fed-rsic --alpha 0.1 --out data/fed-rsic-0.1
+      fedkit resplit data/fed-rsic --partition shards --set shards_per_client=2 --out data/fed-rsic-shards
+      fedkit resplit data/fed-rsic --set shots=16 --set base_to_novel=true --out data/fed-rsic-base
+    """
+    from fedrsic_data import build as pipeline
+    from fedrsic_data import recipe as recipes
+    from fedrsic_data import resplit as again
+    from fedrsic_data import show
+
+    def change(old: recipes.Recipe) -> recipes.Recipe:
+        sets = [*_given(alpha=alpha, clients=clients, seed=seed), *(set_ or [])]
+        data = recipes.override(recipes.to_json(old), subsets=subset or [], partitioner=partition, sets=sets)
+        return recipes.from_json(data, f"recipe of {manifest}")
+
+    with _listening(quiet=json) as listener:
+        planned = again.prepare(manifest, change, listener)
+        if dry_run:
+            _print(show.planned(planned), json)
+            return
+        built = pipeline.build(planned, out, overwrite=overwrite, listener=listener)
+    _print(show.built(built), json)
+
+
 @app.command(short_help="Show who has what, and how skewed it is.")
 def inspect(
     manifest: Annotated[Path, typer.Argument(help="A built manifest.json or its folder.")],
-    subset: Annotated[list[str] | None, typer.Option(help="Only this subset; may be repeated.")] = None,
+    subset: Subsets = None,
     clients: Annotated[int, typer.Option(min=0, help="Most clients to list.")] = 40,
     json: Json = False,
 ) -> None:
-    r"""Show a built dataset: rows, classes and label mixture of every client, skew beside its IID band.
+    """Show a built dataset: rows, classes and label mixture of every client, skew beside its IID band.
 
     \b
     Examples:
@@ -128,7 +176,7 @@ def verify(
     manifest: Annotated[Path, typer.Argument(help="A built manifest.json or its folder.")],
     json: Json = False,
 ) -> None:
-    r"""Re-read every file of a dataset and compare it with the manifest. Exits with 1 if anything differs.
+    """Re-read every file of a dataset and compare it with the manifest. Exits with 1 if anything differs.
 
     \b
     Examples:
@@ -138,8 +186,8 @@ def verify(
     from fedrsic_data import show
     from fedrsic_data.verify import verify as prove
 
-    with _bar("bytes", quiet=json) as progress:
-        built, problems = prove(manifest, progress)
+    with _bars(quiet=json) as bar:
+        built, problems = prove(manifest, bar("bytes"))
     _print(show.verified(manifest, built, problems), json)
     if problems:
         raise typer.Exit(1)
@@ -149,7 +197,7 @@ def verify(
 def list_(
     what: Annotated[str | None, typer.Argument(metavar="[recipes|sources|partitioners]")] = None, json: Json = False
 ) -> None:
-    r"""List what there is to build with.
+    """List what there is to build with.
 
     \b
     Examples:
@@ -194,33 +242,43 @@ def _print(shown: Any, json: bool) -> None:
 
 
 @contextmanager
-def _bar(unit: str, *, quiet: bool) -> Iterator[Any]:
-    """A progress callback ``(done, total)`` that draws a bar on the standard error, if that is a terminal."""
+def _bars(*, quiet: bool) -> Iterator[Callable[[str], Progress]]:
+    """Makes progress callbacks ``(done, total)`` by name, which draw bars on the standard error if it is a terminal."""
+    from rich import progress as rich
     from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     console = Console(stderr=True)
-    count = DownloadColumn() if unit == "bytes" else MofNCompleteColumn()
-    columns = (TextColumn("{task.description}"), BarColumn(), count, TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True, disable=quiet or not console.is_terminal) as progress:
-        task = progress.add_task(unit, total=None)
-        yield lambda done, total: progress.update(task, completed=done, total=total)
+    columns = (
+        rich.TextColumn("{task.description}"),
+        rich.BarColumn(),
+        rich.TaskProgressColumn(),
+        rich.TimeRemainingColumn(),
+    )
+    with rich.Progress(*columns, console=console, transient=True, disable=quiet or not console.is_terminal) as bars:
+
+        def bar(name: str) -> Progress:
+            task = bars.add_task(name, total=None, visible=False)
+            return lambda done, total: bars.update(task, completed=done, total=total, visible=True)
+
+        yield bar
 
 
 @contextmanager
 def _listening(*, quiet: bool) -> Iterator[Listener]:
     from fedrsic_data.build import Listener
 
-    def step(words: str) -> None:
-        if not quiet:
-            print(f"{words} ...", file=sys.stderr)
+    with _bars(quiet=quiet) as bar:
 
-    def download(name: str) -> Any:
-        step(f"downloading {name}")
-        return bytes_done
+        def step(words: str) -> None:
+            if not quiet:
+                print(f"{words} ...", file=sys.stderr)
 
-    with _bar("images", quiet=quiet) as images_done, _bar("bytes", quiet=True) as bytes_done:
-        yield Listener(step=step, images=images_done, download=download)
+        yield Listener(step=step, images=bar("images"), download=bar)
+
+
+def _given(**options: Any) -> list[str]:
+    """``key=value`` for the options that were given."""
+    return [f"{key}={value}" for key, value in options.items() if value is not None]
 
 
 def main() -> None:

@@ -87,7 +87,9 @@ def built(done: Built) -> Shown:
     parts: list[RenderableType] = [f"{path}{_sample(manifest.recipe)}: {state}"]
     for name, subset in manifest.subsets.items():
         parts.append(f"  {name}: {len(subset.classes)} classes, {_rows(subset.rows)}, {subset.clients} clients")
-        parts += [f"    {left.count} left out: {left.reason} ({', '.join(left.examples)})" for left in subset.left_out]
+        parts += [f"    {left.count:,} left out: {left.reason} ({left.examples[0]}, ...)" for left in subset.left_out]
+        if subset.duplicates:
+            parts.append(f"    {len(subset.duplicates):,} pictures are in several sources; each is kept in one split")
         parts += [f"    skipped {skip.sample_id}: {skip.reason}" for skip in subset.skipped]
     for source in manifest.sources.values():
         parts += [f"  incomplete copy of {source.title}: {words}" for words in source.missing]

@@ -230,9 +230,7 @@ def _against_plan(name: str, subset: SubsetEntry, plan: pa.Table, rows: pa.Table
             yield Problem(name, f"column {theirs} of the shards is not what the plan says")
 
 
-def _summary(
-    built: Manifest, name: str, subset: SubsetEntry, plan: pa.Table, clients: pa.Table
-) -> Iterator[Problem]:
+def _summary(built: Manifest, name: str, subset: SubsetEntry, plan: pa.Table, clients: pa.Table) -> Iterator[Problem]:
     """The figures in the manifest against the client table and the plan."""
     rows = clients.group_by("split").aggregate([("rows", "sum")]).to_pylist()
     if {row["split"]: row["rows_sum"] for row in rows} != subset.rows:
