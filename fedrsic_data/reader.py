@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from fedrsic_data import manifest, schema
+from fedrsic_data import manifest, schema, skew
 from fedrsic_data.errors import ManifestError, UsageError
 from fedrsic_data.settings import suggest
 
@@ -111,6 +111,22 @@ class Subset:
             where = self.dataset.folder / self.dataset.manifest.clients.path
             raise ManifestError(f"{where}: does not fit what the manifest says of {self.name}; run: fedkit verify")
         return mine
+
+    @property
+    def skew(self) -> pa.Table:
+        """Its skew metrics, each beside the IID band: ``metric``, ``value``, ``iid_low``, ``iid_high``."""
+        return skew.as_table(self.entry.skew)
+
+    def client_skew(self, split: str = "train") -> pa.Table:
+        """A row a client: ``client_id``, ``rows``, ``classes``, and its distances to the mixture of all.
+
+        Raises:
+            UsageError: There is no such split.
+        """
+        if split not in self.splits:
+            raise UsageError(f"{self.name}: no split {split!r}; there are {', '.join(self.splits)}")
+        counts, _ = skew.tables(self.client_table, len(self.classes), split)
+        return skew.per_client(counts, self.clients)
 
     def client(self, client_id: str) -> Client:
         """One client.

@@ -43,6 +43,14 @@ def test_json(tmp_path: Path) -> None:
     assert {"dirichlet", "iid", "pathological"} <= {row["partitioner"] for row in listed["partitioners"]}
 
 
+def test_resplit(sample_build: Path, tmp_path: Path) -> None:
+    anew = answer(fedkit("resplit", sample_build, "--clients", 3, "--out", "x", "--json", cwd=tmp_path))
+    assert anew["subsets"]["fed-ucmerced"]["clients"] == 3
+    assert fedkit("verify", "x", cwd=tmp_path).returncode == 0
+    fails(2, "--out", done=fedkit("resplit", sample_build, cwd=tmp_path))
+    fails(1, "does not exist", done=fedkit("resplit", "no", "--out", "y", cwd=tmp_path))
+
+
 def test_verify_fails_with_one(dataset: Path) -> None:
     shard = dataset / "fed-ucmerced/train/client-0003.parquet"
     shard.write_bytes(shard.read_bytes()[:-1])

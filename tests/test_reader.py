@@ -140,3 +140,16 @@ def test_torch(sample_build: Path) -> None:
     assert tuple(batch.shape) == (4, 3, 32, 32)
     assert labels.tolist() == client.read("train", ["label"]).column(0).to_pylist()[:4]
     assert ImageDataset(client, "train", transform=lambda image: image.mode)[0][0] == "RGB"
+
+
+def test_skew_as_tables(sample_build: Path) -> None:
+    subset = fedrsic_data.open(sample_build).subset("fed-ucmerced")
+    table = subset.skew
+    assert table.column_names == ["metric", "value", "iid_low", "iid_high"]
+    mean = dict(zip(table.column("metric").to_pylist(), table.column("value").to_pylist(), strict=True))
+    clients = subset.client_skew("train")
+    assert clients.column("client_id").to_pylist() == list(subset.clients)
+    assert sum(clients.column("rows").to_pylist()) == subset.entry.rows["train"]
+    for metric in ("total_variation", "jensen_shannon", "hellinger", "earth_movers"):
+        values = clients.column(metric).to_pylist()
+        assert sum(values) / len(values) == pytest.approx(mean[metric], abs=1e-6)

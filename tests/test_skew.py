@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from fedrsic_data import skew
@@ -42,3 +43,44 @@ def test_clients_without_rows_do_not_count() -> None:
     counts = np.array([[10, 0], [0, 10], [0, 0]])
     assert skew.METRICS["total_variation"](counts) == pytest.approx(0.5)
     assert skew.METRICS["total_variation"](np.zeros((3, 2), int)) == 0.0
+
+
+def test_cooccurrence_drift_by_hand() -> None:
+    # client 0 sees labels 0 and 1 together, client 1 sees 2 and 3; a third sees no pair
+    owner = np.array([0, 0, 1, 1, 2])
+    labels, times = np.array([0, 1, 1, 0, 2, 3, 2, 3, 0]), np.array([2, 2, 2, 2, 1])
+    drift = skew.cooccurrence_drift(owner, labels, times, 4, np.random.default_rng(0))
+    assert drift["value"] == pytest.approx(0.5)
+    same = skew.cooccurrence_drift(np.array([0, 1, 0, 1, 2]), labels, times, 4, np.random.default_rng(0))
+    assert same["value"] == pytest.approx(0.0)
+
+
+def test_cooccurrence_drift_beside_its_band() -> None:
+    rng = np.random.default_rng(0)
+    hot = rng.random((4000, 6)) < 0.4
+    times, labels = hot.sum(axis=1), np.nonzero(hot)[1]
+    chance = skew.cooccurrence_drift(rng.integers(0, 8, 4000), labels, times, 6, rng)
+    assert chance["iid_low"] * 0.8 <= chance["value"] <= chance["iid_high"] * 1.2
+    by_label = skew.cooccurrence_drift(hot @ (1 << np.arange(6)) % 8, labels, times, 6, rng)
+    assert by_label["value"] > 3 * by_label["iid_high"]
+    none = skew.cooccurrence_drift(np.zeros(3, int), np.arange(3), np.ones(3, int), 3, rng)
+    assert none["value"] == 0.0
+
+
+def test_label_sets_have_their_drift_in_the_measure() -> None:
+    plan = pa.table(
+        {
+            "client_id": ["a", "a", "b", None],
+            "split": ["train", "train", "train", None],
+            "labels": [["x", "y"], ["y"], ["y", "z"], ["x"]],
+        }
+    )
+    clients = pa.Table.from_pylist(
+        [
+            {"split": "train", "labels": [0, 1], "counts": [1, 2], "domains": ["d"], "domain_counts": [2]},
+            {"split": "train", "labels": [1, 2], "counts": [1, 1], "domains": ["d"], "domain_counts": [1]},
+        ]
+    )
+    measured = skew.measure(clients, plan, ["x", "y", "z"], np.random.default_rng(0))
+    assert measured["cooccurrence_drift"]["value"] == pytest.approx(0.5)
+    assert skew.as_table(measured).num_rows == len(measured)
