@@ -29,6 +29,7 @@ from fedrsic_data.sources import sample as sample_source
 from fedrsic_data.workspace import file_digest
 
 _MOST_FILES = 300  # clients up to which each gets files of its own, in layout "auto"
+_LONGEST = 3000  # bytes of a path, with room for the names below it
 _WORKERS = min(4, os.cpu_count() or 1)
 
 
@@ -110,21 +111,28 @@ def build(planned: Planned, out: Path, *, overwrite: bool = False, listener: Lis
     return Built(out, described, sum(len(r) for r in receipts.values()) - len(work.kept))
 
 
-def _place(planned: Planned, out: Path) -> Path:
+def _place(planned: Planned, given: Path) -> Path:
     """Where to write, links followed; refused where a folder must not be put or replaced."""
     try:
-        os.fspath(out).encode()
-        out = Path(os.path.realpath(out))
+        if len(os.fspath(given).encode()) > _LONGEST:
+            raise OutputError(f"--out {os.fspath(given)[:60]}...: the name is too long; choose a shorter one")
+        out = Path(os.path.realpath(given))
         here = Path.cwd()
-    except (UnicodeEncodeError, ValueError):
-        raise OutputError(f"--out {os.fspath(out)!r}: not a valid name; choose another --out") from None
+        if given.is_symlink() and not given.exists():
+            raise OutputError(f"--out {given}: is a link to nothing; choose another --out")
+        if out.exists() and not out.is_dir():
+            raise OutputError(f"--out {given}: is a file; choose another --out")
+        if out.exists() and any(out.iterdir()) and not (out / manifest.NAME).is_file():
+            raise OutputError(f"--out {given}: is not empty and holds no fedkit dataset; choose another --out")
+    except ValueError:
+        raise OutputError(f"--out {os.fspath(given)!r}: not a valid name; choose another --out") from None
     except OSError as error:
-        raise OutputError(f"--out {out}: the folder it is relative to is gone ({error.strerror})") from None
+        raise OutputError(f"--out {given}: cannot be written ({error.strerror}); choose another --out") from None
     if here.is_relative_to(out):
-        raise OutputError(f"--out {out}: is the folder you are in, or above it; give the dataset a folder of its own")
+        raise OutputError(f"--out {given}: is the folder you are in, or above it; give the dataset a folder of its own")
     for path in planned.inputs:
         if out.is_relative_to(os.path.realpath(path)):
-            raise OutputError(f"--out {out}: lies inside the source {path}; choose another --out")
+            raise OutputError(f"--out {given}: lies inside the source {path}; choose another --out")
     return out
 
 
@@ -149,13 +157,7 @@ def _indexes(recipe: Recipe, places: locate.Places, listener: Listener) -> tuple
 
 def _standing(planned: Planned, out: Path, overwrite: bool) -> Manifest | None:
     """The manifest of what stands at ``out`` if it is this very build; None if it is to be replaced."""
-    if not out.is_dir():
-        raise OutputError(f"{out}: is a file; choose another --out")
-    if not any(out.iterdir()):
-        return None
-    if not (out / manifest.NAME).is_file():
-        raise OutputError(f"{out}: is not empty and holds no fedkit dataset; choose another --out")
-    if overwrite:
+    if overwrite or not (out / manifest.NAME).is_file():
         return None
     try:
         standing = manifest.load(out)

@@ -169,12 +169,16 @@ def read_json(path: Path) -> dict[str, Any]:
         raise ManifestError(f"{path}: not valid JSON ({error})") from None
     if not isinstance(data, dict):
         raise ManifestError(f"{path}: should hold a JSON object, not {type(data).__name__}")
+    _check_version(data, path)
+    return data
+
+
+def _check_version(data: Mapping[str, Any], path: Path) -> None:
     version = data.get("fedkit")
     if not isinstance(version, int) or isinstance(version, bool) or version < 1:
         raise ManifestError(f"{path}: no fedkit recipe or manifest (its 'fedkit' field is {version!r}, not {SCHEMA})")
     if version > SCHEMA:
         raise ManifestError(f"{path}: format {version} is newer than this fedkit reads ({SCHEMA}); upgrade fedkit")
-    return data
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -200,8 +204,11 @@ def load(name_or_path: str) -> dict[str, Any]:
     elif not os.path.isfile(name_or_path):  # pathlib raises on names that are too long
         raise UsageError(f"{name_or_path!r} is no recipe file and no shipped recipe{suggest(name_or_path, recipes)}")
     data = read_json(path)
-    inner = data.get("recipe", data)
-    return inner if isinstance(inner, dict) else data
+    inner = data.get("recipe")
+    if not isinstance(inner, dict):
+        return data
+    _check_version(inner, path)
+    return inner
 
 
 def from_json(data: Mapping[str, Any], where: str) -> Recipe:
