@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections import deque
-
 import numpy as np
 from numpy.typing import NDArray
+
+Bools = NDArray[np.bool_]
+Counts = NDArray[np.int64]
 
 
 def round_table(table: NDArray[np.float64], rng: np.random.Generator) -> NDArray[np.int64]:
@@ -35,7 +36,7 @@ def round_table(table: NDArray[np.float64], rng: np.random.Generator) -> NDArray
     need_rows = np.rint(wide.sum(axis=1)).astype(np.int64)
     need_columns = np.rint(wide.sum(axis=0)).astype(np.int64)
     up = _by_rows(wide, need_rows, rng)
-    _mend(up, wide > 0, need_columns)
+    _mend(up, wide > 0, need_columns, rng)
     return whole + up[:rows, :columns]
 
 
@@ -57,42 +58,67 @@ def _by_rows(part: NDArray[np.float64], need: NDArray[np.int64], rng: np.random.
     return up
 
 
-def _mend(up: NDArray[np.bool_], free: NDArray[np.bool_], need: NDArray[np.int64]) -> None:
-    """Moves ones along rows, from columns with too many to columns with too few, until both margins hold."""
+def _mend(up: Bools, free: Bools, need: Counts, rng: np.random.Generator) -> None:
+    """Moves ones along rows, from columns with too many to columns with too few, until both margins hold.
+
+    Only free cells are looked at. Each search grows shortest paths from all columns with too many at once, and every
+    path that those before it have left intact is taken, so a few searches mend any number of columns.
+    """
     over = up.sum(axis=0) - need
+    if not over.any():
+        return
+    row, column = np.nonzero(free)
+    shuffled = rng.permutation(len(row))  # so that paths branch at random cells and few of them meet
+    row, column = row[shuffled], column[shuffled]
+    held = up[row, column]
     while (over > 0).any():
-        start = int(np.argmax(over))
-        path = _path(up, free, start, over < 0)
-        for row, source, target in path:
-            up[row, source], up[row, target] = False, True
-        over[start] -= 1
-        over[path[-1][2]] += 1
+        entered, left = _forest(row, column, held, over)
+        mended = False
+        for goal in np.flatnonzero((over < 0) & (entered >= 0)).tolist():
+            path, start = _walk(row, column, entered, left, goal)
+            if over[start] > 0 and held[left[row[path]]].all() and not held[path].any():
+                held[left[row[path]]], held[path] = False, True
+                over[start] -= 1
+                over[goal] += 1
+                mended = True
+        assert mended, "a controlled rounding always exists"
+    up[row, column] = held
 
 
-def _path(
-    up: NDArray[np.bool_], free: NDArray[np.bool_], start: int, goal: NDArray[np.bool_]
-) -> list[tuple[int, int, int]]:
-    """Shortest chain of ``(row, from column, to column)`` moves from ``start`` to a column of ``goal``."""
-    came: dict[int, tuple[int, int]] = {start: (-1, -1)}
-    queue = deque([start])
-    while queue:
-        column = queue.popleft()
-        holders = np.flatnonzero(up[:, column])
-        takes = free[holders] & ~up[holders]
-        for target in np.flatnonzero(takes.any(axis=0)):
-            if int(target) in came:
-                continue
-            came[int(target)] = (int(holders[np.argmax(takes[:, target])]), column)
-            if goal[target]:
-                return _walk(came, int(target))
-            queue.append(int(target))
-    raise AssertionError("a controlled rounding always exists")
+def _forest(row: Counts, column: Counts, held: Bools, over: Counts) -> tuple[Counts, Counts]:
+    """Shortest chains of moves from the columns with too many ones, all at once, level by level.
+
+    Args:
+        row: int64 [M], the row of each free cell.
+        column: int64 [M], its column.
+        held: bool [M], whether it has a one.
+        over: int64 [columns], ones too many (or, below zero, too few).
+
+    Returns:
+        The cell that each column was entered by, int64 [columns], and the cell that a one leaves in each row on the
+        way there, int64 [rows]; -1 for those that were not reached and for the columns that chains start from.
+    """
+    entered, left = np.full(len(over), -1), np.full(int(row.max()) + 1, -1)
+    gives, takes = np.flatnonzero(held), np.flatnonzero(~held)
+    front = over > 0
+    unseen = ~front
+    while front.any() and unseen[over < 0].any():
+        gives = gives[left[row[gives]] < 0]
+        from_front = gives[front[column[gives]]]
+        left[row[from_front]] = from_front  # where several cells lead to a row or column, the last one stays
+        takes = takes[unseen[column[takes]]]
+        into = takes[left[row[takes]] >= 0]
+        entered[column[into]] = into
+        front = np.zeros(len(over), bool)
+        front[column[into]] = True
+        unseen &= ~front
+    return entered, left
 
 
-def _walk(came: dict[int, tuple[int, int]], target: int) -> list[tuple[int, int, int]]:
-    steps = []
-    while came[target][0] >= 0:
-        row, source = came[target]
-        steps.append((row, source, target))
-        target = source
-    return steps[::-1]
+def _walk(row: Counts, column: Counts, entered: Counts, left: Counts, goal: int) -> tuple[list[int], int]:
+    """The cells by which the chain to a column enters columns, from its end, and the column that it starts from."""
+    path = []
+    while entered[goal] >= 0:
+        path.append(int(entered[goal]))
+        goal = int(column[left[row[path[-1]]]])
+    return path, goal

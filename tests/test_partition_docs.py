@@ -69,14 +69,16 @@ def test_partitioner_says_all_of_itself(name, kind):
 
 @pytest.mark.parametrize("name", INSIDE)
 def test_exact_sizes_are_those_whatever_the_labels(name):
+    """Those that control domains may set sizes by them."""
     extra = {"classes_per_client": 3} if "classes_per_client" in PARTITIONERS[name].__annotations__ else {}
     extra |= {"clients": 10} if name != "natural" else {}
+    of_domains = PARTITIONERS[name].uses_domains
     rows = even_rows(10, 60, domains=3, users=30)
     rng = np.random.default_rng(0)
     others = [
         dataclasses.replace(
             rows.relabelled(rng.choice(10, 600, p=rng.dirichlet(np.ones(10))), 10),
-            domains=rng.choice(3, 600, p=[0.1, 0.3, 0.6]).astype(np.int32),
+            domains=rows.domains if of_domains else rng.choice(3, 600, p=[0.1, 0.3, 0.6]).astype(np.int32),
             groups=rng.choice(30, 600, p=rng.dirichlet(np.ones(30) * 5)).astype(np.int32),
         )
         for _ in range(3)
@@ -133,11 +135,19 @@ def test_settings_that_cannot_be_are_refused_in_words(spec, message):
         ({"name": "ext-dirichlet", "clients": 2}, "clients=2 x classes_per_client=2 hold 4 of 6 classes; raise one"),
         ({"name": "natural"}, "natural needs to know who took each image"),
         ({"name": "skew", "clients": 6_000_000, "min_size": 0}, "more than 30,000,000 cells; lower clients"),
+        ({"name": "iid", "clients": 10_000_001, "min_size": 0}, "clients=10000001 is more than 10,000,000, the most"),
     ],
 )
 def test_settings_that_rows_cannot_meet_are_refused_in_words(spec, message):
     with pytest.raises(UsageError, match=message):
         run(from_json(spec), even_rows(6, 100))
+
+
+@pytest.mark.parametrize("name", ["dirichlet", "dirichlet-client", "pathological", "ext-dirichlet", "label-set"])
+def test_tables_too_large_to_hold_are_refused_before_they_are_made(name):
+    extra = {"classes_per_client": 2} if "classes_per_client" in PARTITIONERS[name].__annotations__ else {}
+    with pytest.raises(UsageError, match=r"[\d,]+ x [\d,]+ classes and clients make a table of more than 100,000,000"):
+        run(from_json({"name": name, "clients": 9_000_000, "min_size": 0, **extra}), even_rows(12, 5))
 
 
 def test_natural_refuses_more_clients_than_users():

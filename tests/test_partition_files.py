@@ -121,7 +121,7 @@ def test_embeddings_that_cannot_be_read_are_refused_in_words(tmp_path):
         with pytest.raises(UsageError, match=r"should be floats \[6, features\]"):
             cluster(tmp_path / "e.parquet")
     with pytest.raises(UsageError, match="clusters=20 is more than the 6 images"):
-        run(from_json({"name": "cluster", "path": str(tmp_path / "e.npy")}), ROWS)
+        run(from_json({"name": "cluster", "clients": 2, "path": str(tmp_path / "e.npy")}), ROWS)
 
 
 def test_k_means_finds_separate_blobs_and_survives_equal_points():

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import tempfile
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -121,6 +122,27 @@ def test_more_clients_than_rows_is_refused_with_the_number_missing(name):
     rows = Rows.single(np.arange(50) % 2, 2)
     with pytest.raises(UsageError, match=r"500.*50.*450 (too few|shards would be empty)"):
         assign(absurd(name, 500, 0.5, 50), rows, ids(50), np.random.default_rng(0))
+
+
+@pytest.mark.parametrize("name", PARTITIONERS)
+@pytest.mark.parametrize("clients", [10**9, 10**30])
+@pytest.mark.parametrize("min_size", [0, 1])
+def test_an_absurd_number_of_clients_is_refused_before_anything_of_its_size_is_made(name, clients, min_size):
+    fields = {field.name for field in dataclasses.fields(PARTITIONERS[name])}
+    if "clients" not in fields:
+        with pytest.raises(UsageError, match="unknown key 'clients'"):
+            from_json({"name": name, "clients": clients})
+        return
+    rows = Rows.single(np.arange(50) % 2, 2, np.arange(50) % 3)
+    rows = dataclasses.replace(rows, groups=np.arange(50, dtype=np.int32) % 4, group_names=("a", "b", "c", "d"))
+    partitioner = dataclasses.replace(absurd(name, 1, 0.5, 50), clients=clients, min_size=min_size)
+    tracemalloc.start()
+    try:
+        with pytest.raises(UsageError, match=f"clients={clients} .*lower clients"):
+            assign(partitioner, rows, ids(50), np.random.default_rng(0))
+        assert tracemalloc.get_traced_memory()[1] < 10**6
+    finally:
+        tracemalloc.stop()
 
 
 @pytest.mark.parametrize("name", WITH_CLIENTS)

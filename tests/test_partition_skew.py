@@ -7,7 +7,7 @@ import pytest
 from test_partition_measures import crosstab, even_rows, run, sizes_of
 
 from fedrsic_data import skew
-from fedrsic_data.partition import Rows, from_json
+from fedrsic_data.partition import Rows, from_json, homes
 from fedrsic_data.partition.fit import fit
 
 
@@ -38,6 +38,126 @@ def test_every_margin_is_exact(alpha, mix, clients):
     if mix == 1:
         expected = np.outer(wanted, np.bincount(rows.domains)) / len(rows)
         assert np.abs(domains - expected).max() <= 1 + 1e-9
+
+
+UNEVEN = np.array([10_500, 1_500, 900])
+
+
+def uneven_rows():
+    """Three uneven domains of 15 classes each, some of which they share."""
+    domain = np.repeat(np.arange(3, dtype=np.int32), UNEVEN)
+    label = domain * 5 + np.arange(len(domain)) % 15
+    order = np.random.default_rng(6).permutation(len(domain))
+    return Rows.single(label[order], 25, domain[order])
+
+
+def sizes_in_domains(law, clients, seed=0, **extra):
+    """Client sizes of each domain, with every client at home."""
+    rows = uneven_rows()
+    answer = run(from_json({"name": "skew", "clients": clients, "sizes": law, **extra}), rows, seed)
+    held = crosstab(rows.domains, 3, answer)
+    assert ((held > 0).sum(axis=1) <= 1).all()
+    return [column[column > 0] for column in held.T]
+
+
+@pytest.mark.parametrize("sizes", ["even", "dirichlet", "lognormal", "power", "zipf"])
+@pytest.mark.parametrize("clients", [3, 10, 30])
+def test_one_domain_a_client_and_more_with_the_mix(clients, sizes):
+    rows = uneven_rows()
+    cell = rows.domains * 25 + rows.labels
+    spec = {"name": "skew", "clients": clients, "sizes": sizes, "alpha": 0.3}
+    tables, entropies = [], []
+    for mix in (0.0, 0.1, 0.3, 0.6, 1.0):
+        answer = run(from_json(spec | {"domain_mix": mix}), rows)
+        assert np.array_equal(crosstab(cell, 75, answer).sum(axis=0), np.bincount(cell, minlength=75))
+        held = crosstab(rows.domains, 3, answer)
+        tables.append(held)
+        assert np.array_equal(held.sum(axis=1), tables[0].sum(axis=1)), "the mix leaves sizes alone"
+        expected = (1 - mix) * tables[0] + mix * np.outer(held.sum(axis=1), UNEVEN) / len(rows)
+        assert np.abs(held - expected).max() <= 1
+        entropies.append(np.average(skew.entropy(held), weights=held.sum(axis=1)))
+    assert ((tables[0] > 0).sum(axis=1) == 1).all()
+    assert (tables[0] > 0).any(axis=0).all()
+    assert entropies[0] == 0
+    assert (np.diff(entropies) > 0).all()
+    assert abs(entropies[-1] - skew.entropy(UNEVEN[None])[0]) < 0.01
+
+
+def test_clients_are_apportioned_by_rows():
+    for clients, seats in ((3, [1, 1, 1]), (10, [8, 1, 1]), (30, [24, 4, 2])):
+        assert [len(sizes) for sizes in sizes_in_domains("even", clients)] == seats
+
+
+def test_sizes_follow_the_law_within_each_domain():
+    assert all(np.ptp(sizes) <= 1 for sizes in sizes_in_domains("even", 31))
+    for sizes, rows in zip(sizes_in_domains("zipf", 30, exponent=1.5), UNEVEN, strict=True):
+        law = np.arange(1, len(sizes) + 1) ** -1.5
+        assert np.abs(np.sort(sizes)[::-1] - rows * law / law.sum()).max() < 1
+    for sigma in (0.3, 0.8):
+        drawn = [sizes_in_domains("lognormal", 30, seed, sigma=sigma) for seed in range(40)]
+        for d, freedom in enumerate((23, 3, 1)):
+            spread = np.array([np.log(sizes[d]).var(ddof=1) for sizes in drawn])
+            assert abs(spread.mean() / sigma**2 - 1) < 4 * np.sqrt(2 / (40 * freedom)) + 0.02
+
+
+def test_minimum_size_is_met_within_domains():
+    free = sizes_in_domains("lognormal", 30, sigma=2.5, min_size=0)
+    raised = sizes_in_domains("lognormal", 30, sigma=2.5, min_size=200)
+    assert min(sizes.min() for sizes in free) < 200
+    assert min(sizes.min() for sizes in raised) == 200
+    assert [sizes.sum() for sizes in raised] == UNEVEN.tolist()
+    rows = Rows.single(np.zeros(120, int), 1, np.repeat([0, 1], [19, 101]))  # by rows alone the first has two clients
+    held = crosstab(rows.domains, 2, run(from_json({"name": "skew", "clients": 11, "min_size": 10}), rows))
+    assert (held > 0).sum(axis=0).tolist() == [1, 10]
+    assert held.max(axis=1).min() == 10
+    tight = sizes_in_domains("power", 43, min_size=300)  # no more would fit
+    assert [sizes.tolist() for sizes in tight] == [[300] * 35, [300] * 5, [300] * 3]
+
+
+@pytest.mark.parametrize(("clients", "min_size"), [(2, 1), (6, 1000), (12, 1000)])
+def test_homes_straddle_where_domains_are_too_small(clients, min_size):
+    rows = uneven_rows()
+    spec = {"name": "skew", "clients": clients, "sizes": "lognormal", "min_size": min_size}
+    answer = run(from_json(spec), rows)
+    assert sizes_of(answer).min() >= min_size
+    assert sizes_of(answer).sum() == len(rows)
+    assert 1 <= ((crosstab(rows.domains, 3, answer) > 0).sum(axis=1) - 1).sum() <= 2
+
+
+@pytest.mark.parametrize("sizes", ["dirichlet", "lognormal", "power"])
+def test_extreme_laws_within_domains_stay_finite(sizes):
+    extreme = {"dirichlet": {"beta": 1e-6}, "lognormal": {"sigma": 1e4}, "power": {"exponent": 1 + 1e-6}}
+    for drawn, rows in zip(sizes_in_domains(sizes, 30, **extreme[sizes]), UNEVEN, strict=True):
+        assert drawn.sum() == rows
+        assert drawn.max() > 0.9 * rows
+
+
+def test_seats_are_those_of_the_one_by_one_rule():
+    rng = np.random.default_rng(0)
+    for _ in range(300):
+        counts = rng.integers(1, rng.choice([10, 1000, 10**6]), rng.integers(1, 9))
+        clients = int(len(counts) + rng.integers(0, 60))
+        wanted = np.ones(len(counts), int)
+        for _ in range(clients - len(counts)):
+            wanted[np.argmax(counts / wanted)] += 1
+        assert homes.seats(counts, clients).tolist() == wanted.tolist()
+
+
+def test_seats_leave_room_for_everyone():
+    rng = np.random.default_rng(1)
+    served = 0
+    for _ in range(500):
+        counts, least = rng.integers(1, 60, rng.integers(1, 9)), int(rng.integers(1, 9))
+        room = (counts // least).tolist()
+        clients = max(1, sum(room) + int(rng.integers(-6, 2)))
+        assert homes.roomy(counts, clients, least) == (min(room) >= 1 and len(room) <= clients <= sum(room))
+        if homes.roomy(counts, clients, least):
+            seats = homes.seats(counts, clients, least)
+            served += 1
+            assert seats.sum() == clients
+            assert (seats >= 1).all()
+            assert (counts >= seats * least).all()
+    assert served > 50
 
 
 def test_rows_beyond_listed_sizes_are_left_out_in_proportion():

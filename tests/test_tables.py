@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
+from fedrsic_data import tables
 from fedrsic_data.tables import round_table
 
 
@@ -41,3 +43,36 @@ def test_zeros_stay_zero() -> None:
         assert np.all(rounded[table == 0] == 0)
         assert np.all(rounded.sum(axis=0) == 1)
         assert np.all(rounded.sum(axis=1) == 1)
+
+
+def banded(rows: int, columns: int, width: int, cell: float) -> np.ndarray:
+    """Each column has a few cells in neighbouring rows, so that ones have far to go: the hard case."""
+    table = np.zeros((rows, columns))
+    column = np.arange(columns)
+    for j in range(width):
+        table[(column * rows // columns + j) % rows, column] = cell
+    return table
+
+
+@pytest.mark.parametrize(("width", "cell"), [(2, 0.5), (3, 1 / 3), (2, 0.3)])
+def test_sparse_bands_keep_their_margins(width: int, cell: float) -> None:
+    wide = banded(60, 1501, width, cell)
+    for table in (wide, wide.T, wide[:, np.random.default_rng(5).permutation(1501)]):
+        rounded = round_table(table, np.random.default_rng(2))
+        assert np.abs(rounded - table).max() < 1
+        for axis in (0, 1):
+            assert np.abs(rounded.sum(axis=axis) - table.sum(axis=axis)).max() < 1 - 1e-6
+
+
+def test_a_search_mends_several_columns(monkeypatch: pytest.MonkeyPatch) -> None:
+    too_many = []
+    search = tables._forest
+
+    def counted(row, column, held, over):
+        too_many.append(int(np.maximum(over, 0).sum()))
+        return search(row, column, held, over)
+
+    monkeypatch.setattr(tables, "_forest", counted)
+    round_table(banded(60, 1501, 2, 0.5), np.random.default_rng(2))
+    assert too_many[0] > 10
+    assert len(too_many) <= too_many[0] / 2

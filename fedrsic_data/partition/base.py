@@ -20,6 +20,9 @@ Owners = NDArray[np.int32]
 Reduce = Literal["first", "rarest"] | None
 """How an image with several labels becomes one with a single label; None: it does not."""
 
+MOST_CLIENTS = 10_000_000
+"""The most clients, those without rows included."""
+
 
 @dataclass(frozen=True)
 class Rows:
@@ -127,7 +130,7 @@ class Partitioner(Protocol):
     uses_domains: ClassVar[bool]
     """Controls how the domains are spread over the clients."""
     exact_sizes: ClassVar[bool]
-    """The client sizes are set before the labels are looked at, and met to the row."""
+    """The client sizes are set before labels are looked at, and met to the row; used domains may set them."""
     keeps_min_size: ClassVar[bool]
     """Has a ``min_size`` that every client reaches, or refuses."""
     needs_ids: ClassVar[bool]
@@ -163,7 +166,8 @@ def assign(
     """
     if not len(rows):
         raise UsageError("there are no images to partition")
-    rows = _servable(partitioner, rows)
+    _servable_clients(partitioner, len(rows))
+    rows = _servable_rows(partitioner, rows)
     ids = sample_ids.combine_chunks() if isinstance(sample_ids, pa.ChunkedArray) else sample_ids
     if partitioner.needs_ids:
         rows = dataclasses.replace(rows, sample_ids=ids)
@@ -176,7 +180,17 @@ def assign(
     return dataclasses.replace(answer, owner=owner)
 
 
-def _servable(partitioner: Partitioner, rows: Rows) -> Rows:
+def _servable_clients(partitioner: Partitioner, total: int) -> None:
+    """Refuses more clients than the rows can fill, or than can be, before anything of that size is made."""
+    clients: int | None = getattr(partitioner, "clients", None)  # a file or the users may decide instead
+    if clients is None:
+        return
+    enough(total, clients, getattr(partitioner, "min_size", 0))
+    if clients > MOST_CLIENTS:
+        raise UsageError(f"clients={clients} is more than {MOST_CLIENTS:,}, the most there can be; lower clients")
+
+
+def _servable_rows(partitioner: Partitioner, rows: Rows) -> Rows:
     """The rows as the partitioner can take them: reduced to one label where its settings say so."""
     if rows.is_single:
         return rows

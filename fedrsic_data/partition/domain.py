@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedrsic_data.errors import UsageError
-from fedrsic_data.partition import draws
+from fedrsic_data.partition import draws, homes
 from fedrsic_data.partition.base import Assignment, Owners, Rows, by_class, settle, strata
 from fedrsic_data.partition.labels import by_code
 from fedrsic_data.settings import at_least
@@ -41,7 +41,7 @@ class Domain:
 
     multi_label: ClassVar[bool] = True
     uses_domains: ClassVar[bool] = True
-    exact_sizes: ClassVar[bool] = False
+    exact_sizes: ClassVar[bool] = True
     keeps_min_size: ClassVar[bool] = True
     needs_ids: ClassVar[bool] = False
     cites: ClassVar[str] = "Li et al. 2021 (FedBN), arXiv 2102.07623; mixing: Bai et al. 2024, arXiv 2307.04942"
@@ -67,7 +67,7 @@ class Domain:
         if self.clients < len(present):
             return np.repeat(_packed(counts, self.clients), counts)
         clients_of = np.zeros(len(counts), np.int64)
-        clients_of[present] = _seats(counts[present], self.clients)
+        clients_of[present] = homes.seats(counts[present], self.clients)
         number = rng.permutation(self.clients).astype(np.int32)
         first = np.cumsum(clients_of) - clients_of
         domain = np.repeat(np.arange(len(counts)), counts)
@@ -87,18 +87,6 @@ class Domain:
         mixed = owner.copy()
         mixed[pot] = draws.turns(np.bincount(owner[pot], minlength=self.clients), rng)
         return mixed
-
-
-def _seats(counts: NDArray[np.int64], clients: int) -> NDArray[np.int64]:
-    """Clients of each domain, one at least, so that the largest client is as small as can be: int64 [domains]."""
-    seats = np.ones(len(counts), np.int64)
-    queue = [(-count, d) for d, count in enumerate(counts.tolist())]
-    heapq.heapify(queue)
-    for _ in range(clients - len(counts)):
-        _, d = queue[0]
-        seats[d] += 1
-        heapq.heapreplace(queue, (-counts[d] / seats[d], d))
-    return seats
 
 
 def _packed(counts: NDArray[np.int64], clients: int) -> NDArray[np.int32]:

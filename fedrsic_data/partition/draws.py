@@ -10,6 +10,8 @@ from fedrsic_data.errors import UsageError
 Floats = NDArray[np.float64]
 Counts = NDArray[np.int64]
 
+_CELLS = 100_000_000
+
 
 def dirichlet(alpha: float | Floats, rows: int, columns: int, rng: np.random.Generator) -> Floats:
     """Dirichlet vectors that stay finite for any ``alpha > 0``.
@@ -25,7 +27,11 @@ def dirichlet(alpha: float | Floats, rows: int, columns: int, rng: np.random.Gen
 
     Returns:
         float64 [rows, columns], non-negative, rows summing to one.
+
+    Raises:
+        UsageError: That is a table too large to hold.
     """
+    few_cells(rows, columns)
     log_gamma = np.log(rng.standard_gamma(alpha + 1.0, (rows, columns)))
     log_gamma += np.log1p(-rng.random((rows, columns))) / alpha
     shares = np.exp(log_gamma - log_gamma.max(axis=1, keepdims=True))
@@ -91,6 +97,18 @@ def few_enough(each: int, classes: int) -> None:
     """
     if each > classes:
         raise UsageError(f"classes_per_client={each} is more than the {classes} classes there are")
+
+
+def few_cells(rows: int, columns: int) -> None:
+    """Refuses tables of classes and clients that are too large to hold, before they are made.
+
+    Raises:
+        UsageError: They have more than 100,000,000 cells.
+    """
+    if rows * columns > _CELLS:
+        raise UsageError(
+            f"{rows:,} x {columns:,} classes and clients make a table of more than {_CELLS:,} cells; lower clients"
+        )
 
 
 def turns(sizes: Counts, rng: np.random.Generator) -> NDArray[np.int32]:

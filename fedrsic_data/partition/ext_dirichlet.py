@@ -50,6 +50,7 @@ class ExtDirichlet:
         """Owners of single-label rows; see ``Partitioner.assign``."""
         order, counts = by_class(rows, rng)
         present = np.flatnonzero(counts)
+        draws.few_cells(rows.classes, self.clients)
         holds = draws.holders(self.clients, self.classes_per_client, len(present), rng)
         table = np.zeros((rows.classes, self.clients), np.int64)
         for c, held in zip(present, holds, strict=True):

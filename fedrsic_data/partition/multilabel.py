@@ -10,11 +10,12 @@ classes x clients, never with clients x rows.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fedrsic_data.partition.labels import by_code, row_of_entry
+from fedrsic_data.partition.labels import by_code
 
 Floats = NDArray[np.float64]
 
@@ -29,7 +30,7 @@ class _Lists:
     labels: NDArray[np.int32]
     offsets: NDArray[np.int64]
 
-    def entries(self, rows: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
+    def entries(self, rows: NDArray[np.integer[Any]]) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
         """All labels of some rows: the position in ``rows`` and the label of each entry."""
         counts = self.offsets[rows + 1] - self.offsets[rows]
         position = np.repeat(np.arange(len(rows)), counts)
@@ -65,16 +66,18 @@ def fill(
 def _with_empty_class(labels: NDArray[np.int32], offsets: NDArray[np.int64], empty: int) -> _Lists:
     counts = np.maximum(np.diff(offsets), 1)
     starts = np.concatenate([np.zeros(1, np.int64), np.cumsum(counts)])
-    filled = np.full(starts[-1], empty, np.int32)
-    row = row_of_entry(offsets)
-    filled[starts[row] + np.arange(len(row)) - offsets[row]] = labels
+    filled = np.empty(starts[-1], np.int32)
+    given = np.ones(len(filled), bool)
+    given[starts[:-1][np.diff(offsets) == 0]] = False
+    filled[given], filled[~given] = labels, empty
     return _Lists(filled, starts)
 
 
 def _greedy(lists: _Lists, totals: NDArray[np.int64], excess: Floats, rng: np.random.Generator) -> NDArray[np.int32]:
     """Shares out the images of each label, rarest first; ``excess`` is brought up to date."""
     clients = excess.shape[1]
-    grouped = row_of_entry(lists.offsets)[by_code(lists.labels, len(totals))]
+    row = np.repeat(np.arange(len(lists.offsets) - 1, dtype=np.int32), np.diff(lists.offsets))
+    grouped = row[by_code(lists.labels, len(totals))]
     ends = np.cumsum(totals)
     owner = np.full(len(lists.offsets) - 1, -1, np.int32)
     for c in np.argsort(totals, kind="stable"):

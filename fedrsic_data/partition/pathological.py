@@ -57,6 +57,7 @@ class Pathological:
         """Owners of single-label rows; see ``Partitioner.assign``."""
         order, counts = by_class(rows, rng)
         present = np.flatnonzero(counts)
+        draws.few_cells(rows.classes, self.clients)
         holds = np.zeros((rows.classes, self.clients), bool)
         holds[present] = self._held(len(present), rng)
         held = holds.any(axis=1)

@@ -95,22 +95,26 @@ class Sized:
                     f"{listed.sum() - total:,} too few; lower the sizes"
                 )
             return listed, 0
-        enough(total, self.clients, self.min_size)
-        if self.sizes == "even":
-            base, odd = divmod(total, self.clients)
-            return base + (rng.permutation(self.clients) < odd), 0
-        return _raised(apportion(self._weights(rng), total), self.min_size)
+        return self.draw_law(total, self.clients, rng)
 
-    def _weights(self, rng: np.random.Generator) -> NDArray[np.float64]:
+    def draw_law(self, total: int, clients: int, rng: np.random.Generator) -> tuple[Sizes, int]:
+        """As ``draw_sizes`` where ``sizes`` is a law, for any number of clients: those of one domain, say."""
+        enough(total, clients, self.min_size)
+        if self.sizes == "even":
+            base, odd = divmod(total, clients)
+            return base + (rng.permutation(clients) < odd), 0
+        return _raised(apportion(self._weights(clients, rng), total), self.min_size)
+
+    def _weights(self, clients: int, rng: np.random.Generator) -> NDArray[np.float64]:
         """What the sizes are in proportion to: float64 [clients]; logarithms keep extreme parameters finite."""
         if self.sizes == "dirichlet":
-            return np.asarray(draws.dirichlet(self._parameter, 1, self.clients, rng)[0])
+            return np.asarray(draws.dirichlet(self._parameter, 1, clients, rng)[0])
         if self.sizes == "lognormal":
-            logs = self._parameter * rng.standard_normal(self.clients)
+            logs = self._parameter * rng.standard_normal(clients)
         elif self.sizes == "power":
-            logs = -np.log1p(-rng.random(self.clients)) / (self._parameter - 1)
+            logs = -np.log1p(-rng.random(clients)) / (self._parameter - 1)
         else:
-            logs = -self._parameter * np.log(rng.permutation(self.clients) + 1.0)
+            logs = -self._parameter * np.log(rng.permutation(clients) + 1.0)
         return np.asarray(np.exp(logs - logs.max()))
 
 

@@ -9,10 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedrsic_data.errors import UsageError
-from fedrsic_data.partition import draws
+from fedrsic_data.partition import draws, homes
 from fedrsic_data.partition.base import Assignment, Reduce, Rows, by_class, cut
 from fedrsic_data.partition.fit import fit
-from fedrsic_data.partition.sizes import Sized, with_nobody, without_nobody
+from fedrsic_data.partition.sizes import Sized, without_nobody
 from fedrsic_data.settings import positive
 from fedrsic_data.tables import round_table
 
@@ -26,13 +26,18 @@ _CELLS = 30_000_000
 class Skew(Sized):
     """Client sizes by a law, label mixtures by a Dirichlet draw, domains by mixing, in one table.
 
-    1. Sizes are drawn (see ``Sized``) and are met to the row.
-    2. Clients are laid end to end beside the domains, which gives each its home; client x domain amounts are
-       ``(1 - domain_mix) * home + domain_mix * global``. Since sizes and domain counts are both exact, at most
-       domains - 1 clients lie across a border and see two domains or more when ``domain_mix`` is 0.
+    1. Clients are apportioned to the domains by their rows, one at least each. In each domain the sizes of its
+       clients follow the law (see ``Sized``), scaled to the domain's rows, and are met to the row.
+    2. Client x domain amounts are ``(1 - domain_mix) * home + domain_mix * global``: with ``domain_mix`` 0 every
+       client sees exactly one domain.
     3. Each client draws a label mixture ``q_k ~ Dir(alpha * C * p)``; in every domain the mixtures are fitted to
        the client x domain amounts and to the class x domain counts (see ``fit``).
     4. Both tables are rounded with their margins kept: client sizes and class x domain counts are exact.
+
+    Homes cannot be single where ``sizes`` is a list, clients are fewer than domains, or domains are too small for
+    ``min_size``. Then sizes are those listed or drawn from the law over all rows, and clients are laid end to end
+    beside the domains, so that at most domains - 1 of them lie across a border and see two domains or more when
+    ``domain_mix`` is 0.
 
     Attributes:
         alpha: Concentration per class, as in ``dirichlet-client``; None: no label skew.
@@ -67,11 +72,11 @@ class Skew(Sized):
     def assign(self, rows: Rows, rng: np.random.Generator) -> Assignment:
         """Owners of single-label rows; see ``Partitioner.assign``."""
         self._check_cells(rows.classes, rows.domain_count)
-        sizes, moved = self.draw_sizes(len(rows), rng)
         cell = rows.relabelled(rows.domains * rows.classes + rows.labels, rows.domain_count * rows.classes)
         order, flat = by_class(cell, rng)
         counts = flat.reshape(rows.domain_count, rows.classes)
-        amounts = round_table(self._amounts(with_nobody(sizes, len(rows)), counts.sum(axis=1), rng).T, rng)
+        table, moved = self._homes(counts.sum(axis=1), rng)
+        amounts = round_table(self._mixed(table, counts.sum(axis=1)).T, rng)
         mixtures = self._mixtures(counts.sum(axis=0), rng)
         owner = np.empty(len(rows), np.int32)
         for d, mine in enumerate(np.split(order, np.cumsum(counts.sum(axis=1))[:-1])):
@@ -89,16 +94,29 @@ class Skew(Sized):
                 f"{_CELLS:,} cells; lower clients, or merge domains"
             )
 
-    def _amounts(self, sizes: Counts, domains: Counts, rng: np.random.Generator) -> Floats:
-        """Rows of each domain for each client and, last, for nobody: float64 [clients + 1, domains]."""
-        shares = domains / domains.sum()
-        nobody = sizes[-1] * shares
+    def _homes(self, domains: Counts, rng: np.random.Generator) -> tuple[Floats, int]:
+        """What clients get that see their home alone, and the rows that the minimum size took from larger ones.
+
+        Returns:
+            float64 [clients, domains], whose rows sum to the client sizes.
+        """
+        table = np.zeros((self.clients, len(domains)))
+        present = np.flatnonzero(domains)
         turn = rng.permutation(self.clients)
-        ends, borders = np.cumsum(sizes[turn])[:, None], np.cumsum(domains - nobody)
-        home = np.minimum(ends, borders) - np.maximum(ends - sizes[turn, None], borders - (domains - nobody))
-        homes = np.empty((self.clients, len(domains)))
-        homes[turn] = np.where(home > 1e-6, home, 0.0)
-        return np.vstack([(1 - self.domain_mix) * homes + self.domain_mix * np.outer(sizes[:-1], shares), nobody])
+        if isinstance(self.sizes, tuple) or not homes.roomy(domains[present], self.clients, self.min_size):
+            sizes, moved = self.draw_sizes(int(domains.sum()), rng)
+            table[turn] = homes.laid(sizes[turn], np.cumsum(domains * (sizes.sum() / domains.sum())))
+            return table, moved
+        seats = homes.seats(domains[present], self.clients, self.min_size)
+        drawn = [self.draw_law(int(domains[d]), int(seat), rng) for d, seat in zip(present, seats, strict=True)]
+        table[turn, np.repeat(present, seats)] = np.concatenate([sizes for sizes, _ in drawn])
+        return table, sum(moved for _, moved in drawn)
+
+    def _mixed(self, table: Floats, domains: Counts) -> Floats:
+        """Rows of each domain for each client and, last, for nobody: float64 [clients + 1, domains]."""
+        sizes, shares = np.rint(table.sum(axis=1)), domains / domains.sum()
+        mixed = (1 - self.domain_mix) * table + self.domain_mix * np.outer(sizes, shares)
+        return np.vstack([mixed, (domains.sum() - sizes.sum()) * shares])
 
     def _mixtures(self, labels: Counts, rng: np.random.Generator) -> Floats:
         """Label mixtures relative to the global one, the last is nobody's: float64 [clients + 1, classes]."""
