@@ -123,8 +123,8 @@ def single_label_table(domain: str, classes: Sequence[ClassRows]) -> pa.Table:
 
 def natural_key(name: str) -> tuple[tuple[str, int, str], ...]:
     """Sorts ``forest(2)`` before ``forest(10)``; total, so equal lists sort equally from any order."""
-    parts = re.split(r"(\d+)", name)
-    return tuple(("", int(p), p) if p.isdecimal() and p.isascii() else (p, 0, "") for p in parts)
+    parts = re.split(r"([0-9]{1,18})", name)
+    return tuple(("", int(part), part) if i % 2 else (part, 0, "") for i, part in enumerate(parts))
 
 
 def fingerprint(facts: Iterable[object]) -> str:

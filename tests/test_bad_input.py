@@ -30,6 +30,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import typer
 from conftest import ROOT, contents, fedkit, sampled, tiny_image, write_ucmerced
 from PIL import Image
 
@@ -56,6 +57,7 @@ def cli() -> ModuleType:
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
+    module.app = typer.main.get_command(module.app)  # or it is made anew for every command
     return module
 
 
@@ -734,7 +736,7 @@ def test_far_more_clients_than_images_cost_no_memory(tmp_path, options):
     out = tmp_path / "out"
     room = lambda: resource.setrlimit(resource.RLIMIT_AS, (6 << 30, 6 << 30))  # noqa: E731
     done = in_process(*SAMPLE, *options, "--out", out, preexec_fn=room)
-    refused(done, "clients", "too few", codes=(2,))
+    refused(done, "clients", codes=(2,))
     nothing(out)
 
 
@@ -1251,7 +1253,7 @@ def test_nobody_is_at_home(command, tmp_path, monkeypatch):
     refused(command("build", "fed-rsic", "--subset", "fed-ucmerced", "--out", tmp_path / "two"), "FEDKIT_CACHE")
 
 
-def until(condition: Callable[[], object], seconds: float = 60) -> None:
+def until(condition: Callable[[], object], seconds: float = 20) -> None:
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, "it never came"
@@ -1270,7 +1272,7 @@ def long_build(out: Path) -> subprocess.Popen[str]:
 def test_control_c_in_the_middle(tmp_path):
     out = tmp_path / "out"
     child = long_build(out)
-    until(lambda: list(tmp_path.glob("out.incomplete/*/*/*.parquet")))
+    until(lambda: list(tmp_path.glob("out.incomplete/**/*.parquet")))
     child.send_signal(signal.SIGINT)
     _, errors = child.communicate(timeout=30)
     errors = [line for line in errors.splitlines() if not line.endswith(" ...")]
@@ -1284,7 +1286,7 @@ def test_two_builds_of_one_output_at_once(command, tmp_path):
     out = tmp_path / "out"
     child = long_build(out)
     try:
-        until(lambda: list(tmp_path.glob("out.incomplete/*/*/*.parquet")))
+        until(lambda: list(tmp_path.glob("out.incomplete/**/*.parquet")))
         child.send_signal(signal.SIGSTOP)
         refused(output(command, out), out, "another", codes=(1,))
     finally:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
-from conftest import answer, fails, fedkit
+from conftest import ROOT, answer, fails, fedkit
 
 SAMPLE = ("build", "fed-rsic", "--sample", "--set", "sample.per_class=4", "--set", "sample.size=32")
 
@@ -76,3 +79,9 @@ def test_usage_errors_are_one_line(tmp_path: Path) -> None:
 
 def test_debug_shows_where() -> None:
     assert "Traceback" in fedkit("build", "no-such", FEDKIT_DEBUG="1").stderr
+
+
+def test_a_closed_standard_error_never_becomes_a_file(tmp_path: Path) -> None:
+    code = "import os, cli; os.close(2); cli.sys.stderr = None; cli._open_streams(); print(os.fstat(2).st_rdev)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
+    assert int(done.stdout) == Path(os.devnull).stat().st_rdev

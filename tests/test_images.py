@@ -84,8 +84,38 @@ def png_header(width: int, height: int) -> bytes:
     )
 
 
+def test_checksums_of_png() -> None:
+    plain = encoded("PNG", compress_level=0)  # zeros in its pixels are pixels to any decoder
+    middle = plain.index(b"IDAT") + 99
+    with pytest.raises(BadImageError, match="does not have its checksum"):
+        images.check(plain[:middle] + bytes(999) + plain[middle + 999 :], "name.x")
+    note = b"\0\0\0\4tEXtk\0ab" + bytes(4)  # decoders pass over notes
+    assert images.check(plain[:33] + note + plain[33:] + b"trailing", "name.x") == (30, 40)
+
+
+def test_other_formats_reach_no_decoder(monkeypatch: pytest.MonkeyPatch) -> None:
+    from PIL import EpsImagePlugin
+
+    monkeypatch.setattr(EpsImagePlugin, "Ghostscript", None)
+    for data in (encoded("EPS"), encoded("PPM")):
+        with pytest.raises(BadImageError, match="not an image of JPEG.*replace the file"):
+            images.check(data, "name.jpg")
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyError, AssertionError, OverflowError, MemoryError])
+def test_whatever_a_decoder_raises_is_damage(error: type[Exception], monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(_: object) -> None:
+        raise error("inside")
+
+    monkeypatch.setattr(Image.Image, "load", fails)
+    monkeypatch.setattr("PIL.ImageFile.ImageFile.load", fails)
+    monkeypatch.setattr("PIL.GifImagePlugin.GifImageFile.load", fails, raising=False)
+    with pytest.raises(BadImageError, match="damaged image"):
+        images.check(WHOLE["bmp"], "name.x")
+
+
 def test_a_header_of_ten_thousand_million_pixels() -> None:
-    with pytest.raises(BadImageError, match="100,000 x 100,000 pixels is over the limit"):
+    with pytest.raises(BadImageError, match="100,000 x 100,000 pixels is over the limit.*; replace the file, or use"):
         images.check(png_header(100_000, 100_000), "huge.png")
     bmp = bytearray(WHOLE["bmp"])
     bmp[18:26] = struct.pack("<ii", 100_000, 100_000)
@@ -95,5 +125,5 @@ def test_a_header_of_ten_thousand_million_pixels() -> None:
 
 def test_too_many_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(images, "MAX_BYTES", 100)
-    with pytest.raises(BadImageError, match="over the limit of 100"):
+    with pytest.raises(BadImageError, match="over the limit of 100 .*--on-bad-image skip"):
         images.check(WHOLE["png"], "name.x")

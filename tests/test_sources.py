@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import tempfile
 import zipfile
@@ -138,6 +139,60 @@ def test_what_is_no_source(what: str, tmp_path: Path) -> None:
         path.write_bytes(b"PK no")
     with pytest.raises(SourceError, match=str(path)):
         UCM.index(path)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="has no pipes with names")
+@pytest.mark.parametrize("name", ["UCMerced_LandUse.zip", "ucmerced.parquet", "ucmerced"])
+def test_pipes_are_never_opened(name: str, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / name)
+    assert locate.find(UCM, locate.Places(folder=tmp_path)) is None
+    for path in (tmp_path, tmp_path / name):
+        with pytest.raises(SourceError, match=str(path)):
+            UCM.index(path)
+
+
+def test_what_the_system_refuses_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "loop").symlink_to("loop")
+    long = tmp_path / ("n" * 300)
+    with pytest.raises(SourceError, match="loop: cannot be read"):
+        UCM.index(tmp_path)
+    with pytest.raises(SourceError, match="nnn: cannot be read"):
+        UCM.index(long)
+    with pytest.raises(SourceError, match="nnn: cannot be read"):
+        locate.find(UCM, locate.Places(folder=long))
+
+    def refuse(path: Path) -> None:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "iterdir", refuse)
+    with pytest.raises(SourceError, match=f"{tmp_path}: cannot be read .Permission denied"):
+        locate.find(UCM, locate.Places(folder=tmp_path))
+
+
+@pytest.mark.skipif(os.name == "nt", reason="has no such names")
+@pytest.mark.parametrize("name", [b"beach\xff/a.tif", b"beach/a\xff.txt"])
+def test_names_that_are_no_utf8(name: bytes, tmp_path: Path) -> None:
+    file = Path(os.fsdecode(os.fsencode(tmp_path) + b"/" + name))
+    try:
+        file.parent.mkdir()
+        file.write_bytes(b"")
+    except OSError:
+        pytest.skip("this file system takes no such names")
+    with pytest.raises(SourceError, match=r"'beach.*udcff.*' is not UTF-8; rename"):
+        UCM.index(tmp_path, allow_partial=True)
+
+
+def test_parquet_damaged_after_the_index_was_read(ucmerced: Path, tmp_path: Path) -> None:
+    folder = mirrored(ucmerced, tmp_path / "p")
+    index = UCM.index(folder)
+    path = folder / "train-1.parquet"
+    column = pq.read_metadata(path).row_group(0).column(0)
+    start = column.dictionary_page_offset or column.data_page_offset
+    data = bytearray(path.read_bytes())
+    data[start : start + column.total_compressed_size] = b"\xff" * column.total_compressed_size
+    path.write_bytes(data)
+    with pytest.raises(SourceError, match="train-1.parquet: cannot be read"):
+        index.container.prepare(tmp_path)
 
 
 def test_parquet_of_other_columns_and_classes(ucmerced: Path, tmp_path: Path) -> None:

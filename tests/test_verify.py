@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+import fedrsic_data
 from fedrsic_data import manifest
 from fedrsic_data.errors import ManifestError
 from fedrsic_data.shards import parquet_writer
@@ -207,3 +209,54 @@ def test_a_recipe_is_not_a_manifest() -> None:
 
     with pytest.raises(ManifestError, match="nothing built yet; run: fedkit build"):
         verify(recipe.shipped()["fed-rsic"])
+
+
+@pytest.mark.skipif(os.name == "nt", reason="has no pipes with names")
+def test_pipes_and_devices_are_never_read(dataset: Path, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path / "pipe", Path("/dev/zero"), tmp_path / ("n" * 300), Path("a\0b")):
+        for look in (verify, fedrsic_data.open):
+            with pytest.raises(ManifestError, match=r"give a manifest.json or its folder"):
+                look(path)
+    for name in (SHARD, "clients.parquet"):
+        (dataset / name).unlink()
+        os.mkfifo(dataset / name)
+    assert {problem.file for problem in verify(dataset)[1]} == {SHARD, "clients.parquet"}
+    with pytest.raises(ManifestError, match=r"clients.parquet: cannot be read .no such file"):
+        fedrsic_data.open(dataset).client_table  # noqa: B018
+
+
+def uncountable(name: str, value: object) -> Callable[[pa.Table], pa.Table]:
+    def change(table: pa.Table) -> pa.Table:
+        at = table.schema.get_field_index(name)
+        values = [value, *table.column(name).to_pylist()[1:]]
+        return table.set_column(at, table.schema.field(at), pa.array(values, table.schema.field(at).type))
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("labels", [99]), ("labels", [-1]), ("labels", None), ("counts", [-1]), ("counts", [1] * 50), ("domains", [None])],
+)
+def test_client_tables_that_agree_and_lie(name: str, value: object, dataset: Path) -> None:
+    rewrite("clients.parquet", uncountable(name, value))(dataset)
+    assert "clients.parquet" in {problem.file for problem in verify(dataset)[1]}
+    with pytest.raises(ManifestError, match=r"clients.parquet: does not fit"):
+        fedrsic_data.open(dataset).subset("fed-ucmerced").client_table  # noqa: B018
+
+
+def test_labels_beyond_the_classes(dataset: Path) -> None:
+    def beyond(table: pa.Table) -> pa.Table:
+        return table.set_column(1, table.schema.field("label"), pa.array([99] * table.num_rows, pa.int64()))
+
+    rewrite(SHARD, beyond)(dataset)
+    assert [problem.file for problem in verify(dataset)[1]] == ["fed-ucmerced"]
+
+
+@pytest.mark.parametrize("lie", [{"rows": {}}, {"skew": {"x": {}}}, {"rows": {"train": 1, "more": 1}}])
+def test_manifests_that_lie_are_one_line_to_readers(lie: dict, dataset: Path) -> None:
+    edit(lambda m: m["subsets"]["fed-ucmerced"].update(lie), reseal=True)(dataset)
+    assert verify(dataset)[1]
+    with pytest.raises(ManifestError, match="run: fedkit verify"):
+        fedrsic_data.open(dataset).subset("fed-ucmerced").client_table  # noqa: B018
