@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from itertools import pairwise
@@ -22,6 +23,7 @@ from fedrsic_data.download import Progress
 from fedrsic_data.errors import ManifestError, OutputError, SourceError
 from fedrsic_data.index import Index, fingerprint
 from fedrsic_data.manifest import File, Manifest, Plan, Shard
+from fedrsic_data.partition import names
 from fedrsic_data.plan import Planned, PlannedSubset
 from fedrsic_data.recipe import Recipe, to_json
 from fedrsic_data.sources import SOURCES, locate
@@ -137,22 +139,22 @@ def _place(planned: Planned, given: Path) -> Path:
 
 
 def _indexes(recipe: Recipe, places: locate.Places, listener: Listener) -> tuple[dict[str, Index], list[Path]]:
-    names = list(dict.fromkeys(s for subset in recipe.subsets.values() for s in subset.sources))
+    wanted = list(dict.fromkeys(s for subset in recipe.subsets.values() for s in subset.sources))
     if recipe.sample is not None:
-        return {name: sample_source.index(name, recipe.sample) for name in names}, []
+        return {name: sample_source.index(name, recipe.sample) for name in wanted}, []
     locate.check_names(places.given, SOURCES)
-    here = {name: locate.find(SOURCES[name], places) for name in names}
+    here = {name: locate.find(SOURCES[name], places) for name in wanted}
     if places.folder is not None and not any(here.values()):
-        wanted = ", ".join(f"{name} ({SOURCES[name].facts.layout})" for name in names)
-        raise SourceError(f"--sources {places.folder}: holds none of {wanted}")
+        layouts = ", ".join(f"{name} ({SOURCES[name].facts.layout})" for name in wanted)
+        raise SourceError(f"--sources {places.folder}: holds none of {layouts}")
     indexes: dict[str, Index] = {}
     inputs: list[Path] = []
-    for name in sorted(names, key=lambda n: here[n] is None):  # what is here can fail before anything is fetched
+    for name in sorted(wanted, key=lambda n: here[n] is None):  # what is here can fail before anything is fetched
         listener.step(f"reading {name}")
         path = here[name] or locate.locate(SOURCES[name], places, listener.download)
         inputs.append(path)
         indexes[name] = SOURCES[name].index(path, allow_partial=recipe.allow_partial)
-    return {name: indexes[name] for name in names}, inputs
+    return {name: indexes[name] for name in wanted}, inputs
 
 
 def _standing(planned: Planned, out: Path, overwrite: bool) -> Manifest | None:
@@ -207,10 +209,10 @@ def _prepare(planned: Planned, scratch: Path) -> None:
 
 def _duplicates(merged: plan.Merged, listener: Listener) -> list[NDArray[np.int64]]:
     """Near-duplicates between the sources of a subset; the only step of planning that looks at pixels."""
-    domains, names = plan.codes_of(merged.table.column("domain"))
-    if len(names) < 2:
+    domains, sources = plan.codes_of(merged.table.column("domain"))
+    if len(sources) < 2:
         return []
-    listener.step(f"comparing the pictures of {len(names)} sources")
+    listener.step(f"comparing the pictures of {len(sources)} sources")
     rows = shards.Rows(merged.table, domains, (), merged.containers, merged.table.schema)
     with tempfile.TemporaryDirectory() as scratch:
         for container in merged.containers:
@@ -291,6 +293,7 @@ def _jobs(recipe: Recipe, subset: PlannedSubset) -> tuple[shards.Rows, list[tupl
     mean = _mean_bytes(rows)
     window = max(1, recipe.layout.row_group_bytes // mean)
     packed = recipe.layout.files == "packed" or (recipe.layout.files == "auto" and len(subset.clients) > _MOST_FILES)
+    files = _file_names(subset.clients)
     jobs: list[shards.Job] = []
     for code, split in enumerate(subset.split_names):
         mine = np.flatnonzero((subset.split == code) & (subset.owner >= 0))
@@ -299,10 +302,15 @@ def _jobs(recipe: Recipe, subset: PlannedSubset) -> tuple[shards.Rows, list[tupl
         if packed:
             starts = _packs(starts, len(mine), recipe.layout.shard_bytes // mean)
         for number, (first, end) in enumerate(pairwise([*starts, len(mine)])):
-            client = subset.clients[subset.owner[mine[first]]]
-            name = f"{split}-{number:05d}-of-{len(starts):05d}" if packed else client
+            name = f"{split}-{number:05d}-of-{len(starts):05d}" if packed else files[subset.owner[mine[first]]]
             jobs.append(shards.Job(f"{subset.name}/{split}/{name}.parquet", split, mine[first:end]))
     return rows, [(job, window) for job in jobs]
+
+
+def _file_names(clients: Sequence[str]) -> Sequence[str]:
+    """The clients' names where all of them can be file names anywhere; else numbered ones."""
+    plain = all(re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]{0,95}", name) for name in clients)
+    return clients if plain and len({name.lower() for name in clients}) == len(clients) else names(len(clients))
 
 
 def _packs(starts: NDArray[np.int64], total: int, most: int) -> NDArray[np.int64]:

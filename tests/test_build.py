@@ -222,6 +222,23 @@ def done_clients(path: Path) -> set[str]:
     return set(pq.read_table(path, columns=["client_id"]).column(0).to_pylist())
 
 
+def test_hostile_client_names_stay_out_of_paths(sample_build: Path, tmp_path: Path) -> None:
+    ids = fedrsic_data.open(sample_build).plan.column("sample_id").to_pylist()
+    clients = ["../../up", "a/b", "con", "<script>", "x" * 300, "ŝ"]
+    path = tmp_path / "mine.csv"
+    lines = [f'"{i}","{clients[n % len(clients)]}"' for n, i in enumerate(ids)]
+    path.write_text("sample_id,client_id\n" + "\n".join(lines) + "\n", encoding="utf-8")
+    done = sampled(tmp_path / "deep" / "out", f"path={path}", partitioner="assigned")
+    subset = fedrsic_data.open(done.path).subset("fed-ucmerced")
+    assert sorted(subset.clients) == sorted(clients)
+    assert {p.name for p in (done.path / "fed-ucmerced" / "train").iterdir()} == {
+        f"client-{k:04d}.parquet" for k in range(6)
+    }
+    assert subset.client("../../up").read("train").num_rows == subset.client("../../up").rows("train") > 0
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["deep", "mine.csv"]
+    assert verify(done.path)[1] == []
+
+
 def test_packed_and_per_client_hold_the_same_rows(tmp_path: Path) -> None:
     one = fedrsic_data.open(sampled(tmp_path / "a", "layout.files=client").path).subset("fed-ucmerced")
     other = fedrsic_data.open(sampled(tmp_path / "b", "layout.files=packed").path).subset("fed-ucmerced")
