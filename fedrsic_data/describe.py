@@ -16,7 +16,6 @@ from fedrsic_data.index import Index
 from fedrsic_data.manifest import File, Manifest, Plan, Shard, Skipped, SourceEntry, SubsetEntry
 from fedrsic_data.plan import Planned, PlannedSubset
 from fedrsic_data.recipe import SCHEMA, Recipe
-from fedrsic_data.settings import encode
 from fedrsic_data.sources import SOURCES
 from fedrsic_data.workspace import file_digest
 
@@ -80,16 +79,26 @@ def _entry(
 
 
 def _clients(subset: PlannedSubset, receipts: Sequence[shards.Receipt]) -> pa.Table:
-    """A row a client and split, those without rows included."""
-    found = {(c.client_id, r.split): (r.path, c) for r in receipts for c in r.clients}
-    rows = []
-    for client in subset.clients:
-        for split in subset.split_names:
-            path, held = found.get((client, split), (None, None))
-            facts = encode(held) if held else dict.fromkeys(("row_group", "row_groups", "rows", "bytes"), 0)
-            rows.append(facts | {"subset": subset.name, "client_id": client, "split": split, "file": path})
-    empty: dict[str, list[Any]] = {name: [] for name in ("labels", "counts", "domains", "domain_counts")}
-    return pa.Table.from_pylist([empty | row for row in rows], schema=schema.CLIENTS_SCHEMA)
+    """A row a client and split, those without rows included, in the order of clients."""
+    n, splits = len(subset.clients), len(subset.split_names)
+    place = {name: i for i, name in enumerate(subset.clients)}
+    held: dict[int, tuple[shards.Receipt, int]] = {}  # row of the table -> where its facts are
+    for receipt in receipts:
+        split = subset.split_names.index(receipt.split)
+        for i, client in enumerate(receipt.clients["client_id"]):
+            held[place[client] * splits + split] = receipt, i
+    columns: dict[str, Sequence[Any]] = {
+        "subset": [subset.name] * (n * splits),
+        "client_id": [client for client in subset.clients for _ in subset.split_names],
+        "split": [*subset.split_names] * n,
+        "file": [held[row][0].path if row in held else None for row in range(n * splits)],
+    }
+    for field in schema.CLIENTS_SCHEMA:
+        if field.name not in columns:
+            nothing: Any = [] if pa.types.is_list(field.type) else 0
+            cells = (held.get(row) for row in range(n * splits))
+            columns[field.name] = [nothing if at is None else at[0].clients[field.name][at[1]] for at in cells]
+    return pa.table(columns, schema=schema.CLIENTS_SCHEMA)
 
 
 def source_entry(recipe: Recipe, name: str, index: Index) -> SourceEntry:

@@ -79,14 +79,13 @@ def _jpeg(data: bytes) -> tuple[int, int] | None:
     at, size = 2, None
     while data[at] == 0xFF:
         marker = data[at + 1]
-        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):  # a start of frame
-            height, width = struct.unpack_from(">HH", data, at + 5)
-            size = width, height
         if marker == 0xDA:
-            if data.rfind(b"\xff\xd9") < at:
-                raise BadImageError("damaged image (truncated: no end marker)")
-            return size
-        at += 2 + int.from_bytes(data[at + 2 : at + 4])
+            if data.endswith(b"\xff\xd9") or data.rfind(b"\xff\xd9") > at:
+                return size
+            raise BadImageError("damaged image (truncated: no end marker)")
+        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):  # a start of frame
+            size = data[at + 7] << 8 | data[at + 8], data[at + 5] << 8 | data[at + 6]
+        at += 2 + (data[at + 2] << 8 | data[at + 3])
     return None
 
 

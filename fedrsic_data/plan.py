@@ -225,18 +225,18 @@ def _divide(recipe: Recipe, name: str, merged: Merged, groups: Sequence[NDArray[
     ids = merged.table.column("sample_id")
     fractions = recipe.fractions(name)
     trained, novel, base = _base_to_novel(rows, recipe.base_to_novel)
+    some = len(trained) < len(rows)
+    base_rows = rows.take(trained) if some else rows
     assignment = partition.assign(
         recipe.partitioner(name),
-        rows.take(trained),
-        ids.take(pa.array(trained)),
+        base_rows,
+        ids.take(pa.array(trained)) if some else ids,
         seeds.generator(recipe.seed, name, "partition"),
     )
     rng = seeds.generator(recipe.seed, name, "splits")
     owner, split = np.full(len(rows), -1, np.int32), np.zeros(len(rows), np.int8)
     owner[trained] = assignment.owner
-    split[trained] = splits.hold_out(
-        recipe.split_by, rows.take(trained), assignment.owner, assignment.clients, fractions, rng
-    )
+    split[trained] = splits.hold_out(recipe.split_by, base_rows, assignment.owner, assignment.clients, fractions, rng)
     owner[novel] = rng.permutation(np.arange(len(novel)) % assignment.clients)
     split[novel] = len(fractions) + 1
     split = splits.together(split, owner, rows, groups)
@@ -281,6 +281,8 @@ def _count(reason: str, rows: NDArray[np.bool_], ids: pa.ChunkedArray) -> list[C
 def _relabelled(table: pa.Table, codes: NDArray[np.int32]) -> tuple[pa.Table, pa.Table]:
     """The table with labels mapped by ``codes``, and the rows all of whose labels map to -1, which it loses."""
     lists = table.column("labels").combine_chunks()
+    if np.array_equal(codes, np.arange(len(codes))):
+        return table, table.slice(0, 0)
     mapped = codes[lists.flatten().to_numpy()]
     keep = mapped >= 0
     before = np.diff(lists.offsets.to_numpy())

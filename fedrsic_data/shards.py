@@ -10,17 +10,21 @@ import hashlib
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from fedrsic_data import images
 from fedrsic_data.errors import BadImageError
 from fedrsic_data.index import Container
+from fedrsic_data.schema import IMAGE
 
 _WINDOW = 1024  # most images in memory at once, however small they are
 
@@ -63,32 +67,37 @@ class Rows:
         """Whether shards have label lists."""
         return "labels" in self.schema.names
 
+    @cached_property
+    def names(self) -> pa.Array:
+        """Client names as string [clients]."""
+        return pa.array(self.clients, pa.string())
 
-@dataclass(frozen=True)
-class ClientRows:
-    """Where one client's rows are in a shard: its row groups, and what is in them."""
-
-    client_id: str
-    row_group: int
-    row_groups: int
-    rows: int
-    bytes: int
-    labels: tuple[int, ...]
-    counts: tuple[int, ...]
-    domains: tuple[str, ...]
-    domain_counts: tuple[int, ...]
+    @cached_property
+    def columns(self) -> pa.Table:
+        """The columns that shards take over, a single chunk each."""
+        return self.table.select(["file", "labels", "sample_id", "domain"]).combine_chunks()
 
 
 @dataclass(frozen=True)
 class Receipt:
-    """What was written: enough to list the shard in a manifest without reading it again."""
+    """What was written: enough to list the shard in a manifest without reading it again.
+
+    Attributes:
+        path: Relative to the dataset's folder.
+        split: Name of the split.
+        rows: Images in it.
+        bytes: Size of the file.
+        sha256: Digest of the file, in hex.
+        clients: The columns of ``schema.CLIENTS_SCHEMA`` that tell what it holds of whom, a row a client.
+        skipped: Damaged images that were left out.
+    """
 
     path: str
     split: str
     rows: int
     bytes: int
     sha256: str
-    clients: tuple[ClientRows, ...]
+    clients: dict[str, Any]
     skipped: tuple[dict[str, str], ...] = ()
 
 
@@ -174,7 +183,8 @@ def write(
     target.parent.mkdir(parents=True, exist_ok=True)
     aside = target.with_name(target.name + ".tmp")
     window = max(1, min(window, _WINDOW))
-    groups: list[tuple[int, int, NDArray[np.int64]]] = []  # client, image bytes, rows, a row group each
+    groups: list[tuple[int, int]] = []  # client and image bytes, a row group each
+    held: list[NDArray[np.int64]] = []
     skipped: list[dict[str, str]] = []
     with aside.open("wb") as file:
         sink = HashingFile(file)
@@ -182,17 +192,20 @@ def write(
             for start in range(0, len(job.rows), window):
                 wanted = job.rows[start : start + window]
                 good, data = _checked(rows, job.split, wanted, read(rows, wanted), on_bad_image, skipped)
-                for begin, end in _row_groups(rows.client[good], [len(d) for d in data], row_group_bytes):
-                    writer.write_table(_table(rows, good[begin:end], data[begin:end]), row_group_size=end - begin)
-                    groups.append((int(rows.client[good[begin]]), sum(map(len, data[begin:end])), good[begin:end]))
+                table, sizes = _table(rows, good, data), np.array([len(one) for one in data], np.int64)
+                for begin, end in _row_groups(rows.client[good], sizes, row_group_bytes):
+                    writer.write_table(table.slice(begin, end - begin), row_group_size=end - begin)
+                    groups.append((int(rows.client[good[begin]]), int(sizes[begin:end].sum())))
+                held.append(good)
     os.replace(aside, target)
+    kept = np.concatenate(held) if held else job.rows[:0]
     return Receipt(
         path=job.path,
         split=job.split,
-        rows=sum(len(g[2]) for g in groups),
+        rows=len(kept),
         bytes=sink.bytes,
         sha256=sink.sha256.hexdigest(),
-        clients=_client_rows(rows, groups),
+        clients=_client_columns(rows, kept, groups),
         skipped=tuple(skipped),
     )
 
@@ -234,58 +247,68 @@ def _checked(
     return wanted[good], [data[i] for i in good]
 
 
-def _row_groups(client: NDArray[np.int32], sizes: Sequence[int], most: int) -> list[tuple[int, int]]:
-    """Cuts a window into row groups: at every change of client, and once ``most`` bytes are reached."""
-    cuts = [0]
-    held = 0
-    for i, size in enumerate(sizes):
-        if held and (client[i] != client[i - 1] or held + size > most):
-            cuts.append(i)
-            held = 0
-        held += size
-    return list(zip(cuts, [*cuts[1:], len(sizes)], strict=True)) if sizes else []
+def _row_groups(client: NDArray[np.int32], sizes: NDArray[np.int64], most: int) -> list[tuple[int, int]]:
+    """Cuts a window into row groups: at every change of client, and before ``most`` bytes are exceeded."""
+    cuts = np.flatnonzero(np.diff(client, prepend=-1)).tolist()
+    found = []
+    for begin, end in pairwise([*cuts, len(client)]):
+        total = int(sizes[begin:end].sum())
+        held = 0
+        for i in range(begin, end) if total > most else ():
+            if held and held + sizes[i] > most:
+                found.append((begin, i))
+                begin, held = i, 0
+            held += int(sizes[i])
+        found.append((begin, end))
+    return found
 
 
 def _table(rows: Rows, wanted: NDArray[np.int64], data: Sequence[bytes]) -> pa.Table:
-    taken = rows.table.take(pa.array(wanted)).combine_chunks()
-    image = pa.StructArray.from_arrays(
-        [pa.array(data, pa.binary()), _one(taken.column("file"))],
-        fields=list(rows.schema.field("image").type),
+    taken = rows.columns.take(pa.array(wanted)).combine_chunks()
+    file, labels, sample_id, domain = (column.combine_chunks() for column in taken.columns)
+    image = pa.StructArray.from_arrays([pa.array(data, pa.binary()), file], fields=list(IMAGE))
+    labels = labels.cast(pa.list_(pa.int64())) if rows.multi_label else labels.flatten().cast(pa.int64())
+    client = rows.names.take(pa.array(rows.client[wanted]))
+    return pa.Table.from_arrays([image, labels, client, sample_id, domain], schema=rows.schema)
+
+
+def _client_columns(rows: Rows, kept: NDArray[np.int64], groups: Sequence[tuple[int, int]]) -> dict[str, Any]:
+    """What a shard holds of each client, by the columns of the client table."""
+    owner = rows.client[kept]
+    clients = owner[np.flatnonzero(np.diff(owner, prepend=-1))]
+    place = np.repeat(np.arange(len(clients)), np.diff([*np.flatnonzero(np.diff(owner, prepend=-1)), len(owner)]))
+    of_group = np.array([client for client, _ in groups], np.int64)
+    first = np.flatnonzero(np.diff(of_group, prepend=-1))
+    taken = rows.columns.select(["labels", "domain"]).take(pa.array(kept)).combine_chunks()
+    lists = taken.column("labels").combine_chunks()
+    domain = taken.column("domain").combine_chunks().dictionary_encode()
+    labels, counts = _counted(np.repeat(place, pc.list_value_length(lists)), lists.flatten().to_numpy(), len(clients))
+    kinds, domain_counts = _counted(place, domain.indices.to_numpy(), len(clients))
+    names = domain.dictionary.to_pylist()
+    return {
+        "client_id": rows.names.take(pa.array(clients)).to_pylist(),
+        "row_group": first.tolist(),
+        "row_groups": np.diff([*first, len(groups)]).tolist(),
+        "rows": np.bincount(place, minlength=len(clients)).tolist(),
+        "bytes": np.add.reduceat([size for _, size in groups], first).tolist() if groups else [],
+        "labels": labels,
+        "counts": counts,
+        "domains": [sorted(names[i] for i in held) for held in kinds],
+        "domain_counts": [
+            [n for _, n in sorted(zip((names[i] for i in held), many, strict=True))]
+            for held, many in zip(kinds, domain_counts, strict=True)
+        ],
+    }
+
+
+def _counted(
+    place: NDArray[np.int64], codes: NDArray[np.integer], clients: int
+) -> tuple[list[list[int]], list[list[int]]]:
+    """Which codes each client has, ascending, and how often."""
+    width = int(codes.max(initial=0)) + 1
+    cells, counts = np.unique(place * width + codes, return_counts=True)
+    cuts = np.searchsorted(cells, np.arange(1, clients) * width)
+    return (
+        [part.tolist() for part in np.split(cells % width, cuts)] if clients else [],
+        [part.tolist() for part in np.split(counts, cuts)] if clients else [],
     )
-    labels = _one(taken.column("labels")).cast(pa.list_(pa.int64()))
-    client = pa.array([rows.clients[rows.client[wanted[0]]]] * len(wanted), pa.string())
-    columns = [image, labels if rows.multi_label else labels.flatten(), client]
-    columns += [_one(taken.column("sample_id")), _one(taken.column("domain"))]
-    return pa.Table.from_arrays(columns, schema=rows.schema)
-
-
-def _one(column: pa.ChunkedArray) -> pa.Array:
-    return column.combine_chunks()
-
-
-def _client_rows(rows: Rows, groups: Sequence[tuple[int, int, NDArray[np.int64]]]) -> tuple[ClientRows, ...]:
-    found = []
-    first = 0
-    while first < len(groups):
-        client = groups[first][0]
-        end = first
-        while end < len(groups) and groups[end][0] == client:
-            end += 1
-        mine = rows.table.take(pa.array(np.concatenate([g[2] for g in groups[first:end]])))
-        labels = np.unique(mine.column("labels").combine_chunks().flatten().to_numpy(), return_counts=True)
-        domains = np.unique(mine.column("domain").to_numpy(zero_copy_only=False).astype(str), return_counts=True)
-        found.append(
-            ClientRows(
-                client_id=rows.clients[client],
-                row_group=first,
-                row_groups=end - first,
-                rows=mine.num_rows,
-                bytes=sum(g[1] for g in groups[first:end]),
-                labels=tuple(labels[0].tolist()),
-                counts=tuple(labels[1].tolist()),
-                domains=tuple(domains[0].tolist()),
-                domain_counts=tuple(domains[1].tolist()),
-            )
-        )
-        first = end
-    return tuple(found)

@@ -54,6 +54,8 @@ def hold_out(
         UsageError: The rows cannot be split so.
     """
     check(fractions)
+    if not fractions:
+        return np.zeros(len(rows), np.int8)
     if by == "client":
         return _whole(owner, clients, "clients", fractions, rng)
     if by == "group":

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from fedrsic_data.errors import FedkitError, OutputError
-from fedrsic_data.settings import decode, encode
+from fedrsic_data.settings import decode
 from fedrsic_data.shards import Receipt
 
 _LOCK, _KEY, _JOURNAL, _DATA, _OLD = ".lock", ".key.json", ".receipts.jsonl", "data", "old"
@@ -70,7 +70,7 @@ class Workspace:
     def add(self, receipt: Receipt) -> None:
         """Remembers a finished shard."""
         with (self._root / _JOURNAL).open("a", encoding="utf-8") as journal:
-            journal.write(json.dumps(encode(receipt)) + "\n")
+            journal.write(json.dumps(vars(receipt)) + "\n")
 
     def finish(self, expected: Iterable[str]) -> None:
         """Puts the expected files, and nothing else, where the dataset will stand, in place of what is there."""
