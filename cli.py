@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from fedrsic_data.download import Progress
 
 app = typer.Typer(
-    no_args_is_help=True,
+    invoke_without_command=True,
     add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
@@ -44,6 +44,20 @@ Sets = Annotated[
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Plan and report; write nothing.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace another dataset at the output.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object for machines, nothing else.")]
+
+
+@app.callback()
+def fedkit(
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
+) -> None:
+    """Says the version, or how to go on when no command is given."""
+    if version:
+        from importlib.metadata import version as installed
+
+        print("fedkit", installed("fedkit"))
+    elif context.invoked_subcommand is None:
+        print(context.get_help())
 
 
 @app.command(short_help="Build a federated dataset from a recipe.")
@@ -80,7 +94,7 @@ def build(
       fedkit build fed-rsic --sample
       fedkit build fed-rsic --alpha 0.5 --sources ~/datasets
       fedkit build fed-rsic --subset fed-ucmerced --clients 20 --seed 1 --out data/ucm-20
-      fedkit build fed-rsic --partition pathological --set classes_per_client=3 --dry-run
+      fedkit build fed-rsic --partition pathological --set classes_per_client=5 --dry-run
     """
     from fedrsic_data import build as pipeline
     from fedrsic_data import recipe as recipes
@@ -233,7 +247,7 @@ def _print(shown: Any, json: bool) -> None:
 
             # a pipe has no width: give tables room instead of folding them at 80 characters
             width = None if sys.stdout.isatty() or "COLUMNS" in os.environ else 160
-            Console(highlight=False, width=width).print(shown.text)
+            Console(highlight=False, width=width).print(shown.text, crop=False)
         sys.stdout.flush()
     except BrokenPipeError:
         raise

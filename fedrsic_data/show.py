@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from shutil import get_terminal_size
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fedrsic_data import partition, recipe, skew, sources
+from fedrsic_data import partition, recipe, skew, sources, splits
 from fedrsic_data.build import Built
 from fedrsic_data.errors import UsageError
-from fedrsic_data.manifest import NAME, Manifest
+from fedrsic_data.manifest import NAME, Manifest, SubsetEntry
 from fedrsic_data.plan import Planned
 from fedrsic_data.reader import Dataset
 from fedrsic_data.settings import encode, suggest
@@ -21,8 +22,9 @@ from fedrsic_data.verify import Problem
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-_BAR = 24  # characters of a label mixture
-_SHADES = "█▓▒░"
+_BARS = 48  # most characters for the classes of a client
+_WIDE = 100  # columns from which a terminal has room for all that there is to say
+_HEIGHTS = "·▁▂▃▄▅▆▇█"
 
 
 @dataclass(frozen=True)
@@ -58,11 +60,13 @@ def planned(plan: Planned) -> Shown:
             "moved": subset.moved,
             "left_out": left_out,
         }
+        facts = data["subsets"][subset.name]
         parts.append(
-            f"  {subset.name}: {len(subset.classes)} classes, {_rows(rows)}, {len(subset.clients)} clients of "
-            f"{sizes.min():,} to {sizes.max():,} images"
-            + (f", {subset.moved} moved to reach min_size" if subset.moved else "")
-            + (f", {left_out} left out" if left_out else "")
+            f"  {subset.name}: {_many(len(subset.classes), 'class')}, {_rows(rows)}, "
+            f"{_many(len(subset.clients), 'client')} of {sizes.min():,} to {sizes.max():,} images, "
+            f"total variation {facts['total_variation']:.3f}"
+            + (f", {subset.moved:,} moved to reach min_size" if subset.moved else "")
+            + (f", {left_out:,} left out" if left_out else "")
         )
     return Shown(data, _group(parts))
 
@@ -86,11 +90,11 @@ def built(done: Built) -> Shown:
     state = "was there already, nothing to do" if not done.written else f"{done.written} shards, {size / 1e6:,.1f} MB"
     parts: list[RenderableType] = [f"{path}{_sample(manifest.recipe)}: {state}"]
     for name, subset in manifest.subsets.items():
-        parts.append(f"  {name}: {len(subset.classes)} classes, {_rows(subset.rows)}, {subset.clients} clients")
-        parts += [f"    {left.count:,} left out: {left.reason} ({left.examples[0]}, ...)" for left in subset.left_out]
-        if subset.duplicates:
-            parts.append(f"    {len(subset.duplicates):,} pictures are in several sources; each is kept in one split")
-        parts += [f"    skipped {skip.sample_id}: {skip.reason}" for skip in subset.skipped]
+        parts.append(
+            f"  {name}: {_many(len(subset.classes), 'class')}, {_rows(subset.rows)}, {_many(subset.clients, 'client')}"
+        )
+        parts += [f"  {remark}" for remark in _remarks(subset)]
+        parts += [f"      {skip.sample_id}: {skip.reason}" for skip in subset.skipped]
     for source in manifest.sources.values():
         parts += [f"  incomplete copy of {source.title}: {words}" for words in source.missing]
     first = next(iter(manifest.subsets))
@@ -152,35 +156,72 @@ def listed(what: str | None) -> Shown:
 
 def _subset(dataset: Dataset, name: str, most: int) -> tuple[dict[str, Any], list[RenderableType]]:
     subset = dataset.subset(name)
-    entry = subset.entry
-    counts = {split: skew.tables(subset.client_table, len(entry.classes), split)[0] for split in subset.splits}
+    entry, wanted = subset.entry, dataset.manifest.recipe
+    tables = {split: skew.tables(subset.client_table, len(entry.classes), split) for split in subset.splits}
+    labels, domains = tables[splits.TRAIN]
     sizes = {split: _sizes(dataset, name, split) for split in subset.splits}
+    kinds = sorted({d for row in subset.client_table.column("domains").to_pylist() for d in row})
+    spec = partition.to_json(wanted.partitioner(name))
     facts = {
+        "partition": spec,
+        "seed": wanted.seed,
         "classes": list(entry.classes),
+        "novel": list(entry.novel),
         "rows": entry.rows,
         "skew": entry.skew,
         "moved": entry.moved,
+        "left_out": [encode(left) for left in entry.left_out],
+        "skipped": [encode(skip) for skip in entry.skipped],
+        "duplicates": [list(group) for group in entry.duplicates],
         "clients": [
             {
                 "client_id": client,
                 "rows": {split: int(sizes[split][k]) for split in subset.splits},
-                "labels": {c: int(n) for c, n in zip(entry.classes, counts["train"][k], strict=True) if n},
+                "labels": {c: int(n) for c, n in zip(entry.classes, labels[k], strict=True) if n},
             }
             for k, client in enumerate(subset.clients)
         ],
     }
-    title = f"{name}{_sample(dataset.manifest.recipe)}: {len(entry.classes)} classes, {entry.clients} clients"
+    size = f"{_many(len(entry.classes), 'class')}, {_many(entry.clients, 'client')}, {_rows(entry.rows)}"
+    text: list[RenderableType] = [f"{name}{_sample(wanted)}: {size}", f"  {_spec(spec)}, seed {wanted.seed}"]
+    text += _remarks(entry)
+    wide = get_terminal_size((_WIDE, 0)).columns >= _WIDE
+    train_domains = sorted({d for d, n in zip(kinds, domains.sum(axis=0), strict=False) if n}) if domains.size else []
     rows = []
     for k, client in enumerate(subset.clients[:most]):
-        train = counts["train"][k]
         numbers = [f"{sizes[split][k]:,}" for split in subset.splits]
-        rows.append([client, *numbers, str(int((train > 0).sum())), _mixture(train), _largest(train, entry.classes)])
-    header = ["client", *subset.splits, "classes", "label mixture", "largest classes"]
-    text: list[RenderableType] = [title, _table(header, rows, right=range(1, len(subset.splits) + 2))]
+        spread = [_shares(domains[k], train_domains)] if len(train_domains) > 1 else []
+        cells = [str(int((labels[k] > 0).sum())), _bars(labels[k], wide=wide), *spread]
+        cells += [_largest(labels[k], entry.classes)] if wide else []
+        rows.append([client, *numbers, *cells])
+    if rows:
+        header = ["client", *subset.splits, "classes", "train labels"]
+        header += ["domains"] if len(train_domains) > 1 else []
+        header += ["largest"] if wide else []
+        text.append(_table(header, rows, right=range(1, len(subset.splits) + 2), fold=False))
     if len(subset.clients) > most:
-        text.append(f"  ... and {len(subset.clients) - most:,} more clients (--clients N, or --json)")
-    text += ["", _skew_table(entry.skew), ""]
+        text.append(f"  ... and {_many(len(subset.clients) - most, 'more client')} (--clients N, or --json)")
+    text += [_skew_table(entry.skew), ""]
     return facts, text
+
+
+def _remarks(entry: SubsetEntry) -> list[RenderableType]:
+    """What is not as one would think: rows moved, left out, skipped, kept together, never trained on."""
+    lines = [f"  {entry.moved:,} rows moved so that every client has min_size"] if entry.moved else []
+    lines += [f"  {left.count:,} left out: {left.reason} ({left.examples[0]}, ...)" for left in entry.left_out]
+    lines += [f"  {len(entry.skipped):,} damaged images skipped"] if entry.skipped else []
+    lines += [f"  {len(entry.novel)} novel classes, never trained on"] if entry.novel else []
+    if entry.duplicates:
+        lines.append(f"  {len(entry.duplicates):,} pictures are in several sources; each is kept in one split")
+    return list(lines)
+
+
+def _spec(spec: Mapping[str, Any]) -> str:
+    """A partition in words: its name and the settings that are set."""
+    settings = [
+        f"{key}={value}" for key, value in spec.items() if key != "name" and value is not None and value is not False
+    ]
+    return " ".join([str(spec["name"]), *settings])
 
 
 def _sizes(dataset: Dataset, name: str, split: str) -> np.ndarray[Any, Any]:
@@ -192,24 +233,36 @@ def _sizes(dataset: Dataset, name: str, split: str) -> np.ndarray[Any, Any]:
 def _skew_table(measured: Mapping[str, Mapping[str, float]]) -> RenderableType:
     rows = []
     for name, facts in measured.items():
-        band = f"{facts['iid_low']:.3f} to {facts['iid_high']:.3f}" if "iid_low" in facts else ""
+        band = f"{facts['iid_low']:.3f} to {facts['iid_high']:.3f}" if "iid_low" in facts else "-"
         rows.append([name.replace("_", " "), f"{facts['value']:.3f}", band])
     return _table(["skew (train)", "measured", "by chance (IID)"], rows, right=(1, 2))
 
 
-def _mixture(counts: np.ndarray[Any, Any]) -> str:
-    """A bar of fixed width: the classes from the largest to the smallest, in alternating shades."""
-    ordered = np.sort(counts)[::-1]
-    if not ordered.sum():
-        return ""
-    edges = np.rint(np.cumsum(ordered) / ordered.sum() * _BAR).astype(int)
-    widths = np.diff(edges, prepend=0)
-    return "".join(_SHADES[i % len(_SHADES)] * w for i, w in enumerate(widths))
+def _bars(counts: np.ndarray[Any, Any], *, wide: bool) -> str:
+    """A bar for each class in index order, so that clients compare column by column; many classes share bars."""
+    width = min(len(counts), _BARS if wide else _BARS // 2)
+    heights = np.add.reduceat(counts, np.arange(width) * len(counts) // max(width, 1)) if width else counts
+    top = heights.max(initial=0)
+    steps = np.ceil(heights / max(top, 1) * (len(_HEIGHTS) - 1)).astype(int)
+    return "".join(_HEIGHTS[step] for step in steps) if top else ""
+
+
+def _shares(counts: np.ndarray[Any, Any], names: Sequence[str]) -> str:
+    """The domains of a client and their shares."""
+    total = max(int(counts.sum()), 1)
+    held = [(name.removeprefix("sample-"), n / total) for name, n in zip(names, counts, strict=False) if n]
+    return ", ".join(f"{name} {share:.0%}" if share >= 0.01 else f"{name} <1%" for name, share in held)
 
 
 def _largest(counts: np.ndarray[Any, Any], classes: Sequence[str]) -> str:
-    top = [i for i in np.argsort(-counts, kind="stable")[:3] if counts[i]]
+    top = [i for i in np.argsort(-counts, kind="stable")[:2] if counts[i]]
     return ", ".join(f"{classes[i]} {counts[i]}" for i in top)
+
+
+def _many(count: int, noun: str) -> str:
+    """A count and its noun in the right number."""
+    plural = noun + ("es" if noun.endswith("s") else "s")
+    return f"{count:,} {noun if count == 1 else plural}"
 
 
 def _recipes() -> list[dict[str, Any]]:
@@ -254,14 +307,19 @@ def _short(path: Path) -> Path:
     return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
 
 
-def _table(header: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[int] = ()) -> RenderableType:
+def _table(
+    header: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[int] = (), *, fold: bool = True
+) -> RenderableType:
+    """A table that folds long cells, or else one in which only the last column gives way to a narrow terminal."""
     from rich import box
     from rich.table import Table
     from rich.text import Text
 
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for i, name in enumerate(header):
-        table.add_column(name, justify="right" if i in right else "left", overflow="fold")
+        width = None if fold or i == len(header) - 1 else max(len(row[i]) for row in [header, *rows])
+        style: Any = {"overflow": "fold"} if fold else {"overflow": "ellipsis", "no_wrap": True}
+        table.add_column(name, justify="right" if i in right else "left", min_width=width, **style)
     for row in rows:
         table.add_row(*(Text(cell) for cell in row))
     return table
@@ -271,4 +329,5 @@ def _group(parts: Sequence[RenderableType]) -> RenderableType:
     from rich.console import Group
     from rich.text import Text
 
-    return Group(*(Text(part) if isinstance(part, str) else part for part in parts))
+    # a line is never broken: people copy commands from here, and machines read it
+    return Group(*(Text(part, no_wrap=True, overflow="ignore") if isinstance(part, str) else part for part in parts))

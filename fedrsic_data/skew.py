@@ -60,8 +60,9 @@ def classes_per_client(counts: Counts) -> NDArray[np.float64]:
 
 
 def size_gini(counts: Counts) -> float:
-    """Gini coefficient of the client sizes: 0 all equal, towards 1 one client holds everything."""
+    """Gini coefficient of the sizes of the clients with rows: 0 all equal, towards 1 one client holds everything."""
     sizes = np.sort(counts.sum(axis=1))
+    sizes = sizes[sizes > 0]
     n, total = len(sizes), sizes.sum()
     return float((2 * np.arange(1, n + 1) - n - 1) @ sizes / (n * total)) if total else 0.0
 

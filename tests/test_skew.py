@@ -16,7 +16,7 @@ def test_by_hand() -> None:
     divergence = 0.5 * np.log2(1 / 0.75) + 0.5 * (0.5 * np.log2(0.5 / 0.75) + 0.5 * np.log2(0.5 / 0.25))
     assert skew.jensen_shannon(counts) == pytest.approx([divergence] * 2)
     assert skew.classes_per_client(counts).tolist() == [1, 1]
-    assert skew.size_gini(np.array([[0], [0], [0], [12]])) == pytest.approx(0.75)
+    assert skew.size_gini(np.array([[1], [1], [1], [9], [0]])) == pytest.approx(0.5)
     assert skew.entropy(np.array([[5, 5], [9, 0]])) == pytest.approx([1.0, 0.0])
 
 
