@@ -25,9 +25,10 @@ from fedrsic_data.index import Index, fingerprint
 from fedrsic_data.manifest import File, Manifest, Plan, Shard
 from fedrsic_data.partition import names
 from fedrsic_data.plan import Planned, PlannedSubset
-from fedrsic_data.recipe import Recipe, to_json
+from fedrsic_data.recipe import Recipe, pinned, to_json
 from fedrsic_data.sources import SOURCES, locate
 from fedrsic_data.sources import sample as sample_source
+from fedrsic_data.verify import strays
 from fedrsic_data.workspace import file_digest
 
 _MOST_FILES = 300  # clients up to which each gets files of its own, in layout "auto"
@@ -70,6 +71,7 @@ def prepare(recipe: Recipe, places: locate.Places, listener: Listener = QUIET) -
         SourceError: A source is missing, incomplete or not what it should be.
         UsageError: The partition cannot be met.
     """
+    recipe = pinned(recipe)
     indexes, inputs = _indexes(recipe, places, listener)
     subsets = []
     for name, subset in recipe.subsets.items():
@@ -171,17 +173,30 @@ def _standing(planned: Planned, out: Path, overwrite: bool) -> Manifest | None:
         writer(),
     )
     if not same or manifest.digest(standing) != standing.digest:
+        differ = _difference(to_json(standing.recipe), to_json(planned.recipe)) or "other images, or an edited manifest"
         raise OutputError(
-            f"{out}: holds a dataset built otherwise; replace it with --overwrite, or choose another --out"
+            f"{out}: holds a dataset built otherwise ({differ}); replace it with --overwrite, or choose another --out"
         )
     if planned.newest > (out / manifest.NAME).stat().st_mtime_ns:
         raise OutputError(f"{out}: the sources changed after it was built; rebuild it with --overwrite")
     return standing
 
 
+def _difference(there: Any, wanted: Any, path: str = "") -> str:
+    """The first field in which two recipes differ, in words; empty if they are equal."""
+    if isinstance(there, dict) and isinstance(wanted, dict):
+        for key in [*wanted, *(key for key in there if key not in wanted)]:
+            if found := _difference(there.get(key), wanted.get(key), f"{path}.{key}" if path else key):
+                return found
+        return ""
+    return "" if there == wanted else f"{path} is {json.dumps(there)} there, {json.dumps(wanted)} here"
+
+
 def _mend(planned: Planned, out: Path, standing: Manifest, listener: Listener) -> Built:
     """Writes what is damaged or gone of a finished dataset again, file by file; each appears whole."""
     listener.step("checking what is there")
+    if stray := next(strays(out, standing), None):
+        raise OutputError(f"{out / stray}: is not in the manifest, and readers would take it in; remove it")
     broken = [f for f in manifest.files(standing) if not _holds(out, f)]
     if broken:
         _prepare(planned, out)

@@ -230,6 +230,17 @@ def to_json(recipe: Recipe) -> dict[str, Any]:
     return data
 
 
+def pinned(recipe: Recipe) -> Recipe:
+    """The recipe with the digests of the files its partitioners read, so that it means the same tomorrow."""
+    subsets = {
+        name: subset
+        if subset.partition is None
+        else dataclasses.replace(subset, partition=partition.pinned(subset.partition))
+        for name, subset in recipe.subsets.items()
+    }
+    return dataclasses.replace(recipe, partition=partition.pinned(recipe.partition), subsets=subsets)
+
+
 def override(
     data: dict[str, Any],
     *,
@@ -277,8 +288,14 @@ def override(
         if "." in key or key in fields:
             _put(data, key.split("."), _parse(value), text)
             continue
-        takers = [scope for scope in scopes if key in partition.defaults(_spec(scope).get("name"))]
-        for scope in takers or scopes:  # where nobody takes it, reading the recipe says so
+        kinds = [_spec(scope).get("name") for scope in scopes]
+        takers = [scope for scope, kind in zip(scopes, kinds, strict=True) if key in partition.defaults(kind)]
+        if not takers and all(partition.defaults(kind) for kind in kinds):
+            settings = [*fields, *(setting for kind in kinds for setting in partition.defaults(kind))]
+            raise UsageError(
+                f"--set {text}: unknown key {key!r} for partition {kinds[0]}{suggest(key, dict.fromkeys(settings))}"
+            )
+        for scope in takers or scopes:  # a partition that is unknown is found out when the recipe is read
             _put(scope, ["partition", key], _parse(value), text)
     return data
 

@@ -22,7 +22,7 @@ from fedrsic_data.errors import UsageError, VerificationError
 from fedrsic_data.manifest import Counted
 from fedrsic_data.plan import Planned
 from fedrsic_data.reader import Dataset, Subset
-from fedrsic_data.recipe import Recipe
+from fedrsic_data.recipe import Recipe, pinned
 from fedrsic_data.verify import verify
 
 _ABSENT = "in no shard of the dataset that was split again; build from the sources to have them"
@@ -52,7 +52,7 @@ def prepare(
         words = f"{problems[0].file} {problems[0].words}"
         raise VerificationError(f"{path}: {words}; build it again before splitting it anew")
     dataset = Dataset(path)
-    recipe = change(old.recipe)
+    recipe = pinned(change(old.recipe))
     _same_images(old.recipe, recipe)
     subsets = []
     for name in recipe.subsets:

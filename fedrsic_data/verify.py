@@ -60,7 +60,7 @@ def verify(path: Path, progress: Callable[[int, int], None] | None = None) -> tu
     problems = list(_own(built))
     damaged, words = _files(folder, built, progress)
     problems += words
-    problems += _strays(folder, built)
+    problems += [Problem(name, "is not in the manifest") for name in strays(folder, built)]
     if not {built.plan.path, built.clients.path} & damaged:
         problems += _until_stopped(_content(folder, built, damaged))
     return built, problems
@@ -127,13 +127,11 @@ def _file(folder: Path, entry: File | Plan | Shard, owner_of: dict[str, str]) ->
     return f"has other content: sha256 {digest[:12]}..., the manifest says {entry.sha256[:12]}..."
 
 
-def _strays(folder: Path, built: Manifest) -> Iterator[Problem]:
-    """Parquet files that the manifest does not know but a reader's glob would take in."""
+def strays(folder: Path, built: Manifest) -> Iterator[str]:
+    """Parquet files that the manifest does not know but a reader's glob would take in, relative to the folder."""
     known = {entry.path for entry in manifest.files(built)}
-    for path in sorted(folder.rglob("*.parquet")):
-        name = path.relative_to(folder).as_posix()
-        if name not in known:
-            yield Problem(name, "is not in the manifest")
+    names = (path.relative_to(folder).as_posix() for path in sorted(folder.rglob("*.parquet")))
+    yield from (name for name in names if name not in known)
 
 
 def _content(folder: Path, built: Manifest, damaged: set[str]) -> Iterator[Problem]:

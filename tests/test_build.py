@@ -126,7 +126,7 @@ def test_running_again_does_nothing_and_mends_what_is_damaged(tmp_path: Path) ->
 def test_another_dataset_is_not_replaced_unasked(tmp_path: Path) -> None:
     out = sampled(tmp_path / "out").path
     before = contents(out)
-    with pytest.raises(OutputError, match="--overwrite"):
+    with pytest.raises(OutputError, match="partition.alpha is 0.5 there, 0.1 here.*--overwrite"):
         sampled(out, "alpha=0.1")
     assert contents(out) == before
     data = recipe.override(recipe.load("fed-rsic"), subsets=["fed-ucmerced"], sample=True, sets=["sample.per_class=4"])
@@ -237,6 +237,26 @@ def test_hostile_client_names_stay_out_of_paths(sample_build: Path, tmp_path: Pa
     assert subset.client("../../up").read("train").num_rows == subset.client("../../up").rows("train") > 0
     assert sorted(p.name for p in tmp_path.iterdir()) == ["deep", "mine.csv"]
     assert verify(done.path)[1] == []
+
+
+def test_a_file_of_owners_is_held_to(sample_build: Path, tmp_path: Path) -> None:
+    plan = shutil.copy(sample_build / "plan.parquet", tmp_path / "mine.parquet")
+    done = sampled(tmp_path / "out", f"path={plan}", partitioner="assigned")
+    owners = fedrsic_data.open(sample_build).plan.column("client_id")
+    assert fedrsic_data.open(done.path).plan.column("client_id").equals(owners)
+    again = recipe.from_json(recipe.load(str(done.path / "manifest.json")), "again")
+    assert build.prepare(again, Places()).digest == done.manifest.plan.digest
+    shutil.copy(sampled(tmp_path / "other", "seed=5").path / "plan.parquet", plan)
+    with pytest.raises(UsageError, match="is not the file with sha256"):
+        build.prepare(again, Places())
+
+
+def test_a_stray_shard_stops_the_next_build(tmp_path: Path) -> None:
+    out = sampled(tmp_path / "out").path
+    shard = next((out / "fed-ucmerced" / "train").iterdir())
+    shutil.copy(shard, shard.with_name("zz.parquet"))
+    with pytest.raises(OutputError, match="zz.parquet: is not in the manifest"):
+        sampled(out)
 
 
 def test_packed_and_per_client_hold_the_same_rows(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ real partitioner, where it must pass, and on a mutant, where it must not.
 """
 
 import dataclasses
+import hashlib
 import math
 import tempfile
 from functools import cache, partial
@@ -263,6 +264,21 @@ def seed(make, **settings):
     assert not np.array_equal(one.owner, other.owner)
 
 
+def given_digest(make):
+    path = Path(FOLDER.name) / "pinned.csv"
+    path.write_text("sample_id,client_id\n" + "".join(f"{i:07d},site-{i % 3}\n" for i in range(30)))
+    right = hashlib.sha256(path.read_bytes()).hexdigest()
+    assert run(make(path=str(path), sha256=right), even_rows(3, 10)).clients == 3
+    with pytest.raises(UsageError, match="drop sha256"):
+        run(make(path=str(path), sha256="0" * 64), even_rows(3, 10))
+
+
+def embedded_digest(make):
+    path = embeddings(64)
+    with pytest.raises(UsageError, match="drop sha256"):
+        run(make(clients=2, clusters=2, path=path, sha256="0" * 64), even_rows(2, 32))
+
+
 def given_path(make):
     path = Path(FOLDER.name) / "given.csv"
     path.write_text("sample_id,client_id\n" + "".join(f"{i:07d},site-{i % 3}\n" for i in range(30)))
@@ -361,7 +377,7 @@ CHECKS = {
         "reduce": reduction,
         "seed": seed,
     },
-    "assigned": {"path": given_path},
+    "assigned": {"path": given_path, "sha256": given_digest},
     "label-set": {
         "clients": clients,
         "alpha": set_alpha,
@@ -374,6 +390,7 @@ CHECKS = {
         "alpha": cluster_alpha,
         "clusters": clusters,
         "path": clusters,
+        "sha256": embedded_digest,
         "min_size": partial(minimum_size, alpha=0.05, path=embeddings(300)),
         "seed": partial(seed, path=embeddings(360)),
     },

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from fedrsic_data.errors import UsageError
+from fedrsic_data.partition import external
 from fedrsic_data.partition.assigned import Assigned
 from fedrsic_data.partition.base import Assignment, Owners, Partitioner, Rows, assign, names, sorting
 from fedrsic_data.partition.cluster import Cluster
@@ -33,6 +34,7 @@ __all__ = [
     "defaults",
     "from_json",
     "names",
+    "pinned",
     "sorting",
     "to_json",
 ]
@@ -73,6 +75,14 @@ def defaults(name: object) -> dict[str, Any]:
     """The settings of a partitioner and their defaults; none for a name that is unknown."""
     kind = PARTITIONERS.get(name) if isinstance(name, str) else None
     return {} if kind is None else {field.name: field.default for field in dataclasses.fields(kind)}
+
+
+def pinned(spec: Mapping[str, Any], where: str = "partition") -> dict[str, Any]:
+    """A partitioner's JSON with every setting spelled out, and the digest of the file it reads filled in."""
+    full = to_json(from_json(spec, where))
+    if "sha256" in full and not full["sha256"]:
+        full["sha256"] = external.digest(full["path"])
+    return full
 
 
 def to_json(partitioner: Partitioner) -> dict[str, Any]:

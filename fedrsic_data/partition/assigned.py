@@ -22,10 +22,12 @@ class Assigned:
     Clients keep their names and are in the order of these names. Pure apart from reading the file.
 
     Attributes:
-        path: The file, from the working directory.
+        path: The file, from the working directory. The plan of a built dataset serves as well.
+        sha256: Digest of the file; a build records it, and building from its manifest holds to it.
     """
 
     path: str = ""
+    sha256: str = ""
 
     multi_label: ClassVar[bool] = True
     uses_domains: ClassVar[bool] = False
@@ -37,7 +39,7 @@ class Assigned:
     def assign(self, rows: Rows, rng: np.random.Generator) -> Assignment:  # noqa: ARG002 - nothing is drawn
         """Owners of rows with any number of labels; see ``Partitioner.assign``."""
         assert rows.sample_ids is not None, "assign() fills them in"
-        path = external.existing(self.path, (".csv", ".parquet"))
+        path = external.existing(self.path, (".csv", ".parquet"), self.sha256)
         table = external.read(path, ("sample_id", "client_id"))
         where = external.locate(rows.sample_ids, table.column("sample_id"), path)
         given = table.column("client_id").cast(pa.string()).combine_chunks().take(pa.array(where))

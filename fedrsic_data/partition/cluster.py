@@ -32,6 +32,7 @@ class Cluster:
         clusters: Number of clusters.
         path: Embeddings, from the working directory: ``.parquet`` with columns ``sample_id`` and ``embedding`` (lists
             of equal length), or ``.npy`` [N, features] with the images in the order of their sample ids.
+        sha256: Digest of the file; a build records it, and building from its manifest holds to it.
         min_size: Rows every client must have.
 
     Deviations: the cited benchmark clusters sentence embeddings of text; here the embeddings are whatever is given.
@@ -42,6 +43,7 @@ class Cluster:
     alpha: float = 0.5
     clusters: int = 20
     path: str = ""
+    sha256: str = ""
     min_size: int = 1
 
     multi_label: ClassVar[bool] = True
@@ -72,7 +74,7 @@ class Cluster:
 
     def _embeddings(self, ids: pa.Array) -> NDArray[np.floating[Any]]:
         """Embeddings float [N, features] in the order of the rows."""
-        path = external.existing(self.path, (".npy", ".parquet"))
+        path = external.existing(self.path, (".npy", ".parquet"), self.sha256)
         if path.suffix == ".parquet":
             table = external.read(path, ("sample_id", "embedding"))
             where = external.locate(ids, table.column("sample_id"), path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,16 +16,28 @@ from numpy.typing import NDArray
 from fedrsic_data.errors import UsageError
 
 
-def existing(path: str, kinds: Sequence[str]) -> Path:
+def digest(path: str) -> str:
+    """sha256 of a file, in hex; empty where there is none, which ``existing`` refuses."""
+    if not Path(path).is_file():
+        return ""
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def existing(path: str, kinds: Sequence[str], sha256: str) -> Path:
     """The file that a ``path`` setting names.
 
     Raises:
-        UsageError: There is none, or its ending is not among ``kinds``.
+        UsageError: There is none, its ending is not among ``kinds``, or it is not the one that ``sha256`` names.
     """
     if Path(path).suffix not in kinds:
         raise UsageError(f"path={path!r} should name a {' or '.join(kinds)} file")
     if not Path(path).is_file():
-        raise UsageError(f"path={path!r}: there is no such file")
+        raise UsageError(f"path={path!r}: there is no such file at {Path(path).absolute()}")
+    if sha256 and digest(path) != sha256:
+        raise UsageError(
+            f"path={path!r}: is not the file with sha256 {sha256[:12]}...; drop sha256 to take another one"
+        )
     return Path(path)
 
 

@@ -1,0 +1,79 @@
+"""What the documents say is so."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+from pathlib import Path
+
+import pytest
+from conftest import ROOT, sampled
+
+import fedrsic_data
+from fedrsic_data import recipe
+from fedrsic_data.manifest import Manifest, SubsetEntry
+
+DOCS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def blocks(path: Path, language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", path.read_text(), flags=re.DOTALL)
+
+
+@pytest.mark.parametrize("path", DOCS, ids=lambda p: p.name)
+def test_links_lead_somewhere(path: Path) -> None:
+    for target in re.findall(r"\]\(([^)#]+)\)", path.read_text()):
+        assert target.startswith("http") or (path.parent / target).exists(), target
+
+
+def test_every_field_is_in_the_format() -> None:
+    text = (ROOT / "docs" / "format.md").read_text()
+    names = [f.name for f in dataclasses.fields(recipe.Recipe)]
+    names += [f"layout.{f.name}" for f in dataclasses.fields(recipe.Layout)]
+    for name in names:
+        if name != "layout":
+            assert f"`{name}`" in text, f"recipe field {name}"
+    for cls in (Manifest, SubsetEntry):
+        for field in dataclasses.fields(cls):
+            assert field.name in text, f"manifest field {field.name}"
+
+
+def test_the_recipe_of_the_format_is_one() -> None:
+    data = json.loads(blocks(ROOT / "docs" / "format.md", "json")[0])
+    assert set(recipe.from_json(data, "docs").subsets) == {"fed-ucmerced", "merged"}
+
+
+def test_python_of_the_partitioners_runs() -> None:
+    (code,) = blocks(ROOT / "docs" / "partitioners.md", "python")
+    names: dict[str, object] = {}
+    exec(code, names)
+    assert names["answer"].clients == 100  # type: ignore[attr-defined]
+
+
+def test_python_of_the_readme_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sampled(tmp_path / "data" / "fed-rsic")
+    monkeypatch.chdir(tmp_path)
+    code = blocks(ROOT / "README.md", "python")[0]
+    names: dict[str, object] = {}
+    exec(code, names)
+    batch = names["batch"]
+    assert tuple(batch.shape[1:]) == (3, 256, 256)  # type: ignore[attr-defined]
+    assert isinstance(names["data"], fedrsic_data.reader.Dataset)
+
+
+def test_commands_of_the_readme_parse() -> None:
+    import shlex
+    import sys
+
+    sys.path.insert(0, str(ROOT))
+    import typer
+
+    import cli
+
+    command = typer.main.get_command(cli.app)
+    lines = [line for path in DOCS for block in blocks(path, "bash") for line in block.splitlines()]
+    mine = [shlex.split(line, comments=True)[1:] for line in lines if line.startswith("fedkit ")]
+    assert len(mine) >= 7
+    for name, *arguments in mine:
+        command.commands[name].make_context(name, list(arguments))  # type: ignore[attr-defined]
