@@ -239,7 +239,8 @@ def _divide(recipe: Recipe, name: str, merged: Merged, groups: Sequence[NDArray[
     split[trained] = splits.hold_out(recipe.split_by, base_rows, assignment.owner, assignment.clients, fractions, rng)
     owner[novel] = rng.permutation(np.arange(len(novel)) % assignment.clients)
     split[novel] = len(fractions) + 1
-    split = splits.together(split, owner, rows, groups)
+    # a picture that is of a base class in one source and of a novel class in another stays where its labels put it
+    split = splits.together(split, owner, rows, [g for g in groups if not np.isin(g, novel).any()])
     left_out = [*merged.left_out, *_count(_UNDRAWN, owner < 0, ids)]
     if recipe.shots is not None:
         beyond = splits.few_shot(rows, owner, split, recipe.shots, rng)

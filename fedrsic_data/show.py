@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -150,8 +151,15 @@ def listed(what: str | None) -> Shown:
     for name in [what] if what else tables:
         rows = tables[name]()
         data[name] = rows
-        parts += [name, _table(list(rows[0]), [[str(v) for v in row.values()] for row in rows]), ""]
+        parts += [name, _table(list(rows[0]), [[_cell(v) for v in row.values()] for row in rows]), ""]
     return Shown(data, _group(parts[:-1]))
+
+
+def _cell(value: Any) -> str:
+    """A value as one would write it after ``--set``."""
+    if isinstance(value, dict):
+        return ", ".join(f"{key}={_cell(v)}" for key, v in value.items())
+    return value if isinstance(value, str) else json.dumps(value)
 
 
 def _subset(dataset: Dataset, name: str, most: int) -> tuple[dict[str, Any], list[RenderableType]]:
@@ -289,8 +297,7 @@ def _origin(source: sources.Source) -> str:
 def _partitioners() -> list[dict[str, Any]]:
     rows = []
     for name, kind in partition.PARTITIONERS.items():
-        settings = ", ".join(f"{key}={value}" for key, value in encode(kind()).items())
-        rows.append({"partitioner": name, "settings (default)": settings, "cites": kind.cites})
+        rows.append({"partitioner": name, "settings (default)": encode(kind()), "cites": kind.cites})
     return rows
 
 
