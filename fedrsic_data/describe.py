@@ -70,7 +70,7 @@ def _entry(
         skipped=tuple(Skipped(**row) for receipt in receipts for row in receipt.skipped),
         skew=skew.measure(
             clients,
-            planned.table.filter(pc.equal(planned.table.column("subset"), subset.name)),
+            planned.table.filter(pc.equal(planned.table.column("subset"), subset.name)) if subset.multi_label else None,
             subset.classes,
             seeds.generator(planned.recipe.seed, subset.name, "skew"),
         ),
@@ -117,7 +117,7 @@ def source_entry(recipe: Recipe, name: str, index: Index) -> SourceEntry:
 
 
 def _write_small(table: pa.Table, path: Path) -> None:
-    pq.write_table(table, path, compression="zstd", write_page_index=True, row_group_size=1 << 18)
+    pq.write_table(table, path, compression="zstd", write_page_index=True, row_group_size=1 << 16)
 
 
 def _file(folder: Path, name: str) -> File:

@@ -91,12 +91,12 @@ METRICS: dict[str, Callable[[Counts], float]] = {
 """Label-skew metrics as means over the clients that have rows."""
 
 
-def measure(clients: pa.Table, plan: pa.Table, classes: Sequence[str], rng: np.random.Generator) -> Measured:
+def measure(clients: pa.Table, plan: pa.Table | None, classes: Sequence[str], rng: np.random.Generator) -> Measured:
     """All metrics of a subset's training rows.
 
     Args:
         clients: Its rows of the client table (``schema.CLIENTS_SCHEMA``).
-        plan: Its rows of the plan (``schema.PLAN_SCHEMA``).
+        plan: Its rows of the plan (``schema.PLAN_SCHEMA``); None where images have one label each.
         classes: Class names in index order.
         rng: Draws the bands.
 
@@ -107,6 +107,8 @@ def measure(clients: pa.Table, plan: pa.Table, classes: Sequence[str], rng: np.r
     """
     labels, domains = tables(clients, len(classes))
     measured = measure_counts(labels, domains, rng)
+    if plan is None:
+        return measured
     train = plan.filter(pc.and_(pc.is_valid(plan.column("client_id")), pc.equal(plan.column("split"), TRAIN)))
     lists = train.column("labels").combine_chunks()
     times = np.diff(lists.offsets.to_numpy())

@@ -238,6 +238,8 @@ def _summary(built: Manifest, name: str, subset: SubsetEntry, plan: pa.Table, cl
     if not countable(clients, subset.classes):
         yield Problem(built.clients.path, f"does not fit the classes of {name}")
         return
-    measured = skew.measure(clients, plan, subset.classes, seeds.generator(built.recipe.seed, name, "skew"))
+    measured = skew.measure(
+        clients, plan if subset.multi_label else None, subset.classes, seeds.generator(built.recipe.seed, name, "skew")
+    )
     if measured != subset.skew:
         yield Problem(manifest.NAME, f"skew of {name} is not what clients.parquet gives")
