@@ -280,7 +280,7 @@ def override(
             scope["partition"] = {"name": partitioner, **kept}
     if sample and not data.get("sample"):
         data |= {"sample": {}, "name": f"{data.get('name')}-sample"}
-    fields = {f.name for f in dataclasses.fields(Recipe)}
+    fields = [f.name for f in dataclasses.fields(Recipe)]
     for text in sets:
         key, equals, value = text.partition("=")
         if not (key and equals):
@@ -293,7 +293,7 @@ def override(
         if not takers and all(partition.defaults(kind) for kind in kinds):
             settings = [*fields, *(setting for kind in kinds for setting in partition.defaults(kind))]
             raise UsageError(
-                f"--set {text}: unknown key {key!r} for partition {kinds[0]}{suggest(key, dict.fromkeys(settings))}"
+                f"--set {key}=...: unknown key {key!r} for partition {kinds[0]}{suggest(key, dict.fromkeys(settings))}"
             )
         for scope in takers or scopes:  # a partition that is unknown is found out when the recipe is read
             _put(scope, ["partition", key], _parse(value), text)
