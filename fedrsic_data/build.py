@@ -143,19 +143,20 @@ def _place(planned: Planned, given: Path) -> Path:
 def _indexes(recipe: Recipe, places: locate.Places, listener: Listener) -> tuple[dict[str, Index], list[Path]]:
     wanted = list(dict.fromkeys(s for subset in recipe.subsets.values() for s in subset.sources))
     if recipe.sample is not None:
-        return {name: sample_source.index(name, recipe.sample) for name in wanted}, []
-    locate.check_names(places.given, SOURCES)
-    here = {name: locate.find(SOURCES[name], places) for name in wanted}
+        return {name: sample_source.index(recipe.source(name), recipe.sample) for name in wanted}, []
+    sources = {name: recipe.source(name) for name in wanted}
+    locate.check_names(places.given, {**SOURCES, **sources})
+    here = {name: locate.find(sources[name], places) for name in wanted}
     if places.folder is not None and not any(here.values()):
-        layouts = ", ".join(f"{name} ({SOURCES[name].facts.layout})" for name in wanted)
+        layouts = ", ".join(f"{name} ({sources[name].facts.layout})" for name in wanted)
         raise SourceError(f"--sources {places.folder}: holds none of {layouts}")
     indexes: dict[str, Index] = {}
     inputs: list[Path] = []
     for name in sorted(wanted, key=lambda n: here[n] is None):  # what is here can fail before anything is fetched
         listener.step(f"reading {name}")
-        path = here[name] or locate.locate(SOURCES[name], places, listener.download)
+        path = here[name] or locate.locate(sources[name], places, listener.download)
         inputs.append(path)
-        indexes[name] = SOURCES[name].index(path, allow_partial=recipe.allow_partial)
+        indexes[name] = sources[name].index(path, allow_partial=recipe.allow_partial)
     return {name: indexes[name] for name in wanted}, inputs
 
 
@@ -299,11 +300,13 @@ def _options(recipe: Recipe, window: int) -> dict[str, Any]:
 def _jobs(recipe: Recipe, subset: PlannedSubset) -> tuple[shards.Rows, list[tuple[shards.Job, int]]]:
     """The shards of a subset, each with its reading window in images."""
     rows = shards.Rows(
-        table=subset.table.select(["sample_id", "labels", "domain", "key", "file", "origin"]),
+        table=subset.table.drop_columns(["group", "split"]),
         client=subset.owner,
         clients=subset.clients,
         containers=subset.containers,
-        schema=schema.shard_schema(subset.classes, multi_label=subset.multi_label),
+        schema=schema.shard_schema(
+            subset.classes, multi_label=subset.multi_label, fine=subset.fine.classes if subset.fine else ()
+        ),
     )
     mean = _mean_bytes(rows)
     window = max(1, recipe.layout.row_group_bytes // mean)

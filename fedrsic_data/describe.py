@@ -7,16 +7,17 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from fedrsic_data import card, manifest, schema, seeds, shards, skew
-from fedrsic_data.index import Index
-from fedrsic_data.manifest import File, Manifest, Plan, Shard, Skipped, SourceEntry, SubsetEntry
+from fedrsic_data.index import Fine, Index
+from fedrsic_data.manifest import File, FineEntry, Manifest, Plan, Shard, Skipped, SourceEntry, SubsetEntry
 from fedrsic_data.plan import Planned, PlannedSubset
 from fedrsic_data.recipe import SCHEMA, Recipe
-from fedrsic_data.sources import SOURCES
+from fedrsic_data.splits import TRAIN
 from fedrsic_data.workspace import file_digest
 
 PLAN, CLIENTS, CARD = "plan.parquet", "clients.parquet", "README.md"
@@ -63,6 +64,7 @@ def _entry(
         multi_label=subset.multi_label,
         clients=len(subset.clients),
         rows=rows,
+        train_counts=train_counts(clients, len(subset.classes)),
         novel=subset.novel,
         moved=subset.moved,
         duplicates=subset.duplicates,
@@ -75,7 +77,22 @@ def _entry(
             seeds.generator(planned.recipe.seed, subset.name, "skew"),
         ),
         shards=tuple(Shard(r.path, r.split, r.rows, r.bytes, r.sha256) for r in receipts),
+        fine=_fine(subset.fine, receipts) if subset.fine else None,
     )
+
+
+def train_counts(clients: pa.Table, classes: int) -> tuple[int, ...]:
+    """Training rows of each class, from a subset's rows of the client table."""
+    counts, _ = skew.tables(clients, classes, TRAIN)
+    return tuple(counts.sum(axis=0).tolist())
+
+
+def _fine(fine: Fine, receipts: Sequence[shards.Receipt]) -> FineEntry:
+    total = np.zeros(len(fine.classes), np.int64)
+    for receipt in receipts:
+        if receipt.split == TRAIN:
+            total += receipt.fine_counts
+    return FineEntry(fine.classes, fine.parents, tuple(total.tolist()))
 
 
 def _clients(subset: PlannedSubset, receipts: Sequence[shards.Receipt]) -> pa.Table:
@@ -103,7 +120,7 @@ def _clients(subset: PlannedSubset, receipts: Sequence[shards.Receipt]) -> pa.Ta
 
 def source_entry(recipe: Recipe, name: str, index: Index) -> SourceEntry:
     """Provenance of a source, or of its stand-in."""
-    facts = SOURCES[name].facts
+    facts = recipe.source(name).facts
     sampled = recipe.sample is not None
     return SourceEntry(
         title=f"sample of {facts.title} (procedural)" if sampled else facts.title,
@@ -113,6 +130,7 @@ def source_entry(recipe: Recipe, name: str, index: Index) -> SourceEntry:
         redistributable=True if sampled else facts.redistributable,
         images=index.table.num_rows,
         missing=index.missing,
+        counts=dict(index.counts),
     )
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
@@ -23,6 +23,9 @@ INDEX_SCHEMA = pa.schema(
         ("file", pa.string()),  # the file's own name
     ]
 )
+"""The columns of every index; one whose source has fine labels has ``FINE`` beside them."""
+
+FINE = pa.field("fine_labels", pa.list_(pa.int32()))  # indices into Fine.classes
 
 
 class Container(Protocol):
@@ -65,6 +68,19 @@ class LeftOut:
 
 
 @dataclass(frozen=True)
+class Fine:
+    """A second, finer label space of the same images.
+
+    Attributes:
+        classes: Its class names in index order.
+        parents: For each of them the class of the index it is a kind of; empty where it is of none.
+    """
+
+    classes: tuple[str, ...]
+    parents: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class Index:
     """What a source holds.
 
@@ -77,6 +93,8 @@ class Index:
         left_out: What was passed over.
         missing: What a complete copy holds beside, in words; empty for a complete copy.
         multi_label: Whether images have label sets rather than one label each.
+        fine: The finer label space, where the source has one.
+        counts: What else was counted on the way, by what it is (``"crowd regions"``).
     """
 
     table: pa.Table
@@ -87,6 +105,8 @@ class Index:
     left_out: tuple[LeftOut, ...] = ()
     missing: tuple[str, ...] = ()
     multi_label: bool = False
+    fine: Fine | None = None
+    counts: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ import json
 import os
 import re
 import stat
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -82,6 +82,22 @@ class SourceEntry:
     redistributable: bool
     images: int
     missing: tuple[str, ...]
+    counts: dict[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class FineEntry:
+    """The finer label space of a subset.
+
+    Attributes:
+        classes: Names in index order.
+        parents: For each of them the class it is a kind of; empty where it is of none.
+        train_counts: Training rows of each.
+    """
+
+    classes: tuple[str, ...]
+    parents: tuple[str, ...]
+    train_counts: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -93,6 +109,7 @@ class SubsetEntry:
         multi_label: Whether shards have ``labels`` lists instead of ``label``.
         clients: Number of clients, those without rows included.
         rows: Split -> rows.
+        train_counts: Training rows of each class.
         novel: Classes that are never trained on (base-to-novel protocol).
         moved: Rows moved so that every client reaches its minimum size.
         duplicates: Groups of sample ids that are the same picture in several sources; each is in one split.
@@ -100,12 +117,14 @@ class SubsetEntry:
         skipped: Damaged images that were left out.
         skew: Metric -> value and the band that an IID split of the same sizes gives by chance.
         shards: The files.
+        fine: The finer label space, where the sources have one.
     """
 
     classes: tuple[str, ...]
     multi_label: bool
     clients: int
     rows: dict[str, int]
+    train_counts: tuple[int, ...]
     novel: tuple[str, ...]
     moved: int
     duplicates: tuple[tuple[str, ...], ...]
@@ -113,6 +132,7 @@ class SubsetEntry:
     skipped: tuple[Skipped, ...]
     skew: dict[str, dict[str, float]]
     shards: tuple[Shard, ...]
+    fine: FineEntry | None = None
 
 
 @dataclass(frozen=True)

@@ -11,11 +11,12 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from fedrsic_data import partition, schema, seeds, splits, vocabulary
 from fedrsic_data.errors import UsageError
-from fedrsic_data.index import Container, Index
+from fedrsic_data.index import Container, Fine, Index
 from fedrsic_data.manifest import Counted, SourceEntry
 from fedrsic_data.recipe import Recipe, Subset
 
@@ -42,6 +43,7 @@ class PlannedSubset:
         moved: Rows moved to reach the minimum size.
         duplicates: Groups of sample ids that are one picture.
         left_out: What is in the sources but not in the plan, by reason.
+        fine: The finer label space, where the sources have one; ``table`` has ``fine_labels`` then.
     """
 
     name: str
@@ -57,6 +59,7 @@ class PlannedSubset:
     moved: int
     duplicates: tuple[tuple[str, ...], ...]
     left_out: tuple[Counted, ...]
+    fine: Fine | None = None
 
     def counts(self, split: str | None = None) -> NDArray[np.int64]:
         """Rows of each class at each client, int64 [clients, classes], of one split or of all."""
@@ -125,6 +128,7 @@ class Merged:
         table: As in ``PlannedSubset``.
         containers: Read the bytes.
         left_out: What is in the sources and not here, by reason.
+        fine: The finer label space, where the sources have one.
     """
 
     classes: tuple[str, ...]
@@ -132,17 +136,26 @@ class Merged:
     table: pa.Table
     containers: tuple[Container, ...]
     left_out: tuple[Counted, ...] = ()
+    fine: Fine | None = None
 
 
 def merge(subset: Subset, indexes: Sequence[Index]) -> Merged:
-    """The indexes of a subset's sources in one table, in its label space and in the order of sample ids."""
+    """The indexes of a subset's sources in one table, in its label space and in the order of sample ids.
+
+    Raises:
+        UsageError: The sources have different finer label spaces.
+    """
     named = []
     for source, index in zip(subset.sources, indexes, strict=True):
         to = vocabulary.to_unified(source) if subset.class_names == "unified" else {}
         named.append([to.get(name, name) for name in index.classes])
     sets = [set(names) for names in named]
     kept = set.intersection(*sets) if subset.classes == "shared" else set.union(*sets)
-    classes = tuple(sorted(kept))
+    same = all(names == named[0] for names in named)
+    classes = tuple(dict.fromkeys(named[0])) if same else tuple(sorted(kept))  # a source's own order means something
+    fine = indexes[0].fine
+    if any(index.fine != fine for index in indexes):
+        raise UsageError(f"{', '.join(subset.sources)} have different fine labels; give each a subset of its own")
     place = {name: i for i, name in enumerate(classes)}
     parts = []
     left_out = [Counted(left.reason, left.count, left.examples) for index in indexes for left in index.left_out]
@@ -163,6 +176,7 @@ def merge(subset: Subset, indexes: Sequence[Index]) -> Merged:
         table=merged if order is None else merged.take(pa.array(order)).combine_chunks(),
         containers=tuple(index.container for index in indexes),
         left_out=tuple(left_out),
+        fine=fine,
     )
 
 
@@ -193,15 +207,16 @@ def table(planned: Sequence[PlannedSubset]) -> pa.Table:
     """The plan as a table of ``schema.PLAN_SCHEMA``, sorted by subset and sample id."""
     parts = []
     for subset in sorted(planned, key=lambda subset: subset.name):
-        names = pa.array(subset.classes, pa.string())
-        lists = subset.table.column("labels").combine_chunks()
         held = subset.owner >= 0
         part = pa.table(
             [
                 pa.repeat(pa.scalar(subset.name), len(held)),
                 subset.table.column("sample_id"),
                 subset.table.column("group"),
-                pa.ListArray.from_arrays(lists.offsets, names.take(lists.flatten())),
+                _spelled(subset.table.column("labels"), subset.classes),
+                _spelled(subset.table.column("fine_labels"), subset.fine.classes)
+                if subset.fine
+                else pa.nulls(len(held), pa.list_(pa.string())),
                 subset.table.column("domain"),
                 _named(subset.split_names, np.where(held, subset.split, -1)),
                 _named(subset.clients, subset.owner),
@@ -236,11 +251,19 @@ def _divide(recipe: Recipe, name: str, merged: Merged, groups: Sequence[NDArray[
     rng = seeds.generator(recipe.seed, name, "splits")
     owner, split = np.full(len(rows), -1, np.int32), np.zeros(len(rows), np.int8)
     owner[trained] = assignment.owner
-    split[trained] = splits.hold_out(recipe.split_by, base_rows, assignment.owner, assignment.clients, fractions, rng)
+    if recipe.split_by == "source":
+        split_names = splits.names(merged.table.column("split"))
+        split[:] = pc.index_in(merged.table.column("split"), pa.array(split_names)).to_numpy()
+    else:
+        split_names = (splits.TRAIN, *fractions)
+        split[trained] = splits.hold_out(
+            recipe.split_by, base_rows, assignment.owner, assignment.clients, fractions, rng
+        )
     owner[novel] = rng.permutation(np.arange(len(novel)) % assignment.clients)
-    split[novel] = len(fractions) + 1
+    split[novel] = len(split_names)
     # a picture that is of a base class in one source and of a novel class in another stays where its labels put it
-    split = splits.together(split, owner, rows, [g for g in groups if not np.isin(g, novel).any()])
+    if recipe.split_by != "source":
+        split = splits.together(split, owner, rows, [g for g in groups if not np.isin(g, novel).any()])
     left_out = [*merged.left_out, *_count(_UNDRAWN, owner < 0, ids)]
     if recipe.shots is not None:
         beyond = splits.few_shot(rows, owner, split, recipe.shots, rng)
@@ -254,12 +277,13 @@ def _divide(recipe: Recipe, name: str, merged: Merged, groups: Sequence[NDArray[
         containers=merged.containers,
         owner=owner,
         split=split,
-        split_names=(splits.TRAIN, *fractions, *([splits.NOVEL] if recipe.base_to_novel else [])),
+        split_names=(*split_names, *([splits.NOVEL] if recipe.base_to_novel else [])),
         clients=partition.names(assignment.clients, assignment.names),
         novel=merged.classes[base:],
         moved=assignment.moved,
         duplicates=tuple(tuple(ids.take(pa.array(group)).to_pylist()) for group in groups),
         left_out=tuple(left_out),
+        fine=merged.fine,
     )
 
 
@@ -309,6 +333,12 @@ def _rows(table: pa.Table, classes: Sequence[str]) -> partition.Rows:
         groups=groups,
         group_names=group_names,
     )
+
+
+def _spelled(lists: pa.ChunkedArray, names: Sequence[str]) -> pa.ListArray:
+    """Lists of names for lists of indices."""
+    whole = lists.combine_chunks()
+    return pa.ListArray.from_arrays(whole.offsets, pa.array(names, pa.string()).take(whole.flatten()))
 
 
 def _named(names: Sequence[str], codes: NDArray[np.integer]) -> pa.Array:

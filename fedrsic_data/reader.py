@@ -188,7 +188,7 @@ class Client:
 
         Args:
             split: ``"train"``, or a held-out split of the recipe.
-            columns: Only these; None for all of ``image, label|labels, client_id, sample_id, domain``.
+            columns: Only these; None for all of ``image, label|labels[, fine_labels], client_id, sample_id, domain``.
 
         Raises:
             UsageError: There is no such split or column.
@@ -227,7 +227,8 @@ class Client:
 
     def _schema(self, columns: Sequence[str] | None) -> pa.Schema:
         entry = self.subset.entry
-        full = schema.shard_schema(entry.classes, multi_label=entry.multi_label)
+        fine = entry.fine.classes if entry.fine else ()
+        full = schema.shard_schema(entry.classes, multi_label=entry.multi_label, fine=fine)
         for name in columns or ():
             if name not in full.names:
                 raise UsageError(f"no column {name!r}{suggest(name, full.names)}")

@@ -15,7 +15,7 @@ from fedrsic_data import partition, splits
 from fedrsic_data.errors import ManifestError, UsageError
 from fedrsic_data.partition.base import Partitioner
 from fedrsic_data.settings import at_least, decode, encode, suggest
-from fedrsic_data.sources import SOURCES
+from fedrsic_data.sources import SOURCES, Source, configured, spelled_out
 from fedrsic_data.sources.sample import SampleSettings
 from fedrsic_data.splits import By
 
@@ -83,11 +83,13 @@ class Recipe:
         title: What it is, in words.
         seed: Seed of everything drawn, 0 or more.
         splits: Held-out split -> fraction; the rest is ``train``.
-        split_by: What is held out whole: a ``sample`` of every client, a ``client``, or a ``group`` (natural user).
+        split_by: What is held out whole: a ``sample`` of every client, a ``client``, or a ``group`` (natural user);
+            ``source``: the splits that the sources define, with ``splits`` empty.
         shots: Most training rows of a class at a client; None: all of them.
         base_to_novel: Train on the first half of the classes only; all rows of the others are split ``novel``.
         partition: ``{"name": ..., setting: value}``; see ``fedkit list partitioners``.
         layout: How rows are laid out in files.
+        sources: Settings of sources by name; ``kind`` names the source where it is not the name itself.
         sample: Procedural stand-ins instead of the real sources.
         allow_partial: Take incomplete copies of sources for what they hold.
         on_bad_image: ``error`` stops at a damaged image; ``skip`` leaves it out and lists it.
@@ -104,6 +106,7 @@ class Recipe:
     base_to_novel: bool = False
     partition: dict[str, Any] = field(default_factory=lambda: dict(_DEFAULT_PARTITION))
     layout: Layout = field(default_factory=Layout)
+    sources: dict[str, dict[str, Any]] = field(default_factory=dict)
     sample: SampleSettings | None = None
     allow_partial: bool = False
     on_bad_image: Literal["error", "skip"] = "error"
@@ -125,10 +128,18 @@ class Recipe:
             if not subset.sources or len(set(subset.sources)) < len(subset.sources):
                 raise UsageError(f"subsets.{name}.sources: should name at least one source, each once")
             for source in subset.sources:
-                if source not in SOURCES:
-                    raise UsageError(f"subsets.{name}.sources: unknown source {source!r}{suggest(source, SOURCES)}")
+                if source not in self.sources and source not in SOURCES:
+                    known = [*self.sources, *SOURCES]
+                    raise UsageError(f"subsets.{name}.sources: unknown source {source!r}{suggest(source, known)}")
+                self.source(source)
             self.partitioner(name)
             splits.check(self.fractions(name))
+            if self.split_by == "source" and self.fractions(name):
+                raise UsageError("split_by=source takes the sources' own splits; set splits={}")
+
+    def source(self, name: str) -> Source:
+        """A source of a subset, with its settings."""
+        return configured(name, self.sources.get(name, {}), f"sources.{name}")
 
     def partitioner(self, subset: str) -> Partitioner:
         """The partitioner of a subset."""
@@ -224,6 +235,8 @@ def to_json(recipe: Recipe) -> dict[str, Any]:
     """Every field of a recipe, its partitions spelled out in full."""
     data: dict[str, Any] = encode(recipe)
     data["partition"] = partition.to_json(partition.from_json(recipe.partition))
+    used = dict.fromkeys(source for subset in recipe.subsets.values() for source in subset.sources)
+    data["sources"] = {name: spelled_out(recipe.source(name)) for name in used if recipe.source(name).settings}
     for name, subset in recipe.subsets.items():
         if subset.partition is not None:
             data["subsets"][name]["partition"] = partition.to_json(recipe.partitioner(name))

@@ -19,6 +19,7 @@ from fedrsic_data import manifest, plan
 from fedrsic_data.build import QUIET, Listener
 from fedrsic_data.containers import ParquetContainer
 from fedrsic_data.errors import UsageError, VerificationError
+from fedrsic_data.index import Fine
 from fedrsic_data.manifest import Counted
 from fedrsic_data.plan import Planned
 from fedrsic_data.reader import Dataset, Subset
@@ -66,7 +67,7 @@ def prepare(
 
 
 def _same_images(old: Recipe, new: Recipe) -> None:
-    for field in ("sample", "allow_partial", "on_bad_image"):
+    for field in ("sources", "sample", "allow_partial", "on_bad_image"):
         if getattr(old, field) != getattr(new, field):
             raise UsageError(f"{field} cannot change when a dataset is split anew; build it from the sources")
     for name, subset in new.subsets.items():
@@ -84,7 +85,8 @@ def _merged(dataset: Dataset, subset: Subset) -> plan.Merged:
     entry = subset.entry
     files = [manifest.safe(dataset.folder, shard.path) for shard in entry.shards]
     label = "labels" if entry.multi_label else "label"
-    rows = pa.concat_tables(_columns(file, [label, "sample_id", "domain", "image.path"]) for file in files)
+    names = [label, *(["fine_labels"] if entry.fine else []), "sample_id", "domain", "image.path"]
+    rows = pa.concat_tables(_columns(file, names) for file in files)
     rows = rows.combine_chunks()
     owners = dataset.plan.filter(pc.equal(dataset.plan.column("subset"), subset.name))
     at = pc.index_in(rows.column("sample_id"), value_set=owners.column("sample_id").combine_chunks())
@@ -92,12 +94,16 @@ def _merged(dataset: Dataset, subset: Subset) -> plan.Merged:
     labels = rows.column(label).combine_chunks()
     if not entry.multi_label:
         labels = pa.ListArray.from_arrays(pa.array(np.arange(n + 1, dtype=np.int32)), labels)
+    own_splits = dataset.manifest.recipe.split_by == "source"
+    fine = {"fine_labels": rows.column("fine_labels").cast(pa.list_(pa.int32()))} if entry.fine else {}
     table = pa.table(
         {
             "sample_id": rows.column("sample_id"),
             "labels": labels.cast(pa.list_(pa.int32())),
             "domain": rows.column("domain"),
+            **fine,
             "group": owners.column("group").take(at),
+            "split": owners.column("split").take(at) if own_splits else pa.nulls(n, pa.string()),
             "key": pc.cast(pa.array(np.arange(n)), pa.string()),
             "file": rows.column("image").combine_chunks().field("path"),
             "origin": pa.array(np.zeros(n, np.int32)),
@@ -110,6 +116,7 @@ def _merged(dataset: Dataset, subset: Subset) -> plan.Merged:
         table=table.take(order).combine_chunks(),
         containers=(ParquetContainer(files),),
         left_out=_left_out(subset, owners, n),
+        fine=Fine(entry.fine.classes, entry.fine.parents) if entry.fine else None,
     )
 
 

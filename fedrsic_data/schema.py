@@ -36,6 +36,7 @@ PLAN_SCHEMA = pa.schema(
         ("sample_id", pa.string()),
         ("group", pa.string()),  # natural user, or null
         ("labels", pa.list_(pa.string())),  # class names
+        ("fine_labels", pa.list_(pa.string())),  # names of finer classes, or null
         ("domain", pa.string()),
         ("split", pa.string()),
         ("client_id", pa.string()),  # null, as is split: left out by the partitioner
@@ -44,41 +45,41 @@ PLAN_SCHEMA = pa.schema(
 """The owner of every image."""
 
 
-def shard_schema(classes: Sequence[str], *, multi_label: bool) -> pa.Schema:
+def shard_schema(classes: Sequence[str], *, multi_label: bool, fine: Sequence[str] = ()) -> pa.Schema:
     """The columns of a shard.
 
     Args:
         classes: Class names in index order.
         multi_label: ``labels``, a list, instead of ``label``, an integer.
+        fine: Names of finer classes in index order; none: no such column.
 
     Returns:
-        ``image, label|labels, client_id, sample_id, domain`` with the ``huggingface`` metadata from which
-        ``datasets`` recovers Image and ClassLabel without a script.
+        ``image, label|labels[, fine_labels], client_id, sample_id, domain`` with the ``huggingface`` metadata from
+        which ``datasets`` recovers Image and ClassLabel without a script.
     """
-    label: tuple[str, pa.DataType] = ("labels", pa.list_(pa.int64())) if multi_label else ("label", pa.int64())
-    fields = [
-        ("image", IMAGE),
-        label,
-        *((name, pa.string()) for name in ("client_id", "sample_id", "domain")),
-    ]
-    features = features_json(classes, multi_label=multi_label)
+    features = features_json(classes, multi_label=multi_label, fine=fine)
+    types = {"image": IMAGE, "label": pa.int64(), "labels": pa.list_(pa.int64()), "fine_labels": pa.list_(pa.int64())}
     metadata = {"huggingface": json.dumps({"info": {"features": features}}, ensure_ascii=False)}
-    return pa.schema(fields, metadata=metadata)
+    return pa.schema([(name, types.get(name, pa.string())) for name in features], metadata=metadata)
 
 
-def features_json(classes: Sequence[str], *, multi_label: bool) -> dict[str, Any]:
+def features_json(classes: Sequence[str], *, multi_label: bool, fine: Sequence[str] = ()) -> dict[str, Any]:
     """The features of a shard as ``datasets`` writes them into a schema."""
-    label = {"names": list(classes), "_type": "ClassLabel"}
-    text = {"dtype": "string", "_type": "Value"}
-    name, feature = ("labels", {"feature": label, "_type": "List"}) if multi_label else ("label", label)
-    return {"image": {"_type": "Image"}, name: feature, "client_id": text, "sample_id": text, "domain": text}
+
+    def labels(names: Sequence[str]) -> dict[str, Any]:
+        return {"names": list(names), "_type": "ClassLabel"}
+
+    coarse = {"labels": {"feature": labels(classes), "_type": "List"}} if multi_label else {"label": labels(classes)}
+    finer = {"fine_labels": {"feature": labels(fine), "_type": "List"}} if fine else {}
+    texts = {name: {"dtype": "string", "_type": "Value"} for name in ("client_id", "sample_id", "domain")}
+    return {"image": {"_type": "Image"}, **coarse, **finer, **texts}
 
 
-def class_names(schema: pa.Schema) -> tuple[str, ...]:
-    """Class names from a shard's schema, in index order."""
+def class_names(schema: pa.Schema, column: str = "label") -> tuple[str, ...]:
+    """Class names of a column of a shard's schema, in index order; ``label`` stands for ``labels`` too."""
     features = json.loads(schema.metadata[b"huggingface"])["info"]["features"]
-    label = features["label"] if "label" in features else features["labels"]["feature"]
-    return tuple(label["names"])
+    feature = features[column] if column in features else features["labels"]
+    return tuple(feature.get("feature", feature)["names"])
 
 
 def content_digest(table: pa.Table) -> str:

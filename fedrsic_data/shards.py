@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from fedrsic_data import images
 from fedrsic_data.errors import BadImageError
 from fedrsic_data.index import Container
-from fedrsic_data.schema import IMAGE
+from fedrsic_data.schema import IMAGE, class_names
 
 _WINDOW = 1024  # most images in memory at once, however small they are
 
@@ -49,7 +49,8 @@ class Rows:
     """The columns all jobs of a subset share, a row an image.
 
     Attributes:
-        table: ``sample_id, labels, domain, key, file`` and ``origin``, int32, which container has the bytes.
+        table: ``sample_id, labels, domain, key, file``, ``fine_labels`` where there are such, and ``origin``, int32,
+            which container has the bytes.
         client: int32 [N], index into ``clients``.
         clients: Client names.
         containers: Read the bytes.
@@ -75,7 +76,7 @@ class Rows:
     @cached_property
     def columns(self) -> pa.Table:
         """The columns that shards take over, a single chunk each."""
-        return self.table.select(["file", "labels", "sample_id", "domain"]).combine_chunks()
+        return self.table.drop_columns(["key", "origin"]).combine_chunks()
 
 
 @dataclass(frozen=True)
@@ -89,6 +90,7 @@ class Receipt:
         bytes: Size of the file.
         sha256: Digest of the file, in hex.
         clients: The columns of ``schema.CLIENTS_SCHEMA`` that tell what it holds of whom, a row a client.
+        fine_counts: Rows of each fine class, in index order; empty where there are no such classes.
         skipped: Damaged images that were left out.
     """
 
@@ -98,6 +100,7 @@ class Receipt:
     bytes: int
     sha256: str
     clients: dict[str, Any]
+    fine_counts: tuple[int, ...] = ()
     skipped: tuple[dict[str, str], ...] = ()
 
 
@@ -143,8 +146,9 @@ class HashingFile:
 
 def parquet_writer(file: Any, schema: pa.Schema) -> pq.ParquetWriter:
     """A writer with fedkit's options: image bytes plain and uncompressed, other columns small and indexed."""
-    small = [field.name for field in schema if field.name not in ("image", "labels")]
-    small += ["labels.list.element"] if "labels" in schema.names else []
+    lists = [field.name for field in schema if pa.types.is_list(field.type)]
+    small = [field.name for field in schema if field.name not in ("image", *lists)]
+    small += [f"{name}.list.element" for name in lists]
     return pq.ParquetWriter(
         file,
         schema,
@@ -206,6 +210,7 @@ def write(
         bytes=sink.bytes,
         sha256=sink.sha256.hexdigest(),
         clients=_client_columns(rows, kept, groups),
+        fine_counts=_fine_counts(rows, kept),
         skipped=tuple(skipped),
     )
 
@@ -265,11 +270,19 @@ def _row_groups(client: NDArray[np.int32], sizes: NDArray[np.int64], most: int) 
 
 def _table(rows: Rows, wanted: NDArray[np.int64], data: Sequence[bytes]) -> pa.Table:
     taken = rows.columns.take(pa.array(wanted)).combine_chunks()
-    file, labels, sample_id, domain = (column.combine_chunks() for column in taken.columns)
-    image = pa.StructArray.from_arrays([pa.array(data, pa.binary()), file], fields=list(IMAGE))
-    labels = labels.cast(pa.list_(pa.int64())) if rows.multi_label else labels.flatten().cast(pa.int64())
-    client = rows.names.take(pa.array(rows.client[wanted]))
-    return pa.Table.from_arrays([image, labels, client, sample_id, domain], schema=rows.schema)
+    column = {name: taken.column(name).combine_chunks() for name in taken.column_names}
+    image = pa.StructArray.from_arrays([pa.array(data, pa.binary()), column["file"]], fields=list(IMAGE))
+    column |= {"image": image, "client_id": rows.names.take(pa.array(rows.client[wanted]))}
+    if not rows.multi_label:
+        column["label"] = column["labels"].flatten()
+    return pa.Table.from_arrays([column[f.name].cast(f.type) for f in rows.schema], schema=rows.schema)
+
+
+def _fine_counts(rows: Rows, kept: NDArray[np.int64]) -> tuple[int, ...]:
+    if "fine_labels" not in rows.schema.names:
+        return ()
+    codes = rows.columns.column("fine_labels").take(pa.array(kept)).combine_chunks().flatten().to_numpy()
+    return tuple(np.bincount(codes, minlength=len(class_names(rows.schema, "fine_labels"))).tolist())
 
 
 def _client_columns(rows: Rows, kept: NDArray[np.int64], groups: Sequence[tuple[int, int]]) -> dict[str, Any]:

@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from fedrsic_data.errors import UsageError
@@ -14,8 +16,10 @@ from fedrsic_data.tables import round_table
 
 TRAIN, NOVEL = "train", "novel"
 
-By = Literal["sample", "client", "group"]
-"""What is held out whole: single images of every client, clients, or natural users."""
+By = Literal["sample", "client", "group", "source"]
+"""What is held out whole: single images of every client, clients, or natural users; or what the source holds out."""
+
+_FIRST = ("val", "test")  # order of the splits of sources; any other comes after these
 
 Codes = NDArray[np.int8]
 """int8 [N]: 0 for train, then 1, 2, ... in the order of the fractions."""
@@ -124,6 +128,23 @@ def iterative(rows: Rows, owner: Owners, fractions: Mapping[str, float], rng: np
             codes[0] = 0
         split[mine] = codes
     return split
+
+
+def names(column: pa.ChunkedArray) -> tuple[str, ...]:
+    """The splits that the sources themselves define, ``train`` first.
+
+    Args:
+        column: string [N], the split of each row.
+
+    Raises:
+        UsageError: A row has none, or nothing is for training.
+    """
+    if column.null_count:
+        raise UsageError("split_by=source needs sources with splits of their own; use sample, client or group")
+    found = set(pc.unique(column).to_pylist())
+    if TRAIN not in found:
+        raise UsageError(f"split_by=source: the source has splits {', '.join(sorted(found))}, and none is for training")
+    return (TRAIN, *(name for name in _FIRST if name in found), *sorted(found - {TRAIN, *_FIRST}))
 
 
 def few_shot(rows: Rows, owner: Owners, split: Codes, shots: int, rng: np.random.Generator) -> NDArray[np.bool_]:

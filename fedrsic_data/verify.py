@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,8 +15,10 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from fedrsic_data import manifest, schema, seeds, skew
+from fedrsic_data.describe import train_counts
 from fedrsic_data.manifest import File, Manifest, Plan, Shard, SubsetEntry
 from fedrsic_data.reader import countable
+from fedrsic_data.splits import TRAIN
 from fedrsic_data.workspace import file_digest
 
 _COLUMNS = ("client_id", "sample_id", "domain")
@@ -161,7 +163,8 @@ def _table(folder: Path, name: str) -> pa.Table:
 
 def _subset(folder: Path, name: str, subset: SubsetEntry, plan: pa.Table, clients: pa.Table) -> Iterator[Problem]:
     """Rows against the plan, row groups against the client table."""
-    expected = schema.shard_schema(subset.classes, multi_label=subset.multi_label)
+    fine = subset.fine.classes if subset.fine else ()
+    expected = schema.shard_schema(subset.classes, multi_label=subset.multi_label, fine=fine)
     where = {
         (row["file"], row["client_id"]): row for row in clients.filter(pc.is_valid(clients.column("file"))).to_pylist()
     }
@@ -175,7 +178,7 @@ def _subset(folder: Path, name: str, subset: SubsetEntry, plan: pa.Table, client
                 yield Problem(shard.path, f"has {file.metadata.num_rows} rows, the manifest says {shard.rows}")
             yield from _row_groups(shard.path, file, where)
             label = "labels" if subset.multi_label else "label"
-            rows = file.read(columns=[label, *_COLUMNS])
+            rows = file.read(columns=[label, *(["fine_labels"] if fine else []), *_COLUMNS])
             read.append(rows.append_column("split", pa.repeat(pa.scalar(shard.split), rows.num_rows)))
     if where:
         lost = next(iter(where))
@@ -206,14 +209,17 @@ def _row_groups(path: str, file: pq.ParquetFile, where: dict[tuple[str, str], di
 
 
 def _against_plan(name: str, subset: SubsetEntry, plan: pa.Table, rows: pa.Table) -> Iterator[Problem]:
-    names = pa.array(subset.classes, pa.string())
     if subset.multi_label:
-        lists = rows.column("labels").combine_chunks()
-        labels = pa.ListArray.from_arrays(lists.offsets, names.take(lists.flatten()))
+        labels = _spelled(rows, "labels", subset.classes)
     else:
-        values = names.take(rows.column("label").combine_chunks())
+        values = pa.array(subset.classes, pa.string()).take(rows.column("label").combine_chunks())
         labels = pa.ListArray.from_arrays(pa.array(np.arange(len(values) + 1, dtype=np.int32)), values)
-    rows = rows.append_column("names", labels).take(pc.sort_indices(rows.column("sample_id")))
+    rows = rows.append_column("names", labels)
+    columns = [("client_id", "client_id"), ("split", "split"), ("domain", "domain"), ("names", "labels")]
+    if subset.fine:
+        rows = rows.append_column("fine_names", _spelled(rows, "fine_labels", subset.fine.classes))
+        columns.append(("fine_names", "fine_labels"))
+    rows = rows.take(pc.sort_indices(rows.column("sample_id")))
     skipped = pa.array([skip.sample_id for skip in subset.skipped], pa.string())
     owned = plan.filter(pc.is_valid(plan.column("client_id")))
     owned = owned.filter(pc.invert(pc.is_in(owned.column("sample_id"), value_set=skipped)))
@@ -223,9 +229,19 @@ def _against_plan(name: str, subset: SubsetEntry, plan: pa.Table, rows: pa.Table
         words = f"{twice} images twice" if twice else f"{rows.num_rows} images where the plan owns {owned.num_rows}"
         yield Problem(name, f"shards hold {words}, or other images than the plan says")
         return
-    for ours, theirs in (("client_id", "client_id"), ("split", "split"), ("domain", "domain"), ("names", "labels")):
+    for ours, theirs in columns:
         if not rows.column(ours).combine_chunks().equals(owned.column(theirs).combine_chunks()):
             yield Problem(name, f"column {theirs} of the shards is not what the plan says")
+    if subset.fine:
+        trained = rows.filter(pc.equal(rows.column("split"), TRAIN)).column("fine_labels").combine_chunks()
+        counts = np.bincount(trained.flatten().to_numpy(), minlength=len(subset.fine.classes))
+        if tuple(counts.tolist()) != subset.fine.train_counts:
+            yield Problem(manifest.NAME, f"fine train_counts of {name} are not those of the shards")
+
+
+def _spelled(rows: pa.Table, column: str, names: Sequence[str]) -> pa.ListArray:
+    lists = rows.column(column).combine_chunks()
+    return pa.ListArray.from_arrays(lists.offsets, pa.array(names, pa.string()).take(lists.flatten()))
 
 
 def _summary(built: Manifest, name: str, subset: SubsetEntry, plan: pa.Table, clients: pa.Table) -> Iterator[Problem]:
@@ -238,6 +254,8 @@ def _summary(built: Manifest, name: str, subset: SubsetEntry, plan: pa.Table, cl
     if not countable(clients, subset.classes):
         yield Problem(built.clients.path, f"does not fit the classes of {name}")
         return
+    if train_counts(clients, len(subset.classes)) != subset.train_counts:
+        yield Problem(manifest.NAME, f"train_counts of {name} are not those of clients.parquet")
     measured = skew.measure(
         clients, plan if subset.multi_label else None, subset.classes, seeds.generator(built.recipe.seed, name, "skew")
     )

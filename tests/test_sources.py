@@ -256,7 +256,7 @@ def test_sources_say_what_people_must_know() -> None:
 
 
 def test_sample_says_that_it_is_one() -> None:
-    index = sample.index("resisc45", sample.SampleSettings(per_class=3, size=32))
+    index = sample.index(SOURCES["resisc45"], sample.SampleSettings(per_class=3, size=32))
     assert len(index.classes) >= 16
     assert all(i.startswith("sample-") for i in index.table.column("sample_id").to_pylist())
     assert pc.unique(index.table.column("domain")).to_pylist() == ["sample-resisc45"]

@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -64,6 +64,16 @@ class Source(Protocol):
         ...
 
     @property
+    def kind(self) -> str:
+        """Its name in ``SOURCES``."""
+        ...
+
+    @property
+    def settings(self) -> Any:
+        """A frozen dataclass of what a recipe may set of it; None: nothing."""
+        ...
+
+    @property
     def facts(self) -> Facts:
         """What people must know of it."""
         ...
@@ -99,6 +109,12 @@ class ClassFolders:
     per_class: int
     facts: Facts
     aliases: tuple[str, ...] = field(default=())
+    settings: None = None
+
+    @property
+    def kind(self) -> str:
+        """See ``Source.kind``."""
+        return self.name
 
     def index(self, path: Path, *, allow_partial: bool = False) -> Index:
         """See ``Source.index``. Classes without an image are not in the label space of a partial copy."""

@@ -16,6 +16,7 @@ from fedrsic_data import sample, vocabulary
 from fedrsic_data.errors import UsageError
 from fedrsic_data.index import ClassRows, Index, fingerprint, single_label_table
 from fedrsic_data.settings import at_least, suggest
+from fedrsic_data.sources.base import Source
 
 
 @dataclass(frozen=True)
@@ -70,30 +71,31 @@ class SceneContainer:
         return sample.encode(scene)
 
 
-def index(source: str, settings: SampleSettings) -> Index:
+def index(source: Source, settings: SampleSettings) -> Index:
     """The stand-in for a source: those of its classes that can be rendered.
 
     Raises:
         UsageError: The source has no stand-in.
     """
-    if source not in sample.SENSORS:
-        raise UsageError(f"source {source!r} has no procedural sample{suggest(source, sample.SENSORS)}")
-    unified = vocabulary.to_unified(source)
-    classes = tuple(name for name in vocabulary.native(source) if unified[name] in sample.CLASSES)
+    sensor = source.kind
+    if sensor not in sample.SENSORS:
+        raise UsageError(f"source {sensor!r} has no procedural sample{suggest(sensor, sample.SENSORS)}")
+    unified = vocabulary.to_unified(sensor)
+    classes = tuple(name for name in vocabulary.native(sensor) if unified[name] in sample.CLASSES)
     width = len(str(settings.per_class - 1))
     numbers = pa.array([f"{i:0{width}d}" for i in range(settings.per_class)], pa.string())
-    ending = sample.suffix(source)
+    ending = sample.suffix(sensor)
     rows = [
         ClassRows(
-            pc.binary_join_element_wise(f"sample-{source}/{name}/", numbers, ""),
+            pc.binary_join_element_wise(f"sample-{sensor}/{name}/", numbers, ""),
             pc.binary_join_element_wise(f"{name}/", numbers, ""),
             pc.binary_join_element_wise(f"{name}_", numbers, ending, ""),
         )
         for name in classes
     ]
     return Index(
-        table=single_label_table(f"sample-{source}", rows),
+        table=single_label_table(f"sample-{sensor}", rows),
         classes=classes,
-        container=SceneContainer(source, settings),
-        fingerprint=fingerprint([source, settings]),
+        container=SceneContainer(sensor, settings),
+        fingerprint=fingerprint([sensor, settings]),
     )
