@@ -7,12 +7,14 @@ import hashlib
 import torch
 
 
-def generator(seed: int, *purpose: str | int) -> torch.Generator:
-    """A CPU generator of its own for one purpose.
+def generator(seed: int, *purpose: str | int, device: torch.device | str = "cpu") -> torch.Generator:
+    """A generator of its own for one purpose.
 
     Args:
         seed: Seed of the run, 0 or more.
         purpose: What is drawn, e.g. ``("batches", round, client)``; another purpose gives unrelated draws.
+        device: Where it draws; the same numbers come from the same kind of device only.
     """
     text = "\0".join(map(str, (seed, *purpose)))
-    return torch.Generator().manual_seed(int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "little") >> 1)
+    seed = int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "little") >> 1
+    return torch.Generator(device).manual_seed(seed)

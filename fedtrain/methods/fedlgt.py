@@ -1,0 +1,181 @@
+"""FedLGT: language-guided transformers for federated multi-label classification.
+
+Liu, Fang, Zhang, Chou and Wang, "Language-Guided Transformer for Federated Multi-Label Classification", AAAI 2024,
+arXiv 2312.07165.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import torch
+from torch.nn import functional as F
+
+from fedrsic_data.errors import UsageError
+from fedtrain.images import Pictures
+from fedtrain.methods.base import Context, Evaluation, State, Update
+from fedtrain.methods.pictures import Loss, Network, PictureSettings, label_space, one_by_one
+from fedtrain.models import clip as clips
+from fedtrain.models.label_text import embed, told
+from fedtrain.models.label_transformer import NEGATIVE, POSITIVE, UNKNOWN, LabelTransformer
+from fedtrain.seeds import generator
+
+
+@dataclass(frozen=True)
+class FedLGTSettings(PictureSettings):
+    """What can be chosen; the defaults are the paper's.
+
+    FedC-Tran, the paper's own baseline, is ``ule=none`` with ``ca_mle=false``.
+
+    Attributes:
+        clip: Whose text encoder embeds the labels: ``tiny``, ``ARCH:TAG`` or ``ARCH:PATH`` of open_clip; None: ``tiny``
+            for sample data, ``ViT-B-16:openai`` for real images.
+        ule: Universal label embeddings, frozen text features: see ``fedtrain.models.label_text.told``. ``none``:
+            learned embeddings.
+        ca_mle: Client-aware masked label embedding: labels the server's model is unsure of become unknown.
+        margin: Unsure is a probability within this distance of 0.5.
+        label_masks: Train with a random part of the labels known.
+        known: Most of the labels that are, a fraction.
+        state_embeddings: ``text``: features of "positive" and "negative"; ``none``: known labels look unknown.
+        class_weights: ``inverse``: the loss of a label is weighted by the inverse of its training rows, mean 1. That
+            there is a weighting is from the paper's summary, its form an assumption of ours.
+        heads, layers, hidden, dropout: Of the transformer.
+    """
+
+    clip: str | None = None
+    ule: Literal["auto", "name", "concat", "avg", "none"] = "auto"
+    ca_mle: bool = True
+    margin: float = 0.02
+    label_masks: bool = True
+    known: float = 0.75
+    state_embeddings: Literal["text", "none"] = "text"
+    class_weights: Literal["none", "inverse"] = "none"
+    heads: int = 4
+    layers: int = 3
+    hidden: int = 512
+    dropout: float = 0.1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name, most in (("margin", 0.5), ("known", 1.0), ("dropout", 1.0)):
+            if not 0 <= getattr(self, name) < most:
+                raise UsageError(f"{name}={getattr(self, name)} should be from 0 to below {most}")
+        for name in ("heads", "layers", "hidden"):
+            if getattr(self, name) < 1:
+                raise UsageError(f"{name}={getattr(self, name)} should be at least 1")
+
+
+class FedLGT:
+    """FedLGT and its ablations.
+
+    Deviations: no dropout on attention weights (see ``fedtrain.models.label_transformer.Layer``); the server's model
+    guides a client once a round, on its images as they are, not mirrored.
+    """
+
+    Settings = FedLGTSettings
+    multi_label: ClassVar[bool] = True
+    rounds: ClassVar[int] = 50
+    clients_per_round: ClassVar[int] = 50
+
+    def __init__(self, context: Context, settings: FedLGTSettings) -> None:
+        names, counts = label_space(context, settings.labels)
+        sample = context.subset.dataset.manifest.recipe.sample is not None
+        clip = clips.load(settings.clip or ("tiny" if sample else "ViT-B-16:openai"), context.device)
+        if clip.embed_dim % settings.heads:
+            raise UsageError(f"heads={settings.heads}: should divide the text encoder's {clip.embed_dim} features")
+        context.say("encoding the labels")
+        words = "name" if settings.ule == "none" else settings.ule
+        labels, states = embed(clip, told(context.subset.entry, settings.labels, words, clip), context.cache)
+        if settings.state_embeddings == "none":
+            states = torch.zeros_like(states)
+
+        def build() -> LabelTransformer:
+            return LabelTransformer(
+                len(names),
+                None if settings.ule == "none" else labels,
+                states,
+                heads=settings.heads,
+                layers=settings.layers,
+                hidden=settings.hidden,
+                dropout=settings.dropout,
+            )
+
+        self.context, self.settings = context, settings
+        self.network = Network(context, settings, build)
+        self.weights = _weights(counts).to(context.device) if settings.class_weights == "inverse" else None
+
+    def shared(self) -> State:
+        """See ``Method.shared``: trained parameters and batch-norm statistics, no table and no counter."""
+        return self.network.flat.state()
+
+    def personal(self, client: int) -> State:  # noqa: ARG002 - nothing is personal
+        """See ``Method.personal``."""
+        return {}
+
+    def train(self, shared: State, personal: Sequence[State], clients: Sequence[int], round_: int) -> Iterator[Update]:  # noqa: ARG002
+        """See ``Method.train``."""
+        return one_by_one(self.network, shared, clients, round_, lambda c, p: self._loss(c, p, round_))
+
+    def evaluate(self, shared: State, personal: Callable[[int], State], split: str) -> Evaluation:  # noqa: ARG002
+        """See ``Method.evaluate``: every label unknown."""
+        return self.network.evaluate(shared, split)
+
+    def _loss(self, client: int, pictures: Pictures, round_: int) -> Loss:
+        """Binary cross-entropy summed over the unknown labels of every image of a batch.
+
+        The guide is the server's model, so this is called before training.
+        """
+        settings, count = self.settings, len(pictures.targets)
+        unsure = torch.zeros_like(pictures.targets)
+        if settings.ca_mle:
+            unsure = uncertain(self.network.judge(pictures.images), settings.margin)
+        dropout = generator(self.context.seed, "dropout", round_, client, device=self.context.device)
+        masks: dict[int, torch.Tensor] = {}
+
+        def loss(images: torch.Tensor, targets: torch.Tensor, rows: torch.Tensor, epoch: int) -> torch.Tensor:
+            if epoch not in masks:
+                draws = generator(self.context.seed, "masks", round_, client, epoch)
+                most = settings.known if settings.label_masks else 0.0
+                masks[epoch] = known_labels(count, targets.shape[1], most, draws).to(targets.device)
+            known = masks[epoch][rows] & ~unsure[rows]
+            logits = self.network.module(images, states_of(targets, known), dropout)
+            return unknown_loss(logits, targets, known, self.weights)
+
+        return loss
+
+
+def known_labels(count: int, labels: int, most: float, draws: torch.Generator) -> torch.Tensor:
+    """Which labels of each image are known in an epoch: k of them at random, k uniform in 0..floor(most x labels).
+
+    Returns:
+        bool ``[count, labels]``.
+    """
+    k = torch.randint(int(most * labels) + 1, (count, 1), generator=draws)
+    rank = torch.rand(count, labels, generator=draws).argsort(1).argsort(1)
+    return rank < k
+
+
+def uncertain(probabilities: torch.Tensor, margin: float) -> torch.Tensor:
+    """Labels that the guide is unsure of: bool, where a probability is within ``margin`` of 0.5."""
+    return (probabilities - 0.5).abs() <= margin
+
+
+def states_of(targets: torch.Tensor, known: torch.Tensor) -> torch.Tensor:
+    """The state of each label, int64: the truth where it is known."""
+    truth = torch.where(targets, POSITIVE, NEGATIVE)
+    return torch.where(known, truth, UNKNOWN)
+
+
+def unknown_loss(
+    logits: torch.Tensor, targets: torch.Tensor, known: torch.Tensor, weights: torch.Tensor | None = None
+) -> torch.Tensor:
+    """Binary cross-entropy summed over unknown labels, of logits float, targets bool, known bool, all ``[B, L]``."""
+    weight = (~known).float() if weights is None else (~known).float() * weights
+    return F.binary_cross_entropy_with_logits(logits.float(), targets.float(), weight, reduction="sum")
+
+
+def _weights(counts: Sequence[int]) -> torch.Tensor:
+    inverse = 1 / torch.tensor(counts, dtype=torch.float32).clamp(min=1)
+    return inverse / inverse.mean()

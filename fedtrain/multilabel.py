@@ -1,0 +1,99 @@
+"""Figures of multi-label classification, as the literature since WARP and ML-GCN reports them, in percent.
+
+All are pure tensor functions and run where their arguments are. Written here because they are forty lines that no
+dependency of fedkit offers; tests hold them equal to scikit-learn's.
+"""
+
+from __future__ import annotations
+
+import torch
+
+_LABELS = 64  # sorted at a time
+
+
+def average_precision(scores: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """Average precision of each label: sum over thresholds of the gain in recall times the precision.
+
+    Equal scores are one threshold, whatever their order.
+
+    Args:
+        scores: float ``[N, L]``, higher is surer.
+        targets: bool ``[N, L]``.
+
+    Returns:
+        float64 ``[L]``, 0 to 1; NaN for a label without a positive.
+    """
+    pairs = zip(torch.split(scores, _LABELS, 1), torch.split(targets, _LABELS, 1), strict=True)
+    parts = [_columns(*pair) for pair in pairs]
+    return torch.cat(parts) if parts else torch.zeros(0, dtype=torch.float64)
+
+
+def _columns(scores: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    count = len(scores)
+    ordered, order = scores.sort(dim=0, descending=True)
+    hit = targets.gather(0, order)
+    hits = hit.cumsum(0, dtype=torch.float64)
+    place = torch.arange(count, device=scores.device)[:, None]
+    ends = torch.ones_like(hit)
+    ends[:-1] = ordered[:-1] != ordered[1:]
+    last = torch.where(ends, place, count).flip(0).cummin(0).values.flip(0)  # where the equal scores of each end
+    precision = hits.gather(0, last) / (last + 1)
+    return (precision * hit).sum(0) / hit.sum(0)  # 0 / 0 is NaN
+
+
+def figures(scores: torch.Tensor, targets: torch.Tensor, top: int | None = None) -> dict[str, float]:
+    """Precision, recall and F1 by class (C-) and overall (O-), and average precisions.
+
+    ``C-AP`` is the mean over labels with a positive; ``O-AP`` ranks all (image, label) pairs together. ``C-P`` and
+    ``C-R`` are means over all labels, 0 / 0 being 0; ``C-F1`` is the harmonic mean of the two means, 0 if both are.
+
+    Args:
+        scores: float ``[N, L]`` probabilities; a label is predicted from 0.5 on.
+        targets: bool ``[N, L]``.
+        top: Also report figures that end in ``@top``, for which each image's ``top`` surest labels are predicted.
+
+    Returns:
+        Name -> percent.
+    """
+    each = average_precision(scores, targets)
+    together = average_precision(scores.reshape(-1, 1), targets.reshape(-1, 1))
+    found = {"C-AP": 100 * float(each.nanmean()), "O-AP": 100 * float(together.nanmean())}
+    found |= _of_predicted(scores >= 0.5, targets)
+    if top is not None and top < scores.shape[1]:
+        first = torch.zeros_like(targets).scatter_(1, scores.topk(top, 1).indices, True)
+        found |= {f"{name}@{top}": value for name, value in _of_predicted(first, targets).items()}
+    return found
+
+
+def overlap(scores: torch.Tensor, targets: torch.Tensor, owner: torch.Tensor, count: int) -> torch.Tensor:
+    """Overall F1 of each client's images, in percent.
+
+    Args:
+        scores: float ``[N, L]`` probabilities.
+        targets: bool ``[N, L]``.
+        owner: int64 ``[N]``, client of each image.
+        count: Number of clients.
+
+    Returns:
+        float64 ``[count]``; 0 where nothing is right, NaN for a client without an image.
+    """
+    predicted = scores >= 0.5
+    sums = torch.zeros(count, 4, dtype=torch.float64, device=scores.device)
+    ones = torch.ones(len(owner), device=scores.device)
+    rows = torch.stack([(predicted & targets).sum(1), predicted.sum(1), targets.sum(1), ones], 1)
+    sums.index_add_(0, owner, rows.double())
+    right, said, true, images = sums.unbind(1)
+    f1 = torch.where(said + true > 0, 2 * right / (said + true).clamp(min=1), 0.0)
+    return torch.where(images > 0, 100 * f1, torch.nan)
+
+
+def _of_predicted(predicted: torch.Tensor, targets: torch.Tensor) -> dict[str, float]:
+    right = (predicted & targets).sum(0).double()
+    said, true = predicted.sum(0).double(), targets.sum(0).double()
+    by_class = [float((right / of.clamp(min=1)).mean()) for of in (said, true)]
+    overall = [float(right.sum() / of.sum().clamp(min=1)) for of in (said, true)]
+    found: dict[str, float] = {}
+    for letter, (precision, recall) in (("C", by_class), ("O", overall)):
+        f1 = 2 * precision * recall / (precision + recall) if precision + recall else 0.0
+        found |= {f"{letter}-P": 100 * precision, f"{letter}-R": 100 * recall, f"{letter}-F1": 100 * f1}
+    return found
