@@ -225,15 +225,15 @@ def _prepare(planned: Planned, scratch: Path) -> None:
 
 def _duplicates(merged: plan.Merged, listener: Listener) -> list[NDArray[np.int64]]:
     """Near-duplicates between the sources of a subset; the only step of planning that looks at pixels."""
-    domains, sources = plan.codes_of(merged.table.column("domain"))
-    if len(sources) < 2:
+    if len(merged.containers) < 2:
         return []
-    listener.step(f"comparing the pictures of {len(sources)} sources")
-    rows = shards.Rows(merged.table, domains, (), merged.containers, merged.table.schema)
+    listener.step(f"comparing the pictures of {len(merged.containers)} sources")
+    origin = merged.table.column("origin").to_numpy()
+    rows = shards.Rows(merged.table, origin, (), merged.containers, merged.table.schema)
     with tempfile.TemporaryDirectory() as scratch:
         for container in merged.containers:
             container.prepare(Path(scratch))
-        return duplicates.find(lambda wanted: shards.read(rows, wanted), domains)
+        return duplicates.find(lambda wanted: shards.read(rows, wanted), origin)
 
 
 def _holds(out: Path, file: File | Plan | Shard) -> bool:

@@ -16,6 +16,7 @@ from fedrsic_data import sample, vocabulary
 from fedrsic_data.errors import UsageError
 from fedrsic_data.index import ClassRows, Index, fingerprint, single_label_table
 from fedrsic_data.settings import at_least, suggest
+from fedrsic_data.sources import photos
 from fedrsic_data.sources.base import Source
 
 
@@ -24,18 +25,22 @@ class SampleSettings:
     """How many scenes are rendered.
 
     Attributes:
-        per_class: Images of each class.
+        per_class: Images of each class, where images have one label each.
+        users: Who take photographs, about eight each, where images have label sets.
         size: Side in pixels, 32 to 512.
         seed: Seed of the scenes, apart from the recipe's own seed.
     """
 
     per_class: int = 40
+    users: int = 200
     size: int = 64
     seed: int = 0
 
     def __post_init__(self) -> None:
         if not 1 <= self.per_class <= 1_000_000:
             raise UsageError(f"per_class={self.per_class} should be from 1 to 1,000,000 images")
+        if not 10 <= self.users <= 1_000_000:  # fewer may lack a split
+            raise UsageError(f"users={self.users} should be from 10 to 1,000,000")
         at_least("seed", self.seed, 0)
         if not 32 <= self.size <= 512:
             raise UsageError(f"size={self.size} should be from 32 to 512 pixels")
@@ -72,14 +77,17 @@ class SceneContainer:
 
 
 def index(source: Source, settings: SampleSettings) -> Index:
-    """The stand-in for a source: those of its classes that can be rendered.
+    """The stand-in for a source: those of its classes that can be rendered, or photographs with label sets.
 
     Raises:
         UsageError: The source has no stand-in.
     """
     sensor = source.kind
+    if sensor in photos.KINDS:
+        return photos.index(source, users=settings.users, seed=settings.seed, size=settings.size)
     if sensor not in sample.SENSORS:
-        raise UsageError(f"source {sensor!r} has no procedural sample{suggest(sensor, sample.SENSORS)}")
+        known = [*sample.SENSORS, *photos.KINDS]
+        raise UsageError(f"source {sensor!r} has no procedural sample{suggest(sensor, known)}")
     unified = vocabulary.to_unified(sensor)
     classes = tuple(name for name in vocabulary.native(sensor) if unified[name] in sample.CLASSES)
     width = len(str(settings.per_class - 1))

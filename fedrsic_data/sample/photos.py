@@ -1,0 +1,212 @@
+"""The multi-label photographs: who took which, what is on it, and its bytes.
+
+Labels are drawn before anything is painted, so an index needs no rendering, and what is painted follows them.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from hashlib import blake2b
+from zlib import crc32
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from fedrsic_data.errors import UsageError
+from fedrsic_data.sample import cameras, habits, people, sensors
+from fedrsic_data.sample.covers import COVERS
+from fedrsic_data.sample.labels import COARSE, COARSE_OF, FINE, PHRASES
+from fedrsic_data.sample.layout import arrange
+from fedrsic_data.sample.paint import Canvas
+from fedrsic_data.sample.plots import Site, wide_area
+from fedrsic_data.sample.scenes import MAX_SIZE, MIN_SIZE
+from fedrsic_data.sample.structures import STRUCTURES, WOODS
+from fedrsic_data.sample.vehicles import VEHICLES
+
+MOST_USERS = 1_000_000
+"""More are refused: each has some eight photographs."""
+
+PHOTOGRAPHS = pa.schema(
+    [
+        ("user", pa.string()),
+        ("number", pa.int32()),  # which of the user's, from 0
+        ("split", pa.string()),  # train, val or test: the same for all of a user's
+        ("camera", pa.string()),
+        ("labels", pa.list_(pa.int32())),  # indices into COARSE, increasing, 1 to 7 of them
+        ("fine_labels", pa.list_(pa.int32())),  # indices into FINE, increasing, 1 to 12 of them
+        ("key", pa.string()),  # all that `photograph` needs: user/number/camera/fine labels
+    ]
+)
+"""The columns of `photographs`."""
+
+_BLOCK = 2**17  # photographs whose labels are drawn at once, which bounds memory
+_KINDS = len(FINE)
+_GROUND, _THING = COVERS | WOODS, STRUCTURES | VEHICLES
+_KEY = re.compile(r"(\d{8}@N00)/(\d{1,9})/([a-z]+)/(\d+(?:\.\d+)*)")
+_TEMPLATES = (
+    "an aerial photograph of {fine}.",
+    "{coarse}, seen from above: {fine}.",
+    "a {camera} from the air that shows {fine}.",
+    "an overhead view with {coarse}.",
+)
+
+
+@dataclass(frozen=True)
+class Photograph:
+    """What is known of a photograph before it is painted.
+
+    Attributes:
+        user: Who took it.
+        number: Which of the user's, from 0.
+        camera: One of `CAMERAS`.
+        fine: Indices into `FINE`, increasing; at least one.
+
+    Raises:
+        UsageError: A field has a value that cannot be.
+    """
+
+    user: str
+    number: int
+    camera: str
+    fine: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        cameras.camera(self.camera)
+        if self.number < 0:
+            raise UsageError(f"number {self.number} is negative; give 0 or more")
+        if (
+            not self.fine
+            or list(self.fine) != sorted(set(self.fine))
+            or not 0 <= self.fine[0] <= self.fine[-1] < _KINDS
+        ):
+            raise UsageError(f"fine={self.fine} should be one or more labels that increase, from 0 to {_KINDS - 1}")
+
+    @classmethod
+    def from_key(cls, key: str) -> Photograph:
+        """Reads the ``key`` column of `photographs`.
+
+        Raises:
+            UsageError: It is not such a key.
+        """
+        match = _KEY.fullmatch(key)
+        if match is None:
+            raise UsageError(f"key {key!r} is not user/number/camera/labels; take keys from photographs()")
+        return cls(match[1], int(match[2]), match[3], tuple(map(int, match[4].split("."))))
+
+
+def photographs(count: int, seed: int, collection: str = "flair") -> pa.Table:
+    """All photographs of the first users of a collection, ordered by user and number.
+
+    Args:
+        count: How many users; more of them change none of the others' photographs.
+        seed: Non-negative; another seed gives other users.
+        collection: One of `COLLECTIONS`.
+
+    Returns:
+        A row a photograph, with the columns of `PHOTOGRAPHS`.
+
+    Raises:
+        UsageError: An argument is unknown or out of range.
+    """
+    if not 1 <= count <= MOST_USERS:
+        raise UsageError(f"count {count} is out of range; give 1 to {MOST_USERS:,} users")
+    stream = _stream(seed, collection)
+    gathered = cameras.collection(collection)
+    who = people.users(count, stream, gathered)
+    user = np.repeat(np.arange(count), who.sizes)
+    number = np.arange(len(user)) - np.repeat(np.cumsum(who.sizes) - who.sizes, who.sizes)
+    lists = [_labels(stream, user[at : at + _BLOCK], number[at : at + _BLOCK]) for at in range(0, len(user), _BLOCK)]
+    coarse, fine = (pa.concat_arrays(blocks) for blocks in zip(*lists, strict=True))
+    columns = {
+        "user": who.ids.take(pa.array(user)),
+        "number": pa.array(number, pa.int32()),
+        "split": pa.array(people.SPLITS).take(pa.array(who.splits[user])),
+        "camera": pa.array(cameras.CAMERAS).take(pa.array(who.cameras[user])),
+        "labels": coarse,
+        "fine_labels": fine,
+    }
+    labels = pc.binary_join(fine.cast(pa.list_(pa.string())), ".")
+    numbers = columns["number"].cast(pa.string())
+    columns["key"] = pc.binary_join_element_wise(columns["user"], numbers, columns["camera"], labels, "/")
+    return pa.table(columns, schema=PHOTOGRAPHS)
+
+
+def _labels(stream: int, user: habits.Ints, number: habits.Ints) -> tuple[pa.Array, pa.Array]:
+    """Coarse and fine labels as lists."""
+    coarse, fine = habits.draw(stream, user, number)
+    return _lists(*coarse, len(user)), _lists(*fine, len(user))
+
+
+def _lists(row: NDArray[np.int64], value: NDArray[np.int64], count: int) -> pa.Array:
+    """Values gathered by row, int32 lists."""
+    offsets = np.searchsorted(row, np.arange(count + 1)).astype(np.int32)
+    return pa.ListArray.from_arrays(pa.array(offsets), pa.array(value.astype(np.int32)))
+
+
+def photograph(photo: Photograph, *, seed: int, collection: str = "flair", size: int = 64) -> bytes:
+    """The JPEG file of a photograph; the same arguments always give the same bytes.
+
+    Args:
+        photo: What is on it.
+        seed: That of `photographs`.
+        collection: That of `photographs`.
+        size: Width and height in pixels, 32..512; the scene stays the same, in more detail.
+
+    Raises:
+        UsageError: An argument is unknown or out of range.
+    """
+    return cameras.to_jpeg(render(photo, seed=seed, collection=collection, size=size), photo.camera)
+
+
+def render(photo: Photograph, *, seed: int, collection: str = "flair", size: int = 64) -> NDArray[np.uint8]:
+    """The pixels of a photograph before they are encoded, RGB, uint8 ``[size, size, 3]``; as `photograph`."""
+    if not MIN_SIZE <= size <= MAX_SIZE:
+        raise UsageError(f"size {size} is out of range; give {MIN_SIZE} to {MAX_SIZE} pixels")
+    how = cameras.camera(photo.camera)
+    key = [_stream(seed, collection), crc32(photo.user.encode()), photo.number]
+    rng = np.random.default_rng(np.random.SeedSequence(key))
+    canvas = Canvas(size, sensors.extent(how, rng), rng)
+    site = Site(canvas, float(rng.integers(4)) * (np.pi / 2) + canvas.between(-0.2, 0.2))
+    layout = arrange([FINE[label] for label in photo.fine], canvas.extent, rng)
+    _GROUND[layout.base](site.plot(wide_area(canvas.extent)))
+    for place in layout.grounds:
+        if place.label != layout.base:
+            _GROUND[place.label](site.plot(place.area))
+    for place in layout.things:
+        _THING[place.label](site.plot(place.area))
+    return sensors.develop(canvas.rgb, how, rng)[0]
+
+
+def photo_caption(photo: Photograph, variant: int = 0) -> str:
+    """One sentence that names a photograph's labels.
+
+    Args:
+        photo: What is on it.
+        variant: Which of the sentence forms; any integer, they repeat.
+
+    Returns:
+        Lower-case English; every form names all fine labels or all coarse ones.
+    """
+    coarse = sorted({int(label) for label in COARSE_OF[list(photo.fine)]})
+    return _TEMPLATES[variant % len(_TEMPLATES)].format(
+        fine=_listed([PHRASES[FINE[label]] for label in photo.fine]),
+        coarse=_listed([COARSE[label].replace("_", " ") for label in coarse]),
+        camera=cameras.camera(photo.camera).words,
+    )
+
+
+def _listed(phrases: Sequence[str]) -> str:
+    """Joins as "a, b and c"."""
+    return " and ".join(filter(None, (", ".join(phrases[:-1]), phrases[-1])))
+
+
+def _stream(seed: int, collection: str) -> int:
+    """What tells the draws of a seed and a collection from those of all others."""
+    if seed < 0:
+        raise UsageError(f"seed {seed} is negative; give 0 or more")
+    cameras.collection(collection)
+    return int.from_bytes(blake2b(f"{collection}/{seed}".encode(), digest_size=8).digest())

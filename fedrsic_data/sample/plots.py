@@ -1,0 +1,125 @@
+"""The part of a picture that one label is painted on: its frame, its size, its texture."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from fedrsic_data.sample.layout import Area
+from fedrsic_data.sample.paint import Canvas, Frame, Grid, Lattice, box, keep_off
+
+_PAD = 0.2  # beyond its area a label may still cast shadows or have a ragged edge, world units
+
+
+@dataclass(frozen=True)
+class Plot:
+    """Where to paint, with coordinates that start in the middle of the area.
+
+    Attributes:
+        canvas: The picture: its light and its generator.
+        frame: A window on the picture; u along the layout's rows.
+        half_u: Half the length of the area, world units.
+        half_v: Half its width.
+        mottle: Smooth noise of the picture in the window, about -1..1.
+        grain: Finer noise.
+    """
+
+    canvas: Canvas
+    frame: Frame
+    half_u: float
+    half_v: float
+    mottle: Grid
+    grain: Grid
+
+    def edge(self, ragged: float = 0.0, inset: float = 0.0) -> Grid:
+        """Distance to the area, its border displaced by up to about ``ragged``."""
+        distance = box(self.frame.u, self.frame.v, self.half_u - inset, self.half_v - inset)
+        return distance + ragged * self.mottle if ragged else distance
+
+    def mottled(self, colour: Grid, coarse: float = 0.12, fine: float = 0.06) -> Grid:
+        """A colour, uneven at two grains, ``[3, h, w]``."""
+        return colour * (1 + coarse * self.mottle + fine * self.grain)
+
+    def lengthwise(self) -> Frame:
+        """The frame with u along the longer side."""
+        f = self.frame
+        if self.half_u >= self.half_v:
+            return f
+        return Frame(f.v, f.u, f.rgb, f.px, (f.sun[1], f.sun[0]))
+
+    @property
+    def sides(self) -> tuple[float, float]:
+        """Half the longer side and half the shorter one."""
+        return max(self.half_u, self.half_v), min(self.half_u, self.half_v)
+
+    def at(self, u: float, v: float, angle: float = 0.0) -> Frame:
+        """A frame over the same window, centred at a point and turned by an angle."""
+        f, cos, sin = self.frame, math.cos(angle), math.sin(angle)
+        du, dv = f.u - u, f.v - v
+        sun = (f.sun[0] * cos + f.sun[1] * sin, f.sun[1] * cos - f.sun[0] * sin)
+        return Frame(du * cos + dv * sin, dv * cos - du * sin, f.rgb, f.px, sun)
+
+    def spots(
+        self, size: tuple[float, float], most: int = 99, jitter: float = 0.0, lengthwise: bool = True
+    ) -> tuple[Lattice, Grid]:
+        """Whole cells of about the given size over the area, at most so many each way.
+
+        Returns:
+            The lattice, u along the longer side if ``lengthwise``, and what to add to the distance of a shape so
+            that it is painted only within the area.
+        """
+        f = self.lengthwise() if lengthwise else self.frame
+        half = self.sides if lengthwise else (self.half_u, self.half_v)
+        count = [min(max(int(2 * h / s + 0.3), 1), most) for h, s in zip(half, size, strict=True)]
+        # Few cells stay close together in the middle; many fill the area.
+        pitch = [min(2 * h / n, 1.35 * s) for h, n, s in zip(half, count, size, strict=True)]
+        out = [p * n / 2 for p, n in zip(pitch, count, strict=True)]
+        from_corner = Frame(f.u + out[0], f.v + out[1], f.rgb, f.px, f.sun)
+        lattice = Lattice(from_corner, (pitch[0], pitch[1]), self.canvas.rng, jitter)
+        return lattice, keep_off(box(f.u, f.v, out[0], out[1]))
+
+
+Painter = Callable[[Plot], None]
+"""Paints one label on its plot, drawing from the canvas's generator."""
+
+
+class Site:
+    """A picture with its layout's frame, from which plots are cut."""
+
+    def __init__(self, canvas: Canvas, angle: float) -> None:
+        self.canvas, self.angle = canvas, angle
+        self.frame = canvas.frame(angle=angle)
+        self.mottle = canvas.noise(0.55) + 0.5 * canvas.noise(0.2)
+        self.grain = canvas.noise(0.055)
+
+    def plot(self, area: Area) -> Plot:
+        """The window that an area needs, and no more."""
+        u, v = (area.u0 + area.u1) / 2, (area.v0 + area.v1) / 2
+        half_u, half_v = (area.u1 - area.u0) / 2, (area.v1 - area.v0) / 2
+        cos, sin = math.cos(self.angle), math.sin(self.angle)
+        x, y = u * cos - v * sin, u * sin + v * cos
+        reach_x = half_u * abs(cos) + half_v * abs(sin) + _PAD
+        reach_y = half_u * abs(sin) + half_v * abs(cos) + _PAD
+        window = self._span(y, reach_y), self._span(x, reach_x)
+        f = self.frame
+        frame = Frame(f.u[window] - u, f.v[window] - v, f.rgb[:, *window], f.px, f.sun)
+        return Plot(self.canvas, frame, half_u, half_v, self.mottle[window], self.grain[window])
+
+    def _span(self, centre: float, reach: float) -> slice:
+        c = self.canvas
+        low = math.floor((centre - reach + c.extent) / c.px)
+        high = math.ceil((centre + reach + c.extent) / c.px)
+        return slice(min(max(low, 0), c.size - 1), min(max(high, 1), c.size))
+
+
+def wide_area(extent: float) -> Area:
+    """An area that reaches beyond the picture on all sides."""
+    return Area(-3 * extent, 3 * extent, -3 * extent, 3 * extent)
+
+
+def steps(count: int, pitch: float) -> list[float]:
+    """Places of ``count`` things in a row about the middle."""
+    return [float(place) for place in (np.arange(count) - (count - 1) / 2) * pitch]
