@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from fedrsic_data.build import Listener
-    from fedrsic_data.download import Progress
+    from fedtrain.engines.base import Listener as TrainListener
 
 app = typer.Typer(
     invoke_without_command=True,
@@ -27,7 +27,8 @@ app = typer.Typer(
     "  fedkit build fed-rsic --sample          a first dataset, nothing to download\n"
     "  fedkit build fed-rsic --alpha 0.1       Dirichlet label skew on the real images\n"
     "  fedkit inspect data/fed-rsic            who has what, and how skewed it is\n"
-    "  fedkit verify data/fed-rsic             prove every byte against the manifest",
+    "  fedkit verify data/fed-rsic             prove every byte against the manifest\n"
+    "  fedkit train fedpgp --manifest data/fed-rsic   train a method on it",
 )
 
 _INTERRUPTED = 130
@@ -40,6 +41,14 @@ Partition = Annotated[str | None, typer.Option(help="Partitioner by name; see: f
 Sets = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="A partition setting or recipe field; repeatable."),
+]
+SourceSets = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="A setting of the source, see docs/sources.md; repeatable."),
+]
+RunSets = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="A setting of the run or of the method; repeatable."),
 ]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Plan and report; write nothing.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace another dataset at the output.")]
@@ -121,6 +130,40 @@ def build(
             return
         built = pipeline.build(planned, out or Path("data") / wanted.name, overwrite=overwrite, listener=listener)
     _print(show.built(built), json)
+
+
+@app.command(short_help="Write a recipe for images of your own.")
+def new(
+    recipe: Annotated[Path, typer.Argument(help="The recipe file to write, such as my.json.")],
+    folder: Annotated[
+        str | None, typer.Option(metavar="PATH", help="Images in folders by class or domain, or with a labels.csv.")
+    ] = None,
+    hub: Annotated[str | None, typer.Option(metavar="USER/NAME", help="A dataset of the Hub, in Parquet.")] = None,
+    parquet: Annotated[str | None, typer.Option(metavar="PATH", help="A Parquet file or a folder of them.")] = None,
+    name: Annotated[str | None, typer.Option(help="Name of the dataset; default that of the data.")] = None,
+    clients: Clients = None,
+    alpha: Alpha = None,
+    set_: SourceSets = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace the recipe that is there.")] = False,
+    offline: Annotated[bool, typer.Option("--offline", help="Never download.")] = False,
+    json: Json = False,
+) -> None:
+    """Look at images of your own and write a recipe for them: labels, domains, users and splits as they are found.
+
+    \b
+    Examples:
+      fedkit new my.json --folder ~/pictures
+      fedkit new my.json --hub USER/NAME --clients 20 --alpha 0.1
+      fedkit new my.json --parquet data.parquet --set label=species --set domain=camera
+    """
+    from fedrsic_data import new as drafts
+
+    chosen = drafts.settings(folder, hub, parquet, set_ or [])
+    drafts.check(recipe, force=force)
+    with _listening(quiet=json) as listener:
+        drafted = drafts.draft(chosen, name, clients=clients, alpha=alpha, offline=offline, listener=listener)
+    drafts.write(recipe, drafted, force=force)
+    _print(drafts.shown(recipe, drafted), json)
 
 
 @app.command(short_help="Give the images of a built dataset to other clients.")
@@ -207,17 +250,92 @@ def verify(
         raise typer.Exit(1)
 
 
-@app.command("list", short_help="List recipes, sources and partitioners.")
-def list_(
-    what: Annotated[str | None, typer.Argument(metavar="[recipes|sources|partitioners]")] = None, json: Json = False
+@app.command(short_help="Train a federated method on a built dataset.")
+def train(
+    method: Annotated[str, typer.Argument(help="A method by name; see: fedkit list methods.")],
+    manifest: Annotated[
+        str, typer.Option(help="A built manifest.json or its folder; or a recipe, whose data/NAME is taken or built.")
+    ],
+    subset: Subsets = None,
+    rounds: Annotated[int | None, typer.Option(help="Rounds to train; default as published.")] = None,
+    seed: Seed = None,
+    clients_per_round: Annotated[
+        int | None, typer.Option(help="Clients asked each round, drawn uniformly; default all.")
+    ] = None,
+    device: Annotated[str | None, typer.Option(metavar="auto|cpu|cuda|mps", help="Where to compute.")] = None,
+    set_: RunSets = None,
+    tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Write TensorBoard events too.")] = False,
+    out: Annotated[Path | None, typer.Option(help="The run's folder; default runs/METHOD-SUBSET-seedN.")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Start anew, whatever run is there.")] = False,
+    sample: Annotated[bool, typer.Option("--sample", help="With a recipe: stand-ins for the real images.")] = False,
+    sources: Annotated[Path | None, typer.Option(help="With a recipe: folder searched for its sources.")] = None,
+    json: Json = False,
 ) -> None:
-    """List what there is to build with.
+    """Train a federated method, on one subset or on all in turn. A run that was interrupted resumes exactly.
+
+    \b
+    Examples:
+      fedkit train fedpgp --manifest data/fed-rsic --subset fed-ucmerced
+      fedkit train fedrsclip --manifest fed-rsic --sample --rounds 20
+      fedkit train promptfl --manifest data/fed-rsic --clients-per-round 5 --seed 1
+      fedkit train fedpgp --manifest data/fed-rsic --set rank=4 --set eval_every=5 --out runs/rank-4
+    """
+    from fedrsic_data import twin
+    from fedrsic_data.sources.locate import Places, cache_folder
+
+    sets = [
+        *_given(rounds=rounds, seed=seed, clients_per_round=clients_per_round, device=device),
+        *(["tensorboard=true"] if tensorboard else []),
+        *(set_ or []),
+    ]
+    with _listening(quiet=json) as listener:
+        built = twin.folder(
+            manifest, sample=sample, places=Places(folder=sources) if sources else None, listener=listener
+        )
+    from fedtrain import report, run
+
+    with _training(quiet=json) as hears:
+        wanted = run.configs(method, built, subset or [], sets)
+        results = run.train_all(wanted, out, overwrite=overwrite, cache=cache_folder(), listener=hears)
+    _print(report.trained(results), json)
+
+
+@app.command(short_help="Compare runs: mean and spread over seeds.")
+def compare(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Folders of runs, or a folder of such folders.")],
+    form: Annotated[str, typer.Option("--format", metavar="text|csv|json|markdown", help="What to print.")] = "text",
+) -> None:
+    """Compare finished runs: figures down, runs across; runs that differ in their seed alone share a column.
+
+    \b
+    Examples:
+      fedkit compare runs
+      fedkit compare runs/fedpgp-* runs/promptfl-*
+      fedkit compare runs --format markdown > table.md
+    """
+    from fedtrain import report
+
+    _print(report.compared(report.grouped(report.found(runs)), form), json=False)
+
+
+@app.command("list", short_help="List recipes, sources, partitioners and methods.")
+def list_(
+    what: Annotated[str | None, typer.Argument(metavar="[recipes|sources|partitioners|methods]")] = None,
+    json: Json = False,
+) -> None:
+    """List what there is to build and to train with.
 
     \b
     Examples:
       fedkit list
       fedkit list partitioners
+      fedkit list methods
     """
+    if what == "methods":
+        from fedtrain import report
+
+        _print(report.methods(), json)
+        return
     from fedrsic_data import show
 
     _print(show.listed(what), json)
@@ -256,8 +374,8 @@ def _print(shown: Any, json: bool) -> None:
 
 
 @contextmanager
-def _bars(*, quiet: bool) -> Iterator[Callable[[str], Progress]]:
-    """Makes progress callbacks ``(done, total)`` by name, which draw bars on the standard error if it is a terminal."""
+def _bars(*, quiet: bool) -> Iterator[Callable[[str], Callable[..., None]]]:
+    """Makes progress callbacks ``(done, total[, words])`` by name: bars on the standard error if it is a terminal."""
     from rich import progress as rich
     from rich.console import Console
 
@@ -270,9 +388,13 @@ def _bars(*, quiet: bool) -> Iterator[Callable[[str], Progress]]:
     )
     with rich.Progress(*columns, console=console, transient=True, disable=quiet or not console.is_terminal) as bars:
 
-        def bar(name: str) -> Progress:
+        def bar(name: str) -> Callable[..., None]:
             task = bars.add_task(name, total=None, visible=False)
-            return lambda done, total: bars.update(task, completed=done, total=total, visible=True)
+
+            def update(done: int, total: int, words: str = name) -> None:
+                bars.update(task, completed=done, total=total, description=words, visible=True)
+
+            return update
 
         yield bar
 
@@ -288,6 +410,24 @@ def _listening(*, quiet: bool) -> Iterator[Listener]:
                 print(f"{words} ...", file=sys.stderr)
 
         yield Listener(step=step, images=bar("images"), download=bar)
+
+
+@contextmanager
+def _training(*, quiet: bool) -> Iterator[TrainListener]:
+    from fedtrain import report
+    from fedtrain.engines.base import Listener
+
+    def tell(words: str) -> None:
+        if not quiet:
+            print(words, file=sys.stderr)
+
+    with _bars(quiet=quiet) as bar:
+        rounds = bar("rounds")
+        yield Listener(
+            say=lambda words: tell(f"{words} ..."),
+            note=tell,
+            round=lambda line, total: rounds(line["round"], total, f"round {line['round']}: {report.progress(line)}"),
+        )
 
 
 def _given(**options: Any) -> list[str]:

@@ -19,7 +19,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, NamedTuple, Self, cast
+from typing import IO, NamedTuple, Protocol, Self, cast
 
 from fedrsic_data.download import Progress, locked
 from fedrsic_data.errors import FedkitError, OutputError, SourceError, UnsafeArchiveError
@@ -36,6 +36,7 @@ class Limits:
 
     max_members: int = 2_000_000  # files and folders
     max_member_bytes: int = 64 * 1024 * 1024  # of one file, inflated
+    max_json_bytes: int = 2**30  # of one .json file, inflated: annotations of a whole dataset, read as a stream
     max_ratio: float = 200.0  # inflated over packed, above 1 MiB: of a zip member or a whole tar.gz
     max_total_bytes: int | None = None  # of all files, inflated; None for no limit
 
@@ -78,8 +79,9 @@ class _Listing:
             return name
         if not name or name in self._files:
             raise _unsafe(self.path, raw, "is listed twice" if name else "has no name")
-        if size > limits.max_member_bytes:
-            raise _unsafe(self.path, raw, f"has {size:,} bytes, over {limits.max_member_bytes:,}")
+        most = limits.max_json_bytes if name.lower().endswith(".json") else limits.max_member_bytes
+        if size > most:
+            raise _unsafe(self.path, raw, f"has {size:,} bytes, over {most:,}")
         self._total += size
         if limits.max_total_bytes is not None and self._total > limits.max_total_bytes:
             raise _unsafe(self.path, raw, f"brings the total over {limits.max_total_bytes:,} bytes")
@@ -160,13 +162,29 @@ def _inflated(packed: Iterator[bytes]) -> Iterator[bytes]:
         yield block
 
 
+class TarStream(Protocol):
+    """What ``tarfile`` needs of a file."""
+
+    def tell(self) -> int:
+        """Bytes before the next one read."""
+        ...
+
+    def seek(self, offset: int) -> int:
+        """Goes to an offset."""
+        ...
+
+    def read(self, size: int) -> bytes:
+        """At most ``size`` bytes; fewer only at the end."""
+        ...
+
+
 class _TarStream:
     """The plain bytes of a tar file or gzipped tar: what ``tarfile`` needs of a file, bounded."""
 
     def __init__(self, path: Path, file: IO[bytes], limits: Limits) -> None:
         packed = file.read(2) == b"\x1f\x8b"
         file.seek(0)
-        self._path = path
+        self._path, self.packed = path, packed
         self._file = gzip.GzipFile(fileobj=file) if packed else file
         self._ceiling = max(_RATIO_FLOOR, limits.max_ratio * path.stat().st_size) if packed else float("inf")
 
@@ -185,7 +203,37 @@ class _TarStream:
         return self._file.read(size)
 
 
-class ZipReader:
+class _Shared:
+    """A file that many threads read at once, each where it likes."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        with reading(path):
+            self._file = path.open("rb", buffering=0)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the archive; no thread may be reading it."""
+        self._file.close()
+
+    def _at(self, offset: int, length: int) -> bytes:
+        if sys.platform != "win32":
+            return os.pread(self._file.fileno(), length, offset)  # needs neither lock nor seek
+        with self.path.open("rb", buffering=0) as file:  # a handle of its own needs neither, too
+            file.seek(offset)
+            return file.read(length)
+
+    def _blocks(self, start: int, length: int) -> Iterator[bytes]:
+        for offset in range(start, start + length, _BLOCK):
+            yield self._at(offset, min(_BLOCK, start + length - offset))
+
+
+class ZipReader(_Shared):
     """The files of a zip archive, readable from many threads at once.
 
     Attributes:
@@ -197,26 +245,14 @@ class ZipReader:
     """
 
     def __init__(self, path: Path, limits: Limits = DEFAULT_LIMITS) -> None:
-        self.path = path
-        with _reading(path):
-            self._file = path.open("rb", buffering=0)
+        super().__init__(path)
         try:
-            with _reading(path), zipfile.ZipFile(cast("IO[bytes]", self._file)) as archive:
+            with reading(path), zipfile.ZipFile(cast("IO[bytes]", self._file)) as archive:
                 self._members = _zip_members(path, archive, limits)
         except BaseException:
             self._file.close()
             raise
         self.names = list(self._members)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Close the archive; no thread may be reading it."""
-        self._file.close()
 
     def read(self, name: str) -> bytes:
         """Return the bytes of a member, as many as it declares and with its checksum.
@@ -232,9 +268,9 @@ class ZipReader:
         member = self._members.get(name)
         if member is None:
             raise SourceError(f"{self.path}: has no member {name!r}; check the name, or {_AGAIN}")
-        with _reading(self.path, name):
+        with reading(self.path, name):
             start = self._data_start(name, member)
-            packed = self._packed(start, member.packed)
+            packed = self._blocks(start, member.packed)
             size = crc = 0
             for block in packed if member.stored else _inflated(packed):
                 size += len(block)
@@ -255,16 +291,53 @@ class ZipReader:
             raise _unsafe(self.path, name, "overlaps what follows it")
         return start
 
-    def _packed(self, start: int, length: int) -> Iterator[bytes]:
-        for offset in range(start, start + length, _BLOCK):
-            yield self._at(offset, min(_BLOCK, start + length - offset))
 
-    def _at(self, offset: int, length: int) -> bytes:
-        if sys.platform != "win32":
-            return os.pread(self._file.fileno(), length, offset)  # needs neither lock nor seek
-        with self.path.open("rb", buffering=0) as file:  # a handle of its own needs neither, too
-            file.seek(offset)
-            return file.read(length)
+class TarReader(_Shared):
+    """The files of a plain tar archive, readable in place from many threads at once.
+
+    Attributes:
+        names: Safe POSIX names of the files in archive order, without what macOS adds.
+
+    Raises:
+        SourceError: The file is missing, damaged, compressed or not a tar archive.
+        UnsafeArchiveError: A member must not be read; nothing was.
+    """
+
+    def __init__(self, path: Path, limits: Limits = DEFAULT_LIMITS) -> None:
+        super().__init__(path)
+        try:
+            with reading(path), path.open("rb") as file:
+                self._members = _tar_members(path, _plain(path, _TarStream(path, file, limits)), limits)
+        except BaseException:
+            self._file.close()
+            raise
+        self.names = list(self._members)
+
+    def read(self, name: str) -> bytes:
+        """Return the bytes of a member.
+
+        Raises:
+            SourceError: There is no such member, or the archive changed.
+        """
+        return b"".join(self.blocks(name))
+
+    def blocks(self, name: str) -> Iterator[bytes]:
+        """Yield a member in blocks of at most 1 MiB; errors as for ``read``."""
+        if name not in self._members:
+            raise SourceError(f"{self.path}: has no member {name!r}; check the name, or {_AGAIN}")
+        offset, left = self._members[name]
+        with reading(self.path, name):
+            for block in self._blocks(offset, left):
+                left -= len(block)
+                yield block
+            if left:
+                raise EOFError("its data end too early")
+
+
+def _plain(path: Path, stream: _TarStream) -> _TarStream:
+    if stream.packed:
+        raise SourceError(f"{path}: is compressed, and cannot be read in place; unpack it, and give the folder")
+    return stream
 
 
 def extract(path: Path, folder: Path, limits: Limits = DEFAULT_LIMITS, progress: Progress | None = None) -> None:
@@ -281,7 +354,7 @@ def extract(path: Path, folder: Path, limits: Limits = DEFAULT_LIMITS, progress:
         UnsafeArchiveError: A member must not be unpacked; nothing was written.
         OutputError: The folder exists already or cannot be written.
     """
-    with _reading(path), path.open("rb") as file:
+    with reading(path), path.open("rb") as file:
         unpack = _unpack_zip if file.read(4) in _ZIP_MAGIC else _unpack_tar
     aside = folder.with_name(folder.name + ".incomplete")
     try:
@@ -305,7 +378,7 @@ def _unpack_zip(path: Path, folder: Path, limits: Limits, progress: Progress | N
 
 def _unpack_tar(path: Path, folder: Path, limits: Limits, progress: Progress | None) -> None:
     with path.open("rb") as file:
-        with _reading(path):
+        with reading(path):
             stream = _TarStream(path, file, limits)
             members = _tar_members(path, stream, limits)
         files = ((name, _tar_blocks(path, name, stream, *place)) for name, place in members.items())
@@ -313,13 +386,27 @@ def _unpack_tar(path: Path, folder: Path, limits: Limits, progress: Progress | N
 
 
 def _tar_members(path: Path, stream: _TarStream, limits: Limits) -> dict[str, tuple[int, int]]:
-    """Offset and bytes of each file by safe name, once all of the archive is in order.
+    """Offset and bytes of each file by safe name, once all of the archive is in order."""
+    return {name: (offset, size) for name, offset, size in tar_files(path, stream, limits)}
 
-    ``tarfile`` only lists: what it would make of a member on extraction never matters.
+
+def tar_files(path: Path, stream: TarStream, limits: Limits = DEFAULT_LIMITS) -> Iterator[tuple[str, int, int]]:
+    """Safe name, offset and bytes of each file of a tar archive in its order, each once it is in order itself.
+
+    ``tarfile`` only lists: what it would make of a member on extraction never matters. Between two files the
+    stream may be read on from, up to the end of the first one.
+
+    Args:
+        path: The archive, for messages.
+        stream: Its plain bytes.
+        limits: What it may hold.
+
+    Raises:
+        UnsafeArchiveError: A member must not be read.
+        tarfile.TarError: It is damaged; so do other errors say, see ``reading``.
     """
     archive = tarfile.TarFile(fileobj=cast("IO[bytes]", stream))
     listing = _Listing(path, limits)
-    members = {}
     reached = -1
     while (member := archive.next()) is not None:
         name = listing.add(member.name, member.size, folder=member.isdir())
@@ -327,21 +414,20 @@ def _tar_members(path: Path, stream: _TarStream, limits: Limits) -> dict[str, tu
             raise _unsafe(path, member.name, "is a link, a device or sparse")
         if member.size < 0 or archive.offset <= reached:
             raise _unsafe(path, member.name, "points backwards")
-        if not member.isdir() and not _is_litter(name):
-            members[name] = (member.offset_data, member.size)
         reached = archive.offset
         vars(archive)["members"].clear()  # or it keeps them all
+        if not member.isdir() and not _is_litter(name):
+            yield name, member.offset_data, member.size
     listing.finish()
     stream.seek(archive.offset)
     if stream.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
         raise tarfile.ReadError("its end mark is missing")
     while stream.read(_BLOCK):  # to the end, where gzip has its checksum
         pass
-    return members
 
 
 def _tar_blocks(path: Path, name: str, stream: _TarStream, offset: int, size: int) -> Iterator[bytes]:
-    with _reading(path, name):
+    with reading(path, name):
         stream.seek(offset)
         while size:
             block = stream.read(min(size, _BLOCK))
@@ -380,8 +466,12 @@ def _make_folder(folder: Path, made: set[Path], top: Path) -> None:
 
 
 @contextmanager
-def _reading(path: Path, member: str | None = None) -> Iterator[None]:
-    """Turn what the standard library says of a bad archive into one line."""
+def reading(path: Path, member: str | None = None) -> Iterator[None]:
+    """Turn what the standard library says of a bad archive into one line.
+
+    Raises:
+        SourceError: Whatever went wrong.
+    """
     where = f"{path}: member {member!r}" if member else f"{path}:"
     try:
         yield

@@ -1,24 +1,32 @@
-"""Where image bytes come from: folders, zip archives, Parquet files."""
+"""Where image bytes come from: folders, zip archives, gzipped tar archives, Parquet files."""
 
 from __future__ import annotations
 
 import os
 import tempfile
+import threading
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from fedrsic_data.archives import ZipReader
+from fedrsic_data import tarstream
+from fedrsic_data.archives import TarReader, ZipReader
 from fedrsic_data.errors import SourceError
 from fedrsic_data.images import MAX_BYTES
+from fedrsic_data.index import Container
 
 _BATCH = 256  # rows of a Parquet file in memory at once
+_SPILL = 4 * 2**20  # bytes of members a thread gathers before it writes them
+_WORKERS = min(4, os.cpu_count() or 1)  # archives inflated at once
 
 
 @contextmanager
@@ -72,10 +80,10 @@ class FolderContainer:
             os.close(handle)
 
 
-class ZipContainer:
-    """Members of a zip archive, read in place; keys are member names."""
+class ArchiveContainer:
+    """Members of a zip or plain tar archive, read in place; keys are member names."""
 
-    def __init__(self, path: Path, reader: ZipReader) -> None:
+    def __init__(self, path: Path, reader: ZipReader | TarReader) -> None:
         self.path = path
         self._reader = reader
 
@@ -91,49 +99,189 @@ class ZipContainer:
         return f"{self.path}!{key}"
 
 
-class ParquetContainer:
-    """Image bytes in the ``image`` column of Parquet files; keys are row numbers over all files.
+class LayeredContainer:
+    """Several containers at once; keys are the number of one, a slash, and its own key."""
 
-    Rows are wanted in the order of clients, which is random in the files, and a row group can only be read
-    whole. So the files are read once, in order, into a flat scratch file, and rows are read from there.
+    def __init__(self, layers: Sequence[Container]) -> None:
+        self.layers = tuple(layers)
+
+    def prepare(self, scratch: Path) -> None:
+        """See ``Container.prepare``."""
+        for layer in self.layers:
+            layer.prepare(scratch)
+
+    def read(self, keys: Sequence[str]) -> list[bytes]:
+        """See ``Container.read``."""
+        places = [key.partition("/") for key in keys]
+        return [self.layers[int(number)].read([inner])[0] for number, _, inner in places]
+
+    def where(self, key: str) -> str:
+        """See ``Container.where``."""
+        number, _, inner = key.partition("/")
+        return self.layers[int(number)].where(inner)
+
+
+class _Flat(ABC):
+    """Images in files that can only be read in order, wanted in the order of clients; keys are row numbers.
+
+    The files are read once, in order, into a flat scratch file, and rows are read from there.
     """
 
-    def __init__(self, files: Sequence[Path]) -> None:
-        self.files = tuple(files)
-        self._first = np.cumsum([0, *(pq.read_metadata(file).num_rows for file in files)])
-        self._offsets: NDArray[np.int64] | None = None
+    def __init__(self) -> None:
         self._scratch: IO[bytes] | None = None
+        self._starts = self._lengths = np.zeros(0, np.int64)
+
+    @abstractmethod
+    def _fill(self, file: IO[bytes]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Writes the bytes of all rows to a file; gives where each row's start and how many they are."""
 
     def prepare(self, scratch: Path) -> None:
         """See ``Container.prepare``: writes as many bytes as the images have."""
-        if self._scratch is not None:
-            return
-        file = tempfile.TemporaryFile(dir=scratch)  # noqa: SIM115 - lives as long as the container
-        lengths = [np.zeros(1, np.int64)]
-        for path in self.files:
-            lengths.extend(_append(batch.column(0).field("bytes"), file) for batch in _batches(path))
-        file.flush()
-        self._offsets = np.cumsum(np.concatenate(lengths))
-        self._scratch = file
+        if self._scratch is None:
+            file = tempfile.TemporaryFile(dir=scratch, buffering=0)  # noqa: SIM115 - lives as long as the container
+            self._starts, self._lengths = self._fill(file)
+            self._scratch = file
 
     def read(self, keys: Sequence[str]) -> list[bytes]:
         """See ``Container.read``."""
         assert self._scratch is not None
-        assert self._offsets is not None
         handle = self._scratch.fileno()
         rows = np.array(keys, np.int64)
-        starts, ends = self._offsets[rows].tolist(), self._offsets[rows + 1].tolist()
-        return [os.pread(handle, end - start, start) for start, end in zip(starts, ends, strict=True)]
+        starts, lengths = self._starts[rows].tolist(), self._lengths[rows].tolist()
+        return [os.pread(handle, length, start) for start, length in zip(starts, lengths, strict=True)]
+
+
+class ParquetContainer(_Flat):
+    """Image bytes in a column of Parquet files; keys are row numbers over all files.
+
+    The column is ``struct<bytes, ...>``, as the Hub has images, or the bytes themselves.
+    """
+
+    def __init__(self, files: Sequence[Path], column: str = "image") -> None:
+        super().__init__()
+        self.files = tuple(files)
+        self.column = column
+        self._first = np.cumsum([0, *(pq.read_metadata(file).num_rows for file in files)])
 
     def where(self, key: str) -> str:
         """See ``Container.where``."""
         file = int(np.searchsorted(self._first, int(key), side="right")) - 1
         return f"{self.files[file]} (row {int(key) - self._first[file]})"
 
+    def _fill(self, file: IO[bytes]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        lengths = [np.zeros(0, np.int64)]
+        for path in self.files:
+            lengths.extend(_append(values, file) for values in _values(path, self.column))
+        sizes = np.concatenate(lengths)
+        return np.cumsum(sizes) - sizes, sizes
 
-def _batches(path: Path) -> Iterator[pa.RecordBatch]:
+
+class TarGzContainer(_Flat):
+    """Members of gzipped tar archives, of which each is inflated once, several at a time.
+
+    Keys are row numbers of ``names``; a member is known by the last part of its name, in whichever archive it is.
+    Members that no row names are passed over.
+    """
+
+    def __init__(self, archives: Sequence[Path], names: pa.Array, fix: str) -> None:
+        """``fix``: what to do where a row's member is in no archive, for the message."""
+        super().__init__()
+        self.archives = tuple(archives)
+        self.names = names
+        self._fix = fix
+        self._archive = np.full(len(names), -1, np.int32)  # which one has a row's member
+
+    def where(self, key: str) -> str:
+        """See ``Container.where``."""
+        name, archive = self.names[int(key)].as_py(), int(self._archive[int(key)])
+        return f"{self.archives[archive]}!{name}" if archive >= 0 else name
+
+    def _fill(self, file: IO[bytes]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        starts, lengths = np.zeros(len(self.names), np.int64), np.zeros(len(self.names), np.int64)
+        sink = _Shared(file)
+        with ThreadPoolExecutor(min(_WORKERS, max(len(self.archives), 1))) as pool:
+            found = [pool.submit(_spill, archive, sink) for archive in self.archives]
+            try:
+                for number, future in enumerate(found):
+                    members, at, size = future.result()
+                    row = pc.index_in(members, value_set=self.names)
+                    known = row.is_valid().to_numpy(zero_copy_only=False)
+                    mine = row.drop_null().to_numpy()
+                    self._once(number, mine)
+                    starts[mine], lengths[mine], self._archive[mine] = at[known], size[known], number
+            except BaseException:
+                pool.shutdown(cancel_futures=True)
+                raise
+        self._all()
+        return starts, lengths
+
+    def _once(self, number: int, rows: NDArray[np.int32]) -> None:
+        """Refuses an archive with a member that it, or one before it, has already."""
+        before, twice = rows[self._archive[rows] >= 0], np.flatnonzero(np.bincount(rows) > 1)
+        if len(before) or len(twice):
+            row = int([*before, *twice][0])
+            other = self.archives[self._archive[row] if len(before) else number].name
+            raise SourceError(f"{self.archives[number]}: {self.names[row].as_py()} is in {other} too; keep one")
+
+    def _all(self) -> None:
+        absent = np.flatnonzero(self._archive < 0)
+        if len(absent):
+            raise SourceError(
+                f"{self.archives[0].parent}: {len(absent):,} of {len(self.names):,} images are in no archive, "
+                f"{self.names[int(absent[0])].as_py()} for one; {self._fix}"
+            )
+
+
+class _Shared:
+    """A file that several threads append to, each piece at a place of its own."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._handle = file.fileno()
+        self._lock = threading.Lock()
+        self._end = 0
+
+    def append(self, data: bytes) -> int:
+        """Writes all of ``data``; gives where it starts."""
+        with self._lock:
+            start = self._end
+            self._end += len(data)
+        view, at = memoryview(data), start
+        while view:
+            written = os.pwrite(self._handle, view, at)
+            view, at = view[written:], at + written
+        return start
+
+
+def _spill(archive: Path, sink: _Shared) -> tuple[pa.Array, NDArray[np.int64], NDArray[np.int64]]:
+    """Writes the members of an archive end to end, a few MB at a time: their names, and where they start and end."""
+    names: list[str] = []
+    lengths, starts = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
+    held: list[bytes] = []
+
+    def flush() -> None:
+        sizes = np.array([len(one) for one in held], np.int64)
+        starts.append(sink.append(b"".join(held)) + np.cumsum(sizes) - sizes)
+        lengths.append(sizes)
+        held.clear()
+
+    room = _SPILL
+    for name, data in tarstream.files(archive):
+        names.append(name.rpartition("/")[2])
+        held.append(data)
+        room -= len(data)
+        if room <= 0:
+            flush()
+            room = _SPILL
+    flush()
+    return pa.array(names, pa.string()), np.concatenate(starts), np.concatenate(lengths)
+
+
+def _values(path: Path, column: str) -> Iterator[pa.Array]:
+    """The images of a file, some rows at a time, as binary arrays; a row without an image is null."""
     with reading(path), pq.ParquetFile(path, pre_buffer=False) as parquet:
-        yield from parquet.iter_batches(_BATCH, columns=["image.bytes"], use_threads=False)
+        nested = pa.types.is_struct(parquet.schema_arrow.field(column).type)
+        for batch in parquet.iter_batches(_BATCH, columns=[f"{column}.bytes" if nested else column], use_threads=False):
+            yield pc.struct_field(batch.column(0), "bytes") if nested else batch.column(0)
 
 
 def _append(values: pa.Array, file: IO[bytes]) -> NDArray[np.int64]:
@@ -142,5 +290,7 @@ def _append(values: pa.Array, file: IO[bytes]) -> NDArray[np.int64]:
     _, offsets, data = filled.buffers()
     wide = np.int64 if pa.types.is_large_binary(filled.type) else np.int32
     at = np.frombuffer(offsets, wide)[filled.offset : filled.offset + len(filled) + 1].astype(np.int64)
-    file.write(memoryview(data or b"")[at[0] : at[-1]])
+    view = memoryview(data or b"")[at[0] : at[-1]]
+    while view:
+        view = view[file.write(view) :]
     return np.diff(at)

@@ -284,13 +284,16 @@ def _recipes() -> list[dict[str, Any]]:
 def _sources() -> list[dict[str, Any]]:
     return [
         {"source": s.name, "layout": s.facts.layout, "licence": s.facts.licence, "download": _origin(s)}
-        for s in sources.SOURCES.values()
+        for s in {**sources.SOURCES, **sources.GENERAL}.values()
     ]
 
 
 def _origin(source: sources.Source) -> str:
+    if source.kind in sources.GENERAL:
+        return "data of your own; see: fedkit new --help"
     if source.facts.downloads:
-        return "official archive, checksum known"
+        known = all(remote.sha256 or remote.md5 for remote in source.facts.downloads)
+        return "official archives, " + ("checksums known" if known else "checksums recorded at first use")
     return f"hf://{source.facts.hub.repo}" if source.facts.hub else "by hand"
 
 

@@ -11,15 +11,12 @@ import numpy as np
 import pyarrow as pa
 import torch
 from PIL import Image
-from torchvision.io import ImageReadMode, decode_image
-from torchvision.transforms.v2 import functional as transforms
 
 from fedrsic_data.reader import Subset
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """Of ImageNet's channels, for values in 0..1."""
 
-_TORCHVISION = (b"\xff\xd8\xff", b"\x89PNG")  # JPEG and PNG; other formats are Pillow's
 _CHUNK = 512  # images of a split decoded at a time
 _THREADS = 4
 
@@ -127,15 +124,11 @@ def decoded(files: Sequence[bytes], size: int) -> torch.Tensor:
 
 
 def _decoded(file: bytes, size: int) -> torch.Tensor:
-    if file.startswith(_TORCHVISION):
-        image = decode_image(torch.frombuffer(bytearray(file), dtype=torch.uint8), ImageReadMode.RGB)
-    else:
-        with Image.open(io.BytesIO(file)) as opened:
-            image = torch.from_numpy(np.array(opened.convert("RGB"))).permute(2, 0, 1)
-    if image.shape[1:] == (size, size):
-        return torch.as_tensor(image)
-    resized: torch.Tensor = transforms.resize(image, [size, size], antialias=True)
-    return resized
+    with Image.open(io.BytesIO(file)) as opened:
+        image = opened.convert("RGB")
+    if image.size != (size, size):
+        image = image.resize((size, size), Image.Resampling.BILINEAR)  # Pillow's resampling always antialiases
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1)
 
 
 def normalised(images: torch.Tensor, flip: torch.Tensor | None = None) -> torch.Tensor:

@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from fedrsic_data import archives
-from fedrsic_data.archives import Limits, ZipReader, extract
+from fedrsic_data.archives import Limits, TarReader, ZipReader, extract
 from fedrsic_data.errors import OutputError, SourceError, UnsafeArchiveError
 
 HOSTILE_NAMES = ["../x", "a/../../x", "/etc/x", "C:\\x", "c:x", "..\\x", "a\\..\\..\\x", "\\\\h\\x", "\n", "a\x7f"]
@@ -396,3 +396,60 @@ def test_two_extractions_at_once_leave_one_whole_folder(tmp_path):
     with ThreadPoolExecutor(4) as pool:
         assert sorted(map(str, pool.map(attempt, range(4)))) == ["None", "True", "True", "True"]
     assert len(tree(tmp_path / "out")) == 300
+
+
+# Tar archives read in place.
+
+
+def test_tar_reader_agrees_with_tarfile(tmp_path):
+    contents = {f"{i % 5}/{'n' * 120}{i}.bin": os.urandom(i * 997) for i in range(40)} | {"big": KB * 3000, "none": b""}
+    litter = [("__MACOSX/x", KB, {}), ("d/.DS_Store", KB, {}), ("d", None, {})]
+    path = make_tar(tmp_path / "a.tar", *((name, data, {}) for name, data in contents.items()), *litter)
+    with TarReader(path) as reader:
+        assert reader.names == list(contents)
+        with ThreadPoolExecutor(4) as pool:
+            assert list(pool.map(reader.read, reader.names * 3)) == list(contents.values()) * 3
+        assert max(map(len, reader.blocks("big"))) == 1 << 20
+        with pytest.raises(SourceError, match=r"a\.tar: has no member 'nope'"):
+            reader.read("nope")
+    with pytest.raises(SourceError):
+        reader.read("big")
+
+
+@pytest.mark.parametrize("name", HOSTILE_NAMES)
+def test_tar_reader_hostile_names(tmp_path, name):
+    with pytest.raises(UnsafeArchiveError, match="has|climbs"):
+        TarReader(make_tar(tmp_path / "a.tar", ("good", KB, {}), (name, b"", {})))
+
+
+def test_tar_reader_refuses_what_is_no_plain_tar(tmp_path):
+    link = ("x", b"", {"type": tarfile.SYMTYPE, "linkname": "/etc/passwd"})
+    with pytest.raises(UnsafeArchiveError, match="member 'x' is a link"):
+        TarReader(make_tar(tmp_path / "a.tar", link))
+    with pytest.raises(SourceError, match=r"a\.tar: is compressed"):
+        TarReader(make_tar(tmp_path / "a.tar", ("x", KB, {}), gz=True))
+    whole = make_tar(tmp_path / "a.tar", ("x", KB, {}), ("y", KB, {})).read_bytes()
+    for keep in (0, 700, 1536, 2000, 3072):
+        (tmp_path / "a.tar").write_bytes(whole[:keep])
+        with pytest.raises(SourceError, match=r"a\.tar: .*damaged, cut short"):
+            TarReader(tmp_path / "a.tar")
+    with pytest.raises(SourceError, match="cannot be read"):
+        TarReader(tmp_path / "b.tar")
+
+
+def test_tar_reader_notices_that_the_file_was_cut(tmp_path):
+    path = make_tar(tmp_path / "a.tar", ("x", KB, {}), ("y", KB, {}))
+    with TarReader(path) as reader:
+        os.truncate(path, 1000)
+        with pytest.raises(SourceError, match="member 'x'.*too early"):
+            reader.read("x")
+
+
+def test_json_may_be_larger_than_images(tmp_path):
+    limits = Limits(max_member_bytes=10, max_json_bytes=2000)
+    path = make_zip(tmp_path / "a.zip", entry("a/b.JSON"), entry("c", b"small"))
+    with ZipReader(path, limits) as reader:
+        assert reader.read("a/b.JSON") == KB
+    for bad in (entry("b.json", KB * 2), entry("json")):
+        with pytest.raises(UnsafeArchiveError, match="over"):
+            ZipReader(make_zip(path, bad), limits)

@@ -11,7 +11,19 @@ from conftest import ROOT
 # the floors of fedrsic_data, from the ground up; a module may import its own floor's modules and those below
 FLOORS = (
     ("errors", "seeds", "vocabulary"),
-    ("settings", "images", "index", "schema", "tables", "skew", "archives", "download", "sample", "duplicates"),
+    (
+        "settings",
+        "images",
+        "index",
+        "schema",
+        "tables",
+        "skew",
+        "archives",
+        "tarstream",
+        "download",
+        "sample",
+        "duplicates",
+    ),
     ("containers", "partition"),
     ("sources", "splits"),
     ("recipe",),
@@ -20,10 +32,24 @@ FLOORS = (
     ("workspace",),
     ("describe", "verify"),
     ("build",),
-    ("resplit",),
+    ("resplit", "twin"),
     ("show",),
+    ("new",),
 )
-CONTRACT = {"manifest", "schema", "reader", "errors"}
+# the same of fedtrain; of methods, only base stands where others may see it
+TRAIN_FLOORS = (
+    ("seeds", "metrics", "multilabel", "data", "images", "flat"),
+    ("models",),
+    ("features",),
+    ("methods.base",),
+    ("config", "aggregate", "state", "methods"),
+    ("checkpoint",),
+    ("folder",),
+    ("engines",),
+    ("run", "report"),
+)
+BINDERS = {"methods", "run", "report"}  # who may see methods by name
+CONTRACT = {"manifest", "schema", "reader", "errors", "settings"}
 HELPERS = {"sources": {"base", "classfolders", "locate", "hub"}}
 
 
@@ -47,6 +73,18 @@ def floor(name: str) -> int:
     return next(i for i, names in enumerate(FLOORS) if name in names)
 
 
+def train_floor(name: str) -> int:
+    """The floor of a module of fedtrain by its dotted name in there."""
+    top = "methods.base" if name.startswith("methods.base") else name.split(".")[0]
+    return 0 if top == "__init__" else next(i for i, names in enumerate(TRAIN_FLOORS) if top in names)
+
+
+def inside(name: str) -> str:
+    """``a.b`` of ``fedtrain.a.b``; empty for what is not of fedtrain."""
+    top, _, inner = name.partition(".")
+    return inner if top == "fedtrain" else ""
+
+
 def parts(path: Path) -> tuple[str, ...]:
     return path.relative_to(ROOT).with_suffix("").parts
 
@@ -68,6 +106,28 @@ def test_trainers_see_only_the_contract(path: Path) -> None:
         assert name.split(".")[0] not in ("cli", "fedkit")
         if name.startswith("fedrsic_data."):
             assert name.split(".")[1] in CONTRACT, f"{path} imports {name}"
+
+
+@pytest.mark.parametrize("path", modules("fedtrain"), ids=lambda p: "/".join(parts(p)))
+def test_trainer_imports_go_down(path: Path) -> None:
+    own = train_floor(".".join(parts(path)[1:]))
+    for name in imports(path):
+        inner = inside(name)
+        if inner and inner != "__init__":
+            assert train_floor(inner) <= own, f"{path} imports {name}, which stands above it"
+            if inner.split(".")[0] == "methods" and parts(path)[1] not in BINDERS:
+                assert inner.startswith("methods.base"), f"{path} imports {name}; the base of methods is all it may see"
+            if inner.split(".")[0] in ("models", "features"):
+                assert parts(path)[1] in ("models", "features", "methods"), f"{path} imports {name}"
+
+
+def test_methods_do_not_import_each_other() -> None:
+    registered = {inside(n).split(".")[1] for n in imports(ROOT / "fedtrain/methods/__init__.py") if inside(n)}
+    assert len(registered) >= 7
+    for name in registered:
+        for other in imports(ROOT / f"fedtrain/methods/{name}.py"):
+            inner = inside(other).split(".")
+            assert inner[0] != "methods" or inner[1] not in registered, f"methods/{name} imports {other}"
 
 
 @pytest.mark.parametrize(
@@ -116,3 +176,8 @@ def test_every_module_has_a_floor() -> None:
     on_floors = {name for names in FLOORS for name in names}
     there = {parts(p)[1] for p in modules("fedrsic_data")} - {"__init__"}
     assert there == on_floors
+
+
+def test_every_module_of_the_trainer_has_a_floor() -> None:
+    on_floors = {name.split(".")[0] for names in TRAIN_FLOORS for name in names}
+    assert {parts(p)[1] for p in modules("fedtrain")} - {"__init__"} == on_floors

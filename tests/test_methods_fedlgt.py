@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import pytest
 import torch
 from torch.nn import functional as F
 
-from fedtrain.methods.fedlgt import known_labels, states_of, uncertain, unknown_loss
+from fedrsic_data import build, recipe
+from fedrsic_data.errors import UsageError
+from fedrsic_data.reader import Dataset
+from fedrsic_data.sources.locate import Places
+from fedtrain.methods.base import Context, State
+from fedtrain.methods.fedavg import FedAvg
+from fedtrain.methods.fedlgt import FedLGT, known_labels, states_of, uncertain, unknown_loss
+from fedtrain.models import clip as clips
+from fedtrain.models.label_text import embed, told
 from fedtrain.models.label_transformer import NEGATIVE, POSITIVE, UNKNOWN
 
 
@@ -74,3 +85,181 @@ def test_the_loss_is_summed_over_unknown_labels_of_all_images() -> None:
     weighted = unknown_loss(logits, targets, known, weights)
     first = unknown_loss(logits[:, :1], targets[:, :1], known[:, :1])
     torch.testing.assert_close(weighted, 2 * first)
+
+
+@pytest.fixture(scope="module")
+def flair(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Photographs of 12 users."""
+    data = recipe.override(recipe.load("flair"), sample=True, sets=["sample.users=12"])
+    planned = build.prepare(recipe.from_json(data, "test"), Places(offline=True))
+    return build.build(planned, tmp_path_factory.mktemp("flair") / "flair").path
+
+
+def bound(path: Path, method: type = FedLGT, seed: int = 0, **settings: object) -> FedLGT:
+    subset = Dataset(path).subset("flair")
+    rows = tuple(subset.client(client).rows("train") for client in subset.clients)
+    context = Context(subset, subset.clients, rows, seed, torch.device("cpu"), cache=path.parent / "cache")
+    return method(context, method.Settings(**{"epochs": 1, "max_images": 2, **settings}))
+
+
+def some(method: FedLGT | FedAvg, count: int = 3) -> list[int]:
+    rows = method.network.context.rows
+    return sorted(range(len(rows)), key=lambda client: -rows[client])[:count]
+
+
+def rounds(method: FedLGT, count: int, clients: list[int] | None = None) -> tuple[State, list[float]]:
+    shared, losses = method.shared(), []
+    for round_ in range(1, count + 1):
+        updates = list(method.train(shared, [], clients or some(method, 2), round_))
+        total = sum(update.rows for update in updates)
+        shared = {name: sum(u.shared[name] * (u.rows / total) for u in updates) for name in shared}
+        losses.append(sum(update.loss for update in updates))
+    return shared, losses
+
+
+@pytest.mark.parametrize(
+    "settings", [{}, {"ule": "none", "ca_mle": False}, {"labels": "fine"}, {"ule": "avg"}], ids=str
+)
+def test_loss_falls_and_figures_are_finite(flair: Path, settings: dict[str, object]) -> None:
+    method = bound(flair, lr=1e-3, flip=False, label_masks=False, **settings)
+    shared, losses = rounds(method, 3)
+    assert losses[-1] < losses[0]
+    found = method.evaluate(shared, dict, "test")
+    assert 0 < found.metrics["C-AP"] <= 100
+    assert sum(found.rows) == Dataset(flair).manifest.subsets["flair"].rows["test"]
+    held = [value for value, n in zip(found.clients["O-F1 of clients"], found.rows, strict=True) if n]
+    assert all(0 <= value <= 100 for value in held)
+
+
+def test_the_baseline_learns_too_and_fedprox_holds_it_back(flair: Path) -> None:
+    plain, near = (bound(flair, FedAvg, lr=1e-3, epochs=3, mu=mu) for mu in (0.0, 100.0))
+    start = plain.shared()
+    moved = [float((rounds(m, 1)[0]["parameters"] - start["parameters"]).norm()) for m in (plain, near)]
+    assert moved[1] < moved[0]
+    losses = rounds(plain, 2)[1]
+    assert losses[1] < losses[0]
+
+
+def test_updates_do_not_depend_on_who_else_is_in_the_cohort(flair: Path) -> None:
+    method = bound(flair)
+    one, other, third = some(method)
+    start = method.shared()
+    together = {u.client: u for u in method.train(start, [], [one, other, third], 1)}
+    alone = next(iter(method.train(start, [], [third], 1)))
+    again = next(iter(bound(flair).train(start, [], [third], 1)))
+    for name in start:
+        assert torch.equal(together[third].shared[name], alone.shared[name])
+        assert torch.equal(again.shared[name], alone.shared[name])
+    later = next(iter(method.train(start, [], [third], 2)))
+    assert not torch.equal(later.shared["parameters"], alone.shared["parameters"])
+
+
+def test_the_guide_is_in_evaluation_mode_and_leaves_no_trace(flair: Path) -> None:
+    method = bound(flair)
+    network = method.network
+    network.module.train()
+    before = network.flat.state()
+    counters = [m.num_batches_tracked.clone() for m in network.module.modules() if hasattr(m, "num_batches_tracked")]
+    modes: list[bool] = []
+    network.module.backbone.bn1.register_forward_hook(lambda module, *_: modes.append(module.training))
+    first = network.judge(network.album.client(some(method)[0]).images)
+    assert modes == [False]
+    assert network.module.training
+    assert all(torch.equal(network.flat.state()[name], before[name]) for name in before)
+    assert [
+        int(m.num_batches_tracked) for m in network.module.modules() if hasattr(m, "num_batches_tracked")
+    ] == counters
+    assert torch.equal(first, network.judge(network.album.client(some(method)[0]).images))
+
+
+def test_the_guide_is_the_servers_model_of_this_round(flair: Path) -> None:
+    method = bound(flair, margin=0.49)  # nearly every label is unsure
+    seen: list[torch.Tensor] = []
+    judge = method.network.judge
+
+    def spy(images: torch.Tensor) -> torch.Tensor:
+        seen.append(method.network.flat.parameters.detach().clone())
+        return judge(images)
+
+    method.network.judge = spy  # type: ignore[method-assign]
+    start = method.shared()
+    list(method.train(start, [], some(method), 1))
+    assert len(seen) == 3
+    assert all(torch.equal(parameters, start["parameters"]) for parameters in seen)  # once a client, before training
+
+
+def test_the_last_partial_batch_counts(flair: Path) -> None:
+    method = bound(flair, batch=3, max_images=4)
+    client = some(method, 1)[0]
+    steps: list[int] = []
+    method.network.module.register_forward_hook(lambda _m, arguments, _o: steps.append(len(arguments[0])))
+    update = next(iter(method.train(method.shared(), [], [client], 1)))
+    assert steps == [4, 3, 1]  # the guide on all, then two steps
+    assert update.rows == 4
+
+
+def test_neither_frozen_tables_nor_counters_travel(flair: Path) -> None:
+    frozen, learned = bound(flair), bound(flair, ule="none")
+    network = frozen.network.module
+    trained = sum(p.numel() for p in network.parameters())
+    statistics = sum(m.running_mean.numel() * 2 for m in network.modules() if hasattr(m, "running_mean"))
+    update = next(iter(frozen.train(frozen.shared(), [], some(frozen, 1), 1)))
+    assert {name: value.numel() for name, value in update.shared.items()} == {
+        "parameters": trained,
+        "statistics": statistics,
+    }
+    assert all(value.is_floating_point() for value in update.shared.values())
+    assert update.personal == {}
+    table = len(frozen.network.names) * network.states.shape[1]
+    assert learned.shared()["parameters"].numel() == trained + table
+
+
+def test_statistics_stay_with_frozen_batch_norm(flair: Path) -> None:
+    method = bound(flair, frozen_bn=True)
+    start = method.shared()
+    update = next(iter(method.train(start, [], some(method, 1), 1)))
+    assert torch.equal(update.shared["statistics"], start["statistics"])
+    assert not torch.equal(update.shared["parameters"], start["parameters"])
+
+
+def test_images_that_do_not_fit_the_memory_are_decoded_again(flair: Path) -> None:
+    kept, never = bound(flair), bound(flair, memory=0)
+    assert not never.network.album._kept
+    one, other = (rounds(m, 2)[0] for m in (kept, never))
+    assert torch.equal(one["parameters"], other["parameters"])
+    assert kept.network.album._kept
+    assert not never.network.album._kept
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"heads": 7}, "heads=7"),
+        ({"known": 1.0}, "known=1.0"),
+        ({"margin": 0.5}, "margin=0.5"),
+        ({"image_size": 32}, "image_size=32"),
+        ({"lr": 0.0}, "lr=0.0"),
+        ({"labels": "fine", "ule": "concat"}, "ule=concat"),
+        ({"backbone_weights": "/nowhere.safetensors"}, "backbone_weights=/nowhere.safetensors"),
+    ],
+    ids=str,
+)
+def test_settings_that_cannot_be(flair: Path, settings: dict[str, object], words: str) -> None:
+    with pytest.raises(UsageError, match=re.escape(words)):
+        bound(flair, **settings)
+
+
+def test_label_texts_name_the_most_frequent_fine_labels(flair: Path) -> None:
+    entry = Dataset(flair).manifest.subsets["flair"]
+    assert entry.fine is not None
+    clip = clips.load("tiny")
+    texts = dict(zip(entry.classes, told(entry, "coarse", "concat", clip), strict=True))
+    counts = {n: c for n, p, c in zip(*vars(entry.fine).values(), strict=True) if p == "trees" and c}
+    top = max(counts, key=lambda name: (counts[name], name))
+    assert texts["trees"][0].startswith(f"The photo contains {top.replace('_', ' ')}")
+    averaged = dict(zip(entry.classes, told(entry, "coarse", "avg", clip), strict=True))
+    assert len(averaged["trees"]) == len(counts)
+    labels, states = embed(clip, list(texts.values()), None)
+    assert labels.norm(dim=1) == pytest.approx(torch.ones(17), abs=1e-5)
+    assert states[0].abs().sum() == 0
+    assert states[1:].norm(dim=1) == pytest.approx(torch.ones(2), abs=1e-5)

@@ -8,13 +8,19 @@ from typing import Any
 
 from fedrsic_data.errors import UsageError
 from fedrsic_data.settings import decode, encode, suggest
-from fedrsic_data.sources import optimal31, resisc45, ucmerced
+from fedrsic_data.sources import coco, columns, flair, folder, optimal31, resisc45, ucmerced, voc
 from fedrsic_data.sources.base import Facts, Source
 
-__all__ = ["SOURCES", "Facts", "Source", "configured", "spelled_out"]
+__all__ = ["GENERAL", "SOURCES", "Facts", "Source", "configured", "spelled_out"]
 
-SOURCES: dict[str, Source] = {source.name: source for source in (optimal31.SOURCE, resisc45.SOURCE, ucmerced.SOURCE)}
+SOURCES: dict[str, Source] = {
+    source.name: source
+    for source in (coco.SOURCE, flair.SOURCE, optimal31.SOURCE, resisc45.SOURCE, ucmerced.SOURCE, voc.SOURCE)
+}
 """Every source by the name it has in recipes."""
+
+GENERAL: dict[str, Source] = {source.kind: source for source in (columns.SOURCE, folder.SOURCE)}
+"""Readers of a person's own data by the ``kind`` it has in recipes, under any name."""
 
 
 def configured(name: str, settings: Mapping[str, Any], where: str) -> Source:
@@ -22,7 +28,7 @@ def configured(name: str, settings: Mapping[str, Any], where: str) -> Source:
 
     Args:
         name: Its name in the recipe.
-        settings: Its fields; ``kind`` names the source where it is not ``name``.
+        settings: Its fields; ``kind`` names the source, or the reader of a person's own data, where it is not ``name``.
         where: What the settings are, for messages.
 
     Raises:
@@ -30,9 +36,10 @@ def configured(name: str, settings: Mapping[str, Any], where: str) -> Source:
     """
     fields = dict(settings)
     kind = fields.pop("kind", name)
-    if not isinstance(kind, str) or kind not in SOURCES:
-        raise UsageError(f"{where}: unknown source {kind!r}{suggest(str(kind), SOURCES)}")
-    source: Any = SOURCES[kind]
+    kinds = {**SOURCES, **GENERAL}
+    if not isinstance(kind, str) or kind not in kinds:
+        raise UsageError(f"{where}: unknown source {kind!r}{suggest(str(kind), kinds)}")
+    source: Any = kinds[kind]
     if source.settings is None:
         if fields or kind != name:
             raise UsageError(f"{where}: source {kind} has no settings and no other name; leave this out")

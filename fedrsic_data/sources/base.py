@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-import pyarrow as pa
 import pyarrow.compute as pc
 
 from fedrsic_data.download import Remote
@@ -40,7 +38,7 @@ class Facts:
         licence: In words; who holds rights in the pixels.
         citation: The paper.
         redistributable: Whether the pixels may be published again.
-        downloads: Mirrors of one official archive, tried in order.
+        downloads: Official archives: those of one file name are mirrors of one archive, tried in order.
         hub: A mirror used where no archive can be downloaded without a browser.
         layout: The native layout, for messages.
     """
@@ -160,17 +158,10 @@ class ClassFolders:
             )
         return tuple(words)
 
-    def _rows(self, name: str, entries: Sequence[classfolders.Entry]) -> ClassRows:
+    def _rows(self, name: str, entries: classfolders.Entries) -> ClassRows:
         width = len(str(self.per_class - 1))  # numbers are padded, so that ids sort as numbers do
-
-        def sample_id(stem: str) -> str:
-            return f"{self.name}/{name}/" + re.sub(r"[0-9]+", lambda number: number[0].zfill(width), stem)
-
-        return ClassRows(
-            pa.array([sample_id(entry.stem) for entry in entries], pa.string()),
-            pa.array([entry.key for entry in entries], pa.string()),
-            pa.array([entry.file for entry in entries], pa.string()),
-        )
+        stems = classfolders.padded(entries.stems, width)
+        return ClassRows(pc.binary_join_element_wise(f"{self.name}/{name}/", stems, ""), entries.keys, entries.files)
 
     def _distinct(self, path: Path, rows: ClassRows) -> None:
         if pc.count_distinct(rows.ids).as_py() == len(rows.ids):

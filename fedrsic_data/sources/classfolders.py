@@ -12,37 +12,88 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from fedrsic_data.archives import ZipReader
-from fedrsic_data.containers import FolderContainer, ParquetContainer, ZipContainer, reading
+from fedrsic_data.containers import ArchiveContainer, FolderContainer, ParquetContainer, reading
 from fedrsic_data.errors import SourceError
 from fedrsic_data.images import SUFFIXES
-from fedrsic_data.index import Container, LeftOut, fingerprint, natural_key
+from fedrsic_data.index import Container, LeftOut, fingerprint
 
 _DEPTH = 3  # how far below the given path class folders, archives and Parquet files are looked for
 _NONE, _BYTES, _PATH = pa.null(), (pa.binary(), pa.large_binary()), (pa.string(), pa.large_string())
 
 
 @dataclass(frozen=True)
-class Entry:
-    """One image: its container key, its file name, and that name without the ending."""
+class Entries:
+    """The images of one class in natural order: container keys, file names, and those without the ending.
 
-    key: str
-    file: str
-    stem: str
+    Attributes:
+        keys: string [N].
+        files: string [N].
+        stems: string [N].
+    """
+
+    keys: pa.Array
+    files: pa.Array
+    stems: pa.Array
+
+    @classmethod
+    def of(cls, keys: pa.Array, files: pa.Array) -> Entries:
+        """From keys and file names in any order."""
+        order = natural_order(files)
+        files = files.take(order)
+        return cls(keys.take(order), files, pc.replace_substring_regex(files, r"(?s)^(.+)\.[^.]*$", r"\1"))
+
+    @classmethod
+    def of_paths(cls, paths: Sequence[str]) -> Entries:
+        """From paths, which are keys, in any order."""
+        keys = pa.array(paths, pa.string())
+        return cls.of(keys, base_names(keys))
+
+    def __len__(self) -> int:
+        return len(self.keys)
 
 
 @dataclass(frozen=True)
 class Found:
     """The images of a source by class name, in natural order, and what reads them."""
 
-    files: dict[str, list[Entry]]
+    files: dict[str, Entries]
     container: Container
     fingerprint: str
     newest: int
     left_out: tuple[LeftOut, ...] = ()
+
+
+def natural_order(names: pa.Array) -> pa.Array:
+    """The order of names in which ``forest(2)`` stands before ``forest(10)``: int [N] row numbers, stable.
+
+    Texts and numbers, of up to 18 digits each, are compared in turn, and equal numbers as they are written. Arrow
+    sorts by texts that compare byte by byte as these do: a number is padded to 18 digits and followed by itself, and
+    what ends a text or a number is lower than any character.
+    """
+    wide = names.cast(pa.large_string())  # the padded texts may be longer than 2 GiB together
+    marked = pc.replace_substring_regex(wide, "([0-9]{1,18})", "\0" + "0" * 17 + "\\1\x01\\1\0")
+    return pc.sort_indices(pc.replace_substring_regex(marked, r"\x00[0-9]*?([0-9]{18})\x01", "\0\\1"))
+
+
+def padded(texts: pa.Array, width: int) -> pa.Array:
+    """The texts with every number in them of at least ``width`` digits."""
+    marked = pc.replace_substring_regex(texts, "([0-9]+)", "\0\\1\0")
+    for digits in range(1, width):
+        zeros = "0" * (width - digits)
+        marked = pc.replace_substring_regex(marked, rf"\x00([0-9]{{{digits}}})\x00", rf"{zeros}\1")
+    return pc.replace_substring(marked, "\0", "")
+
+
+def base_names(paths: pa.Array) -> pa.Array:
+    """The last part of each path."""
+    return pc.replace_substring_regex(paths, "(?s)^.*/", "")
 
 
 def plain(name: str) -> str:
@@ -105,76 +156,97 @@ def _folders(path: Path) -> list[Path]:
 
 
 def _folder(root: Path, source: str, known: dict[str, str]) -> Found:
-    files: dict[str, list[Entry]] = {}
+    files: dict[str, Entries] = {}
     stamps: list[tuple[str, int, int]] = []
     ignored: list[str] = []
     newest = 0
     for folder in sorted(os.scandir(root), key=lambda e: e.name):
         if not folder.is_dir() or folder.name.startswith((".", "__MACOSX")):
             continue
-        entries = []
+        keys = []
         name = _class(folder.name, source, known, f"{root}{os.sep}{folder.name}")
         for file in os.scandir(folder.path):
-            key = _utf8(f"{folder.name}/{file.name}", root)
-            if not _is_image(file.name) or not file.is_file():
-                ignored += [] if _is_litter(file.name) else [key]
+            key = utf8(f"{folder.name}/{file.name}", root)
+            if not is_image(file.name) or not file.is_file():
+                ignored += [] if is_litter(file.name) else [key]
                 continue
             stat = file.stat()
-            entries.append(_entry(key))
+            keys.append(key)
             stamps.append((key, stat.st_size, stat.st_mtime_ns))
             newest = max(newest, stat.st_mtime_ns, stat.st_ctime_ns)
         if name in files:
             raise SourceError(f"{root}: two folders for class {name!r} of {source}; keep one")
-        files[name] = sorted(entries, key=lambda e: natural_key(e.file))
+        files[name] = Entries.of_paths(keys)
     return Found(files, FolderContainer(root), fingerprint(sorted(stamps)), newest, _left_out(ignored))
 
 
 def _zip(path: Path, source: str, known: dict[str, str], layout: str) -> Found:
     reader = ZipReader(path)
-    files: dict[str, list[Entry]] = defaultdict(list)
+    members: dict[str, list[str]] = defaultdict(list)
     roots: set[PurePosixPath] = set()
     ignored: list[str] = []
     for member in reader.names:
         place = PurePosixPath(member)
-        if not _is_image(place.name) or len(place.parts) < 2:
-            ignored += [] if _is_litter(place.name) else [member]
+        if not is_image(place.name) or len(place.parts) < 2:
+            ignored += [] if is_litter(place.name) else [member]
             continue
         name = _class(place.parent.name, source, known, f"{path}!{place.parent}")
         roots.add(place.parent.parent)
-        files[name].append(_entry(member))
-    if not files:
+        members[name].append(member)
+    if not members:
         raise SourceError(f"{path}: no images in class folders of {source}; expected {layout}")
     if len(roots) > 1:
         first, second = sorted(map(str, roots))[:2]
         raise SourceError(f"{path}: class folders stand in two places, {first} and {second}; keep one")
     stat = path.stat()
     stamp = fingerprint([path.name, stat.st_size, stat.st_mtime_ns])
-    ordered = {name: sorted(entries, key=lambda e: natural_key(e.file)) for name, entries in files.items()}
+    files = {name: Entries.of_paths(paths) for name, paths in members.items()}
     newest = max(stat.st_mtime_ns, stat.st_ctime_ns)
-    return Found(ordered, ZipContainer(path, reader), stamp, newest, _left_out(ignored))
+    return Found(files, ArchiveContainer(path, reader), stamp, newest, _left_out(ignored))
 
 
 def _parquet(paths: Sequence[Path], source: str, known: dict[str, str]) -> Found:
-    files: dict[str, list[Entry]] = defaultdict(list)
+    names = list(known.values())
+    place = {name: i for i, name in enumerate(names)}
     stamps: list[tuple[str, int, int]] = []
-    newest = first = 0
+    codes: list[NDArray[np.int64]] = []
+    files: list[pa.ChunkedArray] = []
+    newest = 0
     for path in paths:
-        names = [_class(name, source, known, str(path)) for name in _label_names(path)]
+        own = np.array([place[_class(name, source, known, str(path))] for name in _label_names(path)], np.int64)
         stat = path.stat()
         stamps.append((path.name, stat.st_size, stat.st_mtime_ns))
         newest = max(newest, stat.st_mtime_ns, stat.st_ctime_ns)
         with reading(path), pq.ParquetFile(path) as parquet:
-            for group in range(parquet.num_row_groups):
-                table = parquet.read_row_group(group, columns=["image.path", "label"])
-                files_column = table.column("image").combine_chunks().field("path").to_pylist()
-                for row, (file, label) in enumerate(zip(files_column, table.column("label").to_pylist(), strict=True)):
-                    if label is None or not 0 <= label < len(names):
-                        raise SourceError(f"{path}: row {row} of row group {group} has label {label!r}, not a class")
-                    file = PurePosixPath(file.replace("\\", "/")).name if file else f"row-{first + row:07d}"
-                    files[names[label]].append(Entry(str(first + row), file, PurePosixPath(file).stem))
-                first += table.num_rows
-    ordered = {name: sorted(entries, key=lambda e: natural_key(e.file)) for name, entries in files.items()}
-    return Found(ordered, ParquetContainer(paths), fingerprint(stamps), newest)
+            table = parquet.read(columns=["image.path", "label"])
+        labels = pc.fill_null(table.column("label").cast(pa.int64()), -1).to_numpy()
+        if len(bad := np.flatnonzero((labels < 0) | (labels >= len(own)))):
+            value = table.column("label")[int(bad[0])].as_py()
+            raise SourceError(f"{path}: row {bad[0]} has label {value!r}, not a class")
+        codes.append(own[labels])
+        files.append(pa.chunked_array([pc.struct_field(part, "path") for part in table.column("image").chunks]))
+    code = np.concatenate([np.zeros(0, np.int64), *codes])
+    paths_of = pa.concat_arrays([pa.array([], pa.string()), *(c.cast(pa.string()) for f in files for c in f.chunks)])
+    file = named(paths_of, pa.array(np.arange(len(code))))
+    order = np.argsort(code, kind="stable")
+    ends = np.cumsum(np.bincount(code, minlength=len(names)))
+    entries = {}
+    for name, rows in zip(names, np.split(order, ends[:-1]), strict=True):
+        if len(rows):
+            entries[name] = Entries.of(pa.array(rows).cast(pa.string()), file.take(pa.array(rows)))
+    return Found(entries, ParquetContainer(paths), fingerprint(stamps), newest)
+
+
+def named(paths: pa.Array, numbers: pa.Array) -> pa.Array:
+    """File names from the paths of Parquet rows: string [N]; ``row-0000012`` for an image without one.
+
+    Args:
+        paths: string [N], with slashes of either kind, or null.
+        numbers: int [N], the rows' numbers.
+    """
+    file = base_names(pc.utf8_rtrim(pc.replace_substring(paths, "\\", "/"), "/"))
+    padded = pc.utf8_lpad(numbers.cast(pa.string()), 7, "0")
+    return pc.if_else(pc.equal(pc.fill_null(file, ""), ""), pc.binary_join_element_wise("row-", padded, ""), file)
 
 
 def _label_names(path: Path) -> list[str]:
@@ -205,7 +277,7 @@ def _class(folder: str, source: str, known: dict[str, str], where: str) -> str:
     return name
 
 
-def _utf8(name: str, root: Path) -> str:
+def utf8(name: str, root: Path) -> str:
     """A file's name, which is to become a text in tables."""
     try:
         name.encode()
@@ -214,16 +286,13 @@ def _utf8(name: str, root: Path) -> str:
     return name
 
 
-def _entry(key: str) -> Entry:
-    file = key.rsplit("/", 1)[-1]
-    return Entry(key, file, file.rsplit(".", 1)[0])
-
-
-def _is_image(name: str) -> bool:
+def is_image(name: str) -> bool:
+    """Whether a file's name is one of an image."""
     return name.lower().endswith(SUFFIXES) and not name.startswith(".")
 
 
-def _is_litter(name: str) -> bool:
+def is_litter(name: str) -> bool:
+    """Whether a file is what operating systems leave behind."""
     return name.startswith(".") or name.lower() in ("thumbs.db", "desktop.ini")
 
 

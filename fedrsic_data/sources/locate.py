@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from fedrsic_data.containers import reading
-from fedrsic_data.download import Progress, fetch
+from fedrsic_data.download import Progress, Remote, fetch
 from fedrsic_data.errors import DownloadError, SourceError, UsageError
 from fedrsic_data.sources import hub
 from fedrsic_data.sources.base import HubMirror, Source
@@ -50,10 +50,10 @@ def cache_folder() -> Path:
 
 
 def locate(source: Source, places: Places, progress: Callable[[str], Progress] | None = None) -> Path:
-    """The folder or archive of a source; downloads it if it is nowhere.
+    """The folder or archive of a source, or the folder of its archives; downloads it if it is nowhere.
 
-    Looked for in this order: ``places.given``, ``places.folder``, ``$FEDKIT_SOURCES`` (folders separated as in
-    ``$PATH``), the cache, the official download.
+    Looked for in this order: ``places.given``, the source's own settings, ``places.folder``, ``$FEDKIT_SOURCES``
+    (folders separated as in ``$PATH``), the cache, the official download.
 
     Args:
         source: Which source.
@@ -77,7 +77,9 @@ def find(source: Source, places: Places) -> Path | None:
     if given is not None and given.startswith("hf://"):
         return None
     if given is not None:
-        return _given(source, given)
+        return _given(given, f"--source {source.name}={given}")
+    if (place := getattr(source, "place", None)) is not None:  # a person's own data, whose recipe says where they are
+        return _given(place, f"sources.{source.name}.path={place}")
     folders = [places.folder] if places.folder is not None else []
     for folder in folders + [Path(p) for p in os.environ.get("FEDKIT_SOURCES", "").split(os.pathsep) if p]:
         with reading(folder):
@@ -99,26 +101,24 @@ def check_names(given: Mapping[str, str], known: Mapping[str, Source]) -> None:
             raise UsageError(f"--source {name}=...: unknown source; known: {', '.join(known)}")
 
 
-def _given(source: Source, text: str) -> Path:
+def _given(text: str, where: str) -> Path:
     try:
         path = Path(text).expanduser()
     except RuntimeError:
-        raise SourceError(
-            f"--source {source.name}={text}: there is no such home folder; write the whole path"
-        ) from None
+        raise SourceError(f"{where}: there is no such home folder; write the whole path") from None
     with reading(path):
         if not path.exists():
-            raise SourceError(f"--source {source.name}={text}: does not exist")
+            raise SourceError(f"{where}: does not exist")
     return path
 
 
 def _search(source: Source, folder: Path) -> Path | None:
-    """The one folder or archive below ``folder`` that goes by one of the source's names, shallowest first."""
+    """The one place below ``folder`` that goes by one of the source's names or has its archives, shallowest first."""
     level = [folder]
     for _ in range(_DEPTH + 1):
         hits = [p for p in level if _matches(source, p)]
         folders, archives = [p for p in hits if p.is_dir()], [p for p in hits if p.is_file()]
-        best = folders or archives
+        best = folders or archives or _official(source, level)
         if len(best) > 1:
             raise SourceError(
                 f"sources folder {folder}: {best[0]} and {best[1]} could both be {source.name}; "
@@ -128,6 +128,13 @@ def _search(source: Source, folder: Path) -> Path | None:
             return best[0]
         level = [p for d in level if d.is_dir() for p in sorted(d.iterdir()) if not p.name.startswith(".")]
     return None
+
+
+def _official(source: Source, level: Sequence[Path]) -> list[Path]:
+    """The official archive among some files, or the folders of those that are among them where there are several."""
+    names = {remote.filename.lower() for remote in source.facts.downloads}
+    here = [path for path in level if path.name.lower() in names and path.is_file()]
+    return here if len(names) < 2 else list(dict.fromkeys(path.parent for path in here))
 
 
 def _matches(source: Source, path: Path) -> bool:
@@ -143,11 +150,15 @@ def _download(source: Source, places: Places, progress: Callable[[str], Progress
     facts, cache = source.facts, _cached(source, places)
     by_hand = f"place it by hand and give --source {source.name}=PATH"
     if facts.downloads:
-        target = cache / facts.downloads[0].filename
+        archives: dict[str, list[Remote]] = {}
+        for remote in facts.downloads:
+            archives.setdefault(remote.filename, []).append(remote)
         with reading(cache):
-            if places.offline and not target.exists():
+            if places.offline and not all((cache / name).exists() for name in archives):
                 raise SourceError(f"{source.name}: not found on this machine and --offline is set; {by_hand}")
-            return fetch(facts.downloads, cache, progress=progress(target.name) if progress else None)
+            for name, mirrors in archives.items():
+                path = fetch(mirrors, cache, progress=progress(name) if progress else None)
+        return path if len(archives) == 1 else cache
     if facts.hub is None:
         raise SourceError(f"{source.name}: not found on this machine and cannot be downloaded; {by_hand}")
     try:

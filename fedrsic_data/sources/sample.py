@@ -47,7 +47,7 @@ class SampleSettings:
 
 
 class SceneContainer:
-    """Renders the scene a key names: ``class/number``."""
+    """Renders the scene that a sample id names: ``sample-sensor/class/number``."""
 
     def __init__(self, sensor: str, settings: SampleSettings) -> None:
         self.sensor = sensor
@@ -59,7 +59,7 @@ class SceneContainer:
 
     def read(self, keys: Sequence[str]) -> list[bytes]:
         """See ``Container.read``."""
-        return [self._render(*key.split("/")) for key in keys]
+        return [self._render(*key.split("/")[1:]) for key in keys]
 
     def where(self, key: str) -> str:
         """See ``Container.where``."""
@@ -93,14 +93,10 @@ def index(source: Source, settings: SampleSettings) -> Index:
     width = len(str(settings.per_class - 1))
     numbers = pa.array([f"{i:0{width}d}" for i in range(settings.per_class)], pa.string())
     ending = sample.suffix(sensor)
-    rows = [
-        ClassRows(
-            pc.binary_join_element_wise(f"sample-{sensor}/{name}/", numbers, ""),
-            pc.binary_join_element_wise(f"{name}/", numbers, ""),
-            pc.binary_join_element_wise(f"{name}_", numbers, ending, ""),
-        )
-        for name in classes
-    ]
+    rows = []
+    for name in classes:
+        ids = pc.binary_join_element_wise(f"sample-{sensor}/{name}/", numbers, "")
+        rows.append(ClassRows(ids, ids, pc.binary_join_element_wise(f"{name}_", numbers, ending, "")))
     return Index(
         table=single_label_table(f"sample-{sensor}", rows),
         classes=classes,

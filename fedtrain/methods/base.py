@@ -41,6 +41,7 @@ class Context:
     seed: int
     device: torch.device
     precision: str = "float32"
+    clip: str = "tiny"
     cache: Path | None = None
     held_out: str | None = None
     say: Callable[[str], None] = lambda _: None

@@ -30,8 +30,6 @@ class FedLGTSettings(PictureSettings):
     FedC-Tran, the paper's own baseline, is ``ule=none`` with ``ca_mle=false``.
 
     Attributes:
-        clip: Whose text encoder embeds the labels: ``tiny``, ``ARCH:TAG`` or ``ARCH:PATH`` of open_clip; None: ``tiny``
-            for sample data, ``ViT-B-16:openai`` for real images.
         ule: Universal label embeddings, frozen text features: see ``fedtrain.models.label_text.told``. ``none``:
             learned embeddings.
         ca_mle: Client-aware masked label embedding: labels the server's model is unsure of become unknown.
@@ -44,7 +42,6 @@ class FedLGTSettings(PictureSettings):
         heads, layers, hidden, dropout: Of the transformer.
     """
 
-    clip: str | None = None
     ule: Literal["auto", "name", "concat", "avg", "none"] = "auto"
     ca_mle: bool = True
     margin: float = 0.02
@@ -81,8 +78,7 @@ class FedLGT:
 
     def __init__(self, context: Context, settings: FedLGTSettings) -> None:
         names, counts = label_space(context, settings.labels)
-        sample = context.subset.dataset.manifest.recipe.sample is not None
-        clip = clips.load(settings.clip or ("tiny" if sample else "ViT-B-16:openai"), context.device)
+        clip = clips.load(context.clip, context.device)
         if clip.embed_dim % settings.heads:
             raise UsageError(f"heads={settings.heads}: should divide the text encoder's {clip.embed_dim} features")
         context.say("encoding the labels")

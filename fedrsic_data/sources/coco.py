@@ -1,0 +1,318 @@
+"""MS-COCO: photographs of everyday scenes with the objects of 80 classes in them, as sets of labels.
+
+The official files are read as they are: ``annotations/instances_{train,val}YEAR.json`` and the images of
+``trainYEAR`` and ``valYEAR``, each in a folder or in its zip archive. 2014 and 2017 are the same 123,287 images, dealt
+differently (82,783 + 40,504 and 118,287 + 5,000); an image has the same sample id in both.
+
+Labels are in the order of the category ids, which run from 1 to 90 with 10 gaps. A class is in an image's set if any
+annotation says so, a crowd region too. The splits are those of multi-label papers: ``train`` is the training images and
+``test`` the validation images, since labels of COCO's own test images are not public. 1,069 images have no objects.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from fedrsic_data.download import Remote
+from fedrsic_data.errors import SourceError
+from fedrsic_data.images import SUFFIXES
+from fedrsic_data.index import INDEX_SCHEMA, Index, LeftOut
+from fedrsic_data.sources.base import Facts
+from fedrsic_data.sources.jsonlists import lists
+from fedrsic_data.sources.tree import Tree, check_complete, some
+
+_NAMES = """
+person, bicycle, car, motorcycle, airplane, bus, train, truck, boat, traffic light, fire hydrant, stop sign,
+parking meter, bench, bird, cat, dog, horse, sheep, cow, elephant, bear, zebra, giraffe, backpack, umbrella, handbag,
+tie, suitcase, frisbee, skis, snowboard, sports ball, kite, baseball bat, baseball glove, skateboard, surfboard,
+tennis racket, bottle, wine glass, cup, fork, knife, spoon, bowl, banana, apple, sandwich, orange, broccoli, carrot,
+hot dog, pizza, donut, cake, chair, couch, potted plant, bed, dining table, toilet, tv, laptop, mouse, remote,
+keyboard, cell phone, microwave, oven, toaster, sink, refrigerator, book, clock, vase, scissors, teddy bear,
+hair drier, toothbrush
+"""
+
+CLASSES = tuple(name.strip() for name in _NAMES.split(","))
+"""The 80 class names in the order of their category ids."""
+
+CATEGORY_IDS = tuple(i for i in range(1, 91) if i not in (12, 26, 29, 30, 45, 66, 68, 69, 71, 83))
+"""The category id of each class."""
+
+_SPLITS = {"train": "train", "val": "test"}
+_IMAGES = {("train", 2014): 82_783, ("val", 2014): 40_504, ("train", 2017): 118_287, ("val", 2017): 5_000}
+_FILES = {
+    "zips/train2017.zip": (19_336_861_798, "69a8bb58ea5f8f99d24875f21416de2e9ded3178e903f1f7603e283b9e06d929"),
+    "zips/val2017.zip": (815_585_330, "4f7e2ccb2866ec5041993c9cf2a952bbed69647b115d0f74da7ce8f4bef82f05"),
+    "annotations/annotations_trainval2017.zip": (
+        252_907_541,
+        "113a836d90195ee1f884e704da6304dfaaecff1f023f49b6ca93c4aaae470268",
+    ),
+    "zips/train2014.zip": (13_510_573_713, "ede4087e640bddba550e090eae701092534b554b42b05ac33f0300b984b31775"),
+    "zips/val2014.zip": (6_645_013_297, "fe9be816052049c34717e077d9e34aa60814a55679f804cd043e3cbee3b9fde0"),
+    "annotations/annotations_trainval2014.zip": (
+        252_872_794,
+        "031296bbc80c45a1d1f76bf9a90ead27e94e99ec629208449507a4917a3bf009",
+    ),
+}
+_HOSTS = ("https://s3.amazonaws.com/images.cocodataset.org", "http://images.cocodataset.org")
+_AGAIN = "get the official file again"
+_LARGEST = 10**12 - 1  # of image ids, which are written with 12 digits
+_PLAIN = r"^[^./\\\x00-\x1f\x7f][^/\\\x00-\x1f\x7f]*$"  # a file name that stays in its folder
+
+Ints = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class CocoSettings:
+    """Which COCO.
+
+    Attributes:
+        year: The split of 2014 or that of 2017.
+        unlabelled: Whether images without objects are kept, with empty label sets.
+    """
+
+    year: Literal[2014, 2017] = 2017
+    unlabelled: Literal["leave_out", "keep"] = "leave_out"
+
+
+@dataclass(frozen=True)
+class Coco:
+    """See the module.
+
+    Attributes:
+        name: Its name in recipes.
+        settings: What a recipe may set of it.
+    """
+
+    name: str = "coco"
+    settings: CocoSettings = CocoSettings()
+
+    @property
+    def kind(self) -> str:
+        """See ``Source.kind``."""
+        return "coco"
+
+    @property
+    def aliases(self) -> tuple[str, ...]:
+        """See ``Source.aliases``."""
+        return ("coco", "mscoco", f"coco{self.settings.year}")
+
+    @property
+    def facts(self) -> Facts:
+        """See ``Source.facts``."""
+        year = self.settings.year
+        return Facts(
+            title=f"MS-COCO {year}",
+            homepage="https://cocodataset.org",
+            licence="annotations CC BY 4.0; the photographs are their authors', under the terms of Flickr",
+            citation="Lin et al., Microsoft COCO: common objects in context, ECCV 2014",
+            layout=f"annotations/instances_{{train,val}}{year}.json, train{year}/*.jpg, val{year}/*.jpg, or the zips",
+            downloads=tuple(
+                Remote(f"{host}/{file}", Path(file).name, size, sha256)
+                for file, (size, sha256) in _FILES.items()
+                for host in _HOSTS
+                if f"{year}." in file
+            ),
+        )
+
+    def index(self, path: Path, *, allow_partial: bool = False) -> Index:
+        """See ``Source.index``. A copy is complete if every image that its annotation files list is there."""
+        year = self.settings.year
+        tree = Tree(path, [remote.filename for remote in self.facts.downloads])
+        annotations = tree.files("annotations")
+        left_out, notes, absent = [], [], []
+        tables: list[pa.Table] = []
+        counts: Counter[str] = Counter()
+        for part, split in _SPLITS.items():
+            folder, name = f"{part}{year}", f"instances_{part}{year}.json"
+            if name not in annotations:
+                absent.append(f"no annotations/{name}, in a folder or in annotations_trainval{year}.zip")
+                continue
+            listed = _read(tree, annotations[name])
+            if len(listed.ids) != _IMAGES[part, year]:
+                notes.append(f"{name} lists {len(listed.ids):,} images; the published one {_IMAGES[part, year]:,}")
+            keys = tree.files(folder)
+            table = self._table(listed, keys, split)
+            here = pc.is_valid(table.column("key"))
+            if gone := listed.files.filter(pc.invert(here).combine_chunks()).to_pylist():
+                where = f"{folder} or {folder}.zip" if keys else f"{folder}, of which there is no folder and no zip"
+                absent.append(
+                    f"{len(gone):,} of {len(listed.ids):,} images that {name} lists are not in {where}: {some(gone)}"
+                )
+            labelled = pc.greater(pc.list_value_length(table.column("labels")), 0)
+            counts.update(_crowds(listed, here.to_numpy()))
+            left_out += _unlisted(listed, keys, name)
+            if self.settings.unlabelled == "leave_out":
+                bare = table.column("sample_id").filter(pc.and_(here, pc.invert(labelled)))
+                left_out += _left_out(f"without objects in {name}", bare.to_pylist())
+                here = pc.and_(here, labelled)
+            tables.append(table.filter(here))
+        check_complete(path, self.facts.title, absent, sum(len(table) for table in tables), allow_partial)
+        return Index(
+            table=self._distinct(path, pa.concat_tables(tables)),
+            classes=CLASSES,
+            container=tree.container,
+            fingerprint=tree.fingerprint,
+            newest=tree.newest,
+            left_out=tuple(left_out),
+            missing=(*absent, *notes),
+            multi_label=True,
+            counts=dict(counts),
+        )
+
+    def _table(self, listed: _Listed, keys: Mapping[str, str], split: str) -> pa.Table:
+        """An index table of all images of a file; the key is null where there is no image."""
+        n, classes = len(listed.ids), len(CLASSES)
+        cells = np.unique(listed.image * classes + listed.label)
+        ends = np.cumsum(np.bincount(cells // classes, minlength=n))
+        place = pc.index_in(listed.files, value_set=pa.array(list(keys), pa.string()))
+        digits = pc.utf8_lpad(pc.cast(pa.array(listed.ids), pa.string()), 12, "0")
+        return pa.table(
+            [
+                pc.binary_join_element_wise(f"{self.name}/", digits, ""),
+                pa.ListArray.from_arrays(
+                    pa.array(np.concatenate([[0], ends]).astype(np.int32)), pa.array((cells % classes).astype(np.int32))
+                ),
+                pa.repeat(pa.scalar(self.name), n),
+                pa.nulls(n, pa.string()),
+                pa.repeat(pa.scalar(split), n),
+                pa.array(list(keys.values()), pa.string()).take(place),
+                listed.files,
+            ],
+            schema=INDEX_SCHEMA,
+        )
+
+    def _distinct(self, path: Path, table: pa.Table) -> pa.Table:
+        """The table, once no image is in both splits."""
+        if pc.count_distinct(table.column("sample_id")).as_py() < len(table):
+            twice = pc.value_counts(table.column("sample_id")).to_pylist()
+            name = next(entry["values"] for entry in twice if entry["counts"] > 1)
+            raise SourceError(f"{path}: image {name} is in both splits; {_AGAIN}")
+        return table
+
+
+SOURCE = Coco()
+
+
+@dataclass(frozen=True)
+class _Listed:
+    """What an annotation file says of N images in M annotations.
+
+    Attributes:
+        ids: int64 [N].
+        files: string [N], plain file names.
+        image: int64 [M], 0 to N - 1.
+        label: int64 [M], 0 to 79.
+        crowd: bool [M].
+    """
+
+    ids: Ints
+    files: pa.Array
+    image: Ints
+    label: Ints
+    crowd: NDArray[np.bool_]
+
+
+def _read(tree: Tree, key: str) -> _Listed:
+    """An annotation file, once all that is used of it is in order.
+
+    Raises:
+        SourceError: It is not; the message says where.
+    """
+    where = tree.where(key)
+    ids, names, image, category, crowd = array("q"), [], array("q"), array("q"), array("b")
+    categories: list[tuple[int, str]] = []
+    part = "the file"
+    try:
+        for part, item in lists(tree.blocks(key), ("images", "annotations", "categories")):
+            if part == "annotations":
+                image.append(item["image_id"])
+                category.append(item["category_id"])
+                crowd.append(item.get("iscrowd", 0))
+            elif part == "images":
+                ids.append(item["id"])
+                names.append(item["file_name"])
+            else:
+                categories.append((item["id"], item["name"]))
+        files = pa.array(names, pa.string())
+    except KeyError as error:
+        raise SourceError(f"{where}: {part}: an item has no {error}; {_AGAIN}") from None
+    except (TypeError, OverflowError, AttributeError) as error:
+        raise SourceError(f"{where}: {part}: an item is not what it should be ({error}); {_AGAIN}") from None
+    except (ValueError, RecursionError) as error:
+        raise SourceError(f"{where}: cannot be read ({error}); {_AGAIN}") from None
+    if wrong := _known(categories) or _wrong_images(np.array(ids), files):
+        raise SourceError(f"{where}: {wrong}; {_AGAIN}")
+    return _annotated(where, np.array(ids), files, np.array(image), np.array(category), np.array(crowd))
+
+
+def _known(categories: Sequence[tuple[int, str]]) -> str:
+    """What is wrong with the categories of a file, in words; empty if they are COCO's."""
+    ours = dict(zip(CATEGORY_IDS, CLASSES, strict=True))
+    for number, name in categories:
+        if ours.get(number) != name:
+            return f"category {number!r} is {name!r}, which is not COCO's ({ours.get(number, 'there is none')})"
+    if len(categories) != len(ours):
+        return f"lists {len(categories)} categories where COCO has {len(ours)}"
+    return ""
+
+
+def _wrong_images(ids: Ints, files: pa.Array) -> str:
+    """What is wrong with the images of a file, in words; empty if nothing is."""
+    if len(ids) and not 0 <= ids.min() <= ids.max() <= _LARGEST:
+        return f"image id {ids.min() if ids.min() < 0 else ids.max()} is not from 0 to {_LARGEST}"
+    for what, values in (("image id", pa.array(ids)), ("file name", files)):
+        if pc.count_distinct(values).as_py() < len(values):
+            counts = pc.value_counts(values)
+            twice = counts.field("values").filter(pc.greater(counts.field("counts"), 1))[0].as_py()
+            return f"{what} {twice!r} is listed twice"
+    odd = files.filter(pc.invert(pc.match_substring_regex(files, _PLAIN)))
+    return f"file name {odd[0].as_py()!r} would leave the folder of the images" if len(odd) else ""
+
+
+def _annotated(where: str, ids: Ints, files: pa.Array, image: Ints, category: Ints, crowd: Ints) -> _Listed:
+    """Rows and classes for the ids in the annotations."""
+    order = np.argsort(ids, kind="stable")
+    row = np.searchsorted(ids, image, sorter=order)
+    row = order[np.minimum(row, len(ids) - 1)] if len(ids) else row
+    code = np.searchsorted(CATEGORY_IDS, category).clip(max=len(CATEGORY_IDS) - 1)
+    for what, wrong in (
+        ("is of image {image}, which is not listed", ids[row] != image if len(ids) else image == image),
+        ("is of category {category}, which is not one of COCO's", np.array(CATEGORY_IDS)[code] != category),
+        ("has iscrowd {crowd}, which is neither 0 nor 1", (crowd != 0) & (crowd != 1)),
+    ):
+        if wrong.any():
+            at = int(np.flatnonzero(wrong)[0])
+            words = what.format(image=image[at], category=category[at], crowd=crowd[at])
+            raise SourceError(f"{where}: annotation {at + 1:,} of {len(image):,} {words}; {_AGAIN}")
+    return _Listed(ids, files, row, code, crowd != 0)
+
+
+def _crowds(listed: _Listed, here: NDArray[np.bool_]) -> dict[str, int]:
+    """What crowd regions there are in the images that are here, and what depends on them."""
+    mine = here[listed.image]
+    cell = listed.image * len(CLASSES) + listed.label
+    alone = mine & ~listed.crowd
+    return {
+        "crowd regions": int((mine & listed.crowd).sum()),
+        "labels of crowd regions alone": len(np.unique(cell[mine])) - len(np.unique(cell[alone])),
+        "images of crowd regions alone": len(np.unique(listed.image[mine])) - len(np.unique(listed.image[alone])),
+    }
+
+
+def _unlisted(listed: _Listed, keys: Mapping[str, str], name: str) -> list[LeftOut]:
+    files = pa.array([file for file in keys if file.lower().endswith(SUFFIXES)], pa.string())
+    return _left_out(f"not listed in {name}", files.filter(pc.invert(pc.is_in(files, listed.files))).to_pylist())
+
+
+def _left_out(reason: str, names: Sequence[str]) -> list[LeftOut]:
+    return [LeftOut(reason, len(names), tuple(sorted(names)[:5]))] if names else []

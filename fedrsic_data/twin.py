@@ -1,0 +1,59 @@
+"""The built twin of a recipe: found where ``fedkit build`` puts it, or built there first."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from fedrsic_data import build, manifest
+from fedrsic_data.build import QUIET, Listener
+from fedrsic_data.errors import ManifestError, OutputError, UsageError
+from fedrsic_data.recipe import from_json, load, override, pinned, read_json, shipped, to_json
+from fedrsic_data.sources.locate import Places
+
+
+def folder(
+    name_or_path: str, *, sample: bool = False, places: Places | None = None, listener: Listener = QUIET
+) -> Path:
+    """The folder of a built dataset.
+
+    Args:
+        name_or_path: A built ``manifest.json`` or its folder; or a recipe, by path or by the name of a shipped one:
+            then ``data/<name>`` is taken if it was built from that recipe, and built if it is not there.
+        sample: With a recipe: procedural stand-ins instead of the real images.
+        places: Where the sources of a recipe are; None: where they usually are.
+        listener: Hears of the progress of a build.
+
+    Raises:
+        UsageError: A built dataset with ``sample`` or ``places``.
+        ManifestError: There is no such dataset, or it cannot be read.
+        OutputError: Another dataset stands where the twin should.
+        SourceError: A source is missing, incomplete or not what it should be.
+    """
+    if not _is_recipe(name_or_path):
+        built = manifest.located(Path(name_or_path)).parent
+        if sample or places is not None:
+            raise UsageError(f"{name_or_path}: is built already; --sample and --sources are for recipes")
+        return built
+    data = override(load(name_or_path), sample=sample)
+    recipe = from_json(data, f"recipe {name_or_path}")
+    out = Path("data") / recipe.name
+    if (out / manifest.NAME).is_file():
+        if to_json(manifest.load(out).recipe) != to_json(pinned(recipe)):
+            raise OutputError(
+                f"{out}: was built from another recipe than {name_or_path}; train on it with --manifest {out}, "
+                "or move it away"
+            )
+        return out
+    return build.build(build.prepare(recipe, places or Places(), listener), out, listener=listener).path
+
+
+def _is_recipe(name_or_path: str) -> bool:
+    """Whether it names a recipe; a folder or file of that name comes before a shipped recipe."""
+    if not os.path.isfile(name_or_path):  # pathlib raises on names that are too long
+        return name_or_path in shipped() and not Path(name_or_path).is_dir()
+    try:
+        data = read_json(Path(name_or_path))
+    except ManifestError:
+        return False  # whoever reads the manifest says what is wrong with it
+    return "recipe" not in data and "subsets" in data

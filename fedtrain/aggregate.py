@@ -1,0 +1,49 @@
+"""The server's step: a running mean of updates, weighted by rows."""
+
+from __future__ import annotations
+
+import torch
+
+from fedtrain.methods.base import State
+
+
+class WeightedMean:
+    """The mean of states, each weighted by its client's rows (McMahan et al. 2017, arXiv 1602.05629, algorithm 1).
+
+    One accumulator is kept, however many states come. It is float64 and is rounded once, at the end: a float32 sum
+    loses a bit or more over some hundreds of clients. Its last bits depend on the order of the sum, so states are
+    to be added in the order of their clients' numbers, whatever cohorts they were trained in.
+    """
+
+    def __init__(self) -> None:
+        self.rows = 0
+        self.count = 0
+        self._sums: State = {}
+
+    def add(self, state: State, rows: int) -> None:
+        """Adds a state.
+
+        Args:
+            state: Tensors by name, the same names and shapes every time. Integer tensors are passed over: the mean
+                of counters means nothing.
+            rows: Its weight, at least 1.
+        """
+        assert rows >= 1, rows
+        floating = {name: value for name, value in state.items() if value.is_floating_point()}
+        if not self.count:
+            self._sums = {n: torch.zeros(v.shape, dtype=torch.float64, device=_place(v)) for n, v in floating.items()}
+        assert floating.keys() == self._sums.keys(), sorted(floating.keys() ^ self._sums.keys())
+        for name, value in floating.items():
+            self._sums[name].add_(value.detach().to(self._sums[name].device), alpha=rows)
+        self.rows += rows
+        self.count += 1
+
+    def over(self, base: State) -> State:
+        """The mean, in the types and on the devices of ``base``; what was not averaged is as in ``base``."""
+        means = {name: total / self.rows for name, total in self._sums.items()}
+        return {name: means[name].to(value) if name in means else value for name, value in base.items()}
+
+
+def _place(value: torch.Tensor) -> torch.device:
+    """Where its sum is kept: Apple's GPUs have no float64."""
+    return torch.device("cpu") if value.device.type == "mps" else value.device

@@ -1,0 +1,150 @@
+"""Checkpoints: a run killed at any moment goes on from the last one, bit for bit as if nothing had happened."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fedrsic_data.errors import OutputError
+from fedrsic_data.settings import decode, encode
+from fedtrain.methods.base import State
+from fedtrain.state import load_state, save_state, writing
+
+NAME = "state.safetensors"
+_FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Counters:
+    """What has been counted over all rounds so far.
+
+    Attributes:
+        updates: Updates that clients sent, refused ones included.
+        refused: Updates that were not finite.
+        dropped: Times that a client was asked and did not answer.
+        floats: Floating-point numbers sent to the server, in all.
+        bytes: Bytes sent to the server, in all.
+        client_floats: The most that one client sent in one round.
+        client_bytes: The most that one client sent in one round.
+        seconds: Time that the rounds took, evaluation included.
+    """
+
+    updates: int = 0
+    refused: int = 0
+    dropped: int = 0
+    floats: int = 0
+    bytes: int = 0
+    client_floats: int = 0
+    client_bytes: int = 0
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Where a run stands after a round.
+
+    Attributes:
+        round: The last finished round; 0: none yet.
+        shared: The server's state.
+        personal: Client -> the round that its personal state, a file of its own, is of.
+        counters: What has been counted.
+        journal: Length of ``metrics.jsonl`` in bytes.
+    """
+
+    round: int
+    shared: State
+    personal: dict[int, int] = field(default_factory=dict)
+    counters: Counters = field(default_factory=Counters)
+    journal: int = 0
+
+
+def save(folder: Path, checkpoint: Checkpoint, key: str) -> None:
+    """Writes a checkpoint in place of the one before, atomically.
+
+    Args:
+        folder: The checkpoint's folder.
+        checkpoint: Where the run stands; its personal states and journal are on disk already.
+        key: Digest of what the run is.
+    """
+    facts = {
+        "format": _FORMAT,
+        "key": key,
+        "round": checkpoint.round,
+        "personal": sorted(checkpoint.personal.items()),
+        "counters": encode(checkpoint.counters),
+        "journal": checkpoint.journal,
+    }
+    save_state(folder / NAME, checkpoint.shared, facts)
+
+
+def load(folder: Path, key: str, device: torch.device) -> Checkpoint | None:
+    """The checkpoint in a folder; None where there is none yet.
+
+    Args:
+        folder: The checkpoint's folder.
+        key: Digest of what the run is.
+        device: Where the shared state is wanted.
+
+    Raises:
+        OutputError: It is damaged, or of another run.
+    """
+    path = folder / NAME
+    if not path.exists():
+        return None
+    shared, facts = load_state(path, device)
+    try:
+        if facts["format"] != _FORMAT:
+            raise OutputError(f"{path}: is of another version of fedkit; start the run anew with --overwrite")
+        if facts["key"] != key:
+            raise OutputError(
+                f"{path}: is a checkpoint of another config or dataset; choose another --out, or --overwrite"
+            )
+        personal = {int(client): int(round_) for client, round_ in facts["personal"]}
+        counters = decode(Counters, facts["counters"], str(path))
+        return Checkpoint(int(facts["round"]), shared, personal, counters, int(facts["journal"]))
+    except (KeyError, TypeError, ValueError):
+        raise OutputError(f"{path}: is no checkpoint; start the run anew with --overwrite") from None
+
+
+class Journal:
+    """``metrics.jsonl``: a line a round, each round once, whatever was interrupted."""
+
+    def __init__(self, path: Path, length: int) -> None:
+        """Opens it and cuts off what is newer than the checkpoint.
+
+        Args:
+            path: The file; made if need be.
+            length: Bytes of it that the checkpoint knows.
+
+        Raises:
+            OutputError: It is shorter than that.
+        """
+        self._path = path
+        with writing(path):
+            self._file = path.open("ab")
+        there = os.fstat(self._file.fileno()).st_size
+        if there < length:
+            self._file.close()
+            raise OutputError(f"{path}: is shorter than its checkpoint says; start the run anew with --overwrite")
+        self._file.truncate(length)
+
+    def append(self, line: dict[str, Any]) -> None:
+        """Writes a line."""
+        with writing(self._path):
+            self._file.write(json.dumps(line, allow_nan=False).encode() + b"\n")
+            self._file.flush()
+
+    def sync(self) -> int:
+        """Sees that all lines are on disk and gives their length in bytes."""
+        with writing(self._path):
+            os.fsync(self._file.fileno())
+        return os.fstat(self._file.fileno()).st_size
+
+    def close(self) -> None:
+        """Lets go of the file."""
+        self._file.close()

@@ -1,0 +1,197 @@
+"""What a run is: every choice in one frozen dataclass, JSON both ways, changed by ``key=value`` texts."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import types
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+from fedrsic_data.errors import UsageError
+from fedrsic_data.settings import at_least, decode, encode, suggest
+
+Device = Literal["auto", "cpu", "cuda", "mps"]
+Precision = Literal["auto", "float32", "bfloat16"]
+
+_ARGUMENTS = ("method", "manifest", "subset", "method_settings")  # not for --set
+NEUTRAL = ("manifest", "cohort", "checkpoint_every", "store", "tensorboard")
+"""Fields that do not change a result."""
+
+_WORDS = {"True": True, "False": False, "None": None}  # as Python spells what JSON spells small
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """A run: one method on one subset with one seed.
+
+    Attributes:
+        method: Name of a method; see ``fedkit list methods``.
+        manifest: A built ``manifest.json`` or its folder.
+        subset: Which of its federations.
+        rounds: Rounds to train; None: as many as the method's authors publish. 0 evaluates the start.
+        seed: Seed of everything drawn, 0 or more.
+        sampling: Who is asked each round. ``all``: every client with training rows. ``uniform``: ``clients_per_round``
+            of them, each as likely as any other. ``size``: as many, drawn one after another in proportion to their
+            training rows, none twice. Updates are weighted by rows in either case. ``auto``: ``uniform`` with
+            ``clients_per_round``, else ``all``.
+        clients_per_round: Clients asked each round, a subset with fewer gives all; None: as many as the method's
+            authors publish, if they do.
+        dropout: Probability that a client that was asked neither trains nor answers this round, from 0 to below 1.
+        eval_every: Rounds from one evaluation to the next; the last round is always evaluated.
+        splits: Held-out splits to evaluate on; empty: all that the subset has.
+        checkpoint_every: Rounds from one checkpoint to the next; the last round is always saved.
+        cohort: Most clients trained at once. More is faster and takes more memory.
+        device: ``auto``: a GPU if there is one.
+        precision: ``bfloat16`` is for autocast on a GPU; ``auto``: there, else ``float32``.
+        deterministic: Only algorithms that repeat bit by bit, also on a GPU; slower there.
+        clip: Which CLIP, for methods that use one: ``tiny``, ``ARCH:TAG`` or ``ARCH:PATH`` of open_clip; None: ``tiny``
+            for sample data, ``ViT-B-16:openai`` for real images.
+        held_out: Domain whose rows no client trains on (leave-one-domain-out); None: none.
+        store: Where personal states are between rounds: in ``memory``, or on ``disk`` only, for many clients.
+        tensorboard: Also write TensorBoard events into the run's folder.
+        method_settings: The method's own settings; those not given have its defaults.
+    """
+
+    method: str
+    manifest: str
+    subset: str
+    rounds: int | None = None
+    seed: int = 0
+    sampling: Literal["auto", "all", "uniform", "size"] = "auto"
+    clients_per_round: int | None = None
+    dropout: float = 0.0
+    eval_every: int = 1
+    splits: tuple[str, ...] = ()
+    checkpoint_every: int = 1
+    cohort: int = 32
+    device: Device = "auto"
+    precision: Precision = "auto"
+    deterministic: bool = False
+    clip: str | None = None
+    held_out: str | None = None
+    store: Literal["memory", "disk"] = "memory"
+    tensorboard: bool = False
+    method_settings: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        at_least("rounds", 0 if self.rounds is None else self.rounds, 0)
+        at_least("seed", self.seed, 0)
+        for name in ("eval_every", "checkpoint_every", "cohort"):
+            at_least(name, getattr(self, name), 1)
+        if not 0 <= self.dropout < 1:
+            raise UsageError(f"dropout={self.dropout} should be from 0 to below 1")
+        if self.clients_per_round is not None:
+            at_least("clients_per_round", self.clients_per_round, 1)
+            if self.sampling == "all":
+                raise UsageError(f"clients_per_round={self.clients_per_round}: sampling=all asks all; set one of them")
+
+
+def from_json(data: object, where: str = "config") -> RunConfig:
+    """A config from parsed JSON; the method's own settings are checked where the method is known.
+
+    Raises:
+        UsageError: An unknown key, or a value that cannot be used.
+    """
+    return decode(RunConfig, data, where)
+
+
+def to_json(config: RunConfig) -> dict[str, Any]:
+    """Every field of a config as plain JSON values."""
+    data: dict[str, Any] = encode(config)
+    return data
+
+
+def changed(config: RunConfig, sets: Sequence[str], settings: type) -> RunConfig:
+    """A config changed by what the command line said, the method's settings spelled out in full.
+
+    Args:
+        config: Is not changed.
+        sets: ``key=value`` texts: a field of ``RunConfig`` or one of ``settings``; a name that both have is ``run.key``
+            or ``method.key``. A value is JSON (or ``True``, ``False``, ``None``), else text.
+        settings: The method's dataclass of settings.
+
+    Raises:
+        UsageError: An unknown key, or a value that cannot be used.
+    """
+    run = {key: hint for key, hint in _hints(RunConfig).items() if key not in _ARGUMENTS}
+    scopes = {"run": run, "method": _hints(settings)}
+    data = to_json(config)
+    for text in sets:
+        path, equals, value = text.partition("=")
+        if not (path and equals):
+            raise UsageError(f"--set {text!r}: should look like key=value")
+        scope, key = _found(path, scopes, config.method)
+        target = data if scope == "run" else data["method_settings"]
+        target[key] = _parse(value, scopes[scope][key])
+    data["method_settings"] = full_settings(config.method, data["method_settings"], settings)
+    return from_json(data)
+
+
+def _found(path: str, scopes: dict[str, dict[str, Any]], method: str) -> tuple[str, str]:
+    """The scope and the key that ``key``, ``run.key`` or ``method.key`` means."""
+    scope, dot, key = path.rpartition(".")
+    having = [name for name, known in scopes.items() if key in known and scope in (name, "")]
+    if len(having) > 1:
+        raise UsageError(f"--set {path}=...: the run and {method} both have it; say run.{key} or method.{key}")
+    if not having or (dot and not scope):
+        known = {name: None for hints in scopes.values() for name in hints}
+        raise UsageError(f"--set {path}=...: unknown key {path!r} for {method}{suggest(key, known)}")
+    return having[0], key
+
+
+def full_settings(method: str, given: object, settings: type) -> dict[str, Any]:
+    """A method's settings, those not given with their defaults.
+
+    Raises:
+        UsageError: An unknown key, or a value that cannot be used.
+    """
+    data: dict[str, Any] = encode(decode(settings, given, method))
+    return data
+
+
+def identity(config: RunConfig, manifest: str) -> str:
+    """What a run's result depends on, as a digest: two runs that share it give the same.
+
+    Args:
+        config: Resolved: with nothing left for ``auto``.
+        manifest: The manifest's digest. Where it lies makes no difference.
+    """
+    data = {key: value for key, value in to_json(config).items() if key not in NEUTRAL}
+    return digest({"config": data, "manifest": manifest})
+
+
+def group(config: RunConfig, recipe: str) -> str:
+    """What runs share that differ in their seed alone, as a digest.
+
+    Args:
+        config: Resolved.
+        recipe: Digest of the dataset's recipe but for its seed.
+    """
+    data = {key: value for key, value in to_json(config).items() if key not in (*NEUTRAL, "seed")}
+    return digest({"config": data, "recipe": recipe})
+
+
+def digest(data: Any) -> str:
+    """sha256 of plain JSON values."""
+    text = json.dumps(data, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _hints(cls: type) -> dict[str, Any]:
+    hints = get_type_hints(cls)
+    return {f.name: hints[f.name] for f in dataclasses.fields(cls)}
+
+
+def _parse(value: str, hint: Any) -> Any:
+    """A value from the command line; ``False`` is false, and ``2024`` is a text where a text is wanted."""
+    if value in _WORDS:
+        return _WORDS[value]
+    try:
+        parsed = json.loads(value)
+    except (ValueError, RecursionError):
+        return value
+    choices = get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
+    return value if str in choices and isinstance(parsed, int | float) and not isinstance(parsed, bool) else parsed

@@ -1,0 +1,102 @@
+"""FedPGP: a shared prompt under CLIP's guidance, and a personal low-rank step away from it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import torch
+from torch.nn import functional
+
+from fedrsic_data.errors import UsageError
+from fedrsic_data.settings import at_least, positive
+from fedtrain.methods.base import State
+from fedtrain.methods.classes import TEMPLATE, Classes
+from fedtrain.methods.cohort import Batch
+from fedtrain.methods.prompt import PromptMethod, PromptSettings
+
+
+@dataclass(frozen=True)
+class FedPGPSettings(PromptSettings):
+    """Settings of ``fedpgp``: those of ``PromptSettings`` with the paper's values, and its own.
+
+    Attributes:
+        batch: As many as shots.
+        shots: Training rows of a class at a client.
+        rank: Of the personal step, r; at most the number of context vectors.
+        mu: Weight of the contrast.
+        tau: Its temperature.
+        anchor: What the shared prompt is drawn to: ``template``, the texts "a photo of a {class}.", or
+            ``placeholder``, "X X ... X {class}." with an X for each context vector, as the authors' code has it.
+    """
+
+    batch: int = 16
+    shots: int | None = 16
+    rank: int = 8
+    mu: float = 0.5
+    tau: float = 0.5
+    anchor: Literal["template", "placeholder"] = "template"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        at_least("rank", self.rank, 1)
+        if self.rank > self.length:
+            raise UsageError(f"rank={self.rank} should be at most length={self.length}")
+        at_least("mu", self.mu, 0)
+        positive("tau", self.tau)
+
+
+class FedPGP(PromptMethod[FedPGPSettings]):
+    """FedPGP (Cui et al., ICML 2024, arXiv 2405.09771).
+
+    The shared prompt is sigma ``[m, d]``; client k adds a low-rank step that never leaves it: p_k = sigma + U_k V_k.
+    With a_c the text of the anchor of class c, g_c its text under sigma and l_c under p_k, all L2-normalised::
+
+        loss = CE(logit_scale <image, l>, y) + mu mean_c softplus((cos(g_c, l_c) - cos(g_c, a_c)) / tau)
+
+    which draws the shared prompt to CLIP's own knowledge and parts the personal one from it. Gradients reach sigma, U
+    and V through all of it. The server averages sigma alone, by rows; every client classifies with p_k.
+
+    Deviations: U and V are the same draw for every client and, as sigma, from N(0, std^2). The anchor of the paper's
+    text is the default, that of the authors' code an option.
+    """
+
+    Settings = FedPGPSettings
+    rounds: ClassVar[int] = 25
+
+    def shared(self) -> State:
+        """Sigma, ``[m, d]``."""
+        return {"sigma": self.drawn("sigma", self.settings.length, self.clip.width)}
+
+    def personal(self, client: int) -> State:  # noqa: ARG002
+        """U ``[m, r]`` and V ``[r, d]``."""
+        settings = self.settings
+        return {
+            "u": self.drawn("u", settings.length, settings.rank),
+            "v": self.drawn("v", settings.rank, self.clip.width),
+        }
+
+    def text(self, state: State, classes: Classes) -> torch.Tensor:
+        """Text features under p_k."""
+        return classes.under(_own(state))
+
+    def shared_text(self, shared: State, classes: Classes) -> torch.Tensor | None:
+        """Text features under sigma."""
+        return classes.under(shared["sigma"][None])[0]
+
+    def loss(self, live: State, batch: Batch, shared: State) -> torch.Tensor:  # noqa: ARG002
+        """Cross-entropy and the contrast, ``[K]``."""
+        settings = self.settings
+        both = self.base.under(torch.cat((live["sigma"], _own(live))))
+        general, own = both.chunk(2)
+        anchor = self.base.fixed(self._anchor())
+        contrast = functional.softplus(((general * own).sum(-1) - (general * anchor).sum(-1)) / settings.tau).mean(-1)
+        return self.cross_entropy(batch, own) + settings.mu * contrast
+
+    def _anchor(self) -> str:
+        return TEMPLATE if self.settings.anchor == "template" else "X " * self.settings.length + "{}."
+
+
+def _own(state: State) -> torch.Tensor:
+    """The personal prompt sigma + U V, ``[K, m, d]``."""
+    return state["sigma"] + state["u"] @ state["v"]

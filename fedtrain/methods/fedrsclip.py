@@ -1,0 +1,123 @@
+"""FedRSCLIP: a shared and a private prompt, held together in meaning and near the images."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import torch
+from torch.nn import functional
+
+from fedrsic_data.settings import at_least
+from fedtrain.methods.base import State
+from fedtrain.methods.classes import Classes, cosine_loss
+from fedtrain.methods.cohort import Batch
+from fedtrain.methods.prompt import PromptMethod, PromptSettings
+
+
+@dataclass(frozen=True)
+class FedRSCLIPSettings(PromptSettings):
+    """Settings of ``fedrsclip``: those of ``PromptSettings``, and its own. All but ``length`` are our assumptions.
+
+    Attributes:
+        length: Context vectors of each prompt, m: 4 of 512 are the 2,048 numbers that the paper sends.
+        combine: How the two prompts classify: ``mean`` of their logits; ``concat``, one prompt of 2 m vectors, shared
+            ones first; ``add``, one prompt that is their sum.
+        dpa: Distance of the dual prompt alignment: ``cosine``, mean over classes of 1 - cosine of the two texts;
+            ``mse``, mean squared difference of their numbers; ``kl``, KL divergence from the class probabilities
+            that the shared prompt gives a batch's images to those of the private one.
+        dpa_weight: Its weight.
+        cma: Loss of the cross-modal alignment, for each prompt by itself, then averaged: ``cosine``, 1 - cosine of an
+            image and its class's text; ``infonce``, cross-entropy of an image among the texts of all classes.
+        cma_weight: Its weight.
+    """
+
+    length: int = 4
+    combine: Literal["mean", "concat", "add"] = "mean"
+    dpa: Literal["cosine", "mse", "kl"] = "cosine"
+    dpa_weight: float = 0.5
+    cma: Literal["cosine", "infonce"] = "cosine"
+    cma_weight: float = 0.5
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        at_least("dpa_weight", self.dpa_weight, 0)
+        at_least("cma_weight", self.cma_weight, 0)
+
+
+class FedRSCLIP(PromptMethod[FedRSCLIPSettings]):
+    """FedRSCLIP (arXiv 2501.02461, IEEE GRSM 2025), as far as it is public, the rest our assumptions.
+
+    From the paper: CLIP is frozen; shared prompts are federated and private prompts stay; a Dual Prompt Alignment
+    Constraint keeps the two coherent; a Cross-Modal Feature Alignment Constraint holds texts and images together; as
+    few as 2,048 parameters are sent.
+
+    Our assumptions, for the text of its equations is not public to us: P_s and P_k are ``[m, d]`` each, from
+    different draws of N(0, std^2) (from the same draw both would get the same gradient and stay equal); with t_s and
+    t_p their L2-normalised texts and v the image::
+
+        logits = logit_scale (<v, t_s> + <v, t_p>) / 2
+        loss = CE + 0.5 mean_c (1 - cos(t_s_c, t_p_c)) + 0.5 mean_batch ((1 - cos(v, t_s_y)) + (1 - cos(v, t_p_y))) / 2
+
+    and the optimiser, batch, epochs and rounds. The server averages P_s by rows; P_k never leaves. All clients start
+    from the same P_k.
+    """
+
+    Settings = FedRSCLIPSettings
+    rounds: ClassVar[int] = 50
+
+    def shared(self) -> State:
+        """P_s, ``[m, d]``."""
+        return {"shared_prompt": self.drawn("shared_prompt", self.settings.length, self.clip.width)}
+
+    def personal(self, client: int) -> State:  # noqa: ARG002
+        """P_k, ``[m, d]``."""
+        return {"private_prompt": self.drawn("private_prompt", self.settings.length, self.clip.width)}
+
+    def text(self, state: State, classes: Classes) -> torch.Tensor:
+        """What both prompts together classify with; for ``mean``, whose logits it gives, it is not normalised."""
+        if self.settings.combine == "mean":
+            return torch.stack(_texts(state, classes)).mean(0)
+        return self._joint(state, classes)
+
+    def shared_text(self, shared: State, classes: Classes) -> torch.Tensor | None:
+        """Text features under P_s."""
+        return classes.under(shared["shared_prompt"][None])[0]
+
+    def loss(self, live: State, batch: Batch, shared: State) -> torch.Tensor:  # noqa: ARG002
+        """Cross-entropy and the two alignments, ``[K]``."""
+        settings = self.settings
+        common, private = _texts(live, self.base)
+        both = (common + private) / 2 if settings.combine == "mean" else self._joint(live, self.base)
+        loss = self.cross_entropy(batch, both)
+        loss = loss + settings.dpa_weight * self._dual_prompt(batch, common, private)
+        return loss + settings.cma_weight * self._cross_modal(batch, common, private)
+
+    def _joint(self, state: State, classes: Classes) -> torch.Tensor:
+        """Text features under the one prompt that both make."""
+        common, private = state["shared_prompt"], state["private_prompt"]
+        if self.settings.combine == "add":
+            return classes.under(common + private)
+        return classes.under(torch.cat((common, private), dim=1))
+
+    def _dual_prompt(self, batch: Batch, common: torch.Tensor, private: torch.Tensor) -> torch.Tensor:
+        """Distance of the two prompts' texts ``[K, C, embed_dim]``: ``[K]``."""
+        if self.settings.dpa == "cosine":
+            return cosine_loss(common, private)
+        if self.settings.dpa == "mse":
+            return (common - private).square().mean((1, 2))
+        left, right = (functional.log_softmax(self.logits(batch, text), dim=-1) for text in (common, private))
+        return batch.mean((left.exp() * (left - right)).sum(-1))
+
+    def _cross_modal(self, batch: Batch, common: torch.Tensor, private: torch.Tensor) -> torch.Tensor:
+        """Distance of the images from the texts of their classes, ``[K]``; the mean of both prompts' own."""
+        if self.settings.cma == "infonce":
+            return (self.cross_entropy(batch, common) + self.cross_entropy(batch, private)) / 2
+        similarity = batch.images @ ((common + private) / 2).mT  # cosines are linear in the text
+        return batch.mean(1 - similarity.gather(2, batch.labels[..., None])[..., 0])
+
+
+def _texts(state: State, classes: Classes) -> tuple[torch.Tensor, torch.Tensor]:
+    """Text features under P_s and under P_k, ``[K, C, embed_dim]`` each, in one pass."""
+    common, private = classes.under(torch.cat((state["shared_prompt"], state["private_prompt"]))).chunk(2)
+    return common, private

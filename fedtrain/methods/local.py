@@ -1,0 +1,42 @@
+"""Local: every client learns a context of its own, and nobody talks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+
+from fedtrain.methods.base import State
+from fedtrain.methods.classes import Classes
+from fedtrain.methods.prompt import PromptMethod, PromptSettings
+
+
+@dataclass(frozen=True)
+class LocalSettings(PromptSettings):
+    """Settings of ``local``: those of ``PromptSettings``."""
+
+
+class Local(PromptMethod[LocalSettings]):
+    """CoOp (Zhou et al. 2022, arXiv 2109.01134) at each client alone: what a federation must beat to be worth it.
+
+    There is no server: the context is personal and every round goes on where the client's last one ended, so R rounds
+    of E epochs are R x E epochs in all. All clients start from the same draw.
+
+    Deviations: the momentum starts anew each round, as it does in the federated methods it is compared with.
+    """
+
+    Settings = LocalSettings
+    rounds: ClassVar[int] = 50
+
+    def shared(self) -> State:
+        """Nothing travels."""
+        return {}
+
+    def personal(self, client: int) -> State:  # noqa: ARG002
+        """The context, ``[m, d]``."""
+        return {"context": self.drawn("context", self.settings.length, self.clip.width)}
+
+    def shared_text(self, shared: State, classes: Classes) -> torch.Tensor | None:  # noqa: ARG002
+        """There is none."""
+        return None

@@ -1,0 +1,56 @@
+"""Zero-shot CLIP: class names in fixed words, nothing trained."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch.nn import functional
+
+from fedtrain.methods.base import State, Update
+from fedtrain.methods.classes import TEMPLATE, Classes, check_template
+from fedtrain.methods.classify import ClipMethod
+from fedtrain.methods.rows import TRAIN
+
+
+@dataclass(frozen=True)
+class ZeroShotSettings:
+    """Settings of ``zeroshot``.
+
+    Attributes:
+        template: The words, with ``{}`` for the class name.
+    """
+
+    template: str = TEMPLATE
+
+    def __post_init__(self) -> None:
+        check_template("template", self.template)
+
+
+class ZeroShot(ClipMethod[ZeroShotSettings]):
+    """Zero-shot classification (Radford et al. 2021, arXiv 2103.00020, section 3.1): the start of every prompt method.
+
+    Deviations: one template, where the authors average eighty on ImageNet.
+    """
+
+    Settings = ZeroShotSettings
+    rounds: ClassVar[int] = 0
+
+    def text(self, state: State, classes: Classes) -> torch.Tensor:  # noqa: ARG002
+        """Text features of the class names in the template, ``[1, C, embed_dim]``."""
+        return classes.fixed(self.settings.template)[None]
+
+    def shared_text(self, shared: State, classes: Classes) -> torch.Tensor | None:  # noqa: ARG002
+        """As ``text``: what every client has beforehand."""
+        return classes.fixed(self.settings.template)
+
+    def train(self, shared: State, personal: Sequence[State], clients: Sequence[int], round_: int) -> Iterator[Update]:  # noqa: ARG002
+        """Nothing is trained and nothing sent; the loss is the cross-entropy of the client's rows."""
+        rows = self.images.rows(TRAIN)
+        text = self.base.fixed(self.settings.template)
+        for client in clients:
+            mine = rows.of(client)
+            loss = functional.cross_entropy(self.clip.scale * (rows.images[mine] @ text.T), rows.labels[mine])
+            yield Update(client, mine.stop - mine.start, {}, {}, float(loss))

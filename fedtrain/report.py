@@ -1,0 +1,338 @@
+"""What the trainer's commands print: the same facts as data for machines and as tables for people."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fedrsic_data.errors import UsageError
+from fedrsic_data.settings import encode, suggest
+from fedtrain import folder as folders
+from fedtrain.config import NEUTRAL
+from fedtrain.folder import Result
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+FLOATS, BYTES = "sent/floats per client and round", "sent/bytes per client and round"
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A command's answer.
+
+    Attributes:
+        data: Plain JSON values.
+        text: The same for a person, something rich prints.
+    """
+
+    data: dict[str, Any]
+    text: RenderableType
+
+
+@dataclass(frozen=True)
+class Spread:
+    """A figure over runs that differ in their seed alone.
+
+    Attributes:
+        mean: Its mean.
+        std: Its standard deviation (of a sample: divided by runs - 1); None for one run.
+        least: Its smallest value.
+        most: Its largest value.
+        runs: How many runs have it.
+    """
+
+    mean: float
+    std: float | None
+    least: float
+    most: float
+    runs: int
+
+
+@dataclass(frozen=True)
+class Group:
+    """Runs that differ in their seed alone.
+
+    Attributes:
+        label: The method, and what tells it from other groups of that method.
+        subset: The federation.
+        dataset: Name of the dataset.
+        sample: Whether its images are procedural.
+        seeds: Seeds of the runs.
+        figures: Spread of every figure.
+    """
+
+    label: str
+    subset: str
+    dataset: str
+    sample: bool
+    seeds: tuple[int, ...]
+    figures: dict[str, Spread]
+
+
+def progress(line: Mapping[str, Any]) -> str:
+    """A line of ``metrics.jsonl`` in a few words."""
+    words = [] if line["loss"] is None else [f"loss {line['loss']:.3f}"]
+    shown = [(name, value) for name, value in line.get("figures", {}).items() if value is not None]
+    return ", ".join([*words, *(f"{name} {value:.1f}" for name, value in shown[:2])])
+
+
+def trained(results: Sequence[Result]) -> Shown:
+    """Finished runs of one method, a column a subset, and what to do next."""
+    data = {"runs": [_run(result) for result in results]}
+    first = results[0].facts["config"]
+    columns = {r.facts["config"]["subset"]: {name: _cell(name, v) for name, v in _figures(r).items()} for r in results}
+    sample = " (procedural sample, not real data)" if results[0].facts["dataset"]["sample"] else ""
+    parts: list[RenderableType] = [f"{first['method']} on {results[0].facts['dataset']['name']}{sample}"]
+    parts += [f"  {result.folder}: {_story(result)}" for result in results]
+    parts += [_table("figure", columns), "next:"]
+    parts.append(f"  fedkit compare {' '.join(str(r.folder) for r in results)}")
+    if len(results) == 1:
+        subset, path = first["subset"], first["manifest"]
+        seed = first["seed"] + 1
+        parts.append(f"  fedkit train {first['method']} --manifest {path} --subset {subset} --seed {seed}")
+    return Shown(data, _group(parts))
+
+
+def found(paths: Sequence[Path]) -> list[Result]:
+    """The finished runs that a person names: a run's folder, or a folder of such folders.
+
+    Raises:
+        UsageError: A run is named twice, or is the same as another.
+        OutputError: A folder holds no run, or one that is not finished.
+    """
+    runs: dict[str, Result] = {}
+    for path in paths:
+        inner = [] if (path / folders.CONFIG).is_file() else sorted(p.parent for p in path.glob(f"*/{folders.CONFIG}"))
+        for one in inner or [path]:
+            run = folders.load(one)
+            if twin := runs.get(run.facts["run"]):
+                raise UsageError(f"{one}: is the same run as {twin.folder}; name each once")
+            runs[run.facts["run"]] = run
+    return list(runs.values())
+
+
+def grouped(results: Sequence[Result]) -> list[Group]:
+    """Runs with the same config but for the seed, as one group each, in the order they were named."""
+    sets: dict[str, list[Result]] = {}
+    for result in results:
+        sets.setdefault(result.facts["group"], []).append(result)
+    labels = _labels([runs[0] for runs in sets.values()])
+    groups = []
+    for label, runs in zip(labels, sets.values(), strict=True):
+        facts = runs[0].facts
+        names = dict.fromkeys(name for run in runs for name in _figures(run))
+        groups.append(
+            Group(
+                label=label,
+                subset=facts["config"]["subset"],
+                dataset=facts["dataset"]["name"],
+                sample=facts["dataset"]["sample"],
+                seeds=tuple(run.facts["config"]["seed"] for run in runs),
+                figures={name: spread for name in names if (spread := _spread([_figures(r)[name] for r in runs]))},
+            )
+        )
+    return groups
+
+
+def compared(groups: Sequence[Group], form: str) -> Shown:
+    """A table of groups of runs: figures down, groups across, mean and spread over seeds.
+
+    Args:
+        groups: From ``grouped``.
+        form: ``text``, ``csv``, ``json`` or ``markdown``.
+
+    Raises:
+        UsageError: There is no such form.
+    """
+    forms: dict[str, Callable[[Sequence[Group]], RenderableType]] = {
+        "text": _as_text,
+        "csv": lambda groups: _verbatim(_as_csv(groups)),
+        "json": lambda groups: _verbatim(json.dumps(_as_data(groups), allow_nan=False)),
+        "markdown": lambda groups: _verbatim(_as_markdown(groups)),
+    }
+    if form not in forms:
+        raise UsageError(f"--format {form!r}: there is no such form{suggest(form, forms)}")
+    return Shown(_as_data(groups), forms[form](groups))
+
+
+def methods() -> Shown:
+    """The methods that can be trained, with their settings."""
+    from fedtrain.methods import METHODS
+
+    rows = [
+        {
+            "method": name,
+            "rounds": kind.rounds,
+            "settings (default)": encode(kind.Settings()),
+            "what": (kind.__doc__ or "").strip().partition("\n")[0],
+        }
+        for name, kind in METHODS.items()
+    ]
+    cells = {
+        str(row["method"]): {
+            "rounds": str(row["rounds"]),
+            "settings (default)": ", ".join(f"{k}={json.dumps(v)}" for k, v in row["settings (default)"].items()),
+            "what": str(row["what"]),
+        }
+        for row in rows
+    }
+    return Shown({"methods": rows}, _group(["methods", _rows("method", cells)]))
+
+
+def _run(result: Result) -> dict[str, Any]:
+    config = result.facts["config"]
+    return {
+        "folder": str(result.folder),
+        "trained": result.trained,
+        **{key: config[key] for key in ("method", "subset", "seed")},
+        "dataset": result.facts["dataset"],
+        "config": config,
+        **{key: value for key, value in result.data.items() if key != "fedkit"},
+    }
+
+
+def _figures(result: Result) -> dict[str, float | None]:
+    """Its figures, and what its clients sent."""
+    counters = result.data["counters"]
+    sent = {FLOATS: float(counters["client_floats"]), BYTES: float(counters["client_bytes"])}
+    return {**result.data["figures"], **sent}
+
+
+def _story(result: Result) -> str:
+    """How a run went, in words."""
+    data, counters = result.data, result.data["counters"]
+    words = [f"{data['rounds']} rounds in {data['seconds']:,.1f} s" if result.trained else "was finished already"]
+    if n := len(data["clients_without_training_rows"]):
+        words.append(f"{n} clients without training rows")
+    words += [f"{counters[key]} updates {key}" for key in ("refused", "dropped") if counters[key]]
+    return ", ".join(words)
+
+
+def _spread(values: Sequence[float | None]) -> Spread | None:
+    held = [value for value in values if value is not None]
+    if not held:
+        return None
+    std = statistics.stdev(held) if len(held) > 1 else None
+    return Spread(statistics.fmean(held), std, min(held), max(held), len(held))
+
+
+def _labels(results: Sequence[Result]) -> list[str]:
+    """Names of groups: the method, and what of its config differs between groups of that method on that subset."""
+    flat = [_flat(result) for result in results]
+    labels = []
+    for mine in flat:
+        rivals = [f for f in flat if (f["method"], f["subset"]) == (mine["method"], mine["subset"])]
+        differing = [key for key in mine if any(f.get(key) != mine[key] for f in rivals)]
+        settings = [f"{key}={_word(mine[key])}" for key in differing]
+        labels.append(" ".join([mine["method"], *settings]))
+    return labels
+
+
+def _flat(result: Result) -> dict[str, Any]:
+    config = result.facts["config"]
+    flat = {k: v for k, v in config.items() if k not in (*NEUTRAL, "seed", "method_settings")}
+    return {**flat, **config["method_settings"], "manifest": config["manifest"]}
+
+
+def _word(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def _cell(name: str, value: float | Spread | None) -> str:
+    if value is None:
+        return "-"
+    form = ",.0f" if name in (FLOATS, BYTES) else ".2f"
+    if not isinstance(value, Spread):
+        return f"{value:{form}}"
+    return f"{value.mean:{form}}" + (f" ± {value.std:{form}}" if value.std else "")
+
+
+def _by_subset(groups: Sequence[Group]) -> dict[str, dict[str, dict[str, str]]]:
+    """Title of a table -> label of a group -> figure -> cell."""
+    tables: dict[str, dict[str, dict[str, str]]] = {}
+    for group in groups:
+        title = f"{group.subset} of {group.dataset}" + (" (procedural sample, not real data)" if group.sample else "")
+        label = f"{group.label} ({len(group.seeds)} runs)" if len(group.seeds) > 1 else group.label
+        columns = tables.setdefault(title, {})
+        if label in columns:  # the dataset was built anew in between
+            label += f" #{len(columns) + 1}"
+        columns[label] = {name: _cell(name, spread) for name, spread in group.figures.items()}
+    return tables
+
+
+def _as_text(groups: Sequence[Group]) -> RenderableType:
+    parts: list[RenderableType] = []
+    for title, columns in _by_subset(groups).items():
+        parts += [title, _table("figure", columns)]
+    if any(len(group.seeds) > 1 for group in groups):
+        parts.append("mean ± standard deviation over runs that differ in their seed alone")
+    return _group(parts)
+
+
+def _as_markdown(groups: Sequence[Group]) -> str:
+    lines = []
+    for title, columns in _by_subset(groups).items():
+        lines += [f"### {title}", "", "| figure | " + " | ".join(columns) + " |", "|---|" + "---:|" * len(columns)]
+        for name in _names(columns):
+            lines.append(f"| {name} | " + " | ".join(column.get(name, "-") for column in columns.values()) + " |")
+        lines.append("")
+    return "\n".join(lines)
+
+
+def _as_csv(groups: Sequence[Group]) -> str:
+    """A row a group and figure."""
+    file = io.StringIO()
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow(["dataset", "subset", "run", "figure", "mean", "std", "min", "max", "runs"])
+    for group in groups:
+        for name, s in group.figures.items():
+            std = "" if s.std is None else s.std
+            writer.writerow([group.dataset, group.subset, group.label, name, s.mean, std, s.least, s.most, s.runs])
+    return file.getvalue().rstrip("\n")
+
+
+def _as_data(groups: Sequence[Group]) -> dict[str, Any]:
+    return {"groups": [encode(group) for group in groups]}
+
+
+def _names(columns: Mapping[str, Mapping[str, str]]) -> list[str]:
+    return list(dict.fromkeys(name for column in columns.values() for name in column))
+
+
+def _table(corner: str, columns: Mapping[str, Mapping[str, str]]) -> RenderableType:
+    """A table from its columns; rows are all that any column has."""
+    rows = {name: {label: column.get(name, "-") for label, column in columns.items()} for name in _names(columns)}
+    return _rows(corner, rows, right=True)
+
+
+def _rows(corner: str, rows: Mapping[str, Mapping[str, str]], *, right: bool = False) -> RenderableType:
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column(corner, overflow="fold")
+    for name in _names(rows):
+        table.add_column(Text(name), justify="right" if right else "left", overflow="fold")
+    for name, cells in rows.items():
+        table.add_row(Text(name), *(Text(cell) for cell in cells.values()))
+    return table
+
+
+def _verbatim(text: str) -> RenderableType:
+    return _group([text])
+
+
+def _group(parts: Sequence[RenderableType]) -> RenderableType:
+    from rich.console import Group as Together
+    from rich.text import Text
+
+    # a line is never broken: people copy commands from here, and machines read it
+    return Together(*(Text(part, no_wrap=True, overflow="ignore") if isinstance(part, str) else part for part in parts))

@@ -1,0 +1,180 @@
+"""States on disk, and the personal states of clients: in memory or not, always restorable."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+
+from fedrsic_data.errors import OutputError
+from fedtrain.methods.base import State
+
+
+def write(path: Path, data: bytes) -> None:
+    """Writes a file so that whoever looks finds the old one or the new one, whole, also after a power cut.
+
+    Raises:
+        OutputError: The disk is full, or the folder cannot be written.
+    """
+    aside = path.with_name(path.name + ".tmp")
+    with writing(path):
+        with aside.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(aside, path)
+        sync(path.parent)
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Says in words that a path could not be written.
+
+    Raises:
+        OutputError: The disk is full, or the folder cannot be written.
+    """
+    try:
+        yield
+    except OSError as error:
+        where = path if error.filename is None else error.filename
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        fix = "free some space and run the same command, it resumes" if full else "choose another --out"
+        raise OutputError(f"{where}: cannot be written ({error.strerror}); {fix}") from None
+
+
+def sync(folder: Path) -> None:
+    """Makes renames in a folder outlast a power cut, where the system can."""
+    if os.name == "posix":
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def save_state(path: Path, state: State, facts: Mapping[str, Any]) -> None:
+    """Writes tensors and facts about them as one safetensors file, atomically.
+
+    Args:
+        path: The file.
+        state: Tensors by name, on any device; their order is kept.
+        facts: Plain JSON values.
+    """
+    # copies: the rows of a stacked cohort share their memory, and safetensors refuses that
+    tensors = {name: value.detach().to("cpu", copy=True).contiguous() for name, value in state.items()}
+    meta = {"facts": json.dumps(facts), "order": json.dumps(list(state))}
+    write(path, save(tensors, meta))
+
+
+def load_state(path: Path, device: torch.device) -> tuple[State, dict[str, Any]]:
+    """What ``save_state`` wrote.
+
+    Raises:
+        OutputError: It is missing, truncated or no such file.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            meta = file.metadata()
+            order, facts = json.loads(meta["order"]), json.loads(meta["facts"])
+            return {name: file.get_tensor(name).to(device) for name in order}, facts
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
+        words = " ".join(str(error).split()) or type(error).__name__
+        raise OutputError(f"{path}: is missing or damaged ({words}); start the run anew with --overwrite") from None
+
+
+def placed(state: State, device: torch.device) -> State:
+    """The state on a device."""
+    return {name: value.to(device) for name, value in state.items()}
+
+
+class PersonalStore:
+    """The personal states of clients, by client number.
+
+    Only clients that trained have one here; the others still have the one they started with. Each state is a file
+    of its own, named by client and round, so that an older one stands until a checkpoint names the newer. In memory,
+    files are written at checkpoints; on disk, they are written at once and nothing is kept.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        initial: Callable[[int], State],
+        device: torch.device,
+        *,
+        in_memory: bool,
+        rounds: Mapping[int, int] | None = None,
+    ) -> None:
+        """Goes on where a checkpoint left off.
+
+        Args:
+            folder: Where the files are; made if need be.
+            initial: The state a client starts with.
+            device: Where states are wanted.
+            in_memory: Keep states in memory between rounds.
+            rounds: From a checkpoint: client -> the round its state is of. Other files are removed.
+        """
+        self._folder = folder
+        self._initial = initial
+        self._device = device
+        self._in_memory = in_memory
+        self._rounds = dict(rounds or {})
+        self._held: dict[int, State] = {}
+        self._unsaved: set[int] = set()
+        folder.mkdir(parents=True, exist_ok=True)
+        self.prune()
+
+    def get(self, client: int) -> State:
+        """A client's state, not to be changed in place.
+
+        Raises:
+            OutputError: Its file is gone or damaged.
+        """
+        if client not in self._rounds:
+            return placed(self._initial(client), self._device)
+        if client not in self._held:
+            state, _ = load_state(self._path(client), self._device)
+            if not self._in_memory:
+                return state
+            self._held[client] = placed(state, torch.device("cpu"))
+        return placed(self._held[client], self._device)
+
+    def put(self, client: int, state: State, round_: int) -> None:
+        """Keeps the state a client has after a round; an empty one is nothing to keep."""
+        if not state:
+            return
+        self._rounds[client] = round_
+        if self._in_memory:
+            # a copy in the host's memory: a row of a stacked cohort would keep all of the stack
+            self._held[client] = {name: value.detach().to("cpu", copy=True) for name, value in state.items()}
+            self._unsaved.add(client)
+        else:
+            save_state(self._path(client), state, {"client": client, "round": round_})
+
+    def flush(self) -> dict[int, int]:
+        """Sees that all states are on disk.
+
+        Returns:
+            Client -> the round its state is of, for the checkpoint.
+        """
+        for client in sorted(self._unsaved):
+            save_state(self._path(client), self._held[client], {"client": client, "round": self._rounds[client]})
+        self._unsaved.clear()
+        return dict(self._rounds)
+
+    def prune(self) -> None:
+        """Removes the files that the newest checkpoint does not name; call it once that checkpoint is written."""
+        named = {self._path(client).name for client in self._rounds}
+        for path in self._folder.iterdir():
+            if path.name not in named:
+                path.unlink()
+
+    def _path(self, client: int) -> Path:
+        return self._folder / f"client-{client:05d}-round-{self._rounds[client]:05d}.safetensors"

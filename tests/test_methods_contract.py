@@ -1,0 +1,114 @@
+"""What every registered method must keep."""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import inspect
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import ROOT
+from prompt_federation import small_clip
+
+from fedrsic_data.errors import UsageError
+from fedrsic_data.settings import decode, encode
+from fedtrain import run
+from fedtrain.config import RunConfig
+from fedtrain.methods import METHODS
+from fedtrain.methods.classify import ClipMethod
+from fedtrain.models import clip
+
+FOLDER = ROOT / "fedtrain" / "methods"
+ON_CLIP = sorted(name for name, method in METHODS.items() if issubclass(method, ClipMethod))
+
+
+@pytest.fixture(autouse=True)
+def _small(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(clip, "load", lambda _spec, _device: small_clip())
+
+
+def test_every_prompt_method_is_registered() -> None:
+    assert {"fedpgp", "fedprox", "fedrsclip", "kgcoop", "local", "promptfl", "zeroshot"} <= set(METHODS)
+    assert list(METHODS) == sorted(METHODS)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_settings_pass_through_json(name: str) -> None:
+    settings = METHODS[name].Settings
+    assert settings.__dataclass_params__.frozen
+    data = encode(settings())
+    assert decode(settings, json.loads(json.dumps(data)), name) == settings()
+    with pytest.raises(UsageError, match="unknown key 'learning_speed'"):
+        decode(settings, {**data, "learning_speed": 1}, name)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_setting_is_documented(name: str) -> None:
+    settings = METHODS[name].Settings
+    documents = "".join(inspect.getdoc(cls) or "" for cls in settings.__mro__ if dataclasses.is_dataclass(cls))
+    for field in dataclasses.fields(settings):
+        assert re.search(rf"^\s*{field.name}: ", documents, re.MULTILINE), f"{name}: {field.name}"
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_method_cites_its_paper_and_says_how_long_it_trains(name: str) -> None:
+    method = METHODS[name]
+    assert re.search(r"arXiv \d{4}\.\d{5}", method.__doc__)
+    assert isinstance(method.rounds, int)
+    assert method.rounds >= 0
+    assert isinstance(method.multi_label, bool)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_method_is_a_file_of_its_own(name: str) -> None:
+    """It stands in the file of its name and imports no other method."""
+    file = FOLDER / f"{name}.py"
+    assert METHODS[name].__module__ == f"fedtrain.methods.{name}"
+    others = {f"fedtrain.methods.{other}" for other in METHODS} - {METHODS[name].__module__}
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.ImportFrom):
+            assert node.module not in others
+            assert not (node.module == "fedtrain.methods" and {a.name for a in node.names} & set(METHODS))
+
+
+@pytest.mark.parametrize("name", ON_CLIP)
+def test_a_run_goes_to_the_end_and_repeats(sample_build: Path, tmp_path: Path, name: str) -> None:
+    def go(out: str, **more: Any) -> Any:
+        fast = {} if name == "zeroshot" else {"epochs": 1, "lr": 0.05}
+        config = RunConfig(name, str(sample_build), "fed-ucmerced", rounds=2, device="cpu", method_settings=fast)
+        return run.train(dataclasses.replace(config, **more), tmp_path / out).data
+
+    first, second = go("first"), go("second")
+    assert first["figures"] == second["figures"]
+    assert 0 <= first["figures"]["test/local/mean"] <= 100
+    assert first["counters"]["refused"] == 0
+    shared = bool(first["counters"]["floats"])
+    assert shared == (name not in ("local", "zeroshot"))
+    if name != "zeroshot":
+        assert go("third", seed=1)["figures"] != first["figures"]
+
+
+@pytest.mark.parametrize("name", [name for name in ON_CLIP if name != "zeroshot"])
+def test_the_size_of_cohorts_does_not_change_a_run(sample_build: Path, tmp_path: Path, name: str) -> None:
+    figures, losses = [], []
+    for cohort in (1, 4, 32):
+        config = RunConfig(
+            name,
+            str(sample_build),
+            "fed-ucmerced",
+            rounds=2,
+            device="cpu",
+            cohort=cohort,
+            method_settings={"epochs": 1, "lr": 0.05},
+        )
+        data = run.train(config, tmp_path / str(cohort)).data
+        lines = [json.loads(line) for line in (tmp_path / str(cohort) / "metrics.jsonl").read_text().splitlines()]
+        figures.append(data["figures"])
+        losses.append([line["loss"] for line in lines])
+    assert figures[0] == figures[1] == figures[2]
+    assert losses[0] == pytest.approx(losses[1], abs=1e-5)
+    assert losses[0] == pytest.approx(losses[2], abs=1e-5)

@@ -1,0 +1,341 @@
+"""Runs killed at any moment go on as if nothing had happened; what is damaged or of another run is one line."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import ROOT
+from federated_softmax import Softmax
+from test_train_engine import config, final, lines
+
+from fedrsic_data.errors import OutputError
+from fedtrain import methods, run
+from fedtrain.checkpoint import Journal
+from fedtrain.engines.base import Listener
+from fedtrain.state import load_state, save_state
+
+CPU = torch.device("cpu")
+
+# A process that trains the same run again and again, each time in a fork that is killed just before its n-th change to
+# the file system, or after a while, until one gets through.
+KILLER = """
+import itertools, json, os, random, shutil, signal, sys, time, traceback
+from pathlib import Path
+
+import torch
+torch.set_num_threads(1)
+from federated_softmax import Softmax, labels
+from test_train_engine import config, final
+from fedtrain import methods, run
+
+methods.METHODS = {"softmax": Softmax}
+top, built, scenario = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3]
+SETS = ["rounds=3", "sampling=uniform", "clients_per_round=2", "dropout=0.2", "poison=3", "poison_round=2"]
+SETS += ["seed=114"]  # clients 2, 2 and 3, 2 and 3: each round goes on from personal states of the one before
+SETS += {"each": [], "disk": ["store=disk"], "seldom": ["checkpoint_every=2", "store=disk"], "moments": []}[scenario]
+CHANGES = {"os.rename", "os.remove", "os.rmdir", "os.mkdir", "os.truncate"}
+WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT
+
+
+def changes(event, args):
+    if event == "open":
+        return bool((args[2] or 0) & WRITES) and not str(args[0]).startswith("/dev/")
+    return event in CHANGES
+
+
+def attempt(out, kill_at=None, kill_after=None):
+    child = os.fork()
+    if child == 0:
+        count = itertools.count(1)
+
+        def die(event, args):
+            if changes(event, args) and next(count) == kill_at:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        if kill_at is not None:
+            sys.addaudithook(die)
+        code = 1
+        try:
+            run.train(config(built, *SETS), out)
+            code = 0
+        except BaseException:
+            traceback.print_exc()
+        os._exit(code)
+    if kill_after is not None:
+        time.sleep(kill_after)
+        os.kill(child, signal.SIGKILL)
+    status = os.waitpid(child, 0)[1]
+    return 9 if os.WIFSIGNALED(status) else os.WEXITSTATUS(status)
+
+
+for client in range(10):  # here, so that the forks need not
+    for split in ("train", "test"):
+        labels(built, "fed-ucmerced", split, f"client-{client:04d}")
+begun = time.monotonic()
+assert attempt(top / "reference") == 0
+seconds = time.monotonic() - begun
+reference = final(top / "reference")
+assert sum(json.loads(line)["clients"] for line in reference[1].splitlines()) == 4  # one was refused
+problems, kills = [], 0
+chance = random.Random(5)
+for n in itertools.count(1):
+    out = top / f"run-{n}"
+    if scenario == "moments":  # killed again and again on the way
+        if n > 6:
+            break
+        for _ in range(3):
+            kills += attempt(out, kill_after=chance.uniform(0, seconds)) == 9
+        code = 9
+    else:
+        code = attempt(out, kill_at=n)
+    if code == 9:
+        kills += 1
+        if attempt(out) != 0:
+            problems.append([n, "cannot be resumed"])
+            continue
+    elif code:
+        problems.append([n, "failed"])
+    if final(out) != reference:
+        problems.append([n, "differs"])
+    if code == 0:
+        break
+    shutil.rmtree(out)
+print(json.dumps({"kills": kills, "problems": problems}))
+"""
+
+
+@pytest.fixture(autouse=True)
+def _softmax(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.set_num_threads(1)
+    monkeypatch.setattr(methods, "METHODS", {"softmax": Softmax})
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("scenario", ["each", "disk", "seldom", "moments"])
+def test_defect_16_a_run_killed_at_any_moment_is_the_same_in_the_end(
+    sample_build: Path, tmp_path: Path, scenario: str
+) -> None:
+    """Every change to the file system is a moment to be killed at: metrics, tensors and counters stay the same."""
+    done = subprocess.run(
+        [sys.executable, "-c", KILLER, str(tmp_path), str(sample_build), scenario],
+        capture_output=True,
+        text=True,
+        cwd=ROOT / "tests",
+        env={"PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}", "PATH": "", "OMP_NUM_THREADS": "1"},
+        timeout=500,
+    )
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)
+    assert told["problems"] == []
+    assert told["kills"] >= 6
+
+
+def test_going_on_trains_only_what_is_left(sample_build: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    wanted, evaluate, count = config(sample_build, "rounds=4"), Softmax.evaluate, []
+
+    def interrupted(*arguments):
+        count.append(1)
+        if len(count) == 3:
+            raise KeyboardInterrupt
+        return evaluate(*arguments)
+
+    monkeypatch.setattr(Softmax, "evaluate", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run.train(wanted, tmp_path / "run")
+    Softmax.trained.clear()
+    run.train(wanted, tmp_path / "run")
+    assert len(Softmax.trained) == 2
+    monkeypatch.undo()
+    monkeypatch.setattr(methods, "METHODS", {"softmax": Softmax})
+    run.train(wanted, tmp_path / "whole")
+    assert final(tmp_path / "run") == final(tmp_path / "whole")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["fedrsclip", "local"])
+def test_real_methods_go_on_exactly(
+    name: str, sample_build: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.undo()
+    sets = ["device=cpu", "rounds=3", "length=2", "epochs=1", "batch=16", "store=disk"]
+    (wanted,) = run.configs(name, sample_build, [], sets)
+
+    def interrupt(line: Mapping[str, Any], rounds: int) -> None:
+        if line["round"] == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run.train(wanted, tmp_path / "run", cache=tmp_path / "cache", listener=Listener(round=interrupt))
+    run.train(wanted, tmp_path / "run", cache=tmp_path / "cache")
+    run.train(wanted, tmp_path / "whole", cache=tmp_path / "cache")
+    assert final(tmp_path / "run") == final(tmp_path / "whole")
+    assert len(list((tmp_path / "run/checkpoint/personal").iterdir())) == 10
+
+
+def test_a_finished_run_is_only_read(sample_build: Path, tmp_path: Path) -> None:
+    first = run.train(config(sample_build), tmp_path / "run")
+    before = {p: p.stat().st_mtime_ns for p in (tmp_path / "run").rglob("*") if p.name != ".lock"}
+    Softmax.trained.clear()
+    again = run.train(config(sample_build, "cohort=2", "store=disk"), tmp_path / "run")
+    assert not again.trained
+    assert not Softmax.trained
+    assert again.data == first.data
+    assert {p: p.stat().st_mtime_ns for p in (tmp_path / "run").rglob("*") if p.name != ".lock"} == before
+
+
+def test_another_run_is_refused_and_overwritten(sample_build: Path, tmp_path: Path) -> None:
+    run.train(config(sample_build), tmp_path / "run")
+    other = config(sample_build, "seed=3")
+    with pytest.raises(OutputError, match="holds a run with seed=0, not 3; choose another --out, or --overwrite"):
+        run.train(other, tmp_path / "run")
+    run.train(other, tmp_path / "run", overwrite=True)
+    run.train(other, tmp_path / "fresh")
+    assert final(tmp_path / "run") == final(tmp_path / "fresh")
+    assert [line["round"] for line in lines(tmp_path / "run")] == [1, 2, 3, 4]
+
+
+def test_a_run_that_never_began_gives_way(sample_build: Path, tmp_path: Path) -> None:
+    """What failed before its first checkpoint does not stand in the way of what mends it."""
+    with pytest.raises(ZeroDivisionError):
+        run.train(config(sample_build, "poison=0", "poison_round=1"), tmp_path / "run", listener=_Failing())
+    assert (tmp_path / "run/config.json").is_file()
+    done = run.train(config(sample_build, "seed=5"), tmp_path / "run")
+    assert done.facts["config"]["seed"] == 5
+    assert json.loads((tmp_path / "run/config.json").read_text())["config"]["seed"] == 5
+
+
+class _Failing(Listener):
+    def __init__(self) -> None:
+        super().__init__(note=lambda _: 1 / 0)
+
+
+def test_a_checkpoint_of_another_run(sample_build: Path, tmp_path: Path) -> None:
+    """Also where a config was edited by hand to look like it."""
+    run.train(config(sample_build), tmp_path / "a")
+    run.train(config(sample_build, "lr=0.1"), tmp_path / "b")
+    for name in ("result.json", "checkpoint/state.safetensors"):
+        (tmp_path / "b" / name).unlink()
+    (tmp_path / "a/checkpoint/state.safetensors").rename(tmp_path / "b/checkpoint/state.safetensors")
+    with pytest.raises(OutputError, match="state.safetensors: is a checkpoint of another config or dataset"):
+        run.train(config(sample_build, "lr=0.1"), tmp_path / "b")
+
+
+@pytest.mark.parametrize(
+    "name", ["checkpoint/state.safetensors", "checkpoint/personal/client-00003-round-00004.safetensors"]
+)
+@pytest.mark.parametrize("keep", [0, 5, 0.5, -1])
+def test_a_truncated_checkpoint(sample_build: Path, tmp_path: Path, name: str, keep: float) -> None:
+    run.train(config(sample_build), tmp_path / "run")
+    (tmp_path / "run/result.json").unlink()
+    path = tmp_path / "run" / name
+    whole = path.read_bytes()
+    path.write_bytes(whole[: int(keep * len(whole)) if isinstance(keep, float) else keep])
+    with pytest.raises(
+        OutputError, match=r"is missing or damaged \(.*\); start the run anew with --overwrite"
+    ) as caught:
+        run.train(config(sample_build), tmp_path / "run")
+    assert path.name in str(caught.value)
+    assert "\n" not in str(caught.value)
+    run.train(config(sample_build), tmp_path / "run", overwrite=True)
+
+
+def test_a_safetensors_file_that_is_no_checkpoint(sample_build: Path, tmp_path: Path) -> None:
+    run.train(config(sample_build), tmp_path / "run")
+    (tmp_path / "run/result.json").unlink()
+    path = tmp_path / "run/checkpoint/state.safetensors"
+    for facts, words in (({}, "is no checkpoint"), ({"format": 99}, "is of another version of fedkit")):
+        save_state(path, {"a": torch.zeros(1)}, facts)
+        with pytest.raises(OutputError, match=words):
+            run.train(config(sample_build), tmp_path / "run")
+
+
+def test_defect_16_the_journal_has_every_round_once(sample_build: Path, tmp_path: Path) -> None:
+    """Lines newer than the checkpoint are cut off; a journal that lacks lines is not taken."""
+    run.train(config(sample_build), tmp_path / "run")
+    (tmp_path / "run/result.json").unlink()
+    path = tmp_path / "run/metrics.jsonl"
+    whole = path.read_bytes()
+    path.write_bytes(whole + b'{"round": 5, "lo')
+    run.train(config(sample_build), tmp_path / "run")
+    assert path.read_bytes() == whole
+    (tmp_path / "run/result.json").unlink()
+    path.write_bytes(whole[:-1])
+    with pytest.raises(OutputError, match="metrics.jsonl: is shorter than its checkpoint says"):
+        run.train(config(sample_build), tmp_path / "run")
+
+
+def test_no_number_that_json_lacks(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "metrics.jsonl", 0)
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        journal.append({"loss": float("nan")})
+    journal.close()
+
+
+def test_folders_that_are_no_runs(sample_build: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/thesis.tex").write_text("x")
+    for name, words in (("file", "is a file"), ("mine", "is not empty and holds no run")):
+        for overwrite in (False, True):
+            with pytest.raises(OutputError, match=words):
+                run.train(config(sample_build), tmp_path / name, overwrite=overwrite)
+    assert (tmp_path / "mine/thesis.tex").read_text() == "x"
+    (tmp_path / "empty").mkdir()
+    run.train(config(sample_build, "rounds=1"), tmp_path / "empty")
+
+
+def test_two_processes_do_not_share_a_run(sample_build: Path, tmp_path: Path) -> None:
+    import fcntl
+
+    (tmp_path / "run").mkdir()
+    with (tmp_path / "run/.lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        with pytest.raises(OutputError, match="another fedkit is training there"):
+            run.train(config(sample_build), tmp_path / "run")
+
+
+def test_states_come_back_as_they_were(tmp_path: Path) -> None:
+    state = {
+        "z": torch.arange(6.0).view(2, 3).T,  # not contiguous
+        "a": torch.tensor(3),
+        "half": torch.ones(2, dtype=torch.bfloat16),
+        "none": torch.zeros(0, 4),
+    }
+    state["view"] = state["z"][0]  # shares memory
+    save_state(tmp_path / "s", state, {"n": 1})
+    back, facts = load_state(tmp_path / "s", CPU)
+    assert list(back) == list(state)
+    assert facts == {"n": 1}
+    assert all(torch.equal(back[name], value) and back[name].dtype == value.dtype for name, value in state.items())
+    save_state(tmp_path / "empty", {}, {})
+    assert load_state(tmp_path / "empty", CPU) == ({}, {})
+    assert sorted(p.name for p in tmp_path.iterdir() if "_" not in p.name) == ["empty", "s"]
+
+
+def test_a_full_disk_is_one_line(sample_build: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import errno
+    import os
+
+    replace, count = os.replace, []
+
+    def full(*arguments):
+        count.append(1)
+        if len(count) == 9:
+            raise OSError(errno.ENOSPC, "No space left on device", str(arguments[1]))
+        return replace(*arguments)
+
+    monkeypatch.setattr(os, "replace", full)
+    with pytest.raises(OutputError, match=r"cannot be written \(No space left on device\); free some space and run"):
+        run.train(config(sample_build), tmp_path / "run")
+    run.train(config(sample_build), tmp_path / "run")
+    monkeypatch.undo()
+    monkeypatch.setattr(methods, "METHODS", {"softmax": Softmax})
+    run.train(config(sample_build), tmp_path / "whole")
+    assert final(tmp_path / "run") == final(tmp_path / "whole")

@@ -1,0 +1,111 @@
+"""fedkit compare: runs that differ in their seed alone share a column, with mean and spread."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import statistics
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import sampled
+from federated_softmax import Softmax
+from rich.console import Console
+from test_train_engine import config
+
+from fedrsic_data.errors import OutputError, UsageError
+from fedtrain import methods, report, run
+
+
+@pytest.fixture(scope="module")
+def runs(sample_build: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three seeds of one config, one run of another, and one on the same recipe with another seed."""
+    torch.set_num_threads(1)
+    top = tmp_path_factory.mktemp("runs")
+    other = sampled(tmp_path_factory.mktemp("other") / "fed", "seed=9").path
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(methods, "METHODS", {"softmax": Softmax})
+        for seed in range(3):
+            run.train(config(sample_build, f"seed={seed}", "rounds=2"), top / f"a{seed}")
+        run.train(config(sample_build, "lr=0.05", "rounds=2", "cohort=2"), top / "b")
+        run.train(config(other, "seed=3", "rounds=2"), top / "c")
+    return top
+
+
+def shown(text: object) -> str:
+    console = Console(file=io.StringIO(), width=160)
+    console.print(text, crop=False)
+    return console.file.getvalue()  # type: ignore[attr-defined]
+
+
+def test_mean_and_spread_over_seeds(runs: Path) -> None:
+    results = report.found([runs / f"a{seed}" for seed in range(3)])
+    (group,) = report.grouped(results)
+    assert group.label == "softmax"
+    assert group.seeds == (0, 1, 2)
+    for name in results[0].data["figures"]:
+        values = [r.data["figures"][name] for r in results]
+        spread = group.figures[name]
+        assert spread.mean == pytest.approx(statistics.fmean(values))
+        assert spread.std == pytest.approx(statistics.stdev(values))
+        assert (spread.least, spread.most, spread.runs) == (min(values), max(values), 3)
+    assert len({r.data["figures"]["test/accuracy/mean"] for r in results}) > 1
+
+
+def test_groups_are_told_apart_by_what_differs(runs: Path) -> None:
+    groups = report.grouped(report.found([runs]))
+    assert [(g.label, g.seeds) for g in groups] == [("softmax lr=0.5", (0, 1, 2, 3)), ("softmax lr=0.05", (0,))]
+    assert groups[1].figures["test/accuracy/mean"].std is None
+
+
+def test_the_same_dataset_drawn_with_another_seed_is_the_same_group(runs: Path) -> None:
+    results = report.found([runs / "a0", runs / "c"])
+    assert results[0].facts["dataset"]["digest"] != results[1].facts["dataset"]["digest"]
+    assert len(report.grouped(results)) == 1
+
+
+def test_forms_tell_the_same(runs: Path) -> None:
+    groups = report.grouped(report.found([runs]))
+    mean = groups[0].figures["test/accuracy/mean"]
+    cell = f"{mean.mean:.2f} ± {mean.std:.2f}"
+    data = json.loads(shown(report.compared(groups, "json").text))
+    assert data == report.compared(groups, "text").data
+    assert data["groups"][0]["figures"]["test/accuracy/mean"]["mean"] == mean.mean
+    rows = list(csv.DictReader(io.StringIO(shown(report.compared(groups, "csv").text))))
+    (row,) = [r for r in rows if r["figure"] == "test/accuracy/mean" and r["run"] == "softmax lr=0.5"]
+    assert (float(row["mean"]), float(row["std"]), int(row["runs"])) == (mean.mean, mean.std, 4)
+    assert [r["std"] for r in rows if r["run"] == "softmax lr=0.05"] == [""] * len(groups[1].figures)
+    table = shown(report.compared(groups, "markdown").text)
+    assert "| figure | softmax lr=0.5 (4 runs) | softmax lr=0.05 |" in table
+    assert f"| test/accuracy/mean | {cell} | " in table
+    text = shown(report.compared(groups, "text").text)
+    assert cell in text
+    assert "fed-ucmerced of fed-rsic-sample (procedural sample, not real data)" in text
+
+
+def test_what_cannot_be_compared(runs: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="is the same run as"):
+        report.found([runs / "a0", runs / "a0"])
+    with pytest.raises(OutputError, match="holds no run"):
+        report.found([tmp_path])
+    with pytest.raises(UsageError, match="--format 'cvs': there is no such form; did you mean 'csv'"):
+        report.compared(report.grouped(report.found([runs / "b"])), "cvs")
+    (tmp_path / "half").mkdir()
+    (tmp_path / "half/config.json").write_bytes((runs / "b/config.json").read_bytes())
+    with pytest.raises(OutputError, match="half: is not finished; run the same fedkit train again"):
+        report.found([tmp_path / "half"])
+    (tmp_path / "half/config.json").write_text("{")
+    (tmp_path / "half/result.json").write_text("{}")
+    with pytest.raises(OutputError, match="config.json: cannot be read"):
+        report.found([tmp_path / "half"])
+
+
+def test_a_figure_that_only_some_have(runs: Path) -> None:
+    results = report.found([runs / "a0", runs / "b"])
+    results[1].data["figures"]["novel/accuracy"] = 5.0
+    results[0].data["figures"]["novel/accuracy"] = None
+    text = shown(report.compared(report.grouped(results), "text").text)
+    (line,) = [line for line in text.splitlines() if "novel/accuracy" in line]
+    assert line.split() == ["novel/accuracy", "-", "5.00"]

@@ -1,0 +1,113 @@
+"""Configs: JSON both ways, changed by key=value texts, and what they have in common."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass
+
+import pytest
+
+from fedrsic_data.errors import UsageError
+from fedtrain import config as configs
+from fedtrain.config import NEUTRAL, RunConfig
+
+
+@dataclass(frozen=True)
+class Settings:
+    lr: float = 0.1
+    rank: int | None = 8
+    flag: bool = True
+    anchor: str = "template"
+    dropout: float = 0.5
+
+
+BASE = RunConfig("m", "data/x", "s")
+
+
+def changed(*sets: str) -> RunConfig:
+    return configs.changed(BASE, sets, Settings)
+
+
+def test_json_both_ways() -> None:
+    config = changed("rounds=3", 'splits=["test"]', "lr=1", "held_out=uc")
+    assert configs.from_json(json.loads(json.dumps(configs.to_json(config)))) == config
+    assert config.method_settings == {"lr": 1.0, "rank": 8, "flag": True, "anchor": "template", "dropout": 0.5}
+    with pytest.raises(UsageError, match="unknown key 'round'; did you mean 'rounds'"):
+        configs.from_json({**configs.to_json(config), "round": 3})
+
+
+@pytest.mark.parametrize("text", ["false", "False"])
+def test_defect_14_false_is_false(text: str) -> None:
+    assert changed(f"flag={text}").method_settings["flag"] is False
+    assert changed("deterministic=true", f"deterministic={text}").deterministic is False
+    for other in ("no", "0", '"false"'):
+        with pytest.raises(UsageError, match="flag: .* should be true or false"):
+            changed(f"flag={other}")
+
+
+def test_values_are_what_their_field_takes() -> None:
+    assert changed("held_out=2024").held_out == "2024"
+    assert changed("held_out=None").held_out is None
+    assert changed("anchor=7").method_settings["anchor"] == "7"
+    assert changed("rank=null").method_settings["rank"] is None
+    assert changed("anchor=a=b").method_settings["anchor"] == "a=b"
+
+
+@pytest.mark.parametrize(
+    ("sets", "words"),
+    [
+        ("ruonds=3", "unknown key 'ruonds' for m; did you mean 'rounds'"),
+        ("rnak=3", "did you mean 'rank'"),
+        ("manifest=x", "unknown key 'manifest'"),
+        ("method.rounds=3", "unknown key 'method.rounds'"),
+        (".rounds=3", "unknown key '.rounds'"),
+        ("rounds", "should look like key=value"),
+        ("=3", "should look like key=value"),
+        ("dropout=0.1", "say run.dropout or method.dropout"),
+        ("rounds=-1", "rounds=-1 should be at least 0"),
+        ("rounds=2.5", "should be a whole number"),
+        ("rounds=true", "should be a whole number"),
+        ("seed=-1", "seed=-1 should be at least 0"),
+        ("run.dropout=1", "dropout=1.0 should be from 0 to below 1"),
+        ("run.dropout=NaN", "not a finite number"),
+        ("lr=x", "'x' should be a number"),
+        ("device=gpu", "'gpu' is not one of auto, cpu, cuda, mps"),
+        ("cohort=0", "cohort=0 should be at least 1"),
+        ("clients_per_round=0", "clients_per_round=0 should be at least 1"),
+    ],
+)
+def test_what_cannot_be_used(sets: str, words: str) -> None:
+    with pytest.raises(UsageError, match=words):
+        changed(sets)
+
+
+def test_names_that_both_have() -> None:
+    config = changed("run.dropout=0.25", "method.dropout=0.75", "method.lr=2")
+    assert (config.dropout, config.method_settings["dropout"], config.method_settings["lr"]) == (0.25, 0.75, 2.0)
+
+
+def test_all_and_a_number_contradict_each_other() -> None:
+    with pytest.raises(UsageError, match="sampling=all asks all"):
+        changed("sampling=all", "clients_per_round=3")
+
+
+def test_identity_is_of_what_changes_a_result() -> None:
+    other = {
+        "method": "n", "subset": "t", "rounds": 9, "seed": 1, "sampling": "all", "clients_per_round": 2, "dropout": 0.1,
+        "eval_every": 2, "splits": ("v",), "device": "cpu", "precision": "float32", "deterministic": True,
+        "clip": "tiny", "held_out": "d", "method_settings": {"lr": 2.0},
+        "manifest": "elsewhere", "cohort": 1, "checkpoint_every": 7, "store": "disk", "tensorboard": True,
+    }  # fmt: skip
+    assert set(other) == {field.name for field in dataclasses.fields(RunConfig)}
+    for key, value in other.items():
+        same = configs.identity(dataclasses.replace(BASE, **{key: value}), "d") == configs.identity(BASE, "d")
+        assert same == (key in NEUTRAL), key
+    assert configs.identity(BASE, "d") != configs.identity(BASE, "e")
+
+
+def test_a_group_is_runs_but_for_their_seed() -> None:
+    again = dataclasses.replace(BASE, seed=4, cohort=1)
+    assert configs.group(BASE, "r") == configs.group(again, "r")
+    assert configs.group(BASE, "r") != configs.group(dataclasses.replace(BASE, rounds=4), "r")
+    assert configs.group(BASE, "r") != configs.group(BASE, "q")
