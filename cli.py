@@ -123,6 +123,7 @@ def build(
     )
     wanted = recipes.from_json(data, f"recipe {recipe}")
     places = Places(folder=sources, given=_pairs(source or []), offline=offline)
+    _give_memory_back()
     with _listening(quiet=json) as listener:
         planned = pipeline.prepare(wanted, places, listener)
         if dry_run:
@@ -198,6 +199,7 @@ def resplit(
         data = recipes.override(recipes.to_json(old), subsets=subset or [], partitioner=partition, sets=sets)
         return recipes.from_json(data, f"recipe of {manifest}")
 
+    _give_memory_back()
     with _listening(quiet=json) as listener:
         planned = again.prepare(manifest, change, listener)
         if dry_run:
@@ -433,6 +435,17 @@ def _training(*, quiet: bool) -> Iterator[TrainListener]:
 def _given(**options: Any) -> list[str]:
     """``key=value`` for the options that were given."""
     return [f"{key}={value}" for key, value in options.items() if value is not None]
+
+
+def _give_memory_back() -> None:
+    """Keeps glibc from holding on to what windows of images leave behind; elsewhere, nothing to do."""
+    import ctypes
+    from contextlib import suppress
+
+    with suppress(OSError, AttributeError):
+        mallopt = ctypes.CDLL(None).mallopt
+        mallopt(-3, 1 << 17)  # M_MMAP_THRESHOLD: given, it no longer grows with the largest block ever freed
+        mallopt(-1, 1 << 17)  # M_TRIM_THRESHOLD
 
 
 def main() -> None:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from fedrsic_data import duplicates, manifest, plan, schema, shards, workspace
@@ -81,7 +82,9 @@ def prepare(recipe: Recipe, places: locate.Places, listener: Listener = QUIET) -
     sources = {name: source_entry(recipe, name, index) for name, index in indexes.items()}
     stamp = fingerprint((name, index.fingerprint) for name, index in sorted(indexes.items()))
     newest = max(index.newest for index in indexes.values())
-    return Planned.of(recipe, sources, subsets, stamp, newest, inputs)
+    planned = Planned.of(recipe, sources, subsets, stamp, newest, inputs)
+    pa.default_memory_pool().release_unused()  # Arrow would keep what the tables were made of
+    return planned
 
 
 def build(planned: Planned, out: Path, *, overwrite: bool = False, listener: Listener = QUIET) -> Built:
@@ -109,6 +112,7 @@ def build(planned: Planned, out: Path, *, overwrite: bool = False, listener: Lis
             return built
         work.begin(_key(planned))
         receipts = _receipts(planned, work.folder, work.kept, work.add, listener)
+        pa.default_memory_pool().release_unused()
         described = describe(planned, work.folder, receipts)
         (work.folder / manifest.NAME).write_text(manifest.dumps(described), encoding="utf-8")
         work.finish([manifest.NAME, *(file.path for file in manifest.files(described))])

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from fedrsic_data import card, manifest, schema, seeds, shards, skew
+from fedrsic_data import card, manifest, plan, schema, seeds, shards, skew
 from fedrsic_data.index import Fine, Index
 from fedrsic_data.manifest import File, FineEntry, Manifest, Plan, Shard, Skipped, SourceEntry, SubsetEntry
 from fedrsic_data.plan import Planned, PlannedSubset
@@ -20,6 +20,8 @@ from fedrsic_data.recipe import SCHEMA, Recipe
 from fedrsic_data.splits import TRAIN
 from fedrsic_data.workspace import file_digest
 
+_ROW_GROUP = 1 << 16
+_SMALL: dict[str, Any] = {"compression": "zstd", "write_page_index": True}
 PLAN, CLIENTS, CARD = "plan.parquet", "clients.parquet", "README.md"
 
 
@@ -34,7 +36,9 @@ def describe(planned: Planned, folder: Path, receipts: Mapping[str, Sequence[sha
     recipe = planned.recipe
     clients = {s.name: _clients(s, receipts[s.name]) for s in planned.subsets}
     subsets = {s.name: _entry(planned, s, receipts[s.name], clients[s.name]) for s in planned.subsets}
-    _write_small(planned.table, folder / PLAN)
+    with pq.ParquetWriter(folder / PLAN, schema.PLAN_SCHEMA, **_SMALL) as plan_writer:
+        for rows in planned.slices(_ROW_GROUP):
+            plan_writer.write_table(rows, row_group_size=_ROW_GROUP)
     _write_small(pa.concat_tables(clients.values()), folder / CLIENTS)
     (folder / CARD).write_text(card.render(recipe, planned.sources, subsets), encoding="utf-8")
     plan_file = _file(folder, PLAN)
@@ -45,7 +49,7 @@ def describe(planned: Planned, folder: Path, receipts: Mapping[str, Sequence[sha
             recipe=recipe,
             writer=writer(),
             sources=dict(planned.sources),
-            plan=Plan(plan_file.path, plan_file.bytes, plan_file.sha256, planned.digest, planned.table.num_rows),
+            plan=Plan(plan_file.path, plan_file.bytes, plan_file.sha256, planned.digest, planned.rows),
             clients=_file(folder, CLIENTS),
             card=_file(folder, CARD),
             subsets=subsets,
@@ -72,7 +76,7 @@ def _entry(
         skipped=tuple(Skipped(**row) for receipt in receipts for row in receipt.skipped),
         skew=skew.measure(
             clients,
-            planned.table.filter(pc.equal(planned.table.column("subset"), subset.name)) if subset.multi_label else None,
+            plan.table([subset]) if subset.multi_label else None,
             subset.classes,
             seeds.generator(planned.recipe.seed, subset.name, "skew"),
         ),
@@ -98,24 +102,31 @@ def _fine(fine: Fine, receipts: Sequence[shards.Receipt]) -> FineEntry:
 def _clients(subset: PlannedSubset, receipts: Sequence[shards.Receipt]) -> pa.Table:
     """A row a client and split, those without rows included, in the order of clients."""
     n, splits = len(subset.clients), len(subset.split_names)
-    place = {name: i for i, name in enumerate(subset.clients)}
-    held: dict[int, tuple[shards.Receipt, int]] = {}  # row of the table -> where its facts are
-    for receipt in receipts:
-        split = subset.split_names.index(receipt.split)
-        for i, client in enumerate(receipt.clients["client_id"]):
-            held[place[client] * splits + split] = receipt, i
-    columns: dict[str, Sequence[Any]] = {
-        "subset": [subset.name] * (n * splits),
-        "client_id": [client for client in subset.clients for _ in subset.split_names],
-        "split": [*subset.split_names] * n,
-        "file": [held[row][0].path if row in held else None for row in range(n * splits)],
+    names, split_names = pa.array(subset.clients, pa.string()), pa.array(subset.split_names, pa.string())
+    held = pa.concat_tables([schema.CLIENTS_SCHEMA.empty_table(), *map(_held, receipts)]).combine_chunks()
+    client = pc.index_in(held.column("client_id"), value_set=names).to_numpy()
+    split = pc.index_in(held.column("split"), value_set=split_names).to_numpy()
+    at = np.full(n * splits, -1)  # row of the table -> row of ``held``
+    at[client.astype(np.int64) * splits + split] = np.arange(len(client))
+    facts = held.take(pa.array(at, mask=at < 0)).combine_chunks()  # null where a client has no rows
+    columns: dict[str, Any] = {
+        "subset": pa.repeat(subset.name, n * splits),
+        "client_id": names.take(pa.array(np.repeat(np.arange(n), splits))),
+        "split": split_names.take(pa.array(np.tile(np.arange(splits), n))),
+        "file": facts.column("file"),
     }
     for field in schema.CLIENTS_SCHEMA:
         if field.name not in columns:
-            nothing: Any = [] if pa.types.is_list(field.type) else 0
-            cells = (held.get(row) for row in range(n * splits))
-            columns[field.name] = [nothing if at is None else at[0].clients[field.name][at[1]] for at in cells]
+            nothing = pa.scalar([] if pa.types.is_list(field.type) else 0, field.type)
+            columns[field.name] = pc.fill_null(facts.column(field.name), nothing)
     return pa.table(columns, schema=schema.CLIENTS_SCHEMA)
+
+
+def _held(receipt: shards.Receipt) -> pa.Table:
+    """What a shard holds of its clients, as rows of the client table."""
+    rows = len(receipt.clients["client_id"])
+    where = {"subset": pa.nulls(rows), "split": [receipt.split] * rows, "file": [receipt.path] * rows}
+    return pa.table({**where, **receipt.clients}, schema=schema.CLIENTS_SCHEMA)
 
 
 def source_entry(recipe: Recipe, name: str, index: Index) -> SourceEntry:
@@ -135,7 +146,7 @@ def source_entry(recipe: Recipe, name: str, index: Index) -> SourceEntry:
 
 
 def _write_small(table: pa.Table, path: Path) -> None:
-    pq.write_table(table, path, compression="zstd", write_page_index=True, row_group_size=1 << 16)
+    pq.write_table(table, path, row_group_size=_ROW_GROUP, **_SMALL)
 
 
 def _file(folder: Path, name: str) -> File:

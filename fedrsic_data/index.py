@@ -111,7 +111,10 @@ class Index:
 
 @dataclass(frozen=True)
 class ClassRows:
-    """The images of one class: ``sample_id``, ``key`` and ``file`` as string arrays of one length."""
+    """The images of one class: ``sample_id``, ``key`` and ``file`` as string arrays of one length.
+
+    A container that reads by sample ids may be given the same array as keys, which is then held once.
+    """
 
     ids: pa.Array
     keys: pa.Array
@@ -129,13 +132,14 @@ def single_label_table(domain: str, classes: Sequence[ClassRows]) -> pa.Table:
     n = sum(counts)
     labels = np.repeat(np.arange(len(classes), dtype=np.int32), counts)
     nothing = pa.nulls(n, pa.string())
+    ids = pa.concat_arrays([rows.ids for rows in classes])
     columns = [
-        pa.concat_arrays([rows.ids for rows in classes]),
+        ids,
         pa.ListArray.from_arrays(pa.array(np.arange(n + 1, dtype=np.int32)), pa.array(labels)),
         pa.repeat(pa.scalar(domain, pa.string()), n),
         nothing,
         nothing,
-        pa.concat_arrays([rows.keys for rows in classes]),
+        ids if all(rows.keys is rows.ids for rows in classes) else pa.concat_arrays([rows.keys for rows in classes]),
         pa.concat_arrays([rows.files for rows in classes]),
     ]
     return pa.table(columns, schema=INDEX_SCHEMA)

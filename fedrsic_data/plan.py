@@ -5,7 +5,7 @@ Nothing is written here and no pixel is read; the plan is a function of names an
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +21,7 @@ from fedrsic_data.manifest import Counted, SourceEntry
 from fedrsic_data.recipe import Recipe, Subset
 
 _UNDRAWN = "given to no client by the partitioner"
+_SHARED = ("domain", "group", "split")
 _BEYOND = "beyond {} shots of its class at its client"
 
 
@@ -33,7 +34,8 @@ class PlannedSubset:
         classes: Class names in index order.
         multi_label: Whether images have label sets.
         table: The indexes of its sources, in the order of ``sample_id``, ``labels`` in the subset's class
-            indices, and ``origin`` int32, the container that has the bytes.
+            indices, ``domain``, ``group`` and ``split`` as texts or dictionaries of them, and ``origin`` int32, the
+            container that has the bytes.
         containers: Read the bytes.
         owner: int32 [N], client of each row; -1 is left out.
         split: int8 [N], index into ``split_names``.
@@ -64,7 +66,7 @@ class PlannedSubset:
     def counts(self, split: str | None = None) -> NDArray[np.int64]:
         """Rows of each class at each client, int64 [clients, classes], of one split or of all."""
         rows = self._rows(split)
-        lists = self.table.column("labels").combine_chunks()
+        lists = schema.whole(self.table.column("labels"))
         times = np.diff(lists.offsets.to_numpy())
         owner, labels = np.repeat(self.owner, times), lists.flatten().to_numpy()
         return _crosstab(owner, labels, np.repeat(rows, times), len(self.clients), len(self.classes))
@@ -87,8 +89,7 @@ class Planned:
         recipe: What was asked for.
         sources: What the sources are.
         subsets: Who owns what.
-        table: The plan.
-        digest: Its content digest.
+        digest: Content digest of the plan, which is the table of all owners.
         stamp: Changes when a file that bytes are read from changes.
         newest: When one last changed, in nanoseconds since the epoch.
         inputs: Files and folders that bytes are read from.
@@ -97,7 +98,6 @@ class Planned:
     recipe: Recipe
     sources: Mapping[str, SourceEntry]
     subsets: tuple[PlannedSubset, ...]
-    table: pa.Table
     digest: str
     stamp: str
     newest: int
@@ -113,9 +113,25 @@ class Planned:
         newest: int,
         inputs: Sequence[Path],
     ) -> Planned:
-        """With the plan's table and digest filled in."""
-        whole = table(subsets)
-        return cls(recipe, sources, tuple(subsets), whole, schema.content_digest(whole), stamp, newest, tuple(inputs))
+        """With the plan's digest filled in."""
+        total = sum(len(subset.owner) for subset in subsets)
+        digest = schema.columns_digest((name, _cells(subsets, name, 0, total)) for name in schema.PLAN_SCHEMA.names)
+        return cls(recipe, sources, tuple(subsets), digest, stamp, newest, tuple(inputs))
+
+    @property
+    def rows(self) -> int:
+        """Rows of the plan."""
+        return sum(len(subset.owner) for subset in self.subsets)
+
+    @property
+    def table(self) -> pa.Table:
+        """The plan, made anew each time; see ``table``."""
+        return table(self.subsets)
+
+    def slices(self, most: int) -> Iterator[pa.Table]:
+        """The rows of ``table``, ``most`` at a time: all slices but the last are as long as that."""
+        for start in range(0, self.rows, most):
+            yield _table(self.subsets, start, min(start + most, self.rows))
 
 
 @dataclass(frozen=True)
@@ -168,7 +184,7 @@ def merge(subset: Subset, indexes: Sequence[Index]) -> Merged:
             examples = tuple(lost.column("sample_id").slice(0, 5).to_pylist())
             reason = f"of a class of {subset.sources[origin]} that not all sources have"
             left_out.append(Counted(reason, lost.num_rows, examples))
-    merged = pa.concat_tables(parts).combine_chunks()
+    merged = _encoded(pa.concat_tables(parts).combine_chunks())
     order = partition.sorting(merged.column("sample_id"))
     return Merged(
         classes=classes,
@@ -205,34 +221,17 @@ def drawn(reason: str) -> bool:
 
 def table(planned: Sequence[PlannedSubset]) -> pa.Table:
     """The plan as a table of ``schema.PLAN_SCHEMA``, sorted by subset and sample id."""
-    parts = []
-    for subset in sorted(planned, key=lambda subset: subset.name):
-        held = subset.owner >= 0
-        part = pa.table(
-            [
-                pa.repeat(pa.scalar(subset.name), len(held)),
-                subset.table.column("sample_id"),
-                subset.table.column("group"),
-                _spelled(subset.table.column("labels"), subset.classes),
-                _spelled(subset.table.column("fine_labels"), subset.fine.classes)
-                if subset.fine
-                else pa.nulls(len(held), pa.list_(pa.string())),
-                subset.table.column("domain"),
-                _named(subset.split_names, np.where(held, subset.split, -1)),
-                _named(subset.clients, subset.owner),
-            ],
-            schema=schema.PLAN_SCHEMA,
-        )
-        parts.append(part)
-    return pa.concat_tables(parts).combine_chunks()
+    return _table(planned, 0, sum(len(subset.owner) for subset in planned))
 
 
 def codes_of(column: pa.ChunkedArray) -> tuple[NDArray[np.int32], tuple[str, ...]]:
     """Codes int32 [N] of a text column and the texts they stand for, alphabetical."""
-    encoded = column.combine_chunks().dictionary_encode()
-    texts = encoded.dictionary.to_pylist()
-    rank = np.argsort(np.argsort(np.array(texts, dtype=object))).astype(np.int32) if texts else np.zeros(0, np.int32)
-    return rank[encoded.indices.to_numpy()], tuple(sorted(texts))
+    encoded = schema.whole(column).dictionary_encode()
+    codes, texts = encoded.indices.to_numpy(), encoded.dictionary.to_pylist()
+    held = np.bincount(codes, minlength=len(texts)) > 0  # a dictionary may have texts that no row has any more
+    names = sorted(text for text, has in zip(texts, held, strict=True) if has)
+    place = {name: i for i, name in enumerate(names)}
+    return np.array([place.get(text, -1) for text in texts], np.int32)[codes], tuple(names)
 
 
 def _divide(recipe: Recipe, name: str, merged: Merged, groups: Sequence[NDArray[np.int64]]) -> PlannedSubset:
@@ -303,9 +302,17 @@ def _count(reason: str, rows: NDArray[np.bool_], ids: pa.ChunkedArray) -> list[C
     return [Counted(reason, int(rows.sum()), examples)] if rows.any() else []
 
 
+def _encoded(table: pa.Table) -> pa.Table:
+    """The table with texts that many rows share held once."""
+    for at, name in enumerate(table.column_names):
+        if name in _SHARED:
+            table = table.set_column(at, name, schema.whole(table.column(name)).dictionary_encode())
+    return table
+
+
 def _relabelled(table: pa.Table, codes: NDArray[np.int32]) -> tuple[pa.Table, pa.Table]:
     """The table with labels mapped by ``codes``, and the rows all of whose labels map to -1, which it loses."""
-    lists = table.column("labels").combine_chunks()
+    lists = schema.whole(table.column("labels"))
     if np.array_equal(codes, np.arange(len(codes))):
         return table, table.slice(0, 0)
     mapped = codes[lists.flatten().to_numpy()]
@@ -317,15 +324,17 @@ def _relabelled(table: pa.Table, codes: NDArray[np.int32]) -> tuple[pa.Table, pa
     at = table.schema.get_field_index("labels")
     relabelled = table.set_column(at, "labels", pa.ListArray.from_arrays(offsets, pa.array(mapped[keep])))
     lost = (after == 0) & (before > 0)
+    if not lost.any():
+        return relabelled, table.slice(0, 0)
     return relabelled.filter(pa.array(~lost)), table.filter(pa.array(lost))
 
 
 def _rows(table: pa.Table, classes: Sequence[str]) -> partition.Rows:
-    lists = table.column("labels").combine_chunks()
+    lists = schema.whole(table.column("labels"))
     domains, domain_names = codes_of(table.column("domain"))
     groups, group_names = (None, ()) if table.column("group").null_count else codes_of(table.column("group"))
     return partition.Rows(
-        labels=lists.flatten().to_numpy().astype(np.int32),
+        labels=lists.flatten().to_numpy().astype(np.int32, copy=False),
         offsets=lists.offsets.to_numpy().astype(np.int64),
         classes=len(classes),
         domains=domains,
@@ -335,15 +344,51 @@ def _rows(table: pa.Table, classes: Sequence[str]) -> partition.Rows:
     )
 
 
-def _spelled(lists: pa.ChunkedArray, names: Sequence[str]) -> pa.ListArray:
+def _table(planned: Sequence[PlannedSubset], start: int, stop: int) -> pa.Table:
+    """Rows ``start`` to ``stop`` of the plan."""
+    columns = [_cells(planned, name, start, stop) for name in schema.PLAN_SCHEMA.names]
+    return pa.table(columns, schema=schema.PLAN_SCHEMA).combine_chunks()
+
+
+def _cells(planned: Sequence[PlannedSubset], name: str, start: int, stop: int) -> pa.ChunkedArray:
+    """Rows ``start`` to ``stop`` of one column of the plan, a chunk for each subset they are of."""
+    chunks = []
+    for subset in sorted(planned, key=lambda subset: subset.name):
+        n = len(subset.owner)
+        if start < n and stop > 0:
+            chunks.append(_column(subset, name, slice(max(start, 0), min(stop, n))))
+        start, stop = start - n, stop - n
+    return pa.chunked_array(chunks, schema.PLAN_SCHEMA.field(name).type)
+
+
+def _column(subset: PlannedSubset, name: str, rows: slice) -> pa.Array:
+    """What the plan tells of some of a subset's rows in one of its columns."""
+    owner = subset.owner[rows]
+    if name == "subset":
+        return pa.repeat(pa.scalar(subset.name), len(owner))
+    if name == "client_id":
+        return _named(subset.clients, owner)
+    if name == "split":
+        return _named(subset.split_names, np.where(owner >= 0, subset.split[rows], -1))
+    if name == "fine_labels" and subset.fine is None:
+        return pa.nulls(len(owner), pa.list_(pa.string()))
+    cells = schema.whole(subset.table.column(name))[rows]
+    if name == "labels":
+        return _spelled(cells, subset.classes)
+    if name == "fine_labels" and subset.fine is not None:
+        return _spelled(cells, subset.fine.classes)
+    return cells.cast(pa.string())
+
+
+def _spelled(lists: pa.ListArray, names: Sequence[str]) -> pa.ListArray:
     """Lists of names for lists of indices."""
-    whole = lists.combine_chunks()
-    return pa.ListArray.from_arrays(whole.offsets, pa.array(names, pa.string()).take(whole.flatten()))
+    offsets = lists.offsets.to_numpy()
+    return pa.ListArray.from_arrays(pa.array(offsets - offsets[0]), pa.array(names, pa.string()).take(lists.flatten()))
 
 
 def _named(names: Sequence[str], codes: NDArray[np.integer]) -> pa.Array:
     """Texts for codes; null for -1."""
-    return pa.array(names, pa.string()).take(pa.array(codes.astype(np.int64), mask=codes < 0))
+    return pa.array(names, pa.string()).take(pa.array(codes, mask=codes < 0))
 
 
 def _crosstab(

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 
@@ -58,7 +59,8 @@ def shard_schema(classes: Sequence[str], *, multi_label: bool, fine: Sequence[st
         which ``datasets`` recovers Image and ClassLabel without a script.
     """
     features = features_json(classes, multi_label=multi_label, fine=fine)
-    types = {"image": IMAGE, "label": pa.int64(), "labels": pa.list_(pa.int64()), "fine_labels": pa.list_(pa.int64())}
+    codes = pa.list_(pa.field("element", pa.int64()))  # as Parquet itself calls the items of lists
+    types = {"image": IMAGE, "label": pa.int64(), "labels": codes, "fine_labels": codes}
     metadata = {"huggingface": json.dumps({"info": {"features": features}}, ensure_ascii=False)}
     return pa.schema([(name, types.get(name, pa.string())) for name in features], metadata=metadata)
 
@@ -82,29 +84,50 @@ def class_names(schema: pa.Schema, column: str = "label") -> tuple[str, ...]:
     return tuple(feature.get("feature", feature)["names"])
 
 
+def whole(column: pa.ChunkedArray) -> pa.Array:
+    """A column in one piece; not copied where it is in one already."""
+    return column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
+
+
 def content_digest(table: pa.Table) -> str:
     """sha256 of a table's values: the same whatever its chunks, its Parquet encoding or the library's version.
 
     Row order counts; sort first where it should not.
     """
+    return columns_digest(zip(table.column_names, table.columns, strict=True))
+
+
+def columns_digest(columns: Iterable[tuple[str, pa.ChunkedArray]]) -> str:
+    """``content_digest`` of the table that has these columns, which are held one after another."""
     digest = hashlib.sha256()
-    for name, column in zip(table.column_names, table.columns, strict=True):
+    for name, column in columns:
         digest.update(f"{name}:{len(column)};".encode())
-        _update(digest, column.combine_chunks() if column.num_chunks != 1 else column.chunk(0))
+        _update(digest, column)
     return digest.hexdigest()
 
 
-def _update(digest: Any, array: pa.Array) -> None:
-    digest.update(("list" if pa.types.is_list(array.type) else str(array.type)).encode())
-    digest.update(np.packbits(array.is_valid().to_numpy(zero_copy_only=False)).tobytes())
-    if pa.types.is_list(array.type):
-        digest.update(np.diff(array.offsets.to_numpy()).astype("<i8").tobytes())
-        _update(digest, array.flatten())
-    elif pa.types.is_string(array.type):
-        filled = array.fill_null("")
-        _, offsets, data = filled.buffers()
-        at = np.frombuffer(offsets or b"\0\0\0\0", np.int32)[filled.offset : filled.offset + len(filled) + 1]
-        digest.update(np.diff(at).astype("<i8").tobytes())
-        digest.update(memoryview(data or b"")[at[0] : at[-1]])
+def _update(digest: Any, column: pa.ChunkedArray) -> None:
+    kind = column.type
+    digest.update(("list" if pa.types.is_list(kind) else str(kind)).encode())
+    digest.update(np.packbits(column.is_valid().to_numpy()).tobytes())
+    if pa.types.is_list(kind):
+        for chunk in column.chunks:
+            digest.update(np.diff(chunk.offsets.to_numpy()).astype("<i8").tobytes())
+        _update(digest, pa.chunked_array([chunk.flatten() for chunk in column.chunks], kind.value_type))
+    elif pa.types.is_string(kind):
+        texts = [_text(chunk) for chunk in column.chunks]
+        for at, _ in texts:
+            digest.update(np.diff(at).astype("<i8").tobytes())
+        for at, data in texts:
+            digest.update(data[at[0] : at[-1]])
     else:
-        digest.update(array.fill_null(0).to_numpy(zero_copy_only=False).astype("<i8").tobytes())
+        for chunk in column.chunks:
+            digest.update(chunk.fill_null(0).to_numpy(zero_copy_only=False).astype("<i8").tobytes())
+
+
+def _text(array: pa.Array) -> tuple[NDArray[np.int32], memoryview]:
+    """Offsets int32 [N + 1] of texts, "" for null, and the bytes they cut."""
+    filled = array.fill_null("")
+    _, offsets, data = filled.buffers()
+    at = np.frombuffer(offsets or b"\0\0\0\0", np.int32)[filled.offset : filled.offset + len(filled) + 1]
+    return at, memoryview(data or b"")

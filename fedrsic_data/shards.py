@@ -7,11 +7,12 @@ whatever was written before, the file is the same.
 from __future__ import annotations
 
 import hashlib
+import mmap
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
@@ -27,6 +28,7 @@ from fedrsic_data.index import Container
 from fedrsic_data.schema import IMAGE, class_names
 
 _WINDOW = 1024  # most images in memory at once, however small they are
+_AT_ONCE = 256  # images read before they are checked and put behind one another
 
 
 @dataclass(frozen=True)
@@ -144,6 +146,41 @@ class HashingFile:
         self.flush()
 
 
+class Buffer:
+    """Byte strings end to end, in pages of their own: they take what is written to them, and go back at once."""
+
+    def __init__(self, size: int) -> None:
+        """Has room for ``size`` bytes, and makes more when it is used up."""
+        self._pages = mmap.mmap(-1, size)
+        self._ends = [0]
+
+    def clear(self) -> None:
+        """Starts again; the arrays that were made of it change."""
+        self._ends = [0]
+
+    def extend(self, data: Sequence[bytes]) -> None:
+        """Adds some."""
+        joined = b"".join(data)
+        start, end = self._ends[-1], self._ends[-1] + len(joined)
+        if end > len(self._pages):
+            wider = mmap.mmap(-1, 2 * end)
+            wider[:start] = memoryview(self._pages)[:start]
+            self._pages = wider
+        self._pages[start:end] = joined
+        self._ends += [start + size for size in accumulate(map(len, data))]
+
+    def array(self) -> pa.Array:
+        """The byte strings as binary [n], not copied.
+
+        Raises:
+            pa.ArrowInvalid: They are over 2 GiB, which no window of images is meant to be.
+        """
+        offsets = pa.array(self._ends, pa.int32())
+        return pa.Array.from_buffers(
+            pa.binary(), len(offsets) - 1, [None, offsets.buffers()[1], pa.py_buffer(self._pages)]
+        )
+
+
 def parquet_writer(file: Any, schema: pa.Schema) -> pq.ParquetWriter:
     """A writer with fedkit's options: image bytes plain and uncompressed, other columns small and indexed."""
     lists = [field.name for field in schema if pa.types.is_list(field.type)]
@@ -190,13 +227,14 @@ def write(
     groups: list[tuple[int, int]] = []  # client and image bytes, a row group each
     held: list[NDArray[np.int64]] = []
     skipped: list[dict[str, str]] = []
+    buffer = Buffer(row_group_bytes)
     with aside.open("wb") as file:
         sink = HashingFile(file)
         with parquet_writer(sink, rows.schema) as writer:
             for start in range(0, len(job.rows), window):
-                wanted = job.rows[start : start + window]
-                good, data = _checked(rows, job.split, wanted, read(rows, wanted), on_bad_image, skipped)
-                table, sizes = _table(rows, good, data), np.array([len(one) for one in data], np.int64)
+                good, image = _images(rows, job.split, job.rows[start : start + window], buffer, on_bad_image, skipped)
+                table = _table(rows, good, image)
+                sizes = pc.binary_length(image).to_numpy().astype(np.int64)
                 for begin, end in _row_groups(rows.client[good], sizes, row_group_bytes):
                     writer.write_table(table.slice(begin, end - begin), row_group_size=end - begin)
                     groups.append((int(rows.client[good[begin]]), int(sizes[begin:end].sum())))
@@ -227,29 +265,43 @@ def read(rows: Rows, wanted: NDArray[np.int64]) -> list[bytes]:
     return data
 
 
-def _checked(
+def _images(
     rows: Rows,
     split: str,
     wanted: NDArray[np.int64],
-    data: Sequence[bytes],
+    buffer: Buffer,
     on_bad_image: str,
     skipped: list[dict[str, str]],
-) -> tuple[NDArray[np.int64], list[bytes]]:
-    good = []
-    for i, one in enumerate(data):
-        try:
-            images.check(one, "")
-            good.append(i)
-        except BadImageError as error:
-            row = {name: rows.table.column(name)[int(wanted[i])].as_py() for name in ("sample_id", "key", "origin")}
-            reason = str(error).removeprefix(": ")
-            if on_bad_image == "error":
-                where = rows.containers[row["origin"]].where(row["key"])
-                raise BadImageError(f"{where}: {reason}") from None
-            client = rows.clients[rows.client[wanted[i]]]
-            reason = reason.split(";")[0]
-            skipped.append({"sample_id": row["sample_id"], "client_id": client, "split": split, "reason": reason})
-    return wanted[good], [data[i] for i in good]
+) -> tuple[NDArray[np.int64], pa.Array]:
+    """Which of the rows ``wanted`` have whole images, and those: int64 [n] and binary [n], in the buffer."""
+    good: list[int] = []
+    buffer.clear()
+    for start in range(0, len(wanted), _AT_ONCE):
+        few = wanted[start : start + _AT_ONCE]
+        whole: list[bytes] = []
+        for row, one in zip(few.tolist(), read(rows, few), strict=True):
+            try:
+                images.check(one, "")
+            except BadImageError as error:
+                skipped.append(_refused(rows, split, row, str(error).removeprefix(": "), on_bad_image))
+            else:
+                good.append(row)
+                whole.append(one)
+        buffer.extend(whole)
+    return np.array(good, np.int64), buffer.array()
+
+
+def _refused(rows: Rows, split: str, row: int, reason: str, on_bad_image: str) -> dict[str, str]:
+    """A damaged image as it is listed among those left out.
+
+    Raises:
+        BadImageError: None is to be left out.
+    """
+    at = {name: rows.table.column(name)[row].as_py() for name in ("sample_id", "key", "origin")}
+    if on_bad_image == "error":
+        raise BadImageError(f"{rows.containers[at['origin']].where(at['key'])}: {reason}") from None
+    client = rows.clients[rows.client[row]]
+    return {"sample_id": at["sample_id"], "client_id": client, "split": split, "reason": reason.split(";")[0]}
 
 
 def _row_groups(client: NDArray[np.int32], sizes: NDArray[np.int64], most: int) -> list[tuple[int, int]]:
@@ -268,10 +320,10 @@ def _row_groups(client: NDArray[np.int32], sizes: NDArray[np.int64], most: int) 
     return found
 
 
-def _table(rows: Rows, wanted: NDArray[np.int64], data: Sequence[bytes]) -> pa.Table:
+def _table(rows: Rows, wanted: NDArray[np.int64], data: pa.Array) -> pa.Table:
     taken = rows.columns.take(pa.array(wanted)).combine_chunks()
     column = {name: taken.column(name).combine_chunks() for name in taken.column_names}
-    image = pa.StructArray.from_arrays([pa.array(data, pa.binary()), column["file"]], fields=list(IMAGE))
+    image = pa.StructArray.from_arrays([data, column["file"]], fields=list(IMAGE))
     column |= {"image": image, "client_id": rows.names.take(pa.array(rows.client[wanted]))}
     if not rows.multi_label:
         column["label"] = column["labels"].flatten()

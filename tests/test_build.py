@@ -8,12 +8,14 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from conftest import contents, make, mirrored, sampled, tiny_image, write_ucmerced
 
 import fedrsic_data
-from fedrsic_data import build, recipe
+from fedrsic_data import build, recipe, schema, shards
 from fedrsic_data.errors import BadImageError, OutputError, UsageError
 from fedrsic_data.sources.locate import Places
 from fedrsic_data.verify import verify
@@ -338,3 +340,101 @@ def test_subsets_may_mix_sources_under_unified_names(ucmerced: Path, optimal31: 
     rows = fedrsic_data.open(done.path).subset("both").read("train", ["label", "domain"]).to_pylist()
     airplane = both.classes.index("airplane")
     assert {row["domain"] for row in rows if row["label"] == airplane} == {"ucmerced", "optimal31"}
+
+
+def planned_of(*subsets: str, **partition: object) -> build.Planned:
+    """A drawn plan of sample images; of the multi-label sample too, whose users are groups."""
+    data = {
+        "fedkit": 1,
+        "name": "plan",
+        "subsets": {name: {"sources": [name], "class_names": "native"} for name in subsets},
+        "sample": {"per_class": 7, "users": 10, "size": 32},
+        "partition": {"name": "dirichlet", "clients": 4, **partition},
+    }
+    return build.prepare(recipe.from_json(data, "test"), Places())
+
+
+@pytest.mark.parametrize("most", [1, 64, 147, 100_000])
+def test_slices_of_a_plan_are_its_table(most: int) -> None:
+    planned = planned_of("ucmerced", "optimal31")  # named in another order than they are sorted in
+    slices = list(planned.slices(most))
+    whole = planned.table
+    assert whole.schema == schema.PLAN_SCHEMA
+    assert whole.num_rows == planned.rows == sum(len(s.owner) for s in planned.subsets)
+    assert pa.concat_tables(slices).combine_chunks().equals(whole)
+    assert {len(part) for part in slices[:-1]} <= {most}
+    assert whole.column("subset").to_pylist() == sorted(whole.column("subset").to_pylist())
+    for subset in planned.subsets:
+        mine = whole.filter(np.equal(whole.column("subset").to_numpy(), subset.name))
+        assert mine.column("sample_id").to_pylist() == subset.table.column("sample_id").to_pylist()
+        assert mine.column("client_id").to_pylist() == [subset.clients[k] for k in subset.owner]
+        assert mine.column("split").to_pylist() == [subset.split_names[k] for k in subset.split]
+        labels = subset.table.column("labels").to_pylist()
+        assert mine.column("labels").to_pylist() == [[subset.classes[c] for c in row] for row in labels]
+    assert planned.digest == schema.content_digest(whole) == naive_digest(whole)
+
+
+def naive_digest(table: pa.Table) -> str:
+    """``schema.content_digest`` from Python values, one after another."""
+    digest = hashlib.sha256()
+
+    def column(values: list[object], kind: pa.DataType) -> None:
+        digest.update(("list" if pa.types.is_list(kind) else str(kind)).encode())
+        digest.update(np.packbits(np.array([value is not None for value in values], bool)).tobytes())
+        if pa.types.is_list(kind):
+            digest.update(np.array([len(value or ()) for value in values], "<i8").tobytes())
+            column([item for value in values for item in value or ()], kind.value_type)
+        elif pa.types.is_string(kind):
+            texts = [(value or "").encode() for value in values]
+            digest.update(np.array([len(text) for text in texts], "<i8").tobytes())
+            digest.update(b"".join(texts))
+        else:
+            digest.update(np.array([value or 0 for value in values], "<i8").tobytes())
+
+    for name in table.column_names:
+        digest.update(f"{name}:{len(table)};".encode())
+        column(table.column(name).to_pylist(), table.schema.field(name).type)
+    return digest.hexdigest()
+
+
+def test_a_content_digest_does_not_depend_on_chunks() -> None:
+    table = pa.table(
+        {
+            "text": pa.array(["a", None, "", "früh", "b" * 300, None, "c"] * 5),
+            "texts": pa.array([["x"], [], ["y", None, "zz"], None, ["x", "y"], [], ["w"]] * 5, pa.list_(pa.string())),
+            "numbers": pa.array([[1], [2, 3], [], [4, 5, 6], None, [7], [8]] * 5, pa.list_(pa.int32())),
+            "number": pa.array([1, None, -3, 2**40, 0, 6, 7] * 5, pa.int64()),
+        }
+    )
+    expected = naive_digest(table)
+    assert schema.content_digest(table) == expected
+    for size in (1, 3, 8, 34):
+        parts = [table.slice(start, size) for start in range(0, len(table), size)]
+        assert schema.content_digest(pa.concat_tables(parts)) == expected
+        copies = [
+            pa.table({name: part.column(name).to_pylist() for name in part.column_names}, part.schema) for part in parts
+        ]
+        assert schema.content_digest(pa.concat_tables(copies)) == expected
+    assert schema.content_digest(table.slice(1)) == naive_digest(table.slice(1)) != expected
+    assert schema.content_digest(table.slice(0, 0)) == naive_digest(table.slice(0, 0))
+
+
+def test_a_buffer_makes_room_and_starts_again() -> None:
+    buffer = shards.Buffer(4)
+    assert buffer.array().to_pylist() == []
+    buffer.extend([b"ab", b""])
+    buffer.extend([b"cdefg" * 9, b"h"])
+    assert buffer.array().to_pylist() == [b"ab", b"", b"cdefg" * 9, b"h"]
+    buffer.clear()
+    buffer.extend([b"ij"])
+    buffer.extend([])
+    assert buffer.array().to_pylist() == [b"ij"]
+    buffer.array().validate(full=True)
+
+
+def test_shards_do_not_depend_on_how_many_images_are_read_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = sampled(tmp_path / "a", "clients=3")
+    monkeypatch.setattr(shards, "_AT_ONCE", 5)
+    assert contents(sampled(tmp_path / "b", "clients=3").path) == contents(first.path)
