@@ -6,8 +6,9 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
+from stat import S_ISREG
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
@@ -99,15 +100,15 @@ class Subset:
     @cached_property
     def clients(self) -> tuple[str, ...]:
         """Client ids in order, those without rows included."""
-        return tuple(dict.fromkeys(self.client_table.column("client_id").to_pylist()))
+        return tuple(self._place)
 
     @cached_property
     def client_table(self) -> pa.Table:
         """The subset's rows of ``clients.parquet``."""
-        table = self.dataset.client_table
-        mine = table.filter(pc.equal(table.column("subset"), self.name))
-        clients = [mine.filter(pc.equal(mine.column("split"), s)).column("client_id").to_pylist() for s in self.splits]
-        if not countable(mine, self.classes) or any(ids != clients[0] for ids in clients):
+        mine = _where(self.dataset.client_table, "subset", self.name)
+        ids = [_where(mine, "split", split).column("client_id").combine_chunks() for split in self.splits]
+        whole = pc.count_distinct(ids[0]).as_py() == len(ids[0]) and all(some.equals(ids[0]) for some in ids)
+        if not whole or not countable(mine, self.classes):
             where = self.dataset.folder / self.dataset.manifest.clients.path
             raise ManifestError(f"{where}: does not fit what the manifest says of {self.name}; run: fedkit verify")
         return mine
@@ -123,8 +124,7 @@ class Subset:
         Raises:
             UsageError: There is no such split.
         """
-        if split not in self.splits:
-            raise UsageError(f"{self.name}: no split {split!r}; there are {', '.join(self.splits)}")
+        self._check(split)
         counts, _ = skew.tables(self.client_table, len(self.classes), split)
         return skew.per_client(counts, self.clients)
 
@@ -134,7 +134,7 @@ class Subset:
         Raises:
             UsageError: There is no such client.
         """
-        if client_id not in self._pieces:
+        if client_id not in self._place:
             raise UsageError(f"{self.name}: no client {client_id!r}; there are {len(self.clients)}, {self._example()}")
         return Client(self, client_id)
 
@@ -144,8 +144,27 @@ class Subset:
         Raises:
             UsageError: There is no such split.
         """
-        tables = [self.client(c).read(split, columns) for c in self.clients]
+        wanted = self.schema(columns)
+        self._check(split)
+        files = pc.unique(self._of_split[split].column("file")).drop_null().to_pylist()
+        tables = [wanted.empty_table()]
+        for name in files:  # whole files: shards lie in the order of their clients, and hold nobody else
+            with _parquet(manifest.safe(self.dataset.folder, name)) as file:
+                tables.append(file.read(columns=wanted.names).select(wanted.names).cast(wanted))
         return pa.concat_tables(tables)
+
+    def schema(self, columns: Sequence[str] | None = None) -> pa.Schema:
+        """The schema of its rows, or of some columns of them.
+
+        Raises:
+            UsageError: There is no such column.
+        """
+        if columns is None:
+            return self._schema
+        for name in columns:
+            if name not in self._schema.names:
+                raise UsageError(f"no column {name!r}{suggest(name, self._schema.names)}")
+        return pa.schema([self._schema.field(name) for name in columns])
 
     def pieces(self, client_id: str, split: str) -> tuple[Piece, ...]:
         """Where a client's rows of a split are.
@@ -153,20 +172,31 @@ class Subset:
         Raises:
             UsageError: There is no such split.
         """
-        if split not in self.splits:
-            raise UsageError(f"{self.name}: no split {split!r}; there are {', '.join(self.splits)}")
-        return self._pieces[client_id].get(split, ())
+        self._check(split)
+        row = self._of_split[split].slice(self._place[client_id], 1).to_pylist()[0]
+        if row["file"] is None:
+            return ()
+        return (Piece(row["file"], row["row_group"], row["row_groups"], row["rows"]),)
 
     @cached_property
-    def _pieces(self) -> dict[str, dict[str, tuple[Piece, ...]]]:
-        names = ["client_id", "split", "file", "row_group", "row_groups", "rows"]
-        found: dict[str, dict[str, tuple[Piece, ...]]] = {}
-        columns = (self.client_table.column(name).to_pylist() for name in names)
-        for client, split, file, first, count, rows in zip(*columns, strict=True):
-            held = found.setdefault(client, {})
-            if file is not None:
-                held[split] = (Piece(file, first, count, rows),)
-        return found
+    def _schema(self) -> pa.Schema:
+        fine = self.entry.fine.classes if self.entry.fine else ()
+        return schema.shard_schema(self.classes, multi_label=self.entry.multi_label, fine=fine)
+
+    @cached_property
+    def _of_split(self) -> dict[str, pa.Table]:
+        """Where the rows of each split are, a row a client in the order of clients."""
+        places = self.client_table.select(["split", "client_id", "file", "row_group", "row_groups", "rows"])
+        return {split: _where(places, "split", split).combine_chunks() for split in self.splits}
+
+    @cached_property
+    def _place(self) -> dict[str, int]:
+        ids = self._of_split[self.splits[0]].column("client_id").to_pylist()
+        return {client: row for row, client in enumerate(ids)}
+
+    def _check(self, split: str) -> None:
+        if split not in self.splits:
+            raise UsageError(f"{self.name}: no split {split!r}; there are {', '.join(self.splits)}")
 
     def _example(self) -> str:
         return f"{self.clients[0]} to {self.clients[-1]}" if self.clients else "none"
@@ -195,7 +225,7 @@ class Client:
             ManifestError: A shard is missing or does not hold the row groups it should.
         """
         batches = list(self.batches(split, rows=1 << 20, columns=columns))
-        return pa.Table.from_batches(batches, schema=self._schema(columns))
+        return pa.Table.from_batches(batches, schema=self.subset.schema(columns))
 
     def batches(self, split: str, rows: int = 256, columns: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:
         """The same rows in batches of at most ``rows``, a row group in memory at a time.
@@ -206,13 +236,13 @@ class Client:
         """
         if rows < 1:
             raise UsageError(f"rows={rows} should be at least 1")
-        wanted = self._schema(columns)
+        wanted = self.subset.schema(columns)
         for piece in self.subset.pieces(self.id, split):
             path = manifest.safe(self.subset.dataset.folder, piece.file)
             groups = range(piece.row_group, piece.row_group + piece.row_groups)
             with _parquet(path) as file:
                 for group in groups:
-                    table = file.read_row_group(group, columns=wanted.names).select(wanted.names)
+                    table = file.read_row_group(group, columns=wanted.names, use_threads=False).select(wanted.names)
                     yield from table.cast(wanted).to_batches(max_chunksize=rows)
 
     def dataset(self, split: str) -> datasets.Dataset:
@@ -225,16 +255,16 @@ class Client:
 
         return datasets.Dataset(self.read(split))
 
-    def _schema(self, columns: Sequence[str] | None) -> pa.Schema:
-        entry = self.subset.entry
-        fine = entry.fine.classes if entry.fine else ()
-        full = schema.shard_schema(entry.classes, multi_label=entry.multi_label, fine=fine)
-        for name in columns or ():
-            if name not in full.names:
-                raise UsageError(f"no column {name!r}{suggest(name, full.names)}")
-        if columns is None:
-            return full
-        return pa.schema([full.field(name) for name in columns])
+
+def _where(table: pa.Table, column: str, value: str) -> pa.Table:
+    """The rows that have a value.
+
+    It is compared with itself as the column has it: to make an Arrow scalar of a text costs an import of pandas,
+    where that is installed, which is half the time that opening a dataset takes.
+    """
+    values = table.column(column)
+    held = [one for one in pc.unique(values) if one.as_py() == value]
+    return table.filter(pc.equal(values, held[0])) if held else table.slice(0, 0)
 
 
 def countable(clients: pa.Table, classes: Sequence[str]) -> bool:
@@ -265,10 +295,18 @@ def _parquet(path: Path) -> Iterator[pq.ParquetFile]:
         ManifestError: It is missing or damaged.
     """
     try:
-        if not path.is_file():  # to open a pipe would be to wait for ever
+        stat = path.stat()
+        if not S_ISREG(stat.st_mode):  # to open a pipe would be to wait for ever
             raise FileNotFoundError("no such file")
-        with pq.ParquetFile(path, pre_buffer=False) as file:
+        footer = _footer(path, stat.st_size, stat.st_mtime_ns)
+        with pq.ParquetFile(path, metadata=footer, pre_buffer=False) as file:
             yield file
     except (OSError, EOFError, LookupError, ValueError, pa.ArrowException) as error:
         words = " ".join(str(error).split())
         raise ManifestError(f"{path}: cannot be read ({words}); run: fedkit verify") from None
+
+
+@lru_cache(maxsize=4)  # clients are mostly read in order, and one's footer names hundreds of others
+def _footer(path: Path, *_stamp: int) -> pq.FileMetaData:
+    """The footer of a Parquet file, parsed once for its clients in a row; the stamp changes when the file does."""
+    return pq.read_metadata(path)

@@ -106,29 +106,39 @@ def measure(clients: pa.Table, plan: pa.Table | None, classes: Sequence[str], rn
         several labels.
     """
     labels, domains = tables(clients, len(classes))
-    measured = measure_counts(labels, domains, rng)
     if plan is None:
-        return measured
+        return measure_counts(labels, domains, rng)
     train = plan.filter(pc.and_(pc.is_valid(plan.column("client_id")), pc.equal(plan.column("split"), TRAIN)))
     lists = train.column("labels").combine_chunks()
-    times = np.diff(lists.offsets.to_numpy())
-    if len(times) and times.max() > 1:
-        codes = pc.index_in(lists.flatten(), value_set=pa.array(classes, pa.string())).to_numpy()
-        owner = train.column("client_id").combine_chunks().dictionary_encode().indices.to_numpy()
-        measured["cooccurrence_drift"] = _rounded(cooccurrence_drift(owner, codes, times, len(classes), rng))
+    times = pc.list_value_length(lists).to_numpy()
+    if not len(times) or times.max() < 2:
+        return measure_counts(labels, domains, rng)
+    codes = pc.index_in(lists.flatten(), value_set=pa.array(classes, pa.string())).to_numpy()
+    held = train.column("client_id").combine_chunks().dictionary_encode()
+    owner, width = held.indices.to_numpy().astype(np.int64), len(classes)
+
+    def dealt() -> Counts:  # labels of an image stay together, so that clients' counts are not multinomial
+        cells = np.repeat(rng.permutation(owner) * width, times) + codes
+        return np.bincount(cells, minlength=len(held.dictionary) * width).reshape(-1, width)
+
+    measured = measure_counts(labels, domains, rng, dealt)
+    measured["cooccurrence_drift"] = _rounded(cooccurrence_drift(owner, codes, times, width, rng))
     return measured
 
 
-def measure_counts(labels: Counts, domains: Counts, rng: np.random.Generator) -> Measured:
+def measure_counts(
+    labels: Counts, domains: Counts, rng: np.random.Generator, dealt: Callable[[], Counts] | None = None
+) -> Measured:
     """The metrics that counts alone give.
 
     Args:
         labels: int64 [clients, classes], rows of each class.
         domains: int64 [clients, domains], rows of each domain.
         rng: Draws the bands.
+        dealt: Draws the labels of an IID split of the same images; None: images have one label each.
     """
     measured = {name: {"value": metric(labels)} for name, metric in METRICS.items()}
-    for name, values in _band(labels, METRICS, rng).items():
+    for name, values in _band(labels, METRICS, rng, dealt).items():
         measured[name] |= values
     measured["size_gini"] = {"value": size_gini(labels)}
     if domains.shape[1] > 1:
@@ -233,18 +243,23 @@ def _dense(clients: pa.Table, keys: str, counts: str, codes: NDArray[np.integer]
 
 
 def _band(
-    counts: Counts, metrics: dict[str, Callable[[Counts], float]], rng: np.random.Generator
+    counts: Counts,
+    metrics: dict[str, Callable[[Counts], float]],
+    rng: np.random.Generator,
+    dealt: Callable[[], Counts] | None = None,
 ) -> dict[str, dict[str, float]]:
     """5th and 95th percentile of each metric over IID draws with the same client sizes."""
     draws = int(np.clip(_CELLS // max(counts.size, 1), 5, _DRAWS))
-    overall = _overall(counts)
-    sizes = counts.sum(axis=1)
-    drawn = [rng.multinomial(sizes, overall) for _ in range(draws)] if sizes.sum() else [counts]
-    band = {}
-    for name, metric in metrics.items():
-        low, high = np.percentile([metric(d) for d in drawn], [5, 95])
-        band[name] = {"iid_low": float(low), "iid_high": float(high)}
-    return band
+    overall, sizes = _overall(counts), counts.sum(axis=1)
+    values: dict[str, list[float]] = {name: [] for name in metrics}
+    for _ in range(draws if sizes.sum() else 1):
+        drawn = dealt() if dealt else rng.multinomial(sizes, overall) if sizes.sum() else counts
+        for name, metric in metrics.items():
+            values[name].append(metric(drawn))
+    return {
+        name: {"iid_low": float(low), "iid_high": float(high)}
+        for name, (low, high) in ((name, np.percentile(found, [5, 95])) for name, found in values.items())
+    }
 
 
 def _rounded(facts: Mapping[str, float]) -> dict[str, float]:

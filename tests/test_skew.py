@@ -84,3 +84,36 @@ def test_label_sets_have_their_drift_in_the_measure() -> None:
     measured = skew.measure(clients, plan, ["x", "y", "z"], np.random.default_rng(0))
     assert measured["cooccurrence_drift"]["value"] == pytest.approx(0.5)
     assert skew.as_table(measured).num_rows == len(measured)
+
+
+def test_the_band_of_label_sets_is_that_of_whole_images() -> None:
+    """Two labels of an image are never the same, so its counts vary less than draws of single labels do."""
+    rng = np.random.default_rng(0)
+    first = rng.integers(0, 6, 3000)
+    sets = np.sort(np.stack([first, (first + rng.integers(1, 6, 3000)) % 6], axis=1), axis=1)
+    owner = rng.integers(0, 300, 3000)
+    counts = np.zeros((300, 6), np.int64)
+    np.add.at(counts, (owner[:, None], sets), 1)
+    names = [f"{i}" for i in range(6)]
+    plan = pa.table(
+        {
+            "client_id": pa.array([f"{k:03d}" for k in owner]),
+            "split": ["train"] * 3000,
+            "labels": [[names[i] for i in row] for row in sets],
+        }
+    )
+    clients = pa.table(
+        {
+            "split": ["train"] * 300,
+            "labels": [np.flatnonzero(row).tolist() for row in counts],
+            "counts": [row[row > 0].tolist() for row in counts],
+            "domains": [["d"]] * 300,
+            "domain_counts": [[int(n)] for n in np.bincount(owner, minlength=300)],
+        }
+    )
+    measured = skew.measure(clients, plan, names, rng)
+    for name in ("total_variation", "jensen_shannon", "hellinger", "classes_per_client"):
+        facts = measured[name]
+        assert facts["iid_low"] * 0.98 <= facts["value"] <= facts["iid_high"] * 1.02, name
+    alone = skew.measure_counts(counts, np.ones((300, 1), np.int64), rng)["total_variation"]
+    assert alone["value"] < alone["iid_low"] * 0.95
