@@ -110,5 +110,4 @@ def test_the_size_of_cohorts_does_not_change_a_run(sample_build: Path, tmp_path:
         figures.append(data["figures"])
         losses.append([line["loss"] for line in lines])
     assert figures[0] == figures[1] == figures[2]
-    assert losses[0] == pytest.approx(losses[1], abs=1e-5)
-    assert losses[0] == pytest.approx(losses[2], abs=1e-5)
+    assert losses[0] == losses[1] == losses[2]

@@ -71,10 +71,11 @@ def test_4_only_trained_shared_tensors_leave_a_client(
 def test_6_momentum_does_not_pass_from_client_to_client(sample_build: Path, name: str) -> None:
     """Defect 6: one optimiser for all clients. Nor does it pass from round to round within the method."""
     method = bind(sample_build, name, lr=0.1, batch=4)
+    method.stack = 3
     shared, own = method.shared(), method.personal
     (alone,) = method.train(shared, [own(5)], [5], 2)
     list(method.train(shared, [own(3)], [3], 1))
-    *_, after = method.train(shared, [own(3), own(8), own(5)], [3, 8, 5], 2)
+    *_, after = method.train(shared, [own(8), own(3), own(5)], [8, 3, 5], 2)
     assert same(alone.shared, after.shared, 1e-6)
     assert same(alone.personal, after.personal, 1e-6)
 

@@ -234,3 +234,16 @@ def test_a_template_needs_a_place_for_the_name(sample_build: Path) -> None:
 def test_training_rows_are_not_for_judging(sample_build: Path) -> None:
     with pytest.raises(UsageError, match="held-out rows"):
         judged(bind(sample_build, "zeroshot"), split="train")
+
+
+def test_a_client_gone_astray_takes_no_other_along(sample_build: Path) -> None:
+    method = bind(sample_build, "fedpgp", lr=0.05)
+    method.stack = 99
+    shared, clients = method.shared(), [0, 1, 2]
+    states = [method.personal(c) for c in clients]
+    well = list(method.train(shared, states, clients, 1))
+    states[1] = {name: torch.full_like(value, torch.nan) for name, value in states[1].items()}
+    first, astray, last = method.train(shared, states, clients, 1)
+    assert math.isnan(astray.loss)
+    assert same(first.shared, well[0].shared)
+    assert same(last.personal, well[2].personal)

@@ -6,6 +6,7 @@ loss is; the rest is here.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
@@ -67,10 +68,18 @@ class PromptMethod(ClipMethod[S]):
 
     A subclass gives ``text``, ``loss`` and at least one of ``shared`` and ``personal``, whose names must differ. As it
     stands, the one context ``context`` is shared and is what every client classifies with.
+
+    Attributes:
+        stack: Most clients that step as one graph. A matrix product may round otherwise in the last bit when it has
+            more rows, so stacks of any size agree to about 1e-6, and to the bit only with their like. A GPU takes the
+            whole cohort. A CPU gains little by it (a tenth of the time with the text tower of ViT-B) and takes one
+            client at a time, and so does a deterministic run: there, cohorts of any size give the same bits.
     """
 
     def __init__(self, context: Context, settings: S) -> None:
         super().__init__(context, settings)
+        alone = context.device.type == "cpu" or torch.are_deterministic_algorithms_enabled()
+        self.stack = 1 if alone else sys.maxsize
         self._trained: dict[int, torch.Tensor] = {}
 
     def shared(self) -> State:
@@ -116,9 +125,15 @@ class PromptMethod(ClipMethod[S]):
         return self._trained[client]
 
     def train(self, shared: State, personal: Sequence[State], clients: Sequence[int], round_: int) -> Iterator[Update]:
-        """Trains a cohort; all its clients step together. See ``fedtrain.methods.base.Method``."""
-        if not clients:
-            return
+        """Trains a cohort in stacks of ``stack`` clients; see ``fedtrain.methods.base.Method``."""
+        for first in range(0, len(clients), self.stack):
+            part = slice(first, first + self.stack)
+            yield from self._together(shared, personal[part], clients[part], round_)
+
+    def _together(
+        self, shared: State, personal: Sequence[State], clients: Sequence[int], round_: int
+    ) -> Iterator[Update]:
+        """Trains clients that step as one."""
         settings, rows = self.settings, self.images.rows(TRAIN)
         tables = [
             schedule(
