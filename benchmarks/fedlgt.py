@@ -108,6 +108,7 @@ class Plain(nn.Module):
         self.head = nn.Linear(width, len(labels))
 
     def forward(self, images: torch.Tensor, state: torch.Tensor) -> torch.Tensor:
+        """Logits of images with labels in these states."""
         tokens = self.backbone(images).flatten(2).transpose(1, 2)
         hidden = self.norm(torch.cat([tokens, self.labels.weight + self.states(state)], 1))
         for layer in self.layers:
@@ -151,7 +152,7 @@ def ours_round(method: FedLGT, count: int) -> None:
 
 
 def federation(folder: Path, counts: list[int], labels: str) -> Path:
-    """A built dataset of clients with so many photographs of 256 pixels; fine labels are drawn where they are wanted."""
+    """A built dataset of clients with so many photographs of 256 pixels."""
     rng = np.random.default_rng(0)
     jpegs = []
     for _ in range(32):
