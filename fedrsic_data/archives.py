@@ -1,28 +1,25 @@
 """Reading zip and tar archives that may be damaged or hostile.
 
-The whole listing is judged before a byte of any member is read or written; what a member
-then inflates to is held against what the listing declared.
+The whole listing is judged before a byte of any member is read; what a member then inflates to is held
+against what the listing declared. A gzipped tar, which can be read but once, is judged as it goes: see ``tarstream``.
 """
 
 from __future__ import annotations
 
-import gzip
 import os
 import re
-import shutil
 import stat
 import sys
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, NamedTuple, Protocol, Self, cast
 
-from fedrsic_data.download import Progress, locked
-from fedrsic_data.errors import FedkitError, OutputError, SourceError, UnsafeArchiveError
+from fedrsic_data.errors import FedkitError, SourceError, UnsafeArchiveError
 
 _BLOCK = 1024 * 1024  # bytes read or inflated at a time
 _RATIO_FLOOR = 1024 * 1024  # bytes below which any compression ratio is harmless
@@ -45,7 +42,6 @@ DEFAULT_LIMITS = Limits()
 _UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 _DRIVE = re.compile(r"[A-Za-z]:")
 _TAR_PLAIN = {tarfile.REGTYPE, tarfile.AREGTYPE, tarfile.CONTTYPE, tarfile.DIRTYPE}
-_ZIP_MAGIC = {b"PK\x03\x04", b"PK\x05\x06"}  # of a first member, of an empty archive
 _ENCRYPTED = 0x2041  # flag bits: classic, strong, and hidden headers
 
 
@@ -179,27 +175,23 @@ class TarStream(Protocol):
 
 
 class _TarStream:
-    """The plain bytes of a tar file or gzipped tar: what ``tarfile`` needs of a file, bounded."""
+    """A plain tar file: what ``tarfile`` needs of it, bounded."""
 
-    def __init__(self, path: Path, file: IO[bytes], limits: Limits) -> None:
-        packed = file.read(2) == b"\x1f\x8b"
+    def __init__(self, path: Path, file: IO[bytes]) -> None:
+        if file.read(2) == b"\x1f\x8b":
+            raise SourceError(f"{path}: is compressed, and cannot be read in place; unpack it, and give the folder")
         file.seek(0)
-        self._path, self.packed = path, packed
-        self._file = gzip.GzipFile(fileobj=file) if packed else file
-        self._ceiling = max(_RATIO_FLOOR, limits.max_ratio * path.stat().st_size) if packed else float("inf")
+        self._path, self._file = path, file
 
     def tell(self) -> int:
         return self._file.tell()
 
     def seek(self, offset: int) -> int:
-        if offset > self._ceiling:
-            raise UnsafeArchiveError(f"{self._path}: inflates like a bomb; do not use this file, {_AGAIN}")
         return self._file.seek(offset)
 
     def read(self, size: int) -> bytes:
         if not 0 <= size <= _BLOCK:  # as no honest header asks for
             raise UnsafeArchiveError(f"{self._path}: has a monstrous header; do not use this file, {_AGAIN}")
-        self.seek(self.tell())  # for its check
         return self._file.read(size)
 
 
@@ -307,7 +299,7 @@ class TarReader(_Shared):
         super().__init__(path)
         try:
             with reading(path), path.open("rb") as file:
-                self._members = _tar_members(path, _plain(path, _TarStream(path, file, limits)), limits)
+                self._members = _tar_members(path, _TarStream(path, file), limits)
         except BaseException:
             self._file.close()
             raise
@@ -332,57 +324,6 @@ class TarReader(_Shared):
                 yield block
             if left:
                 raise EOFError("its data end too early")
-
-
-def _plain(path: Path, stream: _TarStream) -> _TarStream:
-    if stream.packed:
-        raise SourceError(f"{path}: is compressed, and cannot be read in place; unpack it, and give the folder")
-    return stream
-
-
-def extract(path: Path, folder: Path, limits: Limits = DEFAULT_LIMITS, progress: Progress | None = None) -> None:
-    """Unpack a zip, tar or gzipped tar into a new folder, which appears only when complete.
-
-    Args:
-        path: The archive; its content, not its name, tells its kind.
-        folder: Must not exist; ``<folder>.incomplete`` beside it holds the work until then.
-        limits: What the archive may hold.
-        progress: Called with the bytes written so far and in total.
-
-    Raises:
-        SourceError: The archive is missing, damaged or of another kind.
-        UnsafeArchiveError: A member must not be unpacked; nothing was written.
-        OutputError: The folder exists already or cannot be written.
-    """
-    with reading(path), path.open("rb") as file:
-        unpack = _unpack_zip if file.read(4) in _ZIP_MAGIC else _unpack_tar
-    aside = folder.with_name(folder.name + ".incomplete")
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with locked(folder.with_name(f".{folder.name}.lock")):
-            if folder.exists():
-                raise OutputError(f"{folder}: exists already; remove it to unpack {path.name} again")
-            if aside.exists():
-                shutil.rmtree(aside)
-            unpack(path, aside, limits, progress)
-            aside.rename(folder)
-    except OSError as error:
-        raise OutputError(f"{folder}: cannot be written ({error.strerror}); free space or mend it") from error
-
-
-def _unpack_zip(path: Path, folder: Path, limits: Limits, progress: Progress | None) -> None:
-    with ZipReader(path, limits) as archive:
-        files = ((name, archive.blocks(name)) for name in archive.names)
-        _write_files(folder, files, sum(member.size for member in archive._members.values()), progress)
-
-
-def _unpack_tar(path: Path, folder: Path, limits: Limits, progress: Progress | None) -> None:
-    with path.open("rb") as file:
-        with reading(path):
-            stream = _TarStream(path, file, limits)
-            members = _tar_members(path, stream, limits)
-        files = ((name, _tar_blocks(path, name, stream, *place)) for name, place in members.items())
-        _write_files(folder, files, sum(size for _, size in members.values()), progress)
 
 
 def _tar_members(path: Path, stream: _TarStream, limits: Limits) -> dict[str, tuple[int, int]]:
@@ -424,45 +365,6 @@ def tar_files(path: Path, stream: TarStream, limits: Limits = DEFAULT_LIMITS) ->
         raise tarfile.ReadError("its end mark is missing")
     while stream.read(_BLOCK):  # to the end, where gzip has its checksum
         pass
-
-
-def _tar_blocks(path: Path, name: str, stream: _TarStream, offset: int, size: int) -> Iterator[bytes]:
-    with reading(path, name):
-        stream.seek(offset)
-        while size:
-            block = stream.read(min(size, _BLOCK))
-            if not block:
-                raise EOFError("its data end too early")
-            size -= len(block)
-            yield block
-
-
-def _write_files(
-    folder: Path, files: Iterable[tuple[str, Iterator[bytes]]], total: int, progress: Progress | None
-) -> None:
-    """Write regular files of mode 0644 into folders of mode 0755, and nothing else."""
-    made: set[Path] = set()
-    done = 0
-    _make_folder(folder, made, folder.parent)
-    for name, blocks in files:
-        target = folder / name
-        _make_folder(target.parent, made, folder)
-        with target.open("xb") as out:  # exclusive: never through or over what is there
-            for block in blocks:
-                out.write(block)
-                done += len(block)
-        target.chmod(0o644)
-        if progress:
-            progress(done, total)
-
-
-def _make_folder(folder: Path, made: set[Path], top: Path) -> None:
-    if folder in made or folder == top:
-        return
-    _make_folder(folder.parent, made, top)
-    folder.mkdir(exist_ok=True)
-    folder.chmod(0o755)
-    made.add(folder)
 
 
 @contextmanager

@@ -28,7 +28,7 @@ class SourceError(FedkitError):
 
 
 class UnsafeArchiveError(SourceError):
-    """An archive holds a member that must not be unpacked or read."""
+    """An archive holds a member that must not be read."""
 
 
 class BadImageError(SourceError):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -143,12 +142,6 @@ def single_label_table(domain: str, classes: Sequence[ClassRows]) -> pa.Table:
         pa.concat_arrays([rows.files for rows in classes]),
     ]
     return pa.table(columns, schema=INDEX_SCHEMA)
-
-
-def natural_key(name: str) -> tuple[tuple[str, int, str], ...]:
-    """Sorts ``forest(2)`` before ``forest(10)``; total, so equal lists sort equally from any order."""
-    parts = re.split(r"([0-9]{1,18})", name)
-    return tuple(("", int(part), part) if i % 2 else (part, 0, "") for i, part in enumerate(parts))
 
 
 def fingerprint(facts: Iterable[object]) -> str:
