@@ -35,7 +35,7 @@ class FedAvgSettings(PictureSettings):
 
 
 class FedAvg:
-    """The baseline that the multi-label methods are compared with."""
+    """FedAvg (arXiv 1602.05629), or FedProx (arXiv 1812.06127, equation 2): what FedLGT is compared with."""
 
     Settings = FedAvgSettings
     multi_label: ClassVar[bool] = True

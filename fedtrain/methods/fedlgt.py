@@ -39,7 +39,10 @@ class FedLGTSettings(PictureSettings):
         state_embeddings: ``text``: features of "positive" and "negative"; ``none``: known labels look unknown.
         class_weights: ``inverse``: the loss of a label is weighted by the inverse of its training rows, mean 1. That
             there is a weighting is from the paper's summary, its form an assumption of ours.
-        heads, layers, hidden, dropout: Of the transformer.
+        heads: Attention heads of the transformer.
+        layers: Its encoder layers.
+        hidden: Width of its feed-forward blocks.
+        dropout: Its rate, see ``fedtrain.models.label_transformer.Layer``.
     """
 
     ule: Literal["auto", "name", "concat", "avg", "none"] = "auto"
@@ -65,7 +68,7 @@ class FedLGTSettings(PictureSettings):
 
 
 class FedLGT:
-    """FedLGT and its ablations.
+    """FedLGT (arXiv 2312.07165) and its ablations.
 
     Deviations: no dropout on attention weights (see ``fedtrain.models.label_transformer.Layer``); the server's model
     guides a client once a round, on its images as they are, not mirrored.
