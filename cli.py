@@ -490,7 +490,9 @@ def _open_streams() -> None:
 
 
 def _fail(words: str, code: int) -> NoReturn:
-    print("error:", " ".join(words.split()), file=sys.stderr)
+    from fedrsic_data.show import plain
+
+    print("error:", plain(" ".join(words.split())), file=sys.stderr)
     _leave(code)
 
 

@@ -10,7 +10,7 @@ from fedrsic_data.partition import to_json
 from fedrsic_data.recipe import Recipe
 
 _SAMPLE = (
-    "**Sample data**: procedurally rendered stand-ins under the real class names. "
+    "**Sample data**: procedurally rendered stand-ins, under the real class names or, for label sets, their own. "
     "Figures measured on them say nothing about the real datasets."
 )
 _FILES = """

@@ -22,7 +22,7 @@ from fedrsic_data.errors import OutputError, UsageError
 from fedrsic_data.index import Index
 from fedrsic_data.plan import PlannedSubset
 from fedrsic_data.settings import encode
-from fedrsic_data.show import Shown
+from fedrsic_data.show import Shown, plain
 from fedrsic_data.sources import GENERAL, SOURCES, configured, locate, own
 from fedrsic_data.splits import TRAIN
 
@@ -196,7 +196,7 @@ def shown(target: Path, drafted: Draft) -> Shown:
     lines.append(f"{target}: {spec}: {len(planned.clients):,} clients of {sizes.min():,} to {sizes.max():,} images")
     lines += [f"  {hint}" for hint in drafted.hints]
     lines += ["next:", f"  fedkit build {shlex.quote(str(target))}"]
-    return Shown(data, Text("\n".join(lines), no_wrap=True, overflow="ignore"))
+    return Shown(data, Text("\n".join(map(plain, lines)), no_wrap=True, overflow="ignore"))
 
 
 def _name(chosen: Mapping[str, Any], given: str | None) -> str:

@@ -122,6 +122,7 @@ class Recipe:
                 raise UsageError(f"{name!r} is not a name (letters, digits, '.', '_', '-'; at most 96)")
         if not self.subsets:
             raise UsageError("subsets: there is none; a recipe needs at least one")
+        self._check_sources()
         for name, subset in self.subsets.items():
             if name.lower() in _RESERVED:
                 raise UsageError(f"subsets: {name!r} is the name of a file every dataset has; choose another")
@@ -136,6 +137,14 @@ class Recipe:
             splits.check(self.fractions(name))
             if self.split_by == "source" and self.fractions(name):
                 raise UsageError("split_by=source takes the sources' own splits; set splits={}")
+
+    def _check_sources(self) -> None:
+        used = dict.fromkeys(source for subset in self.subsets.values() for source in subset.sources)
+        for name in self.sources:
+            if not _NAME.fullmatch(name):  # it names a folder of the cache
+                raise UsageError(f"sources: {name!r} is not a name (letters, digits, '.', '_', '-'; at most 96)")
+            if name not in used:
+                raise UsageError(f"sources: no subset has a source {name!r}{suggest(name, used)}")
 
     def source(self, name: str) -> Source:
         """A source of a subset, with its settings."""
@@ -284,6 +293,7 @@ def override(
             raise UsageError(f"--subset {name}: the recipe has no such subset{suggest(name, known)}")
     if subsets:
         data["subsets"] = {name: known[name] for name in known if name in subsets}
+        data["sources"] = _used(data)
     scopes = _scopes(data, known)
     if partitioner is not None:
         has = partition.defaults(partitioner)
@@ -311,6 +321,14 @@ def override(
         for scope in takers or scopes:  # a partition that is unknown is found out when the recipe is read
             _put(scope, ["partition", key], _parse(value), text)
     return data
+
+
+def _used(data: Mapping[str, Any]) -> Any:
+    """The settings of those sources that a subset has; what is malformed is found out when the recipe is read."""
+    settings = data.get("sources", {})
+    named = [s.get("sources") for s in data["subsets"].values() if isinstance(s, dict)]
+    used = [name for names in named if isinstance(names, list) for name in names]
+    return {name: its for name, its in settings.items() if name in used} if isinstance(settings, dict) else settings
 
 
 def _scopes(data: dict[str, Any], subsets: dict[str, Any]) -> list[dict[str, Any]]:

@@ -67,7 +67,7 @@ def prepare(
 
 
 def _same_images(old: Recipe, new: Recipe) -> None:
-    for field in ("sources", "sample", "allow_partial", "on_bad_image"):
+    for field in ("sample", "allow_partial", "on_bad_image"):
         if getattr(old, field) != getattr(new, field):
             raise UsageError(f"{field} cannot change when a dataset is split anew; build it from the sources")
     for name, subset in new.subsets.items():
@@ -78,6 +78,8 @@ def _same_images(old: Recipe, new: Recipe) -> None:
             subset.class_names,
         ):
             raise UsageError(f"subset {name}: sources and classes cannot change when a dataset is split anew; build it")
+        if any(old.source(source) != new.source(source) for source in subset.sources):
+            raise UsageError("sources cannot change when a dataset is split anew; build it from the sources")
 
 
 def _merged(dataset: Dataset, subset: Subset) -> plan.Merged:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -98,13 +99,10 @@ def built(done: Built) -> Shown:
         parts += [f"      {skip.sample_id}: {skip.reason}" for skip in subset.skipped]
     for source in manifest.sources.values():
         parts += [f"  incomplete copy of {source.title}: {words}" for words in source.missing]
-    first = next(iter(manifest.subsets))
-    parts += [
-        "next:",
-        f"  fedkit inspect {path}",
-        f"  fedkit verify {path}",
-        f'  python -c "import fedrsic_data as f; print(f.open({str(path)!r}).subset({first!r}).clients)"',
-    ]
+    first, word = next(iter(manifest.subsets)), shlex.quote(str(path))
+    code = f"import fedrsic_data as f; print(f.open({str(path)!r}).subset({first!r}).clients)"
+    code = f'"{code}"' if word == str(path) else shlex.quote(code)  # the first is easier on the eye
+    parts += ["next:", f"  fedkit inspect {word}", f"  fedkit verify {word}", f"  python -c {code}"]
     return Shown(data, _group(parts))
 
 
@@ -331,7 +329,7 @@ def _table(
         style: Any = {"overflow": "fold"} if fold else {"overflow": "ellipsis", "no_wrap": True}
         table.add_column(name, justify="right" if i in right else "left", min_width=width, **style)
     for row in rows:
-        table.add_row(*(Text(cell) for cell in row))
+        table.add_row(*(Text(plain(cell)) for cell in row))
     return table
 
 
@@ -340,4 +338,10 @@ def _group(parts: Sequence[RenderableType]) -> RenderableType:
     from rich.text import Text
 
     # a line is never broken: people copy commands from here, and machines read it
-    return Group(*(Text(part, no_wrap=True, overflow="ignore") if isinstance(part, str) else part for part in parts))
+    lines = (Text(plain(p), no_wrap=True, overflow="ignore") if isinstance(p, str) else p for p in parts)
+    return Group(*lines)
+
+
+def plain(text: str) -> str:
+    """A line with what would steer a terminal written as an escape: names come from other people's data."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)

@@ -107,3 +107,17 @@ def test_unknown_names() -> None:
         recipe.override(recipe.load("fed-rsic"), subsets=["fed-x"])
     with pytest.raises(UsageError, match="key=value"):
         recipe.override(SMALL, sets=["clients"])
+
+
+@pytest.mark.parametrize("name", ["../x", "/tmp/x", "", "a\nb"])
+def test_a_source_cannot_be_named_like_a_path(name: str) -> None:
+    data = {"fedkit": 1, "name": "d", "subsets": {"s": {"sources": [name]}}}
+    data["sources"] = {name: {"kind": "folder", "path": "x"}}
+    with pytest.raises(UsageError, match="is not a name"):
+        recipe.from_json(data, "test")
+
+
+def test_settings_of_a_source_that_no_subset_has_are_refused() -> None:
+    data = recipe.override(recipe.load("coco"), sets=["sources.cocoo.year=2014"])
+    with pytest.raises(UsageError, match="did you mean 'coco'"):
+        recipe.from_json(data, "test")

@@ -271,7 +271,7 @@ WRONG: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
     "another class": (put("categories", 0, "name", "human"), "category 1 is 'human', which is not COCO's (person)"),
     "another id": (put("categories", 0, "id", 12), "category 12 is 'person', which is not COCO's (there is none)"),
     "a class too few": (lambda data: data["categories"].pop(), "lists 79 categories where COCO has 80"),
-    "a class twice": (lambda data: data["categories"].append(CATEGORIES[0]), "lists 81 categories"),
+    "a class twice": (lambda data: data["categories"].append(CATEGORIES[0]), "lists a category twice"),
     "no list": (lambda data: data.pop("annotations"), "no list 'annotations'"),
     "no list of them": (lambda data: data.update(images={}), "'images' is not a list"),
 }

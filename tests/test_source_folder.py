@@ -208,7 +208,7 @@ def test_messages_count_rows_over_all_blocks(tmp_path: Path, monkeypatch: pytest
         (("x/p/a/1.jpg", "y/q/a/1.jpg"), "auto", "x/p/a/1.jpg has 2 levels of folders above its class"),
         (("x/a/1.jpg", "y/a/1.jpg"), "class", "where layout class has none"),
         (("a/1.jpg", "b/1.jpg"), "domain/class", "has no folder above its class"),
-        (("a/1.jpg", "b/1.jpg"), "csv", "labels.csv: cannot be read"),
+        (("a/1.jpg", "b/1.jpg"), "csv", "labels.csv: does not exist"),
         (("a/train/1.jpg", "b/test/1.jpg"), "auto", "has its split below its class"),
         (("x/Bike/1.jpg", "x/mug/1.jpg", "y/bike/1.jpg"), "auto", "class 'Bike' of x is spelled 'bike' in y"),
         (("one/a/1.jpg", "t-w-o/b/1.jpg"), "split/class", "'t-w-o' is not a name for a split"),

@@ -250,6 +250,8 @@ def _read(tree: Tree, key: str) -> _Listed:
         raise SourceError(f"{where}: {part}: an item is not what it should be ({error}); {_AGAIN}") from None
     except (ValueError, RecursionError) as error:
         raise SourceError(f"{where}: cannot be read ({error}); {_AGAIN}") from None
+    if files.null_count:
+        raise SourceError(f"{where}: images: an item has no file_name (null); {_AGAIN}")
     if wrong := _known(categories) or _wrong_images(np.array(ids), files):
         raise SourceError(f"{where}: {wrong}; {_AGAIN}")
     return _annotated(where, np.array(ids), files, np.array(image), np.array(category), np.array(crowd))
@@ -259,8 +261,12 @@ def _known(categories: Sequence[tuple[int, str]]) -> str:
     """What is wrong with the categories of a file, in words; empty if they are COCO's."""
     ours = dict(zip(CATEGORY_IDS, CLASSES, strict=True))
     for number, name in categories:
+        if not isinstance(number, int):
+            return f"category id {number!r:.40} is no whole number"
         if ours.get(number) != name:
             return f"category {number!r} is {name!r}, which is not COCO's ({ours.get(number, 'there is none')})"
+    if len(dict(categories)) < len(categories):
+        return "lists a category twice"
     if len(categories) != len(ours):
         return f"lists {len(categories)} categories where COCO has {len(ours)}"
     return ""

@@ -137,6 +137,8 @@ def choose(path: Path, said: Mapping[str, str | None], where: str) -> Columns:
     with reading(path):
         schema = pq.read_schema(path)
     shown = ", ".join(f"{field.name} ({_short(field.type)})" for field in schema)
+    if twice := [name for name in dict.fromkeys(schema.names) if schema.names.count(name) > 1]:
+        raise SourceError(f"{path}: has {schema.names.count(twice[0])} columns called {twice[0]!r}; rename all but one")
     for key, name in said.items():
         if name and name not in schema.names:
             raise UsageError(f"{where}: {key}={name!r} is no column of {path.name}{suggest(name, schema.names)}")
@@ -163,6 +165,8 @@ def choose(path: Path, said: Mapping[str, str | None], where: str) -> Columns:
     nested = pa.types.is_struct(kinds[image])
     pathed = nested and any(f.name == "path" and _is_string(f.type) for f in kinds[image])
     kept = {name: names for name, names in named.items() if name in (label, *others.values())}
+    for name, names in kept.items():
+        _check_names(path, name, names)
     inner = _inner(kinds[label])
     return Columns(image, nested, pathed, label, kinds[label] != inner, pa.types.is_integer(inner), kept, others)
 
@@ -210,9 +214,18 @@ def _class_names(feature: Any) -> tuple[str, ...]:
     if isinstance(feature, dict) and isinstance(feature.get("feature"), dict):
         feature = feature["feature"]
     names = feature.get("names") if isinstance(feature, dict) and feature.get("_type") == "ClassLabel" else None
-    if not isinstance(names, list) or not all(isinstance(name, str) and name for name in names):
-        return ()
-    return tuple(names) if len(set(names)) == len(names) else ()
+    return tuple(names) if isinstance(names, list) else ()
+
+
+def _check_names(path: Path, column: str, names: Sequence[Any]) -> None:
+    """Refuses class names that are not texts, empty, there twice or not valid Unicode."""
+    seen: set[str] = set()
+    for name in names:
+        if not isinstance(name, str) or not name or any("\ud800" <= c <= "\udfff" for c in name):
+            raise SourceError(f"{path}: column {column!r} has a class called {name!a:.40}, which is no name; mend it")
+        if name in seen:
+            raise SourceError(f"{path}: column {column!r} has two classes called {name!r:.40}; rename one")
+        seen.add(name)
 
 
 def _is_image(kind: pa.DataType) -> bool:

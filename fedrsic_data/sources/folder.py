@@ -95,6 +95,8 @@ class Folder:
                 raise SourceError(f"{path}: {'not a folder' if path.exists() else 'does not exist'}")
             listed = path / listing.NAME
             layout = self.settings.layout
+            if layout == "csv" and not listed.is_file():
+                raise SourceError(f"{listed}: {'not a file' if listed.exists() else 'does not exist'}; see layout")
             if layout == "csv" or (layout == "auto" and listed.is_file()):
                 layout, index = "csv", _listed(path, self.name)
             else:

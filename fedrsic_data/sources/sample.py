@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 from fedrsic_data import sample, vocabulary
 from fedrsic_data.errors import UsageError
 from fedrsic_data.index import ClassRows, Index, fingerprint, single_label_table
-from fedrsic_data.settings import at_least, suggest
+from fedrsic_data.settings import at_least
 from fedrsic_data.sources import photos
 from fedrsic_data.sources.base import Source
 
@@ -86,8 +86,8 @@ def index(source: Source, settings: SampleSettings) -> Index:
     if sensor in photos.KINDS:
         return photos.index(source, users=settings.users, seed=settings.seed, size=settings.size)
     if sensor not in sample.SENSORS:
-        known = [*sample.SENSORS, *photos.KINDS]
-        raise UsageError(f"source {sensor!r} has no procedural sample{suggest(sensor, known)}")
+        known = ", ".join([*sample.SENSORS, *photos.KINDS])
+        raise UsageError(f"source {source.name!r} has no procedural sample, only {known} have; build without --sample")
     unified = vocabulary.to_unified(sensor)
     classes = tuple(name for name in vocabulary.native(sensor) if unified[name] in sample.CLASSES)
     width = len(str(settings.per_class - 1))

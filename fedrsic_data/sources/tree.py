@@ -12,6 +12,7 @@ from fedrsic_data.archives import TarReader, ZipReader
 from fedrsic_data.containers import ArchiveContainer, FolderContainer, LayeredContainer, reading
 from fedrsic_data.errors import SourceError
 from fedrsic_data.index import Container, fingerprint
+from fedrsic_data.sources.classfolders import utf8
 
 _BLOCK = 1024 * 1024  # bytes of a file read at a time
 _DEPTH = 3  # how far below the given path folders and archives are looked for
@@ -138,7 +139,7 @@ class _Folders:
             for entry in os.scandir(path):
                 if entry.is_file():
                     stat, key = entry.stat(), prefix + entry.name
-                    key.encode()  # names are to become texts in tables
+                    utf8(key, self._root)
                     self.stamps.append((key, stat.st_size, stat.st_mtime_ns))
                     self.newest = max(self.newest, stat.st_mtime_ns, stat.st_ctime_ns)
                     yield entry.name, key
