@@ -136,6 +136,7 @@ def train(
                 listener = around.enter_context(_tensorboard(folder, listener))
             listener.say(f"training {config.method} on {config.subset}")
             bound = method(context, decode(method.Settings, config.method_settings, config.method))
+            around.enter_context(_threads(getattr(bound, "threads", None)))
             done = local.run(bound, context, config, folder, facts["run"], listener)
         data = _result(context, config, done)
         write(folder / folders.RESULT, folders.text(data))
@@ -309,6 +310,17 @@ def _result(context: Context, config: RunConfig, done: local.Outcome) -> dict[st
         "seconds": counters.pop("seconds"),
         "counters": counters,
     }
+
+
+@contextmanager
+def _threads(wanted: int | None) -> Iterator[None]:
+    """As many threads of a CPU as a method asks for; on leaving, as before."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(min(before, wanted or before))
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 @contextmanager

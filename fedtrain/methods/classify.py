@@ -20,6 +20,7 @@ from fedtrain.methods.rows import NOVEL, TRAIN, Images, Rows
 from fedtrain.metrics import accuracy, harmonic, mean
 from fedtrain.models import clip
 
+_WIDE = 256  # of a text tower: below, threads wait for each other longer than they work
 _STACK = 16  # clients whose texts are encoded at once when they are judged
 
 
@@ -53,6 +54,11 @@ class ClipMethod(Generic[S]):
         self.images = Images(context, self.clip)
         self.base = Classes(self.clip, self.images.classes, context.precision)
         self.novel = Classes(self.clip, self.images.novel, context.precision)
+
+    @property
+    def threads(self) -> int | None:
+        """Threads of a CPU that are worth their while: one for text towers too narrow to share; None: all."""
+        return 1 if self.clip.width < _WIDE else None
 
     def shared(self) -> State:
         """The server's state before the first round; empty where nothing travels."""
