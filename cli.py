@@ -299,7 +299,7 @@ def train(
     with _training(quiet=json) as hears:
         wanted = run.configs(method, built, subset or [], sets)
         results = run.train_all(wanted, out, overwrite=overwrite, cache=cache_folder(), listener=hears)
-    _print(report.trained(results), json)
+    _print(report.trained(results, sets), json)
 
 
 @app.command(short_help="Compare runs: mean and spread over seeds.")

@@ -19,7 +19,7 @@ from PIL import Image
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
-from fedrsic_data.errors import BadImageError, OutputError, UsageError
+from fedrsic_data.errors import BadImageError, ManifestError, OutputError, UsageError
 from fedrsic_data.reader import Subset
 from fedtrain.models.clip import Clip, fit
 
@@ -77,6 +77,11 @@ def features(
     if subset.entry.multi_label:
         raise UsageError(f"{subset.name}: images have several labels; features are for single-label subsets")
     labels, client, domain, domains = _rows(subset, split)
+    if len(labels) != len(client):
+        raise ManifestError(
+            f"{subset.name}/{split}: the shards hold {len(labels):,} rows, clients.parquet says {len(client):,}; "
+            "run: fedkit verify"
+        )
     count, key = len(labels), _key(clip, subset, split)
     file = None if cache is None else cache / "features" / f"{key}.safetensors"
     values = None if file is None else _read(file, key, count, clip.embed_dim)

@@ -6,12 +6,12 @@ import json
 import os
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fedrsic_data.errors import OutputError
+from fedrsic_data.errors import FedkitError, OutputError
 from fedtrain import checkpoint
 from fedtrain.config import NEUTRAL
 from fedtrain.state import write, writing
@@ -57,14 +57,24 @@ def held(folder: Path, facts: dict[str, Any], *, overwrite: bool) -> Iterator[Re
             if not ours and folder.exists() and set(os.listdir(folder)) - {_LOCK, CONFIG + ".tmp"}:
                 raise OutputError(f"{folder}: is not empty and holds no run; choose another --out")
             folder.mkdir(parents=True, exist_ok=True)
+            _no_links(folder)
             stack.enter_context(_locked(folder))
             begun = (folder / RESULT).exists() or (folder / CHECKPOINT / checkpoint.NAME).exists()
             if overwrite or not begun:
                 _clear(folder)
                 write(folder / CONFIG, text(facts))
-            elif (there := _read(folder / CONFIG)).get("run") != facts["run"]:
+            elif _told(there := _read(folder / CONFIG)) != _told(facts):
                 raise OutputError(f"{folder}: {_difference(there, facts)}; choose another --out, or --overwrite")
-        yield load(folder) if (folder / RESULT).is_file() else None
+        try:
+            yield load(folder) if (folder / RESULT).is_file() else None
+        except FedkitError:
+            if not begun and not (folder / CHECKPOINT / checkpoint.NAME).exists():  # nothing was trained: leave nothing
+                with suppress(OSError):
+                    _clear(folder)
+                    (folder / CONFIG).unlink()
+                    (folder / _LOCK).unlink()
+                    folder.rmdir()
+            raise
 
 
 def load(folder: Path) -> Result:
@@ -78,7 +88,12 @@ def load(folder: Path) -> Result:
     facts = _read(folder / CONFIG)
     if not (folder / RESULT).is_file():
         raise OutputError(f"{folder}: is not finished; run the same fedkit train again, it resumes")
-    return Result(folder, facts, _read(folder / RESULT))
+    data = _read(folder / RESULT)
+    wanted = ((CONFIG, facts, ("config", "dataset")), (RESULT, data, ("figures", "clients", "counters")))
+    for name, held, keys in wanted:
+        if not all(isinstance(held.get(key), dict) for key in keys):
+            raise OutputError(f"{folder / name}: is damaged; start the run anew with --overwrite")
+    return Result(folder, facts, data)
 
 
 def text(data: Mapping[str, Any]) -> bytes:
@@ -89,7 +104,7 @@ def text(data: Mapping[str, Any]) -> bytes:
 @contextmanager
 def _locked(folder: Path) -> Iterator[None]:
     """Keeps other processes out; the lock goes with this process, however it ends."""
-    with (folder / _LOCK).open("w") as file:
+    with (folder / _LOCK).open("a") as file:
         try:
             import fcntl
 
@@ -101,6 +116,24 @@ def _locked(folder: Path) -> Iterator[None]:
                 f"{folder}: another fedkit is training there; wait for it, or choose another --out"
             ) from None
         yield
+
+
+def _no_links(folder: Path) -> None:
+    """Refuses links, through which files elsewhere would be written over or removed."""
+    for path in (*folder.iterdir(), *(folder / CHECKPOINT).glob("*")):
+        if path.is_symlink():
+            raise OutputError(
+                f"{path}: is a link, and what it leads to would be changed; remove it, or choose another --out"
+            )
+
+
+def _told(facts: Mapping[str, Any]) -> dict[str, Any]:
+    """What of a run's facts tells it from others, and is not only a digest of that."""
+    config = facts.get("config")
+    held = {key: value for key, value in config.items() if key not in NEUTRAL} if isinstance(config, dict) else None
+    dataset = facts.get("dataset")
+    digest = dataset.get("digest") if isinstance(dataset, dict) else None
+    return {"run": facts.get("run"), "config": held, "dataset": digest}
 
 
 def _clear(folder: Path) -> None:
@@ -117,6 +150,9 @@ def _difference(there: Mapping[str, Any], here: Mapping[str, Any]) -> str:
         if there.get("dataset") != here["dataset"]:
             return f"holds a run on another dataset, {old.get('manifest')} as it then was"
         for key, value in new.items():
+            if key == "method_settings" and isinstance(held := old.get(key), dict) and held.keys() == value.keys():
+                key = next((name for name in value if held[name] != value[name]), key)
+                old, value = {**old, **held}, value.get(key, value)
             if key not in NEUTRAL and old.get(key) != value:
                 return f"holds a run with {key}={json.dumps(old.get(key))}, not {json.dumps(value)}"
     return "holds another run"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import shlex
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -83,8 +84,13 @@ def progress(line: Mapping[str, Any]) -> str:
     return ", ".join([*words, *(f"{name} {value:.1f}" for name, value in shown[:2])])
 
 
-def trained(results: Sequence[Result]) -> Shown:
-    """Finished runs of one method, a column a subset, and what to do next."""
+def trained(results: Sequence[Result], sets: Sequence[str] = ()) -> Shown:
+    """Finished runs of one method, a column a subset, and what to do next.
+
+    Args:
+        results: The runs.
+        sets: The ``key=value`` texts they were made with, for the command that makes another.
+    """
     data = {"runs": [_run(result) for result in results]}
     first = results[0].facts["config"]
     columns = {r.facts["config"]["subset"]: {name: _cell(name, v) for name, v in _figures(r).items()} for r in results}
@@ -92,11 +98,13 @@ def trained(results: Sequence[Result]) -> Shown:
     parts: list[RenderableType] = [f"{first['method']} on {results[0].facts['dataset']['name']}{sample}"]
     parts += [f"  {result.folder}: {_story(result)}" for result in results]
     parts += [_table("figure", columns), "next:"]
-    parts.append(f"  fedkit compare {' '.join(str(r.folder) for r in results)}")
+    parts.append(f"  fedkit compare {shlex.join(str(r.folder) for r in results)}")
     if len(results) == 1:
         subset, path = first["subset"], first["manifest"]
         seed = first["seed"] + 1
-        parts.append(f"  fedkit train {first['method']} --manifest {path} --subset {subset} --seed {seed}")
+        same = [word for text in sets if text.partition("=")[0] not in ("seed", "run.seed") for word in ("--set", text)]
+        words = ["fedkit", "train", first["method"], "--manifest", path, "--subset", subset, *same, "--seed", str(seed)]
+        parts.append(f"  {shlex.join(words)}")
     return Shown(data, _group(parts))
 
 

@@ -13,7 +13,9 @@ from typing import Any
 
 import torch
 
-from fedrsic_data.errors import UsageError
+from fedrsic_data.errors import ManifestError, UsageError
+from fedrsic_data.manifest import NAME
+from fedrsic_data.manifest import digest as digest_of
 from fedrsic_data.reader import Dataset, Subset
 from fedrsic_data.settings import decode, encode, suggest
 from fedtrain import folder as folders
@@ -147,6 +149,8 @@ def _prepared(config: RunConfig) -> tuple[RunConfig, Subset, tuple[int, ...]]:
     """The config resolved, its subset, and the training rows of each client; refuses what no training can come of."""
     method = method_class(config.method)
     dataset = Dataset(config.manifest)
+    if digest_of(dataset.manifest) != dataset.manifest.digest:
+        raise ManifestError(f"{dataset.folder / NAME}: was edited, its digest differs; run: fedkit verify")
     config = resolved(config, dataset, method)
     subset = dataset.subset(config.subset)
     _check(subset, config, method)

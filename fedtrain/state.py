@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping
@@ -71,6 +72,7 @@ def save_state(path: Path, state: State, facts: Mapping[str, Any]) -> None:
     # copies: the rows of a stacked cohort share their memory, and safetensors refuses that
     tensors = {name: value.detach().to("cpu", copy=True).contiguous() for name, value in state.items()}
     meta = {"facts": json.dumps(facts), "order": json.dumps(list(state))}
+    meta["sha256"] = _digest(tensors, meta)
     write(path, save(tensors, meta))
 
 
@@ -84,10 +86,23 @@ def load_state(path: Path, device: torch.device) -> tuple[State, dict[str, Any]]
         with safe_open(path, framework="pt") as file:
             meta = file.metadata()
             order, facts = json.loads(meta["order"]), json.loads(meta["facts"])
-            return {name: file.get_tensor(name).to(device) for name in order}, facts
+            tensors = {name: file.get_tensor(name) for name in order}
+            whole = _digest(tensors, meta) == meta["sha256"]
     except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
         words = " ".join(str(error).split()) or type(error).__name__
         raise OutputError(f"{path}: is missing or damaged ({words}); start the run anew with --overwrite") from None
+    if not whole:
+        raise OutputError(f"{path}: is damaged (its digest differs); start the run anew with --overwrite")
+    return placed(tensors, device), facts
+
+
+def _digest(tensors: State, meta: Mapping[str, str]) -> str:
+    """sha256 of tensors on the CPU, in their order, and of what is said about them."""
+    found = hashlib.sha256(f"{meta['facts']} {meta['order']} ".encode())
+    for value in tensors.values():
+        found.update(f"{value.dtype} {tuple(value.shape)} ".encode())
+        found.update(value.reshape(-1).view(torch.uint8).numpy().data)
+    return found.hexdigest()
 
 
 def placed(state: State, device: torch.device) -> State:
@@ -111,6 +126,7 @@ class PersonalStore:
         *,
         in_memory: bool,
         rounds: Mapping[int, int] | None = None,
+        key: str = "",
     ) -> None:
         """Goes on where a checkpoint left off.
 
@@ -119,12 +135,14 @@ class PersonalStore:
             initial: The state a client starts with.
             device: Where states are wanted.
             in_memory: Keep states in memory between rounds.
-            rounds: From a checkpoint: client -> the round its state is of. Other files are removed.
+            rounds: From a checkpoint: client -> the round its state is of. Files of other states are removed.
+            key: Digest of what the run is; a state of another run is refused.
         """
         self._folder = folder
         self._initial = initial
         self._device = device
         self._in_memory = in_memory
+        self._key = key
         self._rounds = dict(rounds or {})
         self._held: dict[int, State] = {}
         self._unsaved: set[int] = set()
@@ -140,7 +158,12 @@ class PersonalStore:
         if client not in self._rounds:
             return placed(self._initial(client), self._device)
         if client not in self._held:
-            state, _ = load_state(self._path(client), self._device)
+            state, facts = load_state(self._path(client), self._device)
+            if facts != self._facts(client):
+                raise OutputError(
+                    f"{self._path(client)}: is the state of another client, round or run; "
+                    "start the run anew with --overwrite"
+                )
             if not self._in_memory:
                 return state
             self._held[client] = placed(state, torch.device("cpu"))
@@ -156,7 +179,7 @@ class PersonalStore:
             self._held[client] = {name: value.detach().to("cpu", copy=True) for name, value in state.items()}
             self._unsaved.add(client)
         else:
-            save_state(self._path(client), state, {"client": client, "round": round_})
+            save_state(self._path(client), state, self._facts(client))
 
     def flush(self) -> dict[int, int]:
         """Sees that all states are on disk.
@@ -165,16 +188,19 @@ class PersonalStore:
             Client -> the round its state is of, for the checkpoint.
         """
         for client in sorted(self._unsaved):
-            save_state(self._path(client), self._held[client], {"client": client, "round": self._rounds[client]})
+            save_state(self._path(client), self._held[client], self._facts(client))
         self._unsaved.clear()
         return dict(self._rounds)
 
     def prune(self) -> None:
         """Removes the files that the newest checkpoint does not name; call it once that checkpoint is written."""
         named = {self._path(client).name for client in self._rounds}
-        for path in self._folder.iterdir():
+        for path in self._folder.glob("client-*-round-*"):
             if path.name not in named:
                 path.unlink()
+
+    def _facts(self, client: int) -> dict[str, Any]:
+        return {"key": self._key, "client": client, "round": self._rounds[client]}
 
     def _path(self, client: int) -> Path:
         return self._folder / f"client-{client:05d}-round-{self._rounds[client]:05d}.safetensors"

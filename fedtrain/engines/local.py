@@ -73,6 +73,7 @@ def run(
         context.device,
         in_memory=config.store == "memory",
         rounds=at.personal,
+        key=key,
     )
     journal = Journal(folder / METRICS, at.journal)
     evaluations: dict[str, Evaluation] = {}
