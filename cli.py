@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from contextlib import contextmanager
-from io import TextIOWrapper
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+from fedrsic_data.console import answer, bars, give_memory_back, listening, run_app
 
-    from fedrsic_data.build import Listener
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from fedtrain.engines.base import Listener as TrainListener
 
 app = typer.Typer(
@@ -30,8 +29,6 @@ app = typer.Typer(
     "  fedkit verify data/fed-rsic             prove every byte against the manifest\n"
     "  fedkit train fedpgp --manifest data/fed-rsic   train a method on it",
 )
-
-_INTERRUPTED = 130
 
 Alpha = Annotated[float | None, typer.Option(help="Dirichlet concentration; small is skewed.")]
 Clients = Annotated[int | None, typer.Option(help="Number of clients.")]
@@ -123,14 +120,14 @@ def build(
     )
     wanted = recipes.from_json(data, f"recipe {recipe}")
     places = Places(folder=sources, given=_pairs(source or []), offline=offline)
-    _give_memory_back()
-    with _listening(quiet=json) as listener:
+    give_memory_back()
+    with listening(quiet=json) as listener:
         planned = pipeline.prepare(wanted, places, listener)
         if dry_run:
-            _print(show.planned(planned), json)
+            answer(show.planned(planned), json)
             return
         built = pipeline.build(planned, out or Path("data") / wanted.name, overwrite=overwrite, listener=listener)
-    _print(show.built(built), json)
+    answer(show.built(built), json)
 
 
 @app.command(short_help="Write a recipe for images of your own.")
@@ -161,10 +158,10 @@ def new(
 
     chosen = drafts.settings(folder, hub, parquet, set_ or [])
     drafts.check(recipe, force=force)
-    with _listening(quiet=json) as listener:
+    with listening(quiet=json) as listener:
         drafted = drafts.draft(chosen, name, clients=clients, alpha=alpha, offline=offline, listener=listener)
     drafts.write(recipe, drafted, force=force)
-    _print(drafts.shown(recipe, drafted), json)
+    answer(drafts.shown(recipe, drafted), json)
 
 
 @app.command(short_help="Give the images of a built dataset to other clients.")
@@ -199,14 +196,14 @@ def resplit(
         data = recipes.override(recipes.to_json(old), subsets=subset or [], partitioner=partition, sets=sets)
         return recipes.from_json(data, f"recipe of {manifest}")
 
-    _give_memory_back()
-    with _listening(quiet=json) as listener:
+    give_memory_back()
+    with listening(quiet=json) as listener:
         planned = again.prepare(manifest, change, listener)
         if dry_run:
-            _print(show.planned(planned), json)
+            answer(show.planned(planned), json)
             return
         built = pipeline.build(planned, out, overwrite=overwrite, listener=listener)
-    _print(show.built(built), json)
+    answer(show.built(built), json)
 
 
 @app.command(short_help="Show who has what, and how skewed it is.")
@@ -227,7 +224,7 @@ def inspect(
     from fedrsic_data import show
     from fedrsic_data.reader import Dataset
 
-    _print(show.inspected(Dataset(manifest), subset or [], clients), json)
+    answer(show.inspected(Dataset(manifest), subset or [], clients), json)
 
 
 @app.command(short_help="Prove a built dataset against its manifest.")
@@ -245,9 +242,9 @@ def verify(
     from fedrsic_data import show
     from fedrsic_data.verify import verify as prove
 
-    with _bars(quiet=json) as bar:
+    with bars(quiet=json) as bar:
         built, problems = prove(manifest, bar("bytes"))
-    _print(show.verified(manifest, built, problems), json)
+    answer(show.verified(manifest, built, problems), json)
     if problems:
         raise typer.Exit(1)
 
@@ -290,7 +287,7 @@ def train(
         *(["tensorboard=true"] if tensorboard else []),
         *(set_ or []),
     ]
-    with _listening(quiet=json) as listener:
+    with listening(quiet=json) as listener:
         built = twin.folder(
             manifest, sample=sample, places=Places(folder=sources) if sources else None, listener=listener
         )
@@ -299,7 +296,7 @@ def train(
     with _training(quiet=json) as hears:
         wanted = run.configs(method, built, subset or [], sets)
         results = run.train_all(wanted, out, overwrite=overwrite, cache=cache_folder(), listener=hears)
-    _print(report.trained(results, sets), json)
+    answer(report.trained(results, sets), json)
 
 
 @app.command(short_help="Compare runs: mean and spread over seeds.")
@@ -317,7 +314,7 @@ def compare(
     """
     from fedtrain import report
 
-    _print(report.compared(report.grouped(report.found(runs)), form), json=False)
+    answer(report.compared(report.grouped(report.found(runs)), form), json=False)
 
 
 @app.command("list", short_help="List recipes, sources, partitioners and methods.")
@@ -336,11 +333,11 @@ def list_(
     if what == "methods":
         from fedtrain import report
 
-        _print(report.methods(), json)
+        answer(report.methods(), json)
         return
     from fedrsic_data import show
 
-    _print(show.listed(what), json)
+    answer(show.listed(what), json)
 
 
 def _pairs(texts: list[str]) -> dict[str, str]:
@@ -353,67 +350,6 @@ def _pairs(texts: list[str]) -> dict[str, str]:
     return pairs
 
 
-def _print(shown: Any, json: bool) -> None:
-    """Prints what a ``show`` function gave: its data as JSON, or its text."""
-    from fedrsic_data.errors import OutputError
-
-    try:
-        if json:
-            from json import dumps
-
-            print(dumps(shown.data, allow_nan=False))
-        else:
-            from rich.console import Console
-
-            # a pipe has no width: give tables room instead of folding them at 80 characters
-            width = None if sys.stdout.isatty() or "COLUMNS" in os.environ else 160
-            Console(highlight=False, width=width).print(shown.text, crop=False)
-        sys.stdout.flush()
-    except BrokenPipeError:
-        raise
-    except OSError as error:
-        raise OutputError(f"standard output: cannot be written ({error.strerror}); send it elsewhere") from None
-
-
-@contextmanager
-def _bars(*, quiet: bool) -> Iterator[Callable[[str], Callable[..., None]]]:
-    """Makes progress callbacks ``(done, total[, words])`` by name: bars on the standard error if it is a terminal."""
-    from rich import progress as rich
-    from rich.console import Console
-
-    console = Console(stderr=True)
-    columns = (
-        rich.TextColumn("{task.description}"),
-        rich.BarColumn(),
-        rich.TaskProgressColumn(),
-        rich.TimeRemainingColumn(),
-    )
-    with rich.Progress(*columns, console=console, transient=True, disable=quiet or not console.is_terminal) as bars:
-
-        def bar(name: str) -> Callable[..., None]:
-            task = bars.add_task(name, total=None, visible=False)
-
-            def update(done: int, total: int, words: str = name) -> None:
-                bars.update(task, completed=done, total=total, description=words, visible=True)
-
-            return update
-
-        yield bar
-
-
-@contextmanager
-def _listening(*, quiet: bool) -> Iterator[Listener]:
-    from fedrsic_data.build import Listener
-
-    with _bars(quiet=quiet) as bar:
-
-        def step(words: str) -> None:
-            if not quiet:
-                print(f"{words} ...", file=sys.stderr)
-
-        yield Listener(step=step, images=bar("images"), download=bar)
-
-
 @contextmanager
 def _training(*, quiet: bool) -> Iterator[TrainListener]:
     from fedtrain import report
@@ -423,7 +359,7 @@ def _training(*, quiet: bool) -> Iterator[TrainListener]:
         if not quiet:
             print(words, file=sys.stderr)
 
-    with _bars(quiet=quiet) as bar:
+    with bars(quiet=quiet) as bar:
         rounds = bar("rounds")
         yield Listener(
             say=lambda words: tell(f"{words} ..."),
@@ -437,72 +373,9 @@ def _given(**options: Any) -> list[str]:
     return [f"{key}={value}" for key, value in options.items() if value is not None]
 
 
-def _give_memory_back() -> None:
-    """Keeps glibc from holding on to what windows of images leave behind; elsewhere, nothing to do."""
-    import ctypes
-    from contextlib import suppress
-
-    with suppress(OSError, AttributeError):
-        mallopt = ctypes.CDLL(None).mallopt
-        mallopt(-3, 1 << 17)  # M_MMAP_THRESHOLD: given, it no longer grows with the largest block ever freed
-        mallopt(-1, 1 << 17)  # M_TRIM_THRESHOLD
-
-
 def main() -> None:
-    """Runs the command; every failure is one line on the standard error, and an exit code of 1 or 2."""
-    from fedrsic_data.errors import FedkitError
-
-    # Arrow's own allocator keeps what its threads freed; the system's gives it back (100 MB at 200,000 images)
-    os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")
-    _open_streams()
-    try:
-        code = app(standalone_mode=False) or 0
-    except (KeyboardInterrupt, typer.Abort):
-        code = _INTERRUPTED
-    except FedkitError as error:
-        if os.environ.get("FEDKIT_DEBUG") == "1":
-            raise
-        _fail(str(error), error.exit_code)
-    except BrokenPipeError:
-        _leave(1)
-    except Exception as error:
-        if os.environ.get("FEDKIT_DEBUG") == "1":
-            raise
-        # typer carries a click of its own or the installed one, depending on its version: know their errors by shape
-        if hasattr(error, "format_message"):
-            _fail(f"{error.format_message()} (see fedkit --help)", 2)
-        _fail(f"unexpected {type(error).__name__}: {error}; this is a bug, FEDKIT_DEBUG=1 shows where", 1)
-    if code == _INTERRUPTED:  # typer's newer versions make this of Ctrl-C, older ones Abort
-        _fail("interrupted; run the same command to resume", code)
-    _leave(code)
-
-
-def _open_streams() -> None:
-    """Puts the null device where a standard stream is closed, and lets no letter stop a terminal that lacks it.
-
-    Otherwise the next file opened would take the stream's number, and what a library prints would end up in it.
-    """
-    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
-        if getattr(sys, name) is None:
-            setattr(sys, name, Path(os.devnull).open(mode))  # noqa: SIM115 - stays open as the streams do
-    if isinstance(sys.stdout, TextIOWrapper):
-        sys.stdout.reconfigure(errors="replace")
-
-
-def _fail(words: str, code: int) -> NoReturn:
-    from fedrsic_data.show import plain
-
-    print("error:", plain(" ".join(words.split())), file=sys.stderr)
-    _leave(code)
-
-
-def _leave(code: int) -> NoReturn:
-    """Exits; what nobody takes from the standard output any more is dropped, lest Python complains of it."""
-    try:
-        sys.stdout.flush()
-    except OSError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    sys.exit(code)
+    """Runs the command; see ``console.run_app``."""
+    run_app(app)
 
 
 if __name__ == "__main__":

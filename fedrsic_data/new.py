@@ -22,7 +22,7 @@ from fedrsic_data.errors import OutputError, UsageError
 from fedrsic_data.index import Index
 from fedrsic_data.plan import PlannedSubset
 from fedrsic_data.settings import encode
-from fedrsic_data.show import Shown, plain
+from fedrsic_data.shown import Shown, plain
 from fedrsic_data.sources import GENERAL, SOURCES, configured, locate, own
 from fedrsic_data.splits import TRAIN
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from shutil import get_terminal_size
 from typing import TYPE_CHECKING, Any
@@ -19,6 +18,7 @@ from fedrsic_data.manifest import NAME, Manifest, SubsetEntry
 from fedrsic_data.plan import Planned
 from fedrsic_data.reader import Dataset
 from fedrsic_data.settings import encode, suggest
+from fedrsic_data.shown import Shown, plain
 from fedrsic_data.verify import Problem
 
 if TYPE_CHECKING:
@@ -27,19 +27,6 @@ if TYPE_CHECKING:
 _BARS = 48  # most characters for the classes of a client
 _WIDE = 100  # columns from which a terminal has room for all that there is to say
 _HEIGHTS = "·▁▂▃▄▅▆▇█"
-
-
-@dataclass(frozen=True)
-class Shown:
-    """A command's answer.
-
-    Attributes:
-        data: Plain JSON values.
-        text: The same for a person, something rich prints.
-    """
-
-    data: dict[str, Any]
-    text: RenderableType
 
 
 def planned(plan: Planned) -> Shown:
@@ -340,8 +327,3 @@ def _group(parts: Sequence[RenderableType]) -> RenderableType:
     # a line is never broken: people copy commands from here, and machines read it
     lines = (Text(plain(p), no_wrap=True, overflow="ignore") if isinstance(p, str) else p for p in parts)
     return Group(*lines)
-
-
-def plain(text: str) -> str:
-    """A line with what would steer a terminal written as an escape: names come from other people's data."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)

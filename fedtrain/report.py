@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from fedrsic_data.errors import UsageError
 from fedrsic_data.settings import encode, suggest
+from fedrsic_data.shown import Shown
 from fedtrain import folder as folders
 from fedtrain.config import NEUTRAL
 from fedtrain.folder import Result
@@ -22,19 +23,6 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
 FLOATS, BYTES = "sent/floats per client and round", "sent/bytes per client and round"
-
-
-@dataclass(frozen=True)
-class Shown:
-    """A command's answer.
-
-    Attributes:
-        data: Plain JSON values.
-        text: The same for a person, something rich prints.
-    """
-
-    data: dict[str, Any]
-    text: RenderableType
 
 
 @dataclass(frozen=True)

@@ -976,7 +976,7 @@ def test_odd_names_work(command, tmp_path, name):
     assert verify(out)[1] == []
     done = command("verify", out)
     assert done.returncode == 0
-    assert name.rstrip("/") in done.stdout.replace("\n", "" if "\n" not in name else "\n")
+    assert name.rstrip("/").replace("\n", "\\n") in done.stdout.replace("\n", "")
     assert sorted(os.listdir(out.parent)) == [out.name]
 
 

@@ -82,6 +82,9 @@ def test_debug_shows_where() -> None:
 
 
 def test_a_closed_standard_error_never_becomes_a_file(tmp_path: Path) -> None:
-    code = "import os, cli; os.close(2); cli.sys.stderr = None; cli._open_streams(); print(os.fstat(2).st_rdev)"
+    code = (
+        "import os, sys; from fedrsic_data import console; "
+        "os.close(2); sys.stderr = None; console._open_streams(); print(os.fstat(2).st_rdev)"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
     assert int(done.stdout) == Path(os.devnull).stat().st_rdev

@@ -10,7 +10,7 @@ from conftest import ROOT
 
 # the floors of fedrsic_data, from the ground up; a module may import its own floor's modules and those below
 FLOORS = (
-    ("errors", "seeds", "vocabulary"),
+    ("errors", "seeds", "vocabulary", "shown"),
     (
         "settings",
         "images",
@@ -35,6 +35,7 @@ FLOORS = (
     ("resplit", "twin"),
     ("show",),
     ("new",),
+    ("console",),
 )
 # the same of fedtrain; of methods, only base stands where others may see it
 TRAIN_FLOORS = (
@@ -49,7 +50,7 @@ TRAIN_FLOORS = (
     ("run", "report"),
 )
 BINDERS = {"methods", "run", "report"}  # who may see methods by name
-CONTRACT = {"manifest", "schema", "reader", "errors", "settings"}
+CONTRACT = {"manifest", "schema", "reader", "errors", "settings", "shown"}
 HELPERS = {"sources": {"base", "classfolders", "locate", "hub"}}
 
 
