@@ -29,7 +29,7 @@ FLOORS = (
     ("recipe",),
     ("manifest",),
     ("plan", "shards", "card", "reader"),
-    ("workspace",),
+    ("workspace", "pictures"),
     ("describe", "verify"),
     ("build",),
     ("resplit", "twin"),
