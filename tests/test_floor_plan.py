@@ -30,7 +30,7 @@ FLOORS = (
     ("manifest",),
     ("plan", "shards", "card", "reader"),
     ("workspace", "pictures"),
-    ("describe", "verify"),
+    ("describe", "verify", "pages"),
     ("build",),
     ("resplit", "twin"),
     ("show",),
@@ -50,7 +50,7 @@ TRAIN_FLOORS = (
     ("run", "report"),
 )
 BINDERS = {"methods", "run", "report"}  # who may see methods by name
-CONTRACT = {"manifest", "schema", "reader", "errors", "settings", "shown"}
+CONTRACT = {"manifest", "schema", "reader", "errors", "settings", "shown", "pictures", "pages"}
 HELPERS = {"sources": {"base", "classfolders", "locate", "hub"}}
 
 

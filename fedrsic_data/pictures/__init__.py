@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from fedrsic_data.pictures import partition, style
-from fedrsic_data.pictures.summary import summarise
+from fedrsic_data.pictures.summary import Summary, summarise
 from fedrsic_data.reader import Dataset, Subset
 
 
@@ -30,7 +30,11 @@ def of_partition(subset: Subset) -> tuple[style.Drawing, ...]:
     Raises:
         ManifestError: The client table cannot be read.
     """
-    summary = summarise(subset)
+    return drawings(summarise(subset))
+
+
+def drawings(summary: Summary) -> tuple[style.Drawing, ...]:
+    """What there is to see of a subset that was counted."""
     drawn = [partition.heat_map(summary), partition.sizes(summary)]
     return (*drawn, partition.domain_mix(summary)) if len(summary.domains) > 1 else tuple(drawn)
 
@@ -42,7 +46,7 @@ def for_card(dataset: Dataset) -> tuple[Picture, ...]:
         ManifestError: The client table cannot be read.
     """
     return tuple(
-        Picture(f"figures/{drawing.name}.png", drawing.alt, style.png(drawing))
+        Picture(f"figures/{style.slug(drawing.name)}.png", drawing.alt, style.png(drawing))
         for name in dataset.subsets
         for drawing in of_partition(dataset.subset(name))
     )

@@ -36,8 +36,8 @@ def heat_map(summary: Summary) -> Drawing:
         axes = figure.subplots()
         cells(axes, shares.T)
         axes.set_yticks(range(len(summary.classes)), [short(name) for name in summary.classes])
-        _across(axes, of)
-        _legend(axes)
+        _across(axes, of, int((~held).sum()))
+        legend(axes)
     what = "labels" if summary.multi_label else "training rows"
     each = "a client" if of.single else f"a band of about {round(len(summary.clients) / len(of.labels)):,} clients"
     lead = _leading(shares, summary.classes)
@@ -117,12 +117,12 @@ def cells(axes: Axes, shares: NDArray[np.float64], edges: Sequence[float] = EDGE
     axes.spines[:].set_visible(False)
 
 
-def _legend(axes: Axes) -> None:
-    """Levels of the heat map above it."""
+def legend(axes: Axes, edges: Sequence[float] = EDGES) -> None:
+    """Levels of a heat map above it."""
     from matplotlib.patches import Patch
 
-    names = [f"{low:.0%} to {high:.0%}" if low else f"under {high:.0%}" for low, high in pairwise(EDGES)]
-    names[-1] = f"over {EDGES[-2]:.0%}"
+    names = [f"{low:.0%} to {high:.0%}" if low else f"under {high:.0%}" for low, high in pairwise(edges)]
+    names[-1] = f"over {edges[-2]:.0%}"
     patches = [Patch(facecolor=style.heat(i), label=name) for i, name in enumerate(names)]
     axes.figure.legend(
         handles=patches, loc="outside upper center", ncols=4, handlelength=1, columnspacing=0.9, handletextpad=0.4
@@ -202,20 +202,21 @@ def _below(figure: Any, axes: Axes) -> None:
     figure.legend(handles, names, loc="outside upper left", ncols=fit, handlelength=1, columnspacing=1.2)
 
 
-def _across(axes: Axes, of: Columns) -> None:
+def _across(axes: Axes, of: Columns, empty: int = 0) -> None:
     """Client ids under columns, or how many clients a band has."""
     n = len(of.labels)
+    nothing = f"\n{empty:,} without training rows at the right" if empty else ""
     if not of.single:
         axes.set_xticks([])
         clients = sum(len(some) for some in of.members)
         sizes = f"{clients // n:,}" + (f" to {clients // n + 1:,}" if clients % n else "")
-        axes.set_xlabel(f"{clients:,} clients in {n} bands of {sizes}")
+        axes.set_xlabel(f"{clients:,} clients in {n} bands of {sizes}{nothing}")
         return
     start = _prefix(of.labels)
     every = max(-(-n // _TICKS), 1)
     axes.set_xticks(range(0, n, every), [short(label[len(start) :], 14) for label in of.labels[::every]], rotation=90)
     words = f"clients ({short(start, 20)}…)" if start else "clients"
-    axes.set_xlabel(words + (f", every {every}th named" if every > 1 else ""))
+    axes.set_xlabel(words + (f", every {every}th named" if every > 1 else "") + nothing)
 
 
 def _prefix(labels: Sequence[str]) -> str:

@@ -156,6 +156,11 @@ def look(salt: str = "fedkit") -> Any:
     return mpl.rc_context(wanted)
 
 
+def slug(name: str) -> str:
+    """A name for ids and files: letters, digits, dots, dashes and underscores only."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", name)
+
+
 def svg(drawing: Drawing) -> str:
     """An ``<svg>`` element to stand in a page: colours by role, ids of its own, equal bytes for equal drawings."""
     file = io.StringIO()
@@ -165,7 +170,7 @@ def svg(drawing: Drawing) -> str:
     text = text[text.index("<svg") :]
     text = re.sub(r"<metadata>.*?</metadata>|<style .*?</style>", "", text, flags=re.DOTALL)
     text = re.sub(r'<svg [^>]*?(viewBox="[^"]*")[^>]*>', _opening(drawing), text, count=1)
-    text = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{drawing.name}-", text)
+    text = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{slug(drawing.name)}-", text)
     text = re.sub(r"\n *", "\n", text)
     roles = {color: role for role, color in LIGHT.items()}
     return re.sub(r"(?<=: )#[0-9a-f]{6}", lambda m: _themed(m.group(), roles), text)
