@@ -317,6 +317,29 @@ def compare(
     answer(report.compared(report.grouped(report.found(runs)), form), json=False)
 
 
+@app.command(short_help="Write a report of datasets and runs that opens in a browser.")
+def report(
+    paths: Annotated[
+        list[Path], typer.Argument(metavar="MANIFEST|RUN...", help="Built manifests, runs, or folders of runs.")
+    ],
+    out: Annotated[Path, typer.Option(help="The HTML file to write.")] = Path("report.html"),
+    images: Annotated[bool, typer.Option("--images/--no-images", help="Thumbnails of sample images.")] = True,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a file that is no report.")] = False,
+    json: Json = False,
+) -> None:
+    """Write one HTML file of pictures and tables: who has what, how skewed it is, how the runs went.
+
+    \b
+    Examples:
+      fedkit report data/fed-rsic
+      fedkit report runs --out runs.html
+      fedkit report data/fed-rsic runs/fedpgp-* runs/promptfl-* --out report.html
+    """
+    from fedtrain import pages
+
+    answer(pages.report(paths, out, images=images, overwrite=overwrite), json)
+
+
 @app.command("list", short_help="List recipes, sources, partitioners and methods.")
 def list_(
     what: Annotated[str | None, typer.Argument(metavar="[recipes|sources|partitioners|methods]")] = None,

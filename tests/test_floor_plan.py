@@ -48,6 +48,8 @@ TRAIN_FLOORS = (
     ("folder",),
     ("engines",),
     ("run", "report"),
+    ("curves",),
+    ("pages",),
 )
 BINDERS = {"methods", "run", "report"}  # who may see methods by name
 CONTRACT = {"manifest", "schema", "reader", "errors", "settings", "shown", "pictures", "pages"}

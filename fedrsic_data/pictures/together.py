@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -98,7 +97,7 @@ def drift(summary: Summary, found: Together) -> Drawing:
         axes.grid(axis="y")
         figure.legend(loc="outside upper left", ncols=2, handlelength=2)
     quantiles = (0, 0.1, 0.25, 0.5, 0.75, 0.9, 1)
-    rows = [(f"{q:.0%}", *(float(np.quantile(v, q)) for v in (found.drifts, found.chance))) for q in quantiles]
+    rows = [(f"{q:.0%}", float(np.quantile(found.drifts, q)), float(np.quantile(found.chance, q))) for q in quantiles]
     means = found.drifts.mean(), found.chance.mean()
     return Drawing(
         f"{summary.name}-drift",
@@ -115,7 +114,7 @@ def skews(summary: Summary) -> Drawing:
     known = summary.measured
     with style.look():
         figure = style.figure(0.55 + 0.52 * max(len(known), 1), sample=summary.sample)
-        every: Sequence = figure.subplots(max(len(known), 1), 1, squeeze=False)[:, 0]  # type: ignore[type-arg]
+        every = figure.subplots(max(len(known), 1), 1, squeeze=False)[:, 0].tolist()
         for axes, (name, facts) in zip(every, known.items(), strict=False):
             low, high = facts.get("iid_low"), facts.get("iid_high")
             top = max(_scale(name, summary), facts["value"])
