@@ -23,11 +23,13 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Build federated image datasets as Parquet shards, prove them, and train on them.\n\n"
     "\b\nExamples:\n"
+    "  fedkit quickstart                       the five-minute tour\n"
     "  fedkit build fed-rsic --sample          a first dataset, nothing to download\n"
     "  fedkit build fed-rsic --alpha 0.1       Dirichlet label skew on the real images\n"
     "  fedkit inspect data/fed-rsic            who has what, and how skewed it is\n"
     "  fedkit verify data/fed-rsic             prove every byte against the manifest\n"
-    "  fedkit train fedpgp --manifest data/fed-rsic   train a method on it",
+    "  fedkit train fedpgp --manifest data/fed-rsic   train a method on it\n"
+    "  fedkit report data/fed-rsic runs        a page to look at both",
 )
 
 Alpha = Annotated[float | None, typer.Option(help="Dirichlet concentration; small is skewed.")]
@@ -315,6 +317,32 @@ def compare(
     from fedtrain import report
 
     answer(report.compared(report.grouped(report.found(runs)), form), json=False)
+
+
+@app.command(short_help="The five-minute tour: build, train, look.")
+def quickstart(
+    out: Annotated[Path, typer.Option(help="Folder for its datasets, runs and report.")] = Path("quickstart"),
+    json: Json = False,
+) -> None:
+    """Build two procedural samples, train three methods and their baselines on them briefly, and write a report.
+
+    Nothing is downloaded. What is finished is kept, so that it may be interrupted and run again.
+
+    \b
+    Examples:
+      fedkit quickstart
+      fedkit quickstart --out /tmp/tour
+    """
+    from fedrsic_data import quickstart as samples
+    from fedrsic_data.sources.locate import cache_folder
+
+    with listening(quiet=json) as listener:
+        datasets = samples.built(out / "data", listener=listener)
+    from fedtrain import quickstart as tour
+
+    with _training(quiet=json) as hears:
+        shown = tour.train(datasets, out, cache=cache_folder(), listener=hears)
+    answer(shown, json)
 
 
 @app.command(short_help="Write a report of datasets and runs that opens in a browser.")

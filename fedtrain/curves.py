@@ -98,6 +98,8 @@ def names(runs: Iterable[Runs]) -> tuple[str, ...]:
 
 def curve(subset: str, figure: str, runs: Sequence[Runs]) -> Drawing:
     """A figure over rounds: the mean over seeds, and a band from the smallest to the largest."""
+    from matplotlib.ticker import MaxNLocator
+
     rows: list[tuple[str | int | float | None, ...]] = []
     with style.look():
         drawn = style.figure(3.0 + 0.2 * (len(runs) // 2), sample=runs[0].group.sample)
@@ -120,7 +122,7 @@ def curve(subset: str, figure: str, runs: Sequence[Runs]) -> Drawing:
                 rows.append((one.group.label, None, final.mean, final.least, final.most))
         axes.set(xlabel="round", ylabel=figure)
         axes.grid(axis="y")
-        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         _legend(axes)
     ends = [f"{label} {mean:.2f}" for label, mean in {str(row[0]): row[2] for row in rows}.items() if mean is not None]
     return Drawing(

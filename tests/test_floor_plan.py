@@ -32,7 +32,7 @@ FLOORS = (
     ("workspace", "pictures"),
     ("describe", "verify", "pages"),
     ("build",),
-    ("resplit", "twin"),
+    ("resplit", "twin", "quickstart"),
     ("show",),
     ("new",),
     ("console",),
@@ -50,6 +50,7 @@ TRAIN_FLOORS = (
     ("run", "report"),
     ("curves",),
     ("pages",),
+    ("quickstart",),
 )
 BINDERS = {"methods", "run", "report"}  # who may see methods by name
 CONTRACT = {"manifest", "schema", "reader", "errors", "settings", "shown", "pictures", "pages"}
