@@ -213,6 +213,9 @@ def inspect(
     manifest: Annotated[Path, typer.Argument(help="A built manifest.json or its folder.")],
     subset: Subsets = None,
     clients: Annotated[int, typer.Option(min=0, help="Most clients to list.")] = 40,
+    plot: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="Also write its pictures there, as SVG and PNG.")
+    ] = None,
     json: Json = False,
 ) -> None:
     """Show a built dataset: rows, classes and label mixture of every client, skew beside its IID band.
@@ -221,12 +224,17 @@ def inspect(
     Examples:
       fedkit inspect data/fed-rsic
       fedkit inspect data/fed-rsic --subset fed-ucmerced --clients 100
+      fedkit inspect data/fed-rsic --plot pictures
       fedkit inspect data/fed-rsic --json
     """
-    from fedrsic_data import show
+    from fedrsic_data import pictures, show
     from fedrsic_data.reader import Dataset
 
-    answer(show.inspected(Dataset(manifest), subset or [], clients), json)
+    dataset = Dataset(manifest)
+    shown = show.inspected(dataset, subset or [], clients)
+    if plot is not None:
+        shown = show.with_files(shown, pictures.write(dataset, subset or [], plot))
+    answer(shown, json)
 
 
 @app.command(short_help="Prove a built dataset against its manifest.")
@@ -403,20 +411,17 @@ def _pairs(texts: list[str]) -> dict[str, str]:
 
 @contextmanager
 def _training(*, quiet: bool) -> Iterator[TrainListener]:
-    from fedtrain import report
+    from rich.console import Console
+
+    from fedtrain import live
     from fedtrain.engines.base import Listener
 
     def tell(words: str) -> None:
         if not quiet:
             print(words, file=sys.stderr)
 
-    with bars(quiet=quiet) as bar:
-        rounds = bar("rounds")
-        yield Listener(
-            say=lambda words: tell(f"{words} ..."),
-            note=tell,
-            round=lambda line, total: rounds(line["round"], total, f"round {line['round']}: {report.progress(line)}"),
-        )
+    with live.view(Console(stderr=True), quiet=quiet) as rounds:
+        yield Listener(say=lambda words: tell(f"{words} ..."), note=tell, round=rounds)
 
 
 def _given(**options: Any) -> list[str]:

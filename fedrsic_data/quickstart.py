@@ -37,5 +37,6 @@ def built(folder: Path, sets: tuple[str, ...] = (), listener: Listener = QUIET) 
     for subset, (name, *own) in _RECIPES.items():
         data = recipe.override(recipe.load(name), subsets=[subset], sample=True, sets=[*own, *sets])
         prepared = build.prepare(recipe.from_json(data, f"recipe {name}"), Places(offline=True), listener)
-        folders[subset] = build.build(prepared, folder / subset, listener=listener).path
+        build.build(prepared, folder / subset, listener=listener)
+        folders[subset] = folder / subset
     return folders

@@ -107,6 +107,12 @@ def inspected(dataset: Dataset, wanted: Sequence[str], most: int) -> Shown:
     return Shown(data, _group(parts))
 
 
+def with_files(shown: Shown, files: Sequence[Path]) -> Shown:
+    """An answer, and the pictures that were written beside it."""
+    lines = ["pictures:", *(f"  {_short(path)}" for path in files)]
+    return Shown({**shown.data, "pictures": [str(path) for path in files]}, _group([shown.text, *lines]))
+
+
 def verified(path: Path, manifest: Manifest, problems: Sequence[Problem]) -> Shown:
     """The outcome of a verification."""
     data = {

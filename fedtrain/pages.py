@@ -16,7 +16,6 @@ from fedrsic_data.pictures import style
 from fedrsic_data.pictures.style import Numbers
 from fedrsic_data.reader import Dataset
 from fedrsic_data.shown import Shown
-from fedtrain.state import write
 
 if TYPE_CHECKING:
     from fedtrain.curves import Runs
@@ -42,9 +41,11 @@ def report(paths: Sequence[Path], out: Path, *, images: bool = True, overwrite: 
     _writable(out, overwrite=overwrite)
     made = page(paths, images=images)
     html = render(made)
+    aside = out.with_name(out.name + ".tmp")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        write(out, html.encode())
+        aside.write_bytes(html.encode())
+        os.replace(aside, out)
     except OSError as error:
         raise OutputError(f"--out {out}: cannot be written ({error.strerror}); choose another") from None
     data = {"report": str(out), "bytes": len(html.encode()), "sections": [section.title for section in made.sections]}

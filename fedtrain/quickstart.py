@@ -35,12 +35,12 @@ class Part:
 
 
 _PHOTOS = (
-    "rounds=5",
-    "clients_per_round=10",
-    "epochs=2",
+    "rounds=4",
+    "clients_per_round=8",
+    "epochs=1",
     "image_size=64",
     "lr=0.001",
-    "eval_every=5",
+    "eval_every=4",
     'splits=["test"]',
 )
 

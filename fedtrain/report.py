@@ -65,13 +65,6 @@ class Group:
     figures: dict[str, Spread]
 
 
-def progress(line: Mapping[str, Any]) -> str:
-    """A line of ``metrics.jsonl`` in a few words."""
-    words = [] if line["loss"] is None else [f"loss {line['loss']:.3f}"]
-    shown = [(name, value) for name, value in line.get("figures", {}).items() if value is not None]
-    return ", ".join([*words, *(f"{name} {value:.1f}" for name, value in shown[:2])])
-
-
 def trained(results: Sequence[Result], sets: Sequence[str] = ()) -> Shown:
     """Finished runs of one method, a column a subset, and what to do next.
 

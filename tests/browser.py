@@ -91,9 +91,10 @@ LAYOUT = """() => {
     const style = getComputedStyle(one);
     const what = `${one.tagName} ${one.textContent.trim().slice(0, 40)}`;
     const wider = one.clientWidth && one.scrollWidth > one.clientWidth + 1;
-    if (wider && style.display !== "inline") problems.push(`its text does not fit: ${what}`);
+    if (wider && style.display !== "inline") problems.push(`does not fit: ${what}`);
     const box = one.getBoundingClientRect();
-    if (!one.closest(".scroll") && box.width && box.right > width + 0.5) problems.push(`leaves the page: ${what}`);
+    const inside = one.closest(".scroll");
+    if (!inside && box.width && box.right > width + 0.5) problems.push(`leaves the page: ${what}`);
   }
   return problems;
 }"""
@@ -111,7 +112,8 @@ OVERLAPS = """() => {
         const high = Math.min(a.bottom, b.bottom) - Math.max(a.top, b.top);
         const least = 0.35 * Math.min(a.height, b.height, a.width, b.width);
         const where = svg.getAttribute("aria-label").slice(0, 50);
-        if (wide > least && high > least) problems.push(`${texts[i].textContent} / ${texts[j].textContent} in ${where}`);
+        const both = `${texts[i].textContent} / ${texts[j].textContent}`;
+        if (wide > least && high > least) problems.push(`${both} in ${where}`);
       }
   }
   return problems;

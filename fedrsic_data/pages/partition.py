@@ -8,10 +8,9 @@ from fedrsic_data import partition, skew
 from fedrsic_data.manifest import Manifest, SubsetEntry
 from fedrsic_data.pages import Block, Cell, Figure, Section, Table, facts
 from fedrsic_data.pages.samples import sheet
-from fedrsic_data.pictures import drawings, style
+from fedrsic_data.pictures import everything, style
 from fedrsic_data.pictures.style import Numbers
 from fedrsic_data.pictures.summary import Summary, ordered, summarise
-from fedrsic_data.pictures.together import drift, matrix, skews, together
 from fedrsic_data.reader import Dataset, Subset
 
 SAMPLE = "Sample data: procedural stand-ins. Figures measured on them say nothing about the real datasets."
@@ -33,10 +32,8 @@ def sections(dataset: Dataset, *, images: bool = True) -> tuple[Section, ...]:
 
 def _subset(subset: Subset, *, images: bool) -> Section:
     summary = summarise(subset)
-    drawn = [*drawings(summary), skews(summary)]
-    if summary.multi_label and (found := together(subset)) is not None:
-        drawn += [matrix(summary, found), drift(summary, found)]
-    blocks: list[Block] = [*map(Figure, drawn), _clients(summary), _classes(summary, subset.entry)]
+    drawn = map(Figure, everything(subset, summary))
+    blocks: list[Block] = [*drawn, _clients(summary), _classes(summary, subset.entry)]
     if images:
         blocks.append(sheet(subset))
     rows = ", ".join(f"{n:,} {split}" for split, n in subset.entry.rows.items())

@@ -69,13 +69,14 @@ def _chosen(subset: Subset, train: pa.Table, domains: list[str], each: int) -> d
 
 def _shots(subset: Subset, train: pa.Table, rows: list[int]) -> dict[int, Thumbnail]:
     """A thumbnail for each of these rows of the plan, read client by client."""
-    facts = train.take(rows).select(["client_id", "sample_id", "labels"]).to_pylist()
+    facts = train.take(pa.array(rows, pa.int64())).select(["client_id", "sample_id", "labels"]).to_pylist()
     wanted: dict[str, dict[str, int]] = {}
     for row, fact in zip(rows, facts, strict=True):
         wanted.setdefault(fact["client_id"], {})[fact["sample_id"]] = row
     names = {row: ", ".join(fact["labels"]) for row, fact in zip(rows, facts, strict=True)}
     shots: dict[int, Thumbnail] = {}
-    for client, ids in wanted.items():
+    for client in sorted(wanted.keys() & set(subset.clients)):
+        ids = wanted[client]
         for batch in subset.client(client).batches(TRAIN, rows=64, columns=["image", "sample_id"]):
             for i in np.flatnonzero(pc.is_in(batch.column("sample_id"), value_set=pa.array(list(ids)))).tolist():
                 sample = batch.column("sample_id")[i].as_py()

@@ -176,6 +176,13 @@ def svg(drawing: Drawing) -> str:
     return re.sub(r"(?<=: )#[0-9a-f]{6}", lambda m: _themed(m.group(), roles), text)
 
 
+def standalone(drawing: Drawing) -> str:
+    """An SVG file: the same with a size, both themes and a page of its own behind it."""
+    opening = '<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" width="720" '
+    sheet = f"<style>{css()}svg {{ background: var(--page); }}</style>"
+    return re.sub(r">", lambda _: f">\n{sheet}", svg(drawing).replace("<svg ", opening, 1), count=1)
+
+
 def png(drawing: Drawing, dpi: int = 160) -> bytes:
     """A PNG file on the light page, equal bytes for equal drawings and versions of matplotlib."""
     from PIL import Image
