@@ -23,7 +23,13 @@ _NO_NAME = re.compile(r"[\\:\0\ud800-\udfff]")  # drives, other systems' separat
 
 @dataclass(frozen=True)
 class File:
-    """A file beside the manifest: relative path, size in bytes, sha256 in hex."""
+    """A file beside the manifest.
+
+    Attributes:
+        path: Relative to the manifest.
+        bytes: Its size.
+        sha256: Of its bytes, in hex.
+    """
 
     path: str
     bytes: int
@@ -32,7 +38,15 @@ class File:
 
 @dataclass(frozen=True)
 class Plan:
-    """The plan: its file, and the digest of its content, which no Parquet version changes."""
+    """The plan: its file, and the digest of its content.
+
+    Attributes:
+        path: Relative to the manifest.
+        bytes: Size of the file.
+        sha256: Of the file's bytes, in hex.
+        digest: sha256 of its values, which no Parquet version changes.
+        rows: Number of images.
+    """
 
     path: str
     bytes: int
@@ -43,7 +57,15 @@ class Plan:
 
 @dataclass(frozen=True)
 class Shard:
-    """A Parquet file of rows sorted by client."""
+    """A Parquet file of rows sorted by client.
+
+    Attributes:
+        path: Relative to the manifest.
+        split: The split its rows are of.
+        rows: Number of rows.
+        bytes: Size of the file.
+        sha256: Of its bytes, in hex.
+    """
 
     path: str
     split: str
@@ -54,7 +76,13 @@ class Shard:
 
 @dataclass(frozen=True)
 class Counted:
-    """Images that are in the source but in no shard, and why."""
+    """Images that are in the source but in no shard.
+
+    Attributes:
+        reason: Why.
+        count: How many.
+        examples: Sample ids of some.
+    """
 
     reason: str
     count: int
@@ -63,7 +91,14 @@ class Counted:
 
 @dataclass(frozen=True)
 class Skipped:
-    """An image left out because its file is damaged (``on_bad_image: skip``)."""
+    """An image left out because its file is damaged (``on_bad_image: skip``).
+
+    Attributes:
+        sample_id: Which.
+        client_id: Who would have had it.
+        split: Where it would have been.
+        reason: What is wrong with it.
+    """
 
     sample_id: str
     client_id: str
@@ -73,7 +108,18 @@ class Skipped:
 
 @dataclass(frozen=True)
 class SourceEntry:
-    """Provenance of a source: what it is, what licence it carries, how much of it was there."""
+    """Provenance of a source.
+
+    Attributes:
+        title: What it is.
+        homepage: Where its authors publish it.
+        licence: Of its images.
+        citation: What to cite.
+        redistributable: Whether the licence allows to publish the images again.
+        images: How many were there.
+        missing: What was not, in words.
+        counts: Other things that were counted, by name.
+    """
 
     title: str
     homepage: str

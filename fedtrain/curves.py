@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import zlib
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -87,13 +88,11 @@ class Runs:
 
 def names(runs: Iterable[Runs]) -> tuple[str, ...]:
     """Figures that some run has in more than one round, in their order; ``loss`` last."""
-    found: dict[str, int] = {}
-    for one in runs:
-        for lines in one.lines:
-            for line in lines:
-                for name, value in line.get("figures", {}).items():
-                    found[name] = found.get(name, 0) + (value is not None)
-    return (*(name for name, times in found.items() if times > 1), "loss")
+    found: dict[str, None] = {}
+    for lines in (lines for one in runs for lines in one.lines):
+        times = Counter(n for line in lines for n, value in line.get("figures", {}).items() if value is not None)
+        found |= dict.fromkeys(name for name, count in times.items() if count > 1)
+    return (*found, "loss")
 
 
 def curve(subset: str, figure: str, runs: Sequence[Runs]) -> Drawing:

@@ -63,13 +63,13 @@ def page(paths: Sequence[Path], *, images: bool = True) -> Page:
     sample = any(d.manifest.recipe.sample is not None for d in datasets) or any(g.group.sample for g in groups)
     names = dict.fromkeys([*(d.manifest.name for d in datasets), *(g.group.dataset for g in groups)])
     methods = dict.fromkeys(one.method for one in groups)
-    title = " and ".join(names) + (f": {', '.join(methods)}" if methods else "")
+    words = (f"Methods: {', '.join(methods)}.",) if methods else ()
     ids = [section.name for section in parts]
     parts = [  # two datasets may have a subset of one name
         Section(f"{s.name}-{i}" if ids.count(s.name) > 1 else s.name, s.title, s.words, s.blocks)
         for i, s in enumerate(parts)
     ]
-    return Page(title, (), tuple(parts), partitions.SAMPLE if sample else "")
+    return Page(" and ".join(names), words, tuple(parts), partitions.SAMPLE if sample else "")
 
 
 def _has_runs(path: Path) -> bool:

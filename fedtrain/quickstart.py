@@ -40,7 +40,6 @@ _PHOTOS = (
     "epochs=1",
     "image_size=64",
     "lr=0.001",
-    "eval_every=4",
     'splits=["test"]',
 )
 
@@ -94,7 +93,8 @@ def train(
             results.setdefault(part.subset, []).append(run.train(config, folder, cache=cache, listener=listener))
     report = out / "report.html"
     listener.say("writing the report")
-    written = pages.report([out / "runs", *datasets.values()], report)
+    runs = [result.folder for done in results.values() for result in done]
+    written = pages.report([*runs, *datasets.values()], report)
     tables = {part.subset: _ranked(part, results[part.subset]) for part in tour}
     data = {
         "report": str(report),
