@@ -10,6 +10,7 @@ import base64
 import hashlib
 import json
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
@@ -18,6 +19,8 @@ from typing import Any
 
 from fedrsic_data.pictures import style
 from fedrsic_data.pictures.style import Drawing, Numbers
+
+_NUMBER = re.compile(r"<?-?[\d,]*\.?\d+(%| ± .*)?")  # as page.js knows them
 
 Cell = str | int | float | None
 
@@ -207,9 +210,7 @@ def facts(pairs: Sequence[tuple[str, Cell]]) -> Table:
 
 
 def _numeric(cell: Cell) -> bool:
-    if not isinstance(cell, str) or cell in ("", "-"):
-        return True
-    return cell.lstrip("<-")[:1].isdigit() and cell[-1] in "0123456789%"
+    return not isinstance(cell, str) or cell in ("", "-") or _NUMBER.fullmatch(cell) is not None
 
 
 def _asset(name: str) -> str:

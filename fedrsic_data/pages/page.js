@@ -3,13 +3,13 @@
 const PAGE = 50;
 const words = new Intl.Collator("en", { numeric: true });
 
-/** What a cell is sorted by: its number, if it begins with one; null if it says nothing. */
+/** What a cell is sorted by: its number, or else its text; null if it says nothing. */
 function key(text) {
   const plain = text.trim();
   if (plain === "" || plain === "-") return null;
-  const number = /^<?[+-]?[\d,]*\.?\d+(e[+-]?\d+)?/i.exec(plain);
+  const number = /^<?(-?[\d,]*\.?\d+)(%| ± .*)?$/.exec(plain);
   if (!number) return plain;
-  const value = Number(number[0].replace(/[<,]/g, ""));
+  const value = Number(number[1].replaceAll(",", ""));
   return plain.startsWith("<") ? value / 2 : value;
 }
 
