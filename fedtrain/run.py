@@ -147,6 +147,7 @@ def train(
             if config.tensorboard:
                 listener = around.enter_context(_tensorboard(folder, listener))
             listener.say(f"training {config.method} on {config.subset}")
+            around.enter_context(_enough_memory(config))
             bound = method(context, decode(method.Settings, config.method_settings, config.method))
             around.enter_context(_threads(getattr(bound, "threads", None)))
             held.begin()
@@ -299,6 +300,7 @@ def _facts(config: RunConfig, dataset: Dataset) -> dict[str, Any]:
             "digest": manifest.digest,
             "seed": manifest.recipe.seed,
             "sample": manifest.recipe.sample is not None,
+            "sources": sorted(manifest.sources),
         },
         "weights": weights,
         "versions": {name: version(name) for name in ("fedkit", "torch")},
@@ -354,6 +356,21 @@ def _threads(wanted: int | None) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+@contextmanager
+def _enough_memory(config: RunConfig) -> Iterator[None]:
+    """Says in words that there is not."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:  # of a CPU's memory PyTorch only tells in the text
+        if isinstance(error, MemoryError | torch.OutOfMemoryError) or "allocate memory" in str(error):
+            smaller = {"cohort": config.cohort, **config.method_settings}
+            named = [f"{key}={smaller[key]}" for key in ("cohort", "batch", "image_size") if smaller.get(key)]
+            raise UsageError(
+                f"{config.method}: {config.device} has not enough memory with {', '.join(named)}; set less"
+            ) from None
+        raise
 
 
 @contextmanager
