@@ -37,9 +37,8 @@ def main() -> None:
         seconds, cpu = time.monotonic() - begun, time.process_time() - used
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
         size = out.stat().st_size / 1e6
-        print(
-            f"{arguments.clients:,} clients, {images:,} images: {size:.2f} MB in {seconds:.1f} s ({cpu:.1f} s of processor)"
-        )
+        took = f"{seconds:.1f} s ({cpu:.1f} s of processor)"
+        print(f"{arguments.clients:,} clients, {images:,} images: {size:.2f} MB in {took}")
         print(f"peak memory, with what made the tables: {peak:,.0f} MB")
 
 

@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from fedrsic_data.errors import OutputError
 from fedrsic_data.pictures import style
 from fedrsic_data.pictures.style import Drawing, Numbers, count, short
-from fedtrain.folder import METRICS, Result
+from fedtrain.files import METRICS
+from fedtrain.folder import Result
 from fedtrain.report import Group
 
 if TYPE_CHECKING:
@@ -106,7 +107,7 @@ def curve(subset: str, figure: str, runs: Sequence[Runs]) -> Drawing:
         for one in runs:
             rounds, values = one.curve(figure)
             final = one.group.figures.get(figure)
-            if len(rounds) > 1:
+            if len(rounds):
                 mean, low, high = values.mean(axis=0), values.min(axis=0), values.max(axis=0)
                 if len(values) > 1:
                     axes.fill_between(rounds, low, high, color=one.color, alpha=0.15, linewidth=0)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +16,7 @@ from fedrsic_data.pictures import style
 from fedrsic_data.pictures.style import Numbers
 from fedrsic_data.reader import Dataset
 from fedrsic_data.shown import Shown
+from fedtrain.files import CONFIG
 
 if TYPE_CHECKING:
     from fedtrain.curves import Runs
@@ -34,7 +35,7 @@ def report(paths: Sequence[Path], out: Path, *, images: bool = True, overwrite: 
         overwrite: Replace a file that is no report.
 
     Raises:
-        UsageError: ``out`` is a folder, or a run is named twice.
+        UsageError: ``out`` is a folder.
         ManifestError: A dataset cannot be read.
         OutputError: A run is damaged or not finished, or the file cannot be written.
     """
@@ -58,23 +59,24 @@ def page(paths: Sequence[Path], *, images: bool = True) -> Page:
     runs = [path for path in paths if _has_runs(path)]
     folders = dict.fromkeys(located(path) for path in paths if path not in runs)
     datasets = [Dataset(path) for path in folders]
-    groups = _grouped(runs) if runs else []
+    left_out: list[str] = []
+    groups = _grouped(runs, left_out.append) if runs else []
     parts = [*_run_sections(groups), *(s for dataset in datasets for s in partitions.sections(dataset, images=images))]
     sample = any(d.manifest.recipe.sample is not None for d in datasets) or any(g.group.sample for g in groups)
     names = dict.fromkeys([*(d.manifest.name for d in datasets), *(g.group.dataset for g in groups)])
     methods = dict.fromkeys(one.method for one in groups)
-    words = (f"Methods: {', '.join(methods)}.",) if methods else ()
+    words = [*([f"Methods: {', '.join(methods)}."] if methods else []), *left_out]
     ids = [section.name for section in parts]
     parts = [  # two datasets may have a subset of one name
         Section(f"{s.name}-{i}" if ids.count(s.name) > 1 else s.name, s.title, s.words, s.blocks)
         for i, s in enumerate(parts)
     ]
-    return Page(" and ".join(names), words, tuple(parts), partitions.SAMPLE if sample else "")
+    return Page(" and ".join(names), tuple(words), tuple(parts), partitions.SAMPLE if sample else "")
 
 
 def _has_runs(path: Path) -> bool:
     """Whether a path is a run or a folder of runs; else it is a dataset, or nothing."""
-    return (path / "config.json").is_file() or (path.is_dir() and any(path.glob("*/config.json")))
+    return any(next(path.glob(f"{depth}{CONFIG}"), None) for depth in ("", "*/", "*/*/"))
 
 
 def _writable(out: Path, *, overwrite: bool) -> None:
@@ -91,11 +93,11 @@ def _writable(out: Path, *, overwrite: bool) -> None:
             )
 
 
-def _grouped(paths: Sequence[Path]) -> list[Runs]:
+def _grouped(paths: Sequence[Path], note: Callable[[str], None]) -> list[Runs]:
     from fedtrain.curves import Runs
     from fedtrain.report import found, grouped
 
-    results = found(paths)
+    results = found(paths, note)
     sets: dict[str, list[Any]] = {}
     for result in results:
         sets.setdefault(result.facts["group"], []).append(result)
@@ -127,7 +129,7 @@ def _runs(dataset: str, subset: str, runs: Sequence[Runs]) -> Section:
         drawn.append(curves.clients(subset, split, figure, runs))
     blocks: list[Block] = [_finals(runs), *map(Figure, drawn)]
     blocks += [table for table in (_classes(runs),) if table.numbers.rows]
-    blocks += [_configs(runs), _single(runs)]
+    blocks += [*_papers(runs), _configs(runs), _single(runs)]
     seeds = max(len(one.results) for one in runs)
     words = ["Curves are means over seeds, bands reach from the smallest to the largest."] if seeds > 1 else []
     left = known[:-1][CURVES - 1 :]
@@ -160,6 +162,18 @@ def _cell(name: str, spread: Any) -> str:
         return "-"
     digits = ",.0f" if name.startswith("sent/") else ".2f"
     return f"{spread.mean:{digits}}" + (f" ± {spread.std:{digits}}" if spread.std else "")
+
+
+def _papers(runs: Sequence[Runs]) -> list[Table]:
+    """Figures of label sets as papers lay them out, with what they publish."""
+    from fedtrain.report import as_papers
+
+    tables = []
+    for title, cells in as_papers([one.group for one in runs]).items():
+        names = tuple(dict.fromkeys(name for row in cells.values() for name in row))
+        rows = tuple((method, *(row.get(name, "-") for name in names)) for method, row in cells.items())
+        tables.append(Table(title, Numbers(("method", *names), rows)))
+    return tables
 
 
 def _classes(runs: Sequence[Runs]) -> Table:

@@ -285,7 +285,7 @@ def _as_text(groups: Sequence[Group]) -> RenderableType:
     parts: list[RenderableType] = []
     for title, columns in _by_subset(groups).items():
         parts += [title, _table("figure", columns)]
-    for title, rows in _as_papers(groups).items():
+    for title, rows in as_papers(groups).items():
         parts += [title, _rows("method", rows, right=True)]
     if any(len(group.seeds) > 1 for group in groups):
         parts.append("mean ± standard deviation over runs that differ in their seed alone")
@@ -299,7 +299,7 @@ def _as_markdown(groups: Sequence[Group]) -> str:
         for name in _names(columns):
             lines.append(f"| {name} | " + " | ".join(column.get(name, "-") for column in columns.values()) + " |")
         lines.append("")
-    for title, rows in _as_papers(groups).items():
+    for title, rows in as_papers(groups).items():
         names = _names(rows)
         lines += [f"### {title}", "", "| method | " + " | ".join(names) + " |", "|---|" + "---:|" * len(names)]
         lines += [f"| {row} | " + " | ".join(cells.values()) + " |" for row, cells in rows.items()] + [""]
@@ -330,7 +330,7 @@ def _published_keys(group: Group) -> list[tuple[str, str]]:
     return [(source, group.labels) for source in group.sources]
 
 
-def _as_papers(groups: Sequence[Group]) -> dict[str, dict[str, dict[str, str]]]:
+def as_papers(groups: Sequence[Group]) -> dict[str, dict[str, dict[str, str]]]:
     """Title -> method -> figure -> cell: test figures of label sets as papers lay them out, with what they publish."""
     tables: dict[str, dict[str, dict[str, str]]] = {}
     for group in groups:

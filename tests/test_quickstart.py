@@ -15,7 +15,6 @@ from matplotlib.colors import to_hex
 from rich.console import Console
 
 from fedrsic_data import quickstart as samples
-from fedrsic_data.errors import UsageError
 from fedrsic_data.pages import Figure
 from fedrsic_data.shown import Shown
 from fedtrain import pages, quickstart, run
@@ -125,13 +124,17 @@ def test_a_report_of_runs_prints_figures_as_papers_do(toured: tuple[Path, Shown]
 
 def test_what_cannot_be_reported_is_said(toured: tuple[Path, Shown], tmp_path: Path) -> None:
     out = toured[0]
-    twice = [out / "runs" / "local-fed-ucmerced"] * 2
-    with pytest.raises(UsageError, match="named?|same run"):
-        pages.report(twice, tmp_path / "r.html")
+    done, begun = out / "runs" / "local-fed-ucmerced", tmp_path / "some" / "begun"
+    begun.mkdir(parents=True)
+    (begun / "config.json").write_bytes((done / "config.json").read_bytes())
+    (tmp_path / "some" / "done").symlink_to(done)
+    page = pages.page([tmp_path / "some", done])
+    assert any("not finished, left out" in words for words in page.words)
+    assert len(page.sections) == 1
     damaged = tmp_path / "damaged"
     damaged.mkdir()
     for file in ("config.json", "result.json"):
-        (damaged / file).write_bytes((twice[0] / file).read_bytes())
+        (damaged / file).write_bytes((done / file).read_bytes())
     (damaged / "metrics.jsonl").write_text("{not json")
     fails(1, "metrics.jsonl", "damaged", done=fedkit("report", damaged, "--out", tmp_path / "r.html"))
     assert not list(tmp_path.glob("r.html*"))
