@@ -28,6 +28,28 @@ Written by `docs/make_reference.py` from the code. What the fields are for, with
 [partitioners.md](partitioners.md), [training.md](training.md).
 """
 
+COLUMNS = {
+    "image": "the file's bytes as they were, and its name",
+    "label": "class index; the names are in the schema's `huggingface` metadata",
+    "labels": "class indices, one or more; in `clients.parquet` those that occur, in `plan.parquet` class names",
+    "fine_labels": "indices of finer classes; in `plan.parquet` their names, or null",
+    "client_id": "the owner; in `plan.parquet` null for what the partitioner left out",
+    "sample_id": "unique in a subset: source and file",
+    "domain": "the sensor, source or style it comes from",
+    "subset": "the federation",
+    "split": "`train`, or a held-out split",
+    "file": "relative to the manifest; null for a client without rows in the split",
+    "row_group": "the first of the client's row groups in that file",
+    "row_groups": "how many they are",
+    "rows": "the client's rows in the split",
+    "bytes": "of the image files",
+    "counts": "in how many rows each of `labels` occurs",
+    "domains": "domains that occur",
+    "domain_counts": "in how many rows each of them occurs",
+    "group": "natural user, or null",
+}
+"""Column -> meaning; a column without one is an error."""
+
 
 def text() -> str:
     """The whole reference."""
@@ -57,8 +79,8 @@ def fields(cls: Any, title: str = "") -> str:
 
 def columns(title: str, of: pa.Schema) -> str:
     """A table of a Parquet schema's columns."""
-    rows = [(f"`{field.name}`", f"`{field.type}`") for field in of]
-    return "\n".join([f"### {title}", "", *table(("column", "type"), rows)])
+    rows = [(f"`{field.name}`", f"`{field.type}`", COLUMNS[field.name]) for field in of]
+    return "\n".join([f"### {title}", "", *table(("column", "type", "what it is"), rows)])
 
 
 def meanings(cls: Any) -> dict[str, str]:
