@@ -66,7 +66,7 @@ def hostile(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (root / "pictures" / name).mkdir(parents=True)
         for i in range(6):
             Image.new("RGB", (24, 24), (c * 30, i * 40, 90)).save(root / "pictures" / name / f"{i}.png")
-    drafted = new.draft(new.settings(str(root / "pictures"), None, None), "hostile", clients=5, offline=True)
+    drafted = new.draft(new.settings(str(root / "pictures"), None, None), "hostile", clients=8, offline=True)
     wanted = recipe.from_json(drafted.recipe, "test")
     return renamed(build.build(build.prepare(wanted, Places(offline=True)), root / "out").path)
 
@@ -129,6 +129,7 @@ def test_hostile_names_stay_names(hostile: Path, tmp_path: Path, browser: Any) -
             assert report.run("() => document.querySelectorAll('script').length") == 1
             assert report.run("() => document.querySelectorAll('img[onerror]').length") == 0
             assert report.run(LAYOUT) == []
+            assert report.run(OVERLAPS) == []
             cells = report.run("() => [...document.querySelectorAll('td bdi')].map((one) => one.textContent)")
             held = fedrsic_data.open(hostile).subset("hostile")
             assert set(held.classes) | set(held.clients) <= set(cells)

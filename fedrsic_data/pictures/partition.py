@@ -32,7 +32,7 @@ def heat_map(summary: Summary) -> Drawing:
     held = summary.labels.sum(axis=1) > 0
     shares = of.mean(skew.mixtures(summary.labels), held)
     with style.look():
-        figure = style.figure(1.75 + _ROW * len(summary.classes), sample=summary.sample)
+        figure = style.figure(0.75 + _ROW * len(summary.classes) + _foot(of), sample=summary.sample)
         axes = figure.subplots()
         cells(axes, shares.T)
         axes.set_yticks(range(len(summary.classes)), [short(name) for name in summary.classes])
@@ -71,7 +71,7 @@ def domain_mix(summary: Summary) -> Drawing:
     held = summary.domain_rows.sum(axis=1) > 0
     shares = of.mean(skew.mixtures(summary.domain_rows), held)
     with style.look():
-        figure = style.figure(3.1, sample=summary.sample)
+        figure = style.figure(2.2 + _foot(of), sample=summary.sample)
         axes = figure.subplots()
         _stack(axes, [short(name, 28) for name in summary.domains], shares * 100)
         axes.set_ylabel("training rows, %")
@@ -130,13 +130,16 @@ def legend(axes: Axes, edges: Sequence[float] = EDGES) -> None:
 
 
 def _size_bars(summary: Summary, of: Columns, words: str) -> Drawing:
+    from matplotlib.ticker import MaxNLocator
+
     order = np.concatenate(of.members) if of.members else np.zeros(0, np.int64)
     rows = summary.rows[order]
     with style.look():
-        figure = style.figure(3.1, sample=summary.sample)
+        figure = style.figure(2.2 + _foot(of), sample=summary.sample)
         axes = figure.subplots()
         _stack(axes, summary.splits, rows.astype(float))
         axes.set_ylabel("rows")
+        axes.yaxis.set_major_locator(MaxNLocator(6, integer=True))
         _counted(axes.yaxis)
         _across(axes, of)
         _below(figure, axes)
@@ -217,6 +220,14 @@ def _across(axes: Axes, of: Columns, empty: int = 0) -> None:
     axes.set_xticks(range(0, n, every), [short(label[len(start) :], 14) for label in of.labels[::every]], rotation=90)
     words = f"clients ({short(start, 20)}…)" if start else "clients"
     axes.set_xlabel(words + (f", every {every}th named" if every > 1 else "") + nothing)
+
+
+def _foot(of: Columns) -> float:
+    """Inches that the labels under columns take."""
+    if not of.single:
+        return 0.5
+    start = len(_prefix(of.labels))
+    return 0.6 + 0.095 * max((len(short(label[start:], 14)) for label in of.labels), default=0)
 
 
 def _prefix(labels: Sequence[str]) -> str:

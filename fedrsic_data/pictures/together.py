@@ -61,7 +61,7 @@ def matrix(summary: Summary, found: Together) -> Drawing:
     names = [short(name, 16) for name in summary.classes]
     every = max(-(-n // 22), 1)
     with style.look():
-        figure = style.figure(1.9 + 0.21 * min(n, 45), sample=summary.sample)
+        figure = style.figure(0.8 + 0.21 * min(n, 45) + 0.1 * max(map(len, names), default=0), sample=summary.sample)
         axes = figure.subplots()
         cells(axes, found.given, _EDGES)
         axes.set_yticks(range(0, n, every), names[::every])
