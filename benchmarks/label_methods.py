@@ -167,9 +167,9 @@ def report(bench: Bench, seeds: Sequence[int], names: Sequence[str]) -> str:
         "",
         (
             "Sample of FLAIR (17 labels, 64-pixel procedural photographs), users dealt whole to "
-            f"{bench.clients} clients, {bench.rounds} rounds of {bench.epochs} epochs, batch {bench.batch}, all clients "
-            f"each round, from a ResNet-18 pretrained on scenes. Mean ± standard deviation over {len(seeds)} seeds, in "
-            f"percent, test split, last round. PyTorch {torch.__version__}, CPU. Made by "
+            f"{bench.clients} clients, {bench.rounds} rounds of {bench.epochs} epochs, batch {bench.batch}, all "
+            f"clients each round, from a ResNet-18 pretrained on scenes. Mean ± standard deviation over {len(seeds)} "
+            f"seeds, in percent, test split, last round. PyTorch {torch.__version__}, CPU. Made by "
             "`benchmarks/label_methods.py`. Pictures are no photographs, and so few rounds are no reproduction of the "
             "paper: the figures compare methods on this task alone."
         ),
