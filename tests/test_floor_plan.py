@@ -30,7 +30,7 @@ FLOORS = (
     ("manifest",),
     ("files", "hub"),
     ("plan", "shards", "card", "reader", "flower"),
-    ("workspace",),
+    ("workspace", "pictures"),
     ("describe", "verify"),
     ("build",),
     ("resplit", "twin", "rebuild", "publish"),
