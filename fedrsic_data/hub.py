@@ -81,12 +81,12 @@ def speaking(to: Address) -> Iterator[None]:
     Raises:
         HubError: Whatever the client raised.
     """
-    from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars, logging
+    from huggingface_hub import utils
 
-    loud, bars = logging.get_verbosity(), not are_progress_bars_disabled()
-    logging.set_verbosity_error()
+    loud, bars = utils.logging.get_verbosity(), not utils.are_progress_bars_disabled()
+    utils.logging.set_verbosity(utils.logging.ERROR)
     if bars:
-        disable_progress_bars()
+        utils.disable_progress_bars()
     try:
         yield
     except FedkitError:
@@ -94,9 +94,9 @@ def speaking(to: Address) -> Iterator[None]:
     except Exception as error:  # the client raises a dozen kinds, its own and the HTTP library's
         raise HubError(_words(to, error)) from error
     finally:
-        logging.set_verbosity(loud)
+        utils.logging.set_verbosity(loud)
         if bars:
-            enable_progress_bars()
+            utils.enable_progress_bars()
 
 
 def response(error: BaseException | None) -> Any:
@@ -238,7 +238,7 @@ class Remote:
             at, to = self._at, self.folder
             with speaking(self._asked):
                 try:
-                    # not into the Hub's own cache: it is made of links, and paths of a manifest may not leave its folder
+                    # not into the Hub's own cache: it is made of links, and a manifest's paths may not leave its folder
                     hf_hub_download(at.repo, name, repo_type="dataset", revision=at.revision, local_dir=to)
                 except RemoteEntryNotFoundError:
                     raise ManifestError(f"{self._asked}: holds no {name}; fedkit did not publish it") from None

@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 from fedrsic_data import schema, skew
 from fedrsic_data.errors import ManifestError, UsageError
 from fedrsic_data.files import Files, Local
+from fedrsic_data.flower import ClientPartitioner
 from fedrsic_data.hub import Remote, is_address
 from fedrsic_data.settings import suggest
 
@@ -174,6 +175,14 @@ class Subset:
             with self.dataset.shard(name) as file:
                 tables.append(file.read(columns=wanted.names).select(wanted.names).cast(wanted))
         return pa.concat_tables(tables)
+
+    def as_flwr_partitioner(self, split: str = "train") -> ClientPartitioner:
+        """Its clients as partitions for Flower; see ``flower.ClientPartitioner``.
+
+        Raises:
+            UsageError: There is no such split.
+        """
+        return ClientPartitioner(self, split)
 
     def schema(self, columns: Sequence[str] | None = None) -> pa.Schema:
         """The schema of its rows, or of some columns of them.

@@ -230,7 +230,12 @@ def _commit(
             made[item.path] = CommitOperationAdd(path_in_repo=item.path, path_or_fileobj=source)
     adding = [made[item.path] for item in changes.send]
     total, done = sum(item.bytes for item in changes.send), 0
-    where = {"repo_id": target.repo, "repo_type": "dataset", "revision": target.revision, "create_pr": target.create_pr}
+    where: dict[str, Any] = {
+        "repo_id": target.repo,
+        "repo_type": "dataset",
+        "revision": target.revision,
+        "create_pr": target.create_pr,
+    }
     for start in range(0, len(adding), _AT_ONCE):
         api.preupload_lfs_files(additions=adding[start : start + _AT_ONCE], free_memory=False, **where)
         done += sum(item.bytes for item in changes.send[start : start + _AT_ONCE])
