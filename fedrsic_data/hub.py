@@ -35,6 +35,7 @@ _TIMEOUT = 30.0  # seconds
 _UNKNOWN, _FORBIDDEN, _ABSENT = 401, 403, 404
 _PASSING = {408, 409, 412, 429, 500, 502, 503, 504}  # statuses that may be gone on the next try
 _WAITS = (1.0, 2.0, 4.0, 8.0, 16.0)  # seconds before each further try
+_LONG = 15.0  # seconds after which a failure was not for want of patience
 _LONGEST_WAIT = 300.0  # seconds that a server may ask for
 _sleep = time.sleep  # a name of its own, so that tests need not wait
 
@@ -124,17 +125,22 @@ def _words(to: Address, error: Exception) -> str:
 def patiently(call: Callable[[], T]) -> T:
     """Calls again, after a while, as long as what fails is of the kind that passes.
 
+    The client itself tries some requests again, but not all: commits, for one, it does not. What it has
+    been at for long is not begun again.
+
     Raises:
         HubError: It does not pass, or the server asks for more patience than there is.
     """
     for wait in (*_WAITS, None):
+        begun = time.monotonic()
         try:
             return call()
         except HubError as error:
+            tired = time.monotonic() - begun > _LONG
             answer = response(error)
             asked = answer.headers.get("Retry-After", "") if answer is not None else ""
             seconds = float(asked) if asked.isdigit() else 0.0
-            if wait is None or seconds > _LONGEST_WAIT or not _passing(error):
+            if wait is None or tired or seconds > _LONGEST_WAIT or not _passing(error):
                 raise
             _sleep(max(wait, seconds))
     raise AssertionError("unreachable")

@@ -146,6 +146,29 @@ class Hub:
         return [one for one in self.seen if one.method not in ("GET", "HEAD") and not re.search(harmless, one.path)]
 
 
+def broken(repo: Repo) -> list[str]:
+    """What is wrong with any commit that a repository ever showed: a manifest, or a card, without what it tells of."""
+    found = []
+    for commit in repo.commits.values():
+        if "manifest.json" not in commit.files:
+            if any(path.endswith(".parquet") for path in commit.files):
+                found.append(f"{commit.title}: shards without a manifest")
+            continue
+        blob = commit.files["manifest.json"]
+        told = json.loads(blob.bytes(0, blob.size))
+        shards = [shard for subset in told["subsets"].values() for shard in subset["shards"]]
+        reference = told.get("reference", False)
+        for file in (told["plan"], told["clients"], told["card"], *([] if reference else shards)):
+            held = commit.files.get(file["path"])
+            if held is None:
+                found.append(f"{commit.title}: {file['path']} is missing")
+            elif file["path"].endswith(LFS) and held.lfs != file["sha256"]:
+                found.append(f"{commit.title}: {file['path']} is another")
+        known = {told["plan"]["path"], told["clients"]["path"], *(() if reference else (s["path"] for s in shards))}
+        found += [f"{commit.title}: {p} is stale" for p in commit.files if p.endswith(LFS) and p not in known]
+    return found
+
+
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     hub: Hub
@@ -177,6 +200,8 @@ class _Handler(BaseHTTPRequestHandler):
             else:
                 assert isinstance(fault.status, int)
                 self._json(fault.status, {"error": f"told to fail with {fault.status}"}, fault.headers)
+        except (KeyError, ValueError, AttributeError, TypeError) as error:  # a request it does not understand
+            self._json(418, {"error": f"{type(error).__name__}: {error}"})
         finally:
             with self.hub.lock:
                 self.hub.seen.append(Seen(self.command, self.route, self.status, self.sent, len(self.body)))
@@ -379,11 +404,11 @@ class _Handler(BaseHTTPRequestHandler):
         lfs = {"lfs": {"oid": blob.lfs, "size": blob.size, "pointerSize": 130}} if blob.lfs else {}
         return {"type": "file", "path": path, "size": blob.size, "oid": blob.oid, **lfs}
 
-    def tree(self, name: str, revision: str, path: str = "") -> None:
+    def tree(self, name: str, revision: str, path: str | None) -> None:
         found = self._commit_at(name, revision)
         if found is None:
             return
-        below = f"{path.strip('/')}/" if path.strip("/") else ""
+        below = f"{path.strip('/')}/" if path else ""
         entries: dict[str, dict[str, Any]] = {}
         for file, blob in found[1].files.items():
             if not file.startswith(below):

@@ -109,14 +109,21 @@ def _reference_configs(built: Manifest) -> list[dict[str, Any]]:
 
 
 def _info(name: str, subset: SubsetEntry) -> dict[str, Any]:
-    rows = dict.fromkeys(_splits(subset), 0)
-    for shard in subset.shards:
-        rows[shard.split] += shard.rows
+    splits = [
+        {
+            "name": split,
+            "num_bytes": sum(shard.bytes for shard in subset.shards if shard.split == split),
+            "num_examples": sum(shard.rows for shard in subset.shards if shard.split == split),
+        }
+        for split in _splits(subset)
+    ]
+    size = sum(shard.bytes for shard in subset.shards)
     return {
         "config_name": name,
         "features": _features(subset),
-        "splits": [{"name": split, "num_examples": count} for split, count in rows.items()],
-        "download_size": sum(shard.bytes for shard in subset.shards),
+        "splits": splits,
+        "download_size": size,
+        "dataset_size": size,
     }
 
 
