@@ -87,12 +87,20 @@ class Dataset:
         Raises:
             ManifestError: It is missing or damaged, or was not published.
         """
+        self.check_images()
+        return self.files.parquet(name)
+
+    def check_images(self) -> None:
+        """Refuses a reference.
+
+        Raises:
+            ManifestError: The dataset says who has which image, and does not hold the images.
+        """
         if self.manifest.reference:
             raise ManifestError(
-                f"{self.where}: says who has which image, without the images; build them from the sources with: "
-                "fedkit build (see: fedkit build --help)"
+                f"{self.where}: says who has which image, without the images; build them from the sources: "
+                "fedkit build hf://USER/NAME"
             )
-        return self.files.parquet(name)
 
     def _table(self, name: str, expected: pa.Schema) -> pa.Table:
         with self.files.parquet(name) as file:

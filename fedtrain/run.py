@@ -153,6 +153,7 @@ def _prepared(config: RunConfig) -> tuple[RunConfig, Subset, tuple[int, ...]]:
     dataset = Dataset(config.manifest)
     if digest_of(dataset.manifest) != dataset.manifest.digest:
         raise ManifestError(f"{dataset.where}: {NAME} was edited, its digest differs; run: fedkit verify")
+    dataset.check_images()
     config = resolved(config, dataset, method)
     subset = dataset.subset(config.subset)
     _check(subset, config, method)

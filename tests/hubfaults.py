@@ -53,7 +53,9 @@ def main(first: Path, second: Path) -> None:
 
         fedrsic_data.hub._sleep = waited.append
         old, new = (contents(Dataset(p), "me/any", reference_only=False, redistribute=False) for p in (first, second))
-        found = {name: case(hub, name, old, new, waited, lambda f=f: hub.faults.append(f)) for name, f in FAULTS.items()}
+        found = {
+            name: case(hub, name, old, new, waited, lambda f=f: hub.faults.append(f)) for name, f in FAULTS.items()
+        }
         found["branch moved"] = case(hub, "branch moved", old, new, waited, lambda: moved(hub))
         found["wrong token"] = case(hub, "wrong token", old, new, waited, lambda: login("hf_nobodynobodynobody"))
         found["reader's token"] = case(hub, "reader's token", old, new, waited, lambda: login(READER))

@@ -133,8 +133,11 @@ class Hub:
             head = repo.commits[repo.branches[branch]]
             repo.add(branch, "elsewhere", head.files | {p: self.blob(p, d) for p, d in files.items()}, head.sha)
 
-    def store(self, oid: str) -> Path:
-        return self.folder / oid
+    def store(self, name: str, oid: str) -> Path:
+        """Where a repository's large file is, or would be."""
+        folder = self.folder / name.replace("/", "--")
+        folder.mkdir(exist_ok=True)
+        return folder / (oid or "none")
 
     def sent(self, pattern: str = "") -> int:
         """Bytes of bodies that went out for paths that match."""
@@ -171,6 +174,7 @@ def broken(repo: Repo) -> list[str]:
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True  # else every answer waits 40 ms for an acknowledgement
     hub: Hub
 
     def log_message(self, *_: Any) -> None:
@@ -319,17 +323,17 @@ class _Handler(BaseHTTPRequestHandler):
         data = json.loads(self.body)
         objects: list[dict[str, Any]] = []
         for one in data["objects"]:
-            there = self.hub.store(one["oid"]).exists()
-            action = {"upload": {"href": f"{self.hub.endpoint}/lfs/{one['oid']}", "header": {}}}
+            there = self.hub.store(name, one["oid"]).exists()
+            action = {"upload": {"href": f"{self.hub.endpoint}/lfs/{name}/{one['oid']}", "header": {}}}
             objects.append({**one, **({} if there else {"actions": action})})
         transfer = "xet" if self.hub.xet and "xet" in data["transfers"] else "basic"
         self._json(200, {"transfer": transfer, "objects": objects})
 
-    def upload(self, oid: str) -> None:
+    def upload(self, name: str, oid: str) -> None:
         if hashlib.sha256(self.body).hexdigest() != oid:
             self._json(400, {"error": "digest differs"})
             return
-        self.hub.store(oid).write_bytes(self.body)
+        self.hub.store(name, oid).write_bytes(self.body)
         self._json(200, {})
 
     def xet_token(self, name: str, revision: str) -> None:
@@ -363,7 +367,7 @@ class _Handler(BaseHTTPRequestHandler):
         if parent is not None and parent != head.sha and not pull:
             self._json(412, {"error": "A commit has happened since. Please refresh and try again."})
             return
-        files = self._applied(head.files, lines[1:])
+        files = self._applied(name, head.files, lines[1:])
         if files is None:
             return
         done = repo.add(
@@ -381,12 +385,12 @@ class _Handler(BaseHTTPRequestHandler):
             "pullRequestUrl": f"{url}/discussions/{len(repo.pulls)}" if pull else None,
         })  # fmt: skip
 
-    def _applied(self, files: dict[str, Blob], lines: list[dict[str, Any]]) -> dict[str, Blob] | None:
+    def _applied(self, name: str, files: dict[str, Blob], lines: list[dict[str, Any]]) -> dict[str, Blob] | None:
         """The files after a commit's operations; None where it is refused."""
         files = dict(files)
         for line in lines:
             value = line["value"]
-            path, place = value["path"], self.hub.store(value.get("oid", ""))
+            path, place = value["path"], self.hub.store(name, value.get("oid", ""))
             if line["key"] == "deletedFile" and path in files:
                 del files[path]
             elif line["key"] == "file":
@@ -522,7 +526,7 @@ _ROUTES: list[tuple[str, str, Callable[..., None]]] = [
     ("GET", rf"/api/datasets/{_ID}/revision/{_REV}", _Handler.info),
     ("POST", rf"/api/datasets/{_ID}/preupload/{_REV}", _Handler.preupload),
     ("POST", rf"/datasets/{_ID}\.git/info/lfs/objects/batch", _Handler.batch),
-    ("PUT", r"/lfs/(?P<oid>[0-9a-f]{64})", _Handler.upload),
+    ("PUT", rf"/lfs/{_ID}/(?P<oid>[0-9a-f]{{64}})", _Handler.upload),
     ("GET", rf"/api/datasets/{_ID}/xet-write-token/{_REV}", _Handler.xet_token),
     ("POST", rf"/api/datasets/{_ID}/commit/{_REV}", _Handler.commit),
     ("GET", rf"/api/datasets/{_ID}/tree/{_REV}(?P<path>/.*)?", _Handler.tree),
