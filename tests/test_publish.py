@@ -18,7 +18,7 @@ from hubserver import READER, WRITER, Fault, Hub, Repo, broken, serving
 
 import fedrsic_data
 from fedrsic_data import manifest
-from fedrsic_data.errors import HubError, ManifestError, UsageError, VerificationError
+from fedrsic_data.errors import HubError, ManifestError, OutputError, UsageError, VerificationError
 from fedrsic_data.publish.contents import contents as published
 from fedrsic_data.publish.run import publish
 from fedrsic_data.publish.upload import Target
@@ -151,10 +151,6 @@ def test_images_are_kept_back_unless_asked_for(barred: Path, optimal31: Path, hu
     assert sorted(p for p in files if p.endswith(".parquet")) == ["clients.parquet", "plan.parquet"]
     assert json.loads(files["manifest.json"])["reference"] is True
     assert not any(one.received > 200_000 for one in hub.seen)
-    assert fedkit("inspect", "hf://me/fed", **env).returncode == 0
-    train = fedkit("train", "zeroshot", "--manifest", "hf://me/fed", "--out", tmp_path / "run", "--json", **env)
-    fails(1, "without the images", "fedkit build", done=train)
-
     at_home = ("--source", f"optimal31={optimal31}", "--offline")
     rebuilt = fedkit("build", "hf://me/fed", *at_home, "--out", tmp_path / "again", **env)
     assert rebuilt.returncode == 0, rebuilt.stderr
@@ -170,8 +166,6 @@ def test_images_are_kept_back_unless_asked_for(barred: Path, optimal31: Path, hu
     given = ("--source", f"optimal31={other}", "--offline", "--out", tmp_path / "wrong")
     fails(1, "has other bytes here than in hf://me/fed@", done=fedkit("build", "hf://me/fed", *given, **env))
     assert not (tmp_path / "wrong").exists()
-    image.unlink()
-    fails(1, "incomplete", done=fedkit("build", "hf://me/fed", *given, **env))
     fails(2, "resplit", done=fedkit("build", "hf://me/fed", *at_home, "--alpha", "1", **env))
 
     asked = answer(fedkit("publish", barred, "--repo", "me/fed", "--redistribute", "--json", **env))
@@ -180,6 +174,25 @@ def test_images_are_kept_back_unless_asked_for(barred: Path, optimal31: Path, hu
     back = answer(fedkit("publish", barred, "--repo", "me/fed", "--reference-only", "--json", **env))
     assert len(back["deleted"]) == len([one for one in asked["sent"] if one["path"].startswith("fed-optimal/")])
     assert broken(hub.repos["me/fed"]) == []
+
+
+def test_a_reference_says_what_it_is(barred: Path, optimal31: Path, tmp_path: Path) -> None:
+    what = published(fedrsic_data.open(barred), "me/fed", reference_only=False, redistribute=False)
+    for item in what.items:
+        path = tmp_path / "copy" / item.path
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(item.source if isinstance(item.source, bytes) else item.source.read_bytes())
+    assert verify(tmp_path / "copy")[1] == []
+    data = fedrsic_data.open(tmp_path / "copy")
+    subset = data.subset("fed-optimal")
+    assert sum(subset.client(name).rows("train") for name in subset.clients) == subset.entry.rows["train"]
+    for read in (lambda: subset.client("client-0003").read("train"), lambda: subset.read("train"), data.check_images):
+        with pytest.raises(ManifestError, match="without the images.*fedkit build"):
+            read()
+    with pytest.raises(OutputError, match="without the images; choose another --out"):
+        make(tmp_path / "copy", Places(given={"optimal31": str(optimal31)}, offline=True), subset="fed-optimal")
+    with pytest.raises(UsageError, match="holds no images to publish"):
+        published(data, "me/fed", reference_only=False, redistribute=True)
 
 
 def test_branches_pull_requests_and_dry_runs(sample_build: Path, hub: Hub, tmp_path: Path) -> None:
