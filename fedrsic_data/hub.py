@@ -31,11 +31,11 @@ _ADDRESS = re.compile(rf"(?:hf:/{{1,2}}(?:datasets/)?)?({_NAME}/{_NAME})(?:@([\w
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _TOKEN = re.compile(r"hf_\w+")
 _LONGEST = 300  # characters of somebody else's message
-_TIMEOUT = 30.0  # seconds
+TIMEOUT = 30.0  # seconds
 _UNKNOWN, _FORBIDDEN, _ABSENT = 401, 403, 404
 _PASSING = {408, 409, 412, 429, 500, 502, 503, 504}  # statuses that may be gone on the next try
 _WAITS = (1.0, 2.0, 4.0, 8.0, 16.0)  # seconds before each further try
-_LONG = 15.0  # seconds after which a failure was not for want of patience
+_LATE = 15.0  # seconds after which a failed question was not for want of patience
 _LONGEST_WAIT = 300.0  # seconds that a server may ask for
 _sleep = time.sleep  # a name of its own, so that tests need not wait
 
@@ -102,11 +102,17 @@ def speaking(to: Address) -> Iterator[None]:
 
 def response(error: BaseException | None) -> Any:
     """The HTTP response that an error came of; None if there was none."""
-    while error is not None:
-        if (found := getattr(error, "response", None)) is not None:
+    for one in _chain(error):
+        if (found := getattr(one, "response", None)) is not None:
             return found
-        error = error.__cause__ or error.__context__
     return None
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    """An error and what it came of."""
+    while error is not None:
+        yield error
+        error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
 
 
 def _words(to: Address, error: Exception) -> str:
@@ -122,11 +128,14 @@ def _words(to: Address, error: Exception) -> str:
     return f"{to}: the Hub cannot be used ({words}); try again later"
 
 
-def patiently(call: Callable[[], T]) -> T:
+def patiently(call: Callable[[], T], *, whatever_it_took: bool = False) -> T:
     """Calls again, after a while, as long as what fails is of the kind that passes.
 
-    The client itself tries some requests again, but not all: commits, for one, it does not. What it has
-    been at for long is not begun again.
+    The client itself tries some requests again, and some it does not: commits, for one.
+
+    Args:
+        call: Raises ``HubError``.
+        whatever_it_took: Call again also after a failure that came late: work was done, or the client was patient.
 
     Raises:
         HubError: It does not pass, or the server asks for more patience than there is.
@@ -136,11 +145,11 @@ def patiently(call: Callable[[], T]) -> T:
         try:
             return call()
         except HubError as error:
-            tired = time.monotonic() - begun > _LONG
             answer = response(error)
             asked = answer.headers.get("Retry-After", "") if answer is not None else ""
             seconds = float(asked) if asked.isdigit() else 0.0
-            if wait is None or tired or seconds > _LONGEST_WAIT or not _passing(error):
+            late = time.monotonic() - begun > _LATE and not whatever_it_took
+            if wait is None or late or seconds > _LONGEST_WAIT or not _passing(error):
                 raise
             _sleep(max(wait, seconds))
     raise AssertionError("unreachable")
@@ -148,12 +157,8 @@ def patiently(call: Callable[[], T]) -> T:
 
 def lost(error: BaseException | None) -> bool:
     """Whether the connection broke, so that nobody knows what the server did."""
-    while error is not None:
-        # either of the HTTP libraries that the client has used has a class of this name
-        if any(kind.__name__ == "TransportError" for kind in type(error).__mro__):
-            return True
-        error = error.__cause__ or error.__context__
-    return False
+    # either of the HTTP libraries that the client has used has a class of this name
+    return any(kind.__name__ == "TransportError" for one in _chain(error) for kind in type(one).__mro__)
 
 
 def _passing(error: HubError) -> bool:
@@ -173,7 +178,7 @@ def pinned(where: Address) -> Address:
 
     def ask() -> str | None:
         with speaking(where):
-            return HfApi().dataset_info(where.repo, revision=where.revision, expand=["sha"], timeout=_TIMEOUT).sha
+            return HfApi().dataset_info(where.repo, revision=where.revision, expand=["sha"], timeout=TIMEOUT).sha
 
     commit = patiently(ask)
     if not commit:
@@ -202,6 +207,7 @@ class Remote:
         self._fetch(manifest.NAME)
         self.manifest: Manifest = manifest.load(self.folder / manifest.NAME)
         if manifest.digest(self.manifest) != self.manifest.digest:
+            (self.folder / manifest.NAME).unlink()
             raise ManifestError(f"{self.where}: its {manifest.NAME} was edited; it cannot be trusted")
 
     def parquet(self, name: str) -> Any:
@@ -214,7 +220,7 @@ class Remote:
     def _shard(self, name: str) -> Iterator[pq.ParquetFile]:
         if name not in self._sizes:
             raise ManifestError(f"{self.where}: {name!r} is no file of it; its client table is damaged")
-        with readable(f"{self.where}: {name}"):
+        with readable(f"{self.where}/{name}"):
             place = self._at, name, self._sizes[name]
             # buffered: the columns of a row group lie behind one another, and are fetched in one request
             with pq.ParquetFile(Ranges(*place), metadata=_footer(*place), pre_buffer=True) as file:

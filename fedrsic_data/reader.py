@@ -106,7 +106,7 @@ class Dataset:
         with self.files.parquet(name) as file:
             table = file.read()
         if not table.schema.equals(expected):
-            raise ManifestError(f"{self.where}: {name} does not have the columns it should; run: fedkit verify")
+            raise ManifestError(f"{self.where}/{name}: does not have the columns it should; run: fedkit verify")
         return table
 
 
@@ -140,8 +140,8 @@ class Subset:
         ids = [_where(mine, "split", split).column("client_id").combine_chunks() for split in self.splits]
         whole = pc.count_distinct(ids[0]).as_py() == len(ids[0]) and all(some.equals(ids[0]) for some in ids)
         if not whole or not countable(mine, self.classes):
-            where = f"{self.dataset.where}: {self.dataset.manifest.clients.path}"
-            raise ManifestError(f"{where} does not fit what the manifest says of {self.name}; run: fedkit verify")
+            where = f"{self.dataset.where}/{self.dataset.manifest.clients.path}"
+            raise ManifestError(f"{where}: does not fit what the manifest says of {self.name}; run: fedkit verify")
         return mine
 
     @property

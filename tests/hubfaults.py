@@ -59,6 +59,7 @@ def main(first: Path, second: Path) -> None:
         found["branch moved"] = case(hub, "branch moved", old, new, waited, lambda: moved(hub))
         found["wrong token"] = case(hub, "wrong token", old, new, waited, lambda: login("hf_nobodynobodynobody"))
         found["reader's token"] = case(hub, "reader's token", old, new, waited, lambda: login(READER))
+        found["pull request lost"] = pull_request(hub, old, new)
         print(json.dumps(found))
 
 
@@ -69,6 +70,20 @@ def login(token: str) -> None:
 def moved(hub: Hub) -> None:
     """Somebody else commits while the bytes are sent."""
     hub.before_commit = lambda: hub.put("me/branch-moved", "main", **{"NOTES.md": b"mine"})
+
+
+def pull_request(hub: Hub, old: Any, new: Any) -> dict[str, Any]:
+    """The connection breaks when a pull request was just opened: whether it was, nobody knows."""
+    from fedrsic_data.errors import HubError
+    from fedrsic_data.publish.upload import Target, send
+
+    send(Target("me/asked"), old.items, old.tag, "the first")
+    hub.faults.append(Fault("POST", COMMIT, "drop-after"))
+    try:
+        send(Target("me/asked", create_pr=True), new.items, new.tag, "the second")
+    except HubError as caught:
+        return {"error": str(caught), "pulls": len(hub.repos["me/asked"].pulls)}
+    return {"error": "", "pulls": len(hub.repos["me/asked"].pulls)}
 
 
 def case(hub: Hub, name: str, old: Any, new: Any, waited: list[float], fail: Callable[[], None]) -> dict[str, Any]:

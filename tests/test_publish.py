@@ -226,6 +226,8 @@ def test_refusals_are_one_line(sample_build: Path, hub: Hub, tmp_path: Path) -> 
     fails(1, "hf://me/none: there is no such dataset", done=fedkit("inspect", "hf://me/none", **env))
     fails(1, "fedkit did not publish it", done=fedkit("inspect", "hf://me/taken", **env))
     fails(2, "should look like", done=fedkit("inspect", "hf://me", **env))
+    hub.adopt("me/public", sample_build)
+    fails(2, "is public already", done=fedkit(*publish[:3], "me/public", "--private", "--json", **env))
     assert {one.path for one in hub.changed()} == {"/api/repos/create"}
     assert "me/fed" not in hub.repos
 

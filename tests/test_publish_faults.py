@@ -93,3 +93,9 @@ def test_what_somebody_else_committed_stays(outcomes: dict[str, Any]) -> None:
     assert got["kept"]
     assert got["commits"] == 2
     assert got["titles"] == ["initial commit", "the first", "elsewhere", "the second"]
+
+
+def test_a_pull_request_is_not_opened_twice(outcomes: dict[str, Any]) -> None:
+    got = outcomes["pull request lost"]
+    assert "look whether it is there" in got["error"]
+    assert got["pulls"] == 1

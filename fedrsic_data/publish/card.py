@@ -213,7 +213,7 @@ from datasets import load_dataset
 load_dataset({json.dumps(repo)}, {json.dumps(name)})  # all clients
 ```"""
     yield f"""```python
-import fedrsic_data  # pip install fedkit
+import fedrsic_data
 
 subset = fedrsic_data.open({json.dumps(f"hf://{repo}")}).subset({json.dumps(name)})
 subset.client(subset.clients[0]).dataset("train")  # fetches this client's images only

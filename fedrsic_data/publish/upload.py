@@ -10,13 +10,13 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fedrsic_data import manifest
 from fedrsic_data.errors import HubError, UsageError
-from fedrsic_data.hub import Address, lost, patiently, response, speaking
+from fedrsic_data.hub import TIMEOUT, Address, lost, patiently, response, speaking
 
 if TYPE_CHECKING:
     from huggingface_hub import CommitOperationAdd, HfApi
@@ -142,7 +142,7 @@ def send(
         with speaking(target.address):
             return _commit(api, target, changes, made, message, progress)
 
-    sent = patiently(attempt)
+    sent = patiently(attempt, whatever_it_took=True)
     if sent.commit is not None:
         patiently(lambda: _tag(api, target, tag, sent.commit or ""))
     return sent
@@ -154,7 +154,7 @@ def _plan(api: HfApi, target: Target, items: list[Item]) -> Changes:
             f"{target.repo}: {len(items):,} files are too many for the Hub; pack the clients: --set layout.files=packed"
         )
     with speaking(target.address):
-        head = _head(api, target.repo, target.revision)
+        head = _head(api, target)
         if head is None:
             return Changes(None, tuple(items), ())
         tree = api.list_repo_tree(target.repo, repo_type="dataset", revision=head, recursive=True)
@@ -166,19 +166,26 @@ def _plan(api: HfApi, target: Target, items: list[Item]) -> Changes:
     return Changes(head, changed, tuple(sorted(stale)))
 
 
-def _head(api: HfApi, repo: str, revision: str | None) -> str | None:
-    """The commit that a revision is now; None where repository or branch are not there."""
+def _head(api: HfApi, target: Target) -> str | None:
+    """The commit that the branch is at; None where repository or branch are not there.
+
+    Raises:
+        UsageError: The repository should be private, and is not.
+    """
     try:
-        return api.dataset_info(repo, revision=revision, expand=["sha"], timeout=30).sha
+        info = api.dataset_info(target.repo, revision=target.revision, expand=["sha", "private"], timeout=TIMEOUT)
     except Exception as error:
         if getattr(response(error), "status_code", None) == _ABSENT:
             return None
         raise
+    if target.private and info.private is False:
+        raise UsageError(f"--private: {target.repo} is public already; change that in its settings, or leave it out")
+    return info.sha
 
 
 def _make(api: HfApi, target: Target) -> None:
     """Makes the repository, the branch, or both, whichever is not there; a branch begins where the main one is."""
-    if _head(api, target.repo, None) is None:
+    if _head(api, replace(target, revision=None)) is None:
         api.create_repo(target.repo, repo_type="dataset", private=target.private or None, exist_ok=True)
     if target.revision is not None and not target.revision.startswith("refs/"):
         api.create_branch(target.repo, branch=target.revision, repo_type="dataset", exist_ok=True)
