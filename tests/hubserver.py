@@ -189,12 +189,12 @@ class _Handler(BaseHTTPRequestHandler):
         url = urlsplit(self.path)
         self.route, self.query = unquote(url.path), parse_qs(url.query)
         self.body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-        self.sent, self.status = 0, 0
         fault = self._fault()
         try:
             if fault is None:
                 self._route()
             elif fault.status == "drop":
+                self._seen(0, 0)
                 self._hang_up()
             elif fault.status == "drop-after":
                 self.wfile, out = _Nowhere(), self.wfile  # type: ignore[assignment]
@@ -206,9 +206,11 @@ class _Handler(BaseHTTPRequestHandler):
                 self._json(fault.status, {"error": f"told to fail with {fault.status}"}, fault.headers)
         except (KeyError, ValueError, AttributeError, TypeError) as error:  # a request it does not understand
             self._json(418, {"error": f"{type(error).__name__}: {error}"})
-        finally:
-            with self.hub.lock:
-                self.hub.seen.append(Seen(self.command, self.route, self.status, self.sent, len(self.body)))
+
+    def _seen(self, status: int, sent: int) -> None:
+        """Counts a request before it is answered: whoever has the answer finds it counted."""
+        with self.hub.lock:
+            self.hub.seen.append(Seen(self.command, self.route, status, sent, len(self.body)))
 
     def _fault(self) -> Fault | None:
         with self.hub.lock:
@@ -232,14 +234,13 @@ class _Handler(BaseHTTPRequestHandler):
         self._json(404, {"error": f"no route {self.command} {self.route}"})
 
     def _answer(self, status: int, body: bytes, headers: dict[str, str]) -> None:
-        self.status = status
+        sent = b"" if self.command == "HEAD" else body
+        self._seen(status, len(sent))
         self.send_response(status)
         for name, value in {"Content-Length": str(len(body)), **headers}.items():
             self.send_header(name, value)
         self.end_headers()
-        if self.command != "HEAD":
-            self.wfile.write(body)
-            self.sent = len(body)
+        self.wfile.write(sent)
 
     def _json(self, status: int, data: Any, headers: dict[str, str] | None = None) -> None:
         self._answer(status, json.dumps(data).encode(), {"Content-Type": "application/json", **(headers or {})})
