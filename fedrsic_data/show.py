@@ -89,7 +89,9 @@ def built(done: Built) -> Shown:
     first, word = next(iter(manifest.subsets)), shlex.quote(str(path))
     code = f"import fedrsic_data as f; print(f.open({str(path)!r}).subset({first!r}).clients)"
     code = f'"{code}"' if word == str(path) else shlex.quote(code)  # the first is easier on the eye
-    parts += ["next:", f"  fedkit inspect {word}", f"  fedkit verify {word}", f"  python -c {code}"]
+    method = "fedlgt" if manifest.subsets[first].multi_label else "fedpgp"
+    train = f"  fedkit train {method} --manifest {word} --subset {shlex.quote(first)}"
+    parts += ["next:", f"  fedkit inspect {word}", f"  fedkit verify {word}", train, f"  python -c {code}"]
     return Shown(data, _group(parts))
 
 

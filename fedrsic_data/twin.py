@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 from fedrsic_data import build, manifest
@@ -11,11 +12,17 @@ from fedrsic_data.errors import ManifestError, OutputError, UsageError
 from fedrsic_data.hub import address, is_address
 from fedrsic_data.hub import pinned as commit_of
 from fedrsic_data.recipe import from_json, load, override, pinned, read_json, shipped, to_json
+from fedrsic_data.settings import suggest
 from fedrsic_data.sources.locate import Places
 
 
 def folder(
-    name_or_path: str, *, sample: bool = False, places: Places | None = None, listener: Listener = QUIET
+    name_or_path: str,
+    *,
+    sample: bool = False,
+    places: Places | None = None,
+    needed: Sequence[str] = (),
+    listener: Listener = QUIET,
 ) -> Path | str:
     """The folder of a built dataset, or the address and commit of a published one.
 
@@ -25,10 +32,11 @@ def folder(
             if it is not there.
         sample: With a recipe: procedural stand-ins instead of the real images.
         places: Where the sources of a recipe are; None: where they usually are.
+        needed: Subsets that a recipe must have. All of its subsets are built, so that ``data/<name>`` is the recipe's.
         listener: Hears of the progress of a build.
 
     Raises:
-        UsageError: A built dataset with ``sample`` or ``places``.
+        UsageError: A built dataset with ``sample`` or ``places``, or a recipe without a needed subset.
         ManifestError: There is no such dataset, or it cannot be read.
         HubError: The Hub cannot be reached, or has no such dataset.
         OutputError: Another dataset stands where the twin should.
@@ -41,6 +49,9 @@ def folder(
         return built
     data = override(load(name_or_path), sample=sample)
     recipe = from_json(data, f"recipe {name_or_path}")
+    for name in needed:
+        if name not in recipe.subsets:
+            raise UsageError(f"recipe {name_or_path}: no subset {name!r}{suggest(name, recipe.subsets)}")
     out = Path("data") / recipe.name
     if (out / manifest.NAME).is_file():
         if to_json(manifest.load(out).recipe) != to_json(pinned(recipe)):

@@ -16,7 +16,9 @@ from fedrsic_data.errors import UsageError
 from fedrsic_data.settings import encode, suggest
 from fedrsic_data.shown import Shown
 from fedtrain import folder as folders
+from fedtrain import published
 from fedtrain.config import NEUTRAL
+from fedtrain.files import CONFIG, RESULT
 from fedtrain.folder import Result
 
 if TYPE_CHECKING:
@@ -53,6 +55,8 @@ class Group:
         subset: The federation.
         dataset: Name of the dataset.
         sample: Whether its images are procedural.
+        sources: Names of the sources of its dataset.
+        labels: ``coarse`` or ``fine``, where images have label sets; else empty.
         seeds: Seeds of the runs.
         figures: Spread of every figure.
     """
@@ -61,6 +65,8 @@ class Group:
     subset: str
     dataset: str
     sample: bool
+    sources: tuple[str, ...]
+    labels: str
     seeds: tuple[int, ...]
     figures: dict[str, Spread]
 
@@ -96,22 +102,37 @@ def trained(results: Sequence[Result], sets: Sequence[str] = ()) -> Shown:
     return Shown(data, _group(parts))
 
 
-def found(paths: Sequence[Path]) -> list[Result]:
-    """The finished runs that a person names: a run's folder, or a folder of such folders.
+def found(paths: Sequence[Path], note: Callable[[str], None] = lambda _: None) -> list[Result]:
+    """The finished runs that a person names, each once.
+
+    Args:
+        paths: Folders of runs, or folders that hold such folders, or folders of those.
+        note: Told which of the runs in a folder are left out, and why.
 
     Raises:
-        UsageError: A run is named twice, or is the same as another.
-        OutputError: A folder holds no run, or one that is not finished.
+        OutputError: A folder holds no finished run.
     """
     runs: dict[str, Result] = {}
     for path in paths:
-        inner = [] if (path / folders.CONFIG).is_file() else sorted(p.parent for p in path.glob(f"*/{folders.CONFIG}"))
-        for one in inner or [path]:
+        inner = []
+        if not (path / CONFIG).is_file():
+            inner = sorted(p.parent for depth in ("*", "*/*") for p in path.glob(f"{depth}/{CONFIG}"))
+        finished = [one for one in inner if (one / RESULT).is_file()]
+        for one in inner:
+            if one not in finished:
+                note(f"{one}: is not finished, left out")
+        for one in finished or [path]:
             run = folders.load(one)
-            if twin := runs.get(run.facts["run"]):
-                raise UsageError(f"{one}: is the same run as {twin.folder}; name each once")
-            runs[run.facts["run"]] = run
+            twin = runs.setdefault(run.facts["run"], run)
+            if twin.folder.resolve() != one.resolve():
+                note(f"{one}: is the same run as {twin.folder}, left out")
     return list(runs.values())
+
+
+def learned(results: Sequence[Result]) -> bool:
+    """Whether every run that trained could use an update."""
+    counters = [result.data["counters"] for result in results]
+    return not any(held["updates"] and held["refused"] == held["updates"] for held in counters)
 
 
 def grouped(results: Sequence[Result]) -> list[Group]:
@@ -130,6 +151,8 @@ def grouped(results: Sequence[Result]) -> list[Group]:
                 subset=facts["config"]["subset"],
                 dataset=facts["dataset"]["name"],
                 sample=facts["dataset"]["sample"],
+                sources=tuple(facts["dataset"].get("sources", ())),
+                labels=facts["config"]["method_settings"].get("labels", ""),
                 seeds=tuple(run.facts["config"]["seed"] for run in runs),
                 figures={name: spread for name in names if (spread := _spread([_figures(r)[name] for r in runs]))},
             )
@@ -208,6 +231,8 @@ def _story(result: Result) -> str:
     if n := len(data["clients_without_training_rows"]):
         words.append(f"{n} clients without training rows")
     words += [f"{counters[key]} updates {key}" for key in ("refused", "dropped") if counters[key]]
+    if not learned([result]):
+        words.append("which is every one: the model is the one it began with")
     return ", ".join(words)
 
 
@@ -267,6 +292,8 @@ def _as_text(groups: Sequence[Group]) -> RenderableType:
     parts: list[RenderableType] = []
     for title, columns in _by_subset(groups).items():
         parts += [title, _table("figure", columns)]
+    for title, rows in _as_papers(groups).items():
+        parts += [title, _rows("method", rows, right=True)]
     if any(len(group.seeds) > 1 for group in groups):
         parts.append("mean ± standard deviation over runs that differ in their seed alone")
     return _group(parts)
@@ -279,6 +306,10 @@ def _as_markdown(groups: Sequence[Group]) -> str:
         for name in _names(columns):
             lines.append(f"| {name} | " + " | ".join(column.get(name, "-") for column in columns.values()) + " |")
         lines.append("")
+    for title, rows in _as_papers(groups).items():
+        names = _names(rows)
+        lines += [f"### {title}", "", "| method | " + " | ".join(names) + " |", "|---|" + "---:|" * len(names)]
+        lines += [f"| {row} | " + " | ".join(cells.values()) + " |" for row, cells in rows.items()] + [""]
     return "\n".join(lines)
 
 
@@ -286,7 +317,7 @@ def _as_csv(groups: Sequence[Group]) -> str:
     """A row a group and figure."""
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
-    writer.writerow(["dataset", "subset", "run", "figure", "mean", "std", "min", "max", "runs"])
+    writer.writerow(["dataset", "subset", "run", "figure", "mean", "std", "least", "most", "runs"])
     for group in groups:
         for name, s in group.figures.items():
             std = "" if s.std is None else s.std
@@ -295,7 +326,37 @@ def _as_csv(groups: Sequence[Group]) -> str:
 
 
 def _as_data(groups: Sequence[Group]) -> dict[str, Any]:
-    return {"groups": [encode(group) for group in groups]}
+    known = {key: published.of(*key) for group in groups for key in _published_keys(group)}
+    return {
+        "groups": [encode(group) for group in groups],
+        "published": [encode(row) for rows in known.values() for row in rows],
+    }
+
+
+def _published_keys(group: Group) -> list[tuple[str, str]]:
+    return [(source, group.labels) for source in group.sources]
+
+
+def _as_papers(groups: Sequence[Group]) -> dict[str, dict[str, dict[str, str]]]:
+    """Title -> method -> figure -> cell: test figures of label sets as papers lay them out, with what they publish."""
+    tables: dict[str, dict[str, dict[str, str]]] = {}
+    for group in groups:
+        known = [row for key in _published_keys(group) for row in published.of(*key)]
+        if not known or "test/C-AP" not in group.figures:
+            continue
+        stand_in = " (procedural sample, not real data)" if group.sample else ""
+        title = f"{group.subset} of {group.dataset}{stand_in}, {group.labels} labels, as papers print them"
+        ours = {name: _cell(name, group.figures.get(f"test/{name}")) for name in published.COLUMNS}
+        tables.setdefault(title, {})[f"{group.label} ({_runs(len(group.seeds))}, ours)"] = ours
+        for row in known:
+            cells = {name: _cell(name, row.figures.get(name)) for name in published.COLUMNS}
+            theirs = f"{row.method} (published on real {row.source}: {row.paper}; not measured here)"
+            tables[title][theirs] = tables[title].pop(theirs, cells)  # below all of ours
+    return tables
+
+
+def _runs(count: int) -> str:
+    return f"{count} run{'s' if count > 1 else ''}"
 
 
 def _names(columns: Mapping[str, Mapping[str, str]]) -> list[str]:

@@ -5,18 +5,21 @@ from __future__ import annotations
 import csv
 import io
 import json
+import shutil
 import statistics
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import torch
-from conftest import sampled
+from conftest import ROOT, sampled
 from federated_softmax import Softmax
 from rich.console import Console
 from test_train_engine import config
 
 from fedrsic_data.errors import OutputError, UsageError
-from fedtrain import methods, report, run
+from fedtrain import methods, published, report, run
 
 
 @pytest.fixture(scope="module")
@@ -86,20 +89,41 @@ def test_forms_tell_the_same(runs: Path) -> None:
 
 
 def test_what_cannot_be_compared(runs: Path, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="is the same run as"):
-        report.found([runs / "a0", runs / "a0"])
     with pytest.raises(OutputError, match="holds no run"):
         report.found([tmp_path])
     with pytest.raises(UsageError, match="--format 'cvs': there is no such form; did you mean 'csv'"):
         report.compared(report.grouped(report.found([runs / "b"])), "cvs")
     (tmp_path / "half").mkdir()
     (tmp_path / "half/config.json").write_bytes((runs / "b/config.json").read_bytes())
-    with pytest.raises(OutputError, match="half: is not finished; run the same fedkit train again"):
-        report.found([tmp_path / "half"])
+    for path in (tmp_path / "half", tmp_path):  # by name, and as all that there is
+        with pytest.raises(OutputError, match="half: is not finished; run the same fedkit train again|holds no run"):
+            report.found([path])
     (tmp_path / "half/config.json").write_text("{")
     (tmp_path / "half/result.json").write_text("{}")
     with pytest.raises(OutputError, match="config.json: cannot be read"):
         report.found([tmp_path / "half"])
+
+
+def test_folders_of_runs(runs: Path, tmp_path: Path) -> None:
+    """Two deep; what is not finished and what is there twice is left out and said."""
+    shutil.copytree(runs, tmp_path / "all/first")
+    shutil.copytree(runs / "b", tmp_path / "all/again")
+    (tmp_path / "all/first/a1/result.json").unlink()
+    notes: list[str] = []
+    held = report.found([tmp_path / "all", tmp_path / "all/again"], notes.append)
+    assert [r.folder.name for r in held] == ["again", "a0", "a2", "c"]
+    assert [note.replace(str(tmp_path), "") for note in notes] == [
+        "/all/first/a1: is not finished, left out",
+        f"/all/first/b: is the same run as {tmp_path}/all/again, left out".replace(str(tmp_path), ""),
+    ]
+
+
+def test_comparing_needs_no_torch(runs: Path) -> None:
+    code = f"import sys, cli; sys.argv = ['fedkit', 'compare', {str(runs)!r}, '--json']\ntry: cli.main()\n"
+    code += "except SystemExit: sys.exit('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=False)
+    assert done.returncode == 0, done.stderr
+    assert len(json.loads(done.stdout)["groups"]) == 2
 
 
 def test_a_figure_that_only_some_have(runs: Path) -> None:
@@ -109,3 +133,37 @@ def test_a_figure_that_only_some_have(runs: Path) -> None:
     text = shown(report.compared(report.grouped(results), "text").text)
     (line,) = [line for line in text.splitlines() if "novel/accuracy" in line]
     assert line.split() == ["novel/accuracy", "-", "5.00"]
+
+
+def label_runs(source: str, labels: str, label: str = "fedlgt") -> report.Group:
+    """A group with figures of label sets."""
+    figures = {f"test/{name}": report.Spread(50.0 + i, None, 0.0, 99.0, 1) for i, name in enumerate(published.COLUMNS)}
+    return report.Group(label, source, source, False, (source,), labels, (0,), figures)
+
+
+def test_published_figures_stand_below_ours_and_say_whose_they_are() -> None:
+    groups = [label_runs("flair", "coarse"), label_runs("flair", "coarse", "fedavg"), label_runs("mine", "coarse")]
+    lines = shown(report.compared(groups, "markdown").text).splitlines()
+    start = next(i for i, line in enumerate(lines) if "flair of flair, coarse labels, as papers print them" in line)
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines[start + 2 :] if line]
+    assert rows[0] == ["method", *published.COLUMNS]
+    assert [row[0].split(" (")[0] for row in rows[2:]] == [
+        *("fedlgt", "fedavg", "FedC-Tran", "FedC-Tran + CA-MLE", "FedC-Tran + ULE", "FedLGT"),
+    ]
+    assert rows[2][1] == "50.00"
+    assert rows[-1][1] == "60.90"
+    assert rows[-1][2] == "-"
+    for row in rows[2:]:
+        theirs = "published on real flair: FedLGT, arXiv 2312.07165; not measured here" in row[0]
+        assert theirs == ("ours" not in row[0])
+    text = shown(report.compared(groups, "text").text)
+    assert "mine of mine, " not in text  # nothing is published on other data
+    data = report.compared(groups, "json").data
+    assert {row["source"] for row in data["published"]} == {"flair"}
+    assert len(data["published"]) == 4
+
+
+def test_fine_labels_have_their_own_published_figures() -> None:
+    text = shown(report.compared([label_runs("flair", "fine")], "text").text)
+    assert "10.60" in text
+    assert "60.90" not in text
