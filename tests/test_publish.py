@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from subprocess import CompletedProcess
 
 import pytest
 import yaml
@@ -19,6 +20,7 @@ from hubserver import READER, WRITER, Fault, Hub, Repo, broken, serving
 import fedrsic_data
 from fedrsic_data import manifest
 from fedrsic_data.errors import HubError, ManifestError, OutputError, UsageError, VerificationError
+from fedrsic_data.hub import Address, address, is_address, speaking
 from fedrsic_data.publish.contents import contents as published
 from fedrsic_data.publish.run import publish
 from fedrsic_data.publish.upload import Target
@@ -39,6 +41,31 @@ def python(code: str, env: dict[str, str], *arguments: object) -> str:
     done = subprocess.run(command, capture_output=True, text=True, env=full, timeout=300)
     assert done.returncode == 0, done.stderr
     return done.stdout
+
+
+RUN = """
+import contextlib, io, json, os, sys
+import cli
+found = []
+for arguments, env in json.loads(sys.argv[1]):
+    os.environ.update(env)
+    out, err = io.StringIO(), io.StringIO()
+    sys.argv = ["fedkit", *arguments]
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), contextlib.suppress(SystemExit):
+        try:
+            cli.main()
+        except SystemExit as left:
+            code = left.code
+    found.append([code, out.getvalue(), err.getvalue()])
+print(json.dumps(found))
+"""
+
+
+def commands(env: dict[str, str], *runs: tuple[tuple[object, ...], dict[str, str]]) -> list[CompletedProcess[str]]:
+    """Runs commands one after another in one process, each with its changes of the environment, which stay."""
+    given = [([str(argument) for argument in arguments], more) for arguments, more in runs]
+    found = json.loads(python(RUN, {"FEDKIT_DEBUG": "0", **env}, json.dumps(given)))
+    return [CompletedProcess(a, code, out, err) for (a, _), (code, out, err) in zip(given, found, strict=True)]
 
 
 def at(hub: Hub, repo: str = "me/fed") -> dict[str, bytes]:
@@ -197,17 +224,16 @@ def test_a_reference_says_what_it_is(barred: Path, optimal31: Path, tmp_path: Pa
 
 def test_branches_pull_requests_and_dry_runs(sample_build: Path, hub: Hub, tmp_path: Path) -> None:
     env = around(hub, tmp_path)
-    dry = answer(fedkit("publish", sample_build, "--repo", "me/fed", "--dry-run", "--json", **{**env, "HF_TOKEN": ""}))
+    publish = ("publish", sample_build, "--repo", "me/fed", "--json")
+    dry = answer(fedkit(*publish, "--dry-run", **{**env, "HF_TOKEN": ""}))
     assert {"manifest.json", "README.md", "croissant.json"} < {one["path"] for one in dry["sent"]}
     assert hub.changed() == []
     assert hub.repos == {}
-    done = answer(
-        fedkit("publish", sample_build, "--repo", "me/fed", "--private", "--revision", "next", "--json", **env)
-    )
+    runs = commands(env, ((*publish, "--private", "--revision", "next"), {}), ((*publish, "--create-pr"), {}))
+    done, asked = map(answer, runs)
     repo = hub.repos["me/fed"]
     assert repo.private
     assert repo.branches["next"] == done["commit"] != repo.branches["main"]
-    asked = answer(fedkit("publish", sample_build, "--repo", "me/fed", "--create-pr", "--json", **env))
     assert asked["commit"] is None
     assert asked["pull_request"].endswith("/datasets/me/fed/discussions/1")
     assert set(at(hub)) == {".gitattributes"}, "the main branch waits for the merge"
@@ -217,17 +243,23 @@ def test_branches_pull_requests_and_dry_runs(sample_build: Path, hub: Hub, tmp_p
 
 def test_refusals_are_one_line(sample_build: Path, hub: Hub, tmp_path: Path) -> None:
     env = around(hub, tmp_path)
-    publish = ("publish", sample_build, "--repo", "me/fed", "--json")
-    fails(1, "log in with: hf auth login", done=fedkit(*publish, **{**env, "HF_TOKEN": "hf_nobodynobody"}))
-    fails(1, "may not do this (403)", done=fedkit(*publish, **{**env, "HF_TOKEN": READER}))
     hub.repos["me/taken"] = taken = Repo(private=False)
     taken.add("main", "mine", {"train.parquet": hub.blob("train.parquet", b"PAR1")}, None)
-    fails(2, "holds something else", done=fedkit(*publish[:3], "me/taken", "--json", **env))
-    fails(1, "hf://me/none: there is no such dataset", done=fedkit("inspect", "hf://me/none", **env))
-    fails(1, "fedkit did not publish it", done=fedkit("inspect", "hf://me/taken", **env))
-    fails(2, "should look like", done=fedkit("inspect", "hf://me", **env))
     hub.adopt("me/public", sample_build)
-    fails(2, "is public already", done=fedkit(*publish[:3], "me/public", "--private", "--json", **env))
+    stranger, reader, writer = ({"HF_TOKEN": token} for token in ("hf_nobodynobody", READER, WRITER))
+    publish = ("publish", sample_build, "--json", "--repo")
+    asked = [
+        ((*publish, "me/fed"), stranger, 1, "log in with: hf auth login"),
+        ((*publish, "me/fed"), reader, 1, "may not do this (403)"),
+        ((*publish, "me/taken"), writer, 2, "holds something else"),
+        ((*publish, "me/public", "--private"), writer, 2, "is public already"),
+        (("inspect", "hf://me/none"), writer, 1, "hf://me/none: there is no such dataset"),
+        (("inspect", "hf://me/taken"), writer, 1, "fedkit did not publish it"),
+        (("inspect", "hf://me"), writer, 2, "should look like"),
+    ]
+    done = commands(env, *((arguments, token) for arguments, token, _, _ in asked))
+    for one, (_, _, code, words) in zip(done, asked, strict=True):
+        fails(code, words, done=one)
     assert {one.path for one in hub.changed()} == {"/api/repos/create"}
     assert "me/fed" not in hub.repos
 
@@ -344,6 +376,39 @@ def test_croissant(reference: bool, sample_build: Path, tmp_path: Path) -> None:
         assert row["fed-ucmerced/label"] in range(21)
 
 
+@pytest.mark.parametrize(
+    ("text", "repo", "revision"),
+    [
+        ("hf://me/fed", "me/fed", None),
+        ("hf:/me/fed", "me/fed", None),  # what pathlib makes of it
+        ("hf://datasets/me/fed@v1.0", "me/fed", "v1.0"),
+        ("hf://me/fed@refs/pr/3", "me/fed", "refs/pr/3"),
+        ("hf://me/fed-rsic_0.5/", "me/fed-rsic_0.5", None),
+    ],
+)
+def test_addresses(text: str, repo: str, revision: str | None) -> None:
+    assert is_address(text)
+    assert address(text) == Address(repo, revision)
+
+
+@pytest.mark.parametrize(
+    "text", ["hf://", "hf://me", "hf://me/a/b", "hf://me/..", "hf://../me", "hf://me/a b", "hf://me/a@", "hf://me/a--b"]
+)
+def test_what_is_no_address(text: str) -> None:
+    with pytest.raises(UsageError, match="should look like hf://USER/NAME"):
+        address(text)
+
+
+def test_a_token_is_in_no_message() -> None:
+    with pytest.raises(HubError, match=r"hf_\.\.\.") as caught, speaking(Address("me/fed")):
+        raise RuntimeError(f"Bearer {WRITER} was refused")
+    assert WRITER not in str(caught.value)
+    with pytest.raises(HubError) as caught, speaking(Address("me/fed")):
+        raise RuntimeError("one line\nand another " + "x" * 10_000)
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 500
+
+
 def test_reading_waits_out_what_passes(sample_build: Path, hub: Hub, tmp_path: Path) -> None:
     hub.adopt("me/fed", sample_build)
     code = (
@@ -403,9 +468,14 @@ def test_python_of_the_docs_runs(sample_build: Path, hub: Hub, tmp_path: Path) -
         f"assert len(test) == {rows('test')} and len(central) == 25 and partitioner.num_partitions == 10",
     }
     assert len(blocks) == len(checks)
-    for code, (word, check) in zip(blocks, checks.items(), strict=True):
+    for code, word in zip(blocks, checks, strict=True):
         assert word in code
-        python(f"{code}\n{check}", around(hub, tmp_path))
+    run = "import json, sys\nfor code in json.loads(sys.argv[1]): exec(code, globals())"
+    python(
+        run,
+        around(hub, tmp_path),
+        json.dumps([f"{c}\n{check}" for c, check in zip(blocks, checks.values(), strict=True)]),
+    )
 
 
 def test_flower_has_what_it_calls_a_partitioner(sample_build: Path) -> None:
