@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import struct
 import subprocess
 import sys
@@ -94,6 +95,7 @@ def test_one_client_of_51_414_costs_under_one_percent(tmp_path: Path) -> None:
         assert done.stdout.strip() == f"{EACH} {{'user-31415'}}", done.stderr
         sent = hub.sent()
         shards = [one for one in hub.seen if "/train/" in one.path]
+    shutil.rmtree(tmp_path / "many")
     print(f"{sent:,} of {total:,} bytes, {100 * sent / total:.3f}%; {len(shards)} requests to shards")
     assert sent < total / 100
     assert len({one.path for one in shards}) == 1
