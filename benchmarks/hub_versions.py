@@ -16,8 +16,10 @@ import venv
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
+_HTTP = ["httpx<1", "httpcore<2", "h11", "anyio<5"]  # what huggingface_hub 1 speaks through
 PAIRS = {
-    "hub-1-datasets-4": ["huggingface_hub<2", "datasets<5", "httpx<1", "httpcore<2", "h11", "anyio<5"],
+    "oldest": ["huggingface_hub==1.0.1", "datasets==4.4.1", "typer-slim<0.20.1", "shellingham", *_HTTP],
+    "hub-1-datasets-4": ["huggingface_hub<2", "datasets<5", *_HTTP],
     "hub-2-datasets-5": ["huggingface_hub>=2,<3", "datasets>=5,<6"],
 }
 TESTS = ["tests/test_publish.py", "tests/test_publish_faults.py"]

@@ -297,8 +297,9 @@ class Ranges(io.RawIOBase):
         """
         left = max(self.size - self._place, 0)
         size = left if size is None or size < 0 else min(size, left)
-        data = self._range(self._place, self._place + size) if size else b""
-        self._place += size
+        start, end = self._place, self._place + size
+        data = patiently(lambda: self._range(start, end)) if size else b""
+        self._place = end
         return data
 
     def _range(self, start: int, end: int) -> bytes:
