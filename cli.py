@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from fedrsic_data.console import answer, bars, give_memory_back, listening, run_app
+from fedrsic_data.console import answer, bars, give_memory_back, listening, run_app, telling
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -29,7 +29,8 @@ app = typer.Typer(
     "  fedkit inspect data/fed-rsic            who has what, and how skewed it is\n"
     "  fedkit verify data/fed-rsic             prove every byte against the manifest\n"
     "  fedkit train fedpgp --manifest data/fed-rsic   train a method on it\n"
-    "  fedkit report data/fed-rsic runs        a page to look at both",
+    "  fedkit report data/fed-rsic runs        a page to look at both\n"
+    "  fedkit publish data/fed-rsic --repo USER/NAME  put it on the Hub",
 )
 
 Alpha = Annotated[float | None, typer.Option(help="Dirichlet concentration; small is skewed.")]
@@ -70,7 +71,9 @@ def fedkit(
 
 @app.command(short_help="Build a federated dataset from a recipe.")
 def build(
-    recipe: Annotated[str, typer.Argument(help="A shipped recipe (fed-rsic) or the path of your own.")],
+    recipe: Annotated[
+        str, typer.Argument(help="A shipped recipe (fed-rsic), the path of your own, or hf://USER/NAME.")
+    ],
     alpha: Alpha = None,
     clients: Clients = None,
     seed: Seed = None,
@@ -103,32 +106,29 @@ def build(
       fedkit build fed-rsic --alpha 0.5 --sources ~/datasets
       fedkit build fed-rsic --subset fed-ucmerced --clients 20 --seed 1 --out data/ucm-20
       fedkit build fed-rsic --partition pathological --set classes_per_client=5 --dry-run
+      fedkit build hf://USER/NAME --sources ~/datasets
     """
     from fedrsic_data import build as pipeline
-    from fedrsic_data import recipe as recipes
-    from fedrsic_data import show
+    from fedrsic_data import rebuild, show
     from fedrsic_data.sources.locate import Places
 
-    data = recipes.override(
-        recipes.load(recipe),
-        subsets=subset or [],
-        partitioner=partition,
-        sample=sample,
-        sets=[
-            *_given(alpha=alpha, clients=clients, seed=seed, on_bad_image=on_bad_image),
-            *(["allow_partial=true"] if allow_partial else []),
-            *(set_ or []),
-        ],
-    )
-    wanted = recipes.from_json(data, f"recipe {recipe}")
+    sets = [
+        *_given(alpha=alpha, clients=clients, seed=seed, on_bad_image=on_bad_image),
+        *(["allow_partial=true"] if allow_partial else []),
+        *(set_ or []),
+    ]
+    changes = {"subsets": subset or [], "partitioner": partition, "sample": sample, "sets": sets}
+    wanted, published = rebuild.recipe_of(recipe, changes)
     places = Places(folder=sources, given=_pairs(source or []), offline=offline)
     give_memory_back()
     with listening(quiet=json) as listener:
         planned = pipeline.prepare(wanted, places, listener)
+        published.check_plan(planned)
         if dry_run:
             answer(show.planned(planned), json)
             return
-        built = pipeline.build(planned, out or Path("data") / wanted.name, overwrite=overwrite, listener=listener)
+        folder = out or Path("data") / wanted.name
+        built = pipeline.build(planned, folder, overwrite=overwrite, listener=listener, check=published.check)
     answer(show.built(built), json)
 
 
@@ -210,7 +210,7 @@ def resplit(
 
 @app.command(short_help="Show who has what, and how skewed it is.")
 def inspect(
-    manifest: Annotated[Path, typer.Argument(help="A built manifest.json or its folder.")],
+    manifest: Annotated[str, typer.Argument(help="A built manifest.json or its folder, or hf://USER/NAME.")],
     subset: Subsets = None,
     clients: Annotated[int, typer.Option(min=0, help="Most clients to list.")] = 40,
     plot: Annotated[
@@ -226,6 +226,7 @@ def inspect(
       fedkit inspect data/fed-rsic --subset fed-ucmerced --clients 100
       fedkit inspect data/fed-rsic --plot pictures
       fedkit inspect data/fed-rsic --json
+      fedkit inspect hf://USER/NAME
     """
     from fedrsic_data import pictures, show
     from fedrsic_data.reader import Dataset
@@ -259,11 +260,54 @@ def verify(
         raise typer.Exit(1)
 
 
+@app.command(short_help="Publish a built dataset to the Hugging Face Hub.")
+def publish(
+    manifest: Annotated[Path, typer.Argument(help="A built manifest.json or its folder.")],
+    repo: Annotated[str, typer.Option(metavar="USER/NAME", help="The dataset repository; made if need be.")],
+    private: Annotated[bool, typer.Option("--private", help="Make a new repository private.")] = False,
+    revision: Annotated[str | None, typer.Option(metavar="BRANCH", help="Publish to this branch.")] = None,
+    create_pr: Annotated[bool, typer.Option("--create-pr", help="Open a pull request instead.")] = False,
+    reference_only: Annotated[
+        bool, typer.Option("--reference-only", help="Who has which image, without the images.")
+    ] = False,
+    redistribute: Annotated[
+        bool, typer.Option("--redistribute", help="Publish images whose licence does not say that this is allowed.")
+    ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="List what would be sent; send nothing.")] = False,
+    json: Json = False,
+) -> None:
+    """Publish a built dataset: verified first, with a card and a Croissant file, in one commit tagged with its plan.
+
+    \b
+    Examples:
+      fedkit publish data/fed-rsic --repo USER/NAME --dry-run
+      fedkit publish data/fed-rsic --repo USER/NAME --private
+      fedkit publish data/fed-rsic --repo USER/NAME --reference-only
+      fedkit publish data/fed-rsic --repo SOMEBODY/NAME --create-pr
+    """
+    from fedrsic_data.publish import run
+    from fedrsic_data.publish.upload import Target
+
+    with bars(quiet=json) as bar:
+        shown = run.publish(
+            manifest,
+            Target(repo, revision, private, create_pr),
+            reference_only=reference_only,
+            redistribute=redistribute,
+            dry_run=dry_run,
+            listener=run.Listener(telling(quiet=json), bar("verified"), bar("uploaded")),
+        )
+    answer(shown, json)
+
+
 @app.command(short_help="Train a federated method on a built dataset.")
 def train(
     method: Annotated[str, typer.Argument(help="A method by name; see: fedkit list methods.")],
     manifest: Annotated[
-        str, typer.Option(help="A built manifest.json or its folder; or a recipe, whose data/NAME is taken or built.")
+        str,
+        typer.Option(
+            help="A built manifest.json or its folder; hf://USER/NAME; or a recipe, whose data/NAME is taken or built."
+        ),
     ],
     subset: Subsets = None,
     rounds: Annotated[int | None, typer.Option(help="Rounds to train; default as published.")] = None,
@@ -287,6 +331,7 @@ def train(
       fedkit train fedpgp --manifest data/fed-rsic --subset fed-ucmerced
       fedkit train fedrsclip --manifest fed-rsic --sample --rounds 20
       fedkit train promptfl --manifest data/fed-rsic --clients-per-round 5 --seed 1
+      fedkit train fedpgp --manifest hf://USER/NAME --rounds 20
       fedkit train fedpgp --manifest data/fed-rsic --set rank=4 --set eval_every=5 --out runs/rank-4
     """
     from fedrsic_data import twin

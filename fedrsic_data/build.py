@@ -87,7 +87,14 @@ def prepare(recipe: Recipe, places: locate.Places, listener: Listener = QUIET) -
     return planned
 
 
-def build(planned: Planned, out: Path, *, overwrite: bool = False, listener: Listener = QUIET) -> Built:
+def build(
+    planned: Planned,
+    out: Path,
+    *,
+    overwrite: bool = False,
+    listener: Listener = QUIET,
+    check: Callable[[Manifest], None] = lambda _: None,
+) -> Built:
     """Writes a planned dataset: shards aside, the manifest last, then the folder is renamed into place.
 
     An interrupted build is resumed; shards whose digest holds are kept. A finished one is left alone, but for
@@ -98,6 +105,7 @@ def build(planned: Planned, out: Path, *, overwrite: bool = False, listener: Lis
         out: The dataset's folder.
         overwrite: Replace another dataset that stands there.
         listener: Hears of the progress.
+        check: Shown the manifest before the dataset is put in place; what it raises keeps it out.
 
     Raises:
         OutputError: The folder cannot be written, or holds something else.
@@ -107,6 +115,7 @@ def build(planned: Planned, out: Path, *, overwrite: bool = False, listener: Lis
     with workspace.opened(out) as work:
         standing = _standing(planned, out, overwrite) if out.exists() else None
         if standing is not None:
+            check(standing)
             built = _mend(planned, out, standing, listener)
             work.discard()
             return built
@@ -114,6 +123,7 @@ def build(planned: Planned, out: Path, *, overwrite: bool = False, listener: Lis
         receipts = _receipts(planned, work.folder, work.kept, work.add, listener)
         pa.default_memory_pool().release_unused()
         described = describe(planned, work.folder, receipts)
+        check(described)
         (work.folder / manifest.NAME).write_text(manifest.dumps(described), encoding="utf-8")
         work.finish([manifest.NAME, *(file.path for file in manifest.files(described))])
     return Built(out, described, sum(len(r) for r in receipts.values()) - len(work.kept))
@@ -172,6 +182,8 @@ def _standing(planned: Planned, out: Path, overwrite: bool) -> Manifest | None:
         standing = manifest.load(out)
     except ManifestError as error:
         raise OutputError(f"{error}; replace the dataset with --overwrite, or choose another --out") from None
+    if standing.reference:
+        raise OutputError(f"{out}: says who has which image, without the images; choose another --out")
     same = (standing.plan.digest, to_json(standing.recipe), standing.writer) == (
         planned.digest,
         to_json(planned.recipe),

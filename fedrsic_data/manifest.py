@@ -195,7 +195,9 @@ class Manifest:
         clients: ``clients.parquet``.
         card: The dataset card, ``README.md``.
         subsets: What was built.
-        digest: sha256 of all of the above.
+        digest: sha256 of all of the rest.
+        reference: Only what can be published of images that must not be is here: the shards are told of by their
+            digests, and have to be built again. Absent from the file, and from the digest, where false.
     """
 
     fedkit: int
@@ -208,6 +210,7 @@ class Manifest:
     card: File
     subsets: dict[str, SubsetEntry]
     digest: str = ""
+    reference: bool = False
 
 
 def load(path: Path) -> Manifest:
@@ -227,7 +230,7 @@ def load(path: Path) -> Manifest:
         manifest = decode(Manifest, data, str(path))
     except UsageError as error:
         raise ManifestError(str(error)) from None
-    for entry in files(manifest):
+    for entry in (*files(manifest), *shards(manifest)):
         safe(path.parent, entry.path)
     return manifest
 
@@ -238,6 +241,8 @@ def located(path: Path) -> Path:
     Raises:
         ManifestError: There is none, or it is no regular file.
     """
+    if path.parts[:1] == ("hf:",):
+        raise ManifestError(f"{path}: is on the Hub, and here a folder is needed; download it with: hf download")
     try:
         file = path / NAME if path.is_dir() else path
         regular = stat.S_ISREG(file.stat().st_mode)
@@ -254,9 +259,13 @@ def located(path: Path) -> Path:
 
 
 def files(manifest: Manifest) -> list[File | Plan | Shard]:
-    """Every file of a dataset but the manifest itself."""
-    shards = [shard for subset in manifest.subsets.values() for shard in subset.shards]
-    return [manifest.plan, manifest.clients, manifest.card, *shards]
+    """Every file of a dataset but the manifest itself; the shards are no files of a reference."""
+    return [manifest.plan, manifest.clients, manifest.card, *([] if manifest.reference else shards(manifest))]
+
+
+def shards(manifest: Manifest) -> list[Shard]:
+    """All shards, those that a reference only tells of too."""
+    return [shard for subset in manifest.subsets.values() for shard in subset.shards]
 
 
 def safe(folder: Path, relative: str) -> Path:
@@ -299,4 +308,6 @@ def digest(manifest: Manifest) -> str:
 def _plain(manifest: Manifest) -> dict[str, Any]:
     data: dict[str, Any] = encode(manifest)
     data["recipe"] = to_json(manifest.recipe)
+    if not manifest.reference:
+        del data["reference"]
     return data

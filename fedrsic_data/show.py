@@ -127,6 +127,10 @@ def verified(path: Path, manifest: Manifest, problems: Sequence[Problem]) -> Sho
     shards = sum(len(subset.shards) for subset in manifest.subsets.values())
     if problems:
         return Shown(data, _group([f"{problem.file}: {problem.words}" for problem in problems] + ["FAILED"]))
+    if manifest.reference:
+        return Shown(
+            data, _group([f"{path}: the owners of {rows:,} images are what the manifest says; it holds no images"])
+        )
     return Shown(data, _group([f"{path}: {rows:,} images in {shards} shards are what the manifest says"]))
 
 

@@ -30,7 +30,7 @@ class RunConfig:
 
     Attributes:
         method: Name of a method; see ``fedkit list methods``.
-        manifest: A built ``manifest.json`` or its folder.
+        manifest: A built ``manifest.json`` or its folder, or ``hf://USER/NAME[@REVISION]``.
         subset: Which of its federations.
         rounds: Rounds to train; None: as many as the method's authors publish. 0 evaluates the start.
         seed: Seed of everything drawn, 0 or more.

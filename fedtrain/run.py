@@ -54,12 +54,14 @@ def draft(method: str, sets: Sequence[str]) -> RunConfig:
     return changed(RunConfig(method, manifest="", subset=""), sets, method_class(method).Settings)
 
 
-def configs(method: str, manifest: Path, subsets: Sequence[str], sets: Sequence[str]) -> list[RunConfig]:
+def configs(
+    method: str, manifest: str | os.PathLike[str], subsets: Sequence[str], sets: Sequence[str]
+) -> list[RunConfig]:
     """A config for each subset.
 
     Args:
         method: Name of a method.
-        manifest: A built ``manifest.json`` or its folder.
+        manifest: A built ``manifest.json`` or its folder, or ``hf://USER/NAME[@REVISION]``.
         subsets: Which of its subsets; none: all.
         sets: ``key=value`` texts; see ``config.changed``.
 
@@ -162,7 +164,8 @@ def _prepared(config: RunConfig) -> tuple[RunConfig, Subset, tuple[int, ...]]:
     method = method_class(config.method)
     dataset = Dataset(config.manifest)
     if digest_of(dataset.manifest) != dataset.manifest.digest:
-        raise ManifestError(f"{dataset.folder / NAME}: was edited, its digest differs; run: fedkit verify")
+        raise ManifestError(f"{dataset.where}: {NAME} was edited, its digest differs; run: fedkit verify")
+    dataset.check_images()
     config = resolved(config, dataset, method)
     subset = dataset.subset(config.subset)
     _check(subset, config, method)
@@ -193,7 +196,7 @@ def resolved(config: RunConfig, dataset: Dataset, method: Any) -> RunConfig:
         raise UsageError(f"sampling={config.sampling}: set clients_per_round too")
     return replace(
         config,
-        manifest=str(dataset.folder),
+        manifest=dataset.where,
         sampling=("all" if count is None else "uniform") if config.sampling == "auto" else config.sampling,
         clients_per_round=count,
         rounds=method.rounds if config.rounds is None else config.rounds,
