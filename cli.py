@@ -47,6 +47,11 @@ RunSets = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="A setting of the run or of the method; repeatable."),
 ]
+Jobs = Annotated[int | None, typer.Option(help="Processes that write shards; with Ray, its CPUs.")]
+BuildEngine = Annotated[str, typer.Option(metavar="local|ray", help="Where shards are written.")]
+RayAddress = Annotated[
+    str | None, typer.Option(metavar="auto|HOST:PORT", help="A running Ray cluster; default one for this build.")
+]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Plan and report; write nothing.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace another dataset at the output.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object for machines, nothing else.")]
@@ -81,7 +86,12 @@ def build(
         list[str] | None,
         typer.Option(metavar="NAME=PATH", help="Where one source is (or hf://USER/DATASET@COMMIT); repeatable."),
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="Folder to write; default data/NAME.")] = None,
+    out: Annotated[
+        str | None, typer.Option(metavar="PATH|URI", help="Folder to write, or s3://...; default data/NAME.")
+    ] = None,
+    jobs: Jobs = None,
+    engine: BuildEngine = "local",
+    ray_address: RayAddress = None,
     dry_run: DryRun = False,
     allow_partial: Annotated[
         bool, typer.Option("--allow-partial", help="Take incomplete sources as they are.")
@@ -101,11 +111,15 @@ def build(
       fedkit build fed-rsic --alpha 0.5 --sources ~/datasets
       fedkit build fed-rsic --subset fed-ucmerced --clients 20 --seed 1 --out data/ucm-20
       fedkit build fed-rsic --partition pathological --set classes_per_client=5 --dry-run
+      fedkit build flair --jobs 16 --out s3://bucket/flair
+      fedkit build flair --engine ray --ray-address auto --out /shared/flair
     """
     from fedrsic_data import build as pipeline
+    from fedrsic_data import engines, remote, show
     from fedrsic_data import recipe as recipes
-    from fedrsic_data import show
     from fedrsic_data.sources.locate import Places
+
+    runs = engines.chosen(engine, jobs, ray_address)
 
     data = recipes.override(
         recipes.load(recipe),
@@ -126,7 +140,8 @@ def build(
         if dry_run:
             answer(show.planned(planned), json)
             return
-        built = pipeline.build(planned, out or Path("data") / wanted.name, overwrite=overwrite, listener=listener)
+        place = out or str(Path("data") / wanted.name)
+        built = remote.build(planned, place, overwrite=overwrite, listener=listener, engine=runs)
     answer(show.built(built), json)
 
 

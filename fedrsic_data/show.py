@@ -62,11 +62,11 @@ def planned(plan: Planned) -> Shown:
 
 def built(done: Built) -> Shown:
     """A finished build and what to do next."""
-    manifest, path = done.manifest, _short(done.path)
+    manifest, path = done.manifest, done.uri or _short(done.path)
     data = {
         "name": manifest.name,
-        "path": str(done.path),
-        "manifest": str(done.path / NAME),
+        "path": done.uri or str(done.path),
+        "manifest": f"{done.uri}/{NAME}" if done.uri else str(done.path / NAME),
         "digest": manifest.digest,
         "plan": manifest.plan.digest,
         "shards_written": done.written,
@@ -89,7 +89,12 @@ def built(done: Built) -> Shown:
     first, word = next(iter(manifest.subsets)), shlex.quote(str(path))
     code = f"import fedrsic_data as f; print(f.open({str(path)!r}).subset({first!r}).clients)"
     code = f'"{code}"' if word == str(path) else shlex.quote(code)  # the first is easier on the eye
-    parts += ["next:", f"  fedkit inspect {word}", f"  fedkit verify {word}", f"  python -c {code}"]
+    if done.uri:
+        files = f"{done.uri}/{first}/train/*.parquet"
+        code = shlex.quote(f"import datasets; print(datasets.load_dataset('parquet', data_files={files!r}))")
+        parts += ["next:", f"  python -c {code}"]
+    else:
+        parts += ["next:", f"  fedkit inspect {word}", f"  fedkit verify {word}", f"  python -c {code}"]
     return Shown(data, _group(parts))
 
 
