@@ -279,7 +279,7 @@ def train(
     device: Annotated[str | None, typer.Option(metavar="auto|cpu|cuda|mps", help="Where to compute.")] = None,
     set_: RunSets = None,
     tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Write TensorBoard events too.")] = False,
-    out: Annotated[Path | None, typer.Option(help="The run's folder; default runs/METHOD-SUBSET-seedN.")] = None,
+    out: Annotated[Path | None, typer.Option(help="The run's folder; default one below runs.")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Start anew, whatever run is there.")] = False,
     sample: Annotated[bool, typer.Option("--sample", help="With a recipe: stand-ins for the real images.")] = False,
     sources: Annotated[Path | None, typer.Option(help="With a recipe: folder searched for its sources.")] = None,
@@ -302,22 +302,25 @@ def train(
         *(["tensorboard=true"] if tensorboard else []),
         *(set_ or []),
     ]
-    with listening(quiet=json) as listener:
-        built = twin.folder(
-            manifest, sample=sample, places=Places(folder=sources) if sources else None, listener=listener
-        )
     from fedtrain import report, run
 
+    run.draft(method, sets)  # what is mistyped is said before anything is built
+    places = Places(folder=sources) if sources else None
+    with listening(quiet=json) as listener:
+        built = twin.folder(manifest, sample=sample, places=places, needed=subset or [], listener=listener)
     with _training(quiet=json) as hears:
         wanted = run.configs(method, built, subset or [], sets)
         results = run.train_all(wanted, out, overwrite=overwrite, cache=cache_folder(), listener=hears)
     answer(report.trained(results, sets), json)
+    if not report.learned(results):
+        raise typer.Exit(1)
 
 
 @app.command(short_help="Compare runs: mean and spread over seeds.")
 def compare(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Folders of runs, or a folder of such folders.")],
     form: Annotated[str, typer.Option("--format", metavar="text|csv|json|markdown", help="What to print.")] = "text",
+    json: Json = False,
 ) -> None:
     """Compare finished runs: figures down, runs across; runs that differ in their seed alone share a column.
 
@@ -329,7 +332,8 @@ def compare(
     """
     from fedtrain import report
 
-    answer(report.compared(report.grouped(report.found(runs)), form), json=False)
+    found = report.found(runs, note=lambda words: print(words, file=sys.stderr))
+    answer(report.compared(report.grouped(found), form), json)
 
 
 @app.command("list", short_help="List recipes, sources, partitioners and methods.")

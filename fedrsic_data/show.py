@@ -93,8 +93,10 @@ def built(done: Built) -> Shown:
         files = f"{done.uri}/{first}/train/*.parquet"
         code = shlex.quote(f"import datasets; print(datasets.load_dataset('parquet', data_files={files!r}))")
         parts += ["next:", f"  python -c {code}"]
-    else:
-        parts += ["next:", f"  fedkit inspect {word}", f"  fedkit verify {word}", f"  python -c {code}"]
+        return Shown(data, _group(parts))
+    method = "fedlgt" if manifest.subsets[first].multi_label else "fedpgp"
+    train = f"  fedkit train {method} --manifest {word} --subset {shlex.quote(first)}"
+    parts += ["next:", f"  fedkit inspect {word}", f"  fedkit verify {word}", train, f"  python -c {code}"]
     return Shown(data, _group(parts))
 
 

@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 from fedrsic_data import build, manifest
 from fedrsic_data.build import QUIET, Listener
 from fedrsic_data.errors import ManifestError, OutputError, UsageError
 from fedrsic_data.recipe import from_json, load, override, pinned, read_json, shipped, to_json
+from fedrsic_data.settings import suggest
 from fedrsic_data.sources.locate import Places
 
 
 def folder(
-    name_or_path: str, *, sample: bool = False, places: Places | None = None, listener: Listener = QUIET
+    name_or_path: str,
+    *,
+    sample: bool = False,
+    places: Places | None = None,
+    needed: Sequence[str] = (),
+    listener: Listener = QUIET,
 ) -> Path:
     """The folder of a built dataset.
 
@@ -22,10 +29,11 @@ def folder(
             then ``data/<name>`` is taken if it was built from that recipe, and built if it is not there.
         sample: With a recipe: procedural stand-ins instead of the real images.
         places: Where the sources of a recipe are; None: where they usually are.
+        needed: Subsets that a recipe must have. All of its subsets are built, so that ``data/<name>`` is the recipe's.
         listener: Hears of the progress of a build.
 
     Raises:
-        UsageError: A built dataset with ``sample`` or ``places``.
+        UsageError: A built dataset with ``sample`` or ``places``, or a recipe without a needed subset.
         ManifestError: There is no such dataset, or it cannot be read.
         OutputError: Another dataset stands where the twin should.
         SourceError: A source is missing, incomplete or not what it should be.
@@ -37,6 +45,9 @@ def folder(
         return built
     data = override(load(name_or_path), sample=sample)
     recipe = from_json(data, f"recipe {name_or_path}")
+    for name in needed:
+        if name not in recipe.subsets:
+            raise UsageError(f"recipe {name_or_path}: no subset {name!r}{suggest(name, recipe.subsets)}")
     out = Path("data") / recipe.name
     if (out / manifest.NAME).is_file():
         if to_json(manifest.load(out).recipe) != to_json(pinned(recipe)):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from dataclasses import dataclass, field
@@ -12,10 +13,10 @@ import torch
 
 from fedrsic_data.errors import OutputError
 from fedrsic_data.settings import decode, encode
+from fedtrain.files import STATE, writing
 from fedtrain.methods.base import State
-from fedtrain.state import load_state, save_state, writing
+from fedtrain.state import load_state, save_state
 
-NAME = "state.safetensors"
 _FORMAT = 1
 
 
@@ -45,6 +46,19 @@ class Counters:
 
 
 @dataclass(frozen=True)
+class Written:
+    """How much of ``metrics.jsonl`` is on disk.
+
+    Attributes:
+        bytes: Its length.
+        sha256: Digest of that, in hex.
+    """
+
+    bytes: int = 0
+    sha256: str = hashlib.sha256().hexdigest()
+
+
+@dataclass(frozen=True)
 class Checkpoint:
     """Where a run stands after a round.
 
@@ -53,14 +67,14 @@ class Checkpoint:
         shared: The server's state.
         personal: Client -> the round that its personal state, a file of its own, is of.
         counters: What has been counted.
-        journal: Length of ``metrics.jsonl`` in bytes.
+        journal: What of ``metrics.jsonl`` it knows.
     """
 
     round: int
     shared: State
     personal: dict[int, int] = field(default_factory=dict)
     counters: Counters = field(default_factory=Counters)
-    journal: int = 0
+    journal: Written = Written()
 
 
 def save(folder: Path, checkpoint: Checkpoint, key: str) -> None:
@@ -77,9 +91,9 @@ def save(folder: Path, checkpoint: Checkpoint, key: str) -> None:
         "round": checkpoint.round,
         "personal": sorted(checkpoint.personal.items()),
         "counters": encode(checkpoint.counters),
-        "journal": checkpoint.journal,
+        "journal": encode(checkpoint.journal),
     }
-    save_state(folder / NAME, checkpoint.shared, facts)
+    save_state(folder / STATE, checkpoint.shared, facts)
 
 
 def load(folder: Path, key: str, device: torch.device) -> Checkpoint | None:
@@ -93,7 +107,7 @@ def load(folder: Path, key: str, device: torch.device) -> Checkpoint | None:
     Raises:
         OutputError: It is damaged, or of another run.
     """
-    path = folder / NAME
+    path = folder / STATE
     if not path.exists():
         return None
     shared, facts = load_state(path, device)
@@ -106,7 +120,8 @@ def load(folder: Path, key: str, device: torch.device) -> Checkpoint | None:
             )
         personal = {int(client): int(round_) for client, round_ in facts["personal"]}
         counters = decode(Counters, facts["counters"], str(path))
-        return Checkpoint(int(facts["round"]), shared, personal, counters, int(facts["journal"]))
+        journal = decode(Written, facts["journal"], str(path))
+        return Checkpoint(int(facts["round"]), shared, personal, counters, journal)
     except (KeyError, TypeError, ValueError):
         raise OutputError(f"{path}: is no checkpoint; start the run anew with --overwrite") from None
 
@@ -114,36 +129,39 @@ def load(folder: Path, key: str, device: torch.device) -> Checkpoint | None:
 class Journal:
     """``metrics.jsonl``: a line a round, each round once, whatever was interrupted."""
 
-    def __init__(self, path: Path, length: int) -> None:
+    def __init__(self, path: Path, known: Written) -> None:
         """Opens it and cuts off what is newer than the checkpoint.
 
         Args:
             path: The file; made if need be.
-            length: Bytes of it that the checkpoint knows.
+            known: What of it the checkpoint knows.
 
         Raises:
-            OutputError: It is shorter than that.
+            OutputError: That is not what it begins with.
         """
         self._path = path
         with writing(path):
-            self._file = path.open("ab")
-        there = os.fstat(self._file.fileno()).st_size
-        if there < length:
-            self._file.close()
-            raise OutputError(f"{path}: is shorter than its checkpoint says; start the run anew with --overwrite")
-        self._file.truncate(length)
+            self._file = path.open("a+b")
+            self._file.seek(0)
+            self._digest = hashlib.sha256(self._file.read(known.bytes))
+            if self._digest.hexdigest() != known.sha256:
+                self._file.close()
+                raise OutputError(f"{path}: was cut or changed; start the run anew with --overwrite")
+            self._file.truncate(known.bytes)
 
     def append(self, line: dict[str, Any]) -> None:
         """Writes a line."""
+        data = json.dumps(line, allow_nan=False).encode() + b"\n"
         with writing(self._path):
-            self._file.write(json.dumps(line, allow_nan=False).encode() + b"\n")
+            self._file.write(data)
             self._file.flush()
+        self._digest.update(data)
 
-    def sync(self) -> int:
-        """Sees that all lines are on disk and gives their length in bytes."""
+    def sync(self) -> Written:
+        """Sees that all lines are on disk and says what they are."""
         with writing(self._path):
             os.fsync(self._file.fileno())
-        return os.fstat(self._file.fileno()).st_size
+        return Written(os.fstat(self._file.fileno()).st_size, self._digest.hexdigest())
 
     def close(self) -> None:
         """Lets go of the file."""

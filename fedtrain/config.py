@@ -6,7 +6,7 @@ import dataclasses
 import hashlib
 import json
 import types
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
@@ -152,26 +152,28 @@ def full_settings(method: str, given: object, settings: type) -> dict[str, Any]:
     return data
 
 
-def identity(config: RunConfig, manifest: str) -> str:
+def identity(config: RunConfig, manifest: str, weights: Mapping[str, str]) -> str:
     """What a run's result depends on, as a digest: two runs that share it give the same.
 
     Args:
         config: Resolved: with nothing left for ``auto``.
         manifest: The manifest's digest. Where it lies makes no difference.
+        weights: Digests of the files of weights that the config names.
     """
     data = {key: value for key, value in to_json(config).items() if key not in NEUTRAL}
-    return digest({"config": data, "manifest": manifest})
+    return digest({"config": data, "manifest": manifest, "weights": weights})
 
 
-def group(config: RunConfig, recipe: str) -> str:
+def group(config: RunConfig, recipe: str, weights: Mapping[str, str]) -> str:
     """What runs share that differ in their seed alone, as a digest.
 
     Args:
         config: Resolved.
         recipe: Digest of the dataset's recipe but for its seed.
+        weights: As for ``identity``.
     """
     data = {key: value for key, value in to_json(config).items() if key not in (*NEUTRAL, "seed")}
-    return digest({"config": data, "recipe": recipe})
+    return digest({"config": data, "recipe": recipe, "weights": weights})
 
 
 def digest(data: Any) -> str:

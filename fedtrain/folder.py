@@ -11,12 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fedrsic_data.errors import FedkitError, OutputError
-from fedtrain import checkpoint
+from fedrsic_data.errors import OutputError
 from fedtrain.config import NEUTRAL
-from fedtrain.state import write, writing
+from fedtrain.files import CHECKPOINT, CONFIG, RESULT, STATE, write, writing
 
-CONFIG, METRICS, CHECKPOINT, RESULT = "config.json", "metrics.jsonl", "checkpoint", "result.json"
 FORMAT = 1
 """Version of both files."""
 
@@ -40,41 +38,72 @@ class Result:
     trained: bool = False
 
 
-@contextmanager
-def held(folder: Path, facts: dict[str, Any], *, overwrite: bool) -> Iterator[Result | None]:
-    """Holds the run's folder for this process; gives the run that is finished there, if it is the same.
+@dataclass(frozen=True)
+class Held:
+    """A run's folder, kept from other processes.
 
-    A run that has no checkpoint yet has nothing to lose and gives way to another.
+    Attributes:
+        folder: Where it is.
+        facts: What its ``config.json`` is to hold.
+        goes_on: Whether it holds this run already, begun or finished.
+        standing: The run, if it is finished.
+    """
+
+    folder: Path
+    facts: dict[str, Any]
+    goes_on: bool
+    standing: Result | None
+
+    def begin(self) -> None:
+        """Makes the folder this run's; one that it goes on with stays as it is.
+
+        Raises:
+            OutputError: It cannot be written.
+        """
+        if not self.goes_on:
+            with writing(self.folder):
+                _clear(self.folder)
+            write(self.folder / CONFIG, text(self.facts))
+
+
+@contextmanager
+def held(folder: Path, facts: dict[str, Any], *, overwrite: bool) -> Iterator[Held]:
+    """Holds the run's folder for this process. Nothing in it is changed before ``Held.begin``.
 
     Raises:
         OutputError: It cannot be written, is held by another process, or holds something else.
     """
     with ExitStack() as stack:
         with writing(folder):
-            if folder.exists() and not folder.is_dir():
-                raise OutputError(f"{folder}: is a file; choose another --out")
-            ours = (folder / CONFIG).is_file()
-            if not ours and folder.exists() and set(os.listdir(folder)) - {_LOCK, CONFIG + ".tmp"}:
-                raise OutputError(f"{folder}: is not empty and holds no run; choose another --out")
+            check(folder, facts, overwrite=overwrite)
             folder.mkdir(parents=True, exist_ok=True)
-            _no_links(folder)
+            stack.callback(_leave_nothing, folder)
             stack.enter_context(_locked(folder))
-            begun = (folder / RESULT).exists() or (folder / CHECKPOINT / checkpoint.NAME).exists()
-            if overwrite or not begun:
-                _clear(folder)
-                write(folder / CONFIG, text(facts))
-            elif _told(there := _read(folder / CONFIG)) != _told(facts):
-                raise OutputError(f"{folder}: {_difference(there, facts)}; choose another --out, or --overwrite")
-        try:
-            yield load(folder) if (folder / RESULT).is_file() else None
-        except FedkitError:
-            if not begun and not (folder / CHECKPOINT / checkpoint.NAME).exists():  # nothing was trained: leave nothing
-                with suppress(OSError):
-                    _clear(folder)
-                    (folder / CONFIG).unlink()
-                    (folder / _LOCK).unlink()
-                    folder.rmdir()
-            raise
+        goes_on = check(folder, facts, overwrite=overwrite)
+        yield Held(folder, facts, goes_on, load(folder) if goes_on and (folder / RESULT).is_file() else None)
+
+
+def check(folder: Path, facts: Mapping[str, Any], *, overwrite: bool) -> bool:
+    """Whether a folder holds a run, begun or finished, that this one goes on with.
+
+    A run that has no checkpoint yet has nothing to lose and gives way to another.
+
+    Raises:
+        OutputError: It is no folder for this run: it holds another, something else, or links.
+    """
+    with writing(folder):
+        if not folder.exists():
+            return False
+        if not folder.is_dir():
+            raise OutputError(f"{folder}: is a file; choose another --out")
+        if not (folder / CONFIG).is_file() and set(os.listdir(folder)) - {_LOCK, CONFIG + ".tmp"}:
+            raise OutputError(f"{folder}: is not empty and holds no run; choose another --out")
+        _no_links(folder)
+        if overwrite or not ((folder / RESULT).exists() or (folder / CHECKPOINT / STATE).exists()):
+            return False
+    if _told(there := _read(folder / CONFIG)) != _told(facts):
+        raise OutputError(f"{folder}: {_difference(there, facts)}; choose another --out, or --overwrite")
+    return True
 
 
 def load(folder: Path) -> Result:
@@ -118,6 +147,14 @@ def _locked(folder: Path) -> Iterator[None]:
         yield
 
 
+def _leave_nothing(folder: Path) -> None:
+    """Removes a folder in which no run began."""
+    with suppress(OSError):
+        if set(os.listdir(folder)) == {_LOCK}:
+            (folder / _LOCK).unlink()
+            folder.rmdir()
+
+
 def _no_links(folder: Path) -> None:
     """Refuses links, through which files elsewhere would be written over or removed."""
     for path in (*folder.iterdir(), *(folder / CHECKPOINT).glob("*")):
@@ -149,6 +186,8 @@ def _difference(there: Mapping[str, Any], here: Mapping[str, Any]) -> str:
     if isinstance(old, dict):
         if there.get("dataset") != here["dataset"]:
             return f"holds a run on another dataset, {old.get('manifest')} as it then was"
+        if there.get("weights") != here["weights"]:
+            return f"holds a run with other weights in the file of {' or '.join(here['weights']) or 'clip'}"
         for key, value in new.items():
             if key == "method_settings" and isinstance(held := old.get(key), dict) and held.keys() == value.keys():
                 key = next((name for name in value if held[name] != value[name]), key)

@@ -17,6 +17,7 @@ from fedrsic_data.settings import encode, suggest
 from fedrsic_data.shown import Shown
 from fedtrain import folder as folders
 from fedtrain.config import NEUTRAL
+from fedtrain.files import CONFIG, RESULT
 from fedtrain.folder import Result
 
 if TYPE_CHECKING:
@@ -96,22 +97,37 @@ def trained(results: Sequence[Result], sets: Sequence[str] = ()) -> Shown:
     return Shown(data, _group(parts))
 
 
-def found(paths: Sequence[Path]) -> list[Result]:
-    """The finished runs that a person names: a run's folder, or a folder of such folders.
+def found(paths: Sequence[Path], note: Callable[[str], None] = lambda _: None) -> list[Result]:
+    """The finished runs that a person names, each once.
+
+    Args:
+        paths: Folders of runs, or folders that hold such folders, or folders of those.
+        note: Told which of the runs in a folder are left out, and why.
 
     Raises:
-        UsageError: A run is named twice, or is the same as another.
-        OutputError: A folder holds no run, or one that is not finished.
+        OutputError: A folder holds no finished run.
     """
     runs: dict[str, Result] = {}
     for path in paths:
-        inner = [] if (path / folders.CONFIG).is_file() else sorted(p.parent for p in path.glob(f"*/{folders.CONFIG}"))
-        for one in inner or [path]:
+        inner = []
+        if not (path / CONFIG).is_file():
+            inner = sorted(p.parent for depth in ("*", "*/*") for p in path.glob(f"{depth}/{CONFIG}"))
+        finished = [one for one in inner if (one / RESULT).is_file()]
+        for one in inner:
+            if one not in finished:
+                note(f"{one}: is not finished, left out")
+        for one in finished or [path]:
             run = folders.load(one)
-            if twin := runs.get(run.facts["run"]):
-                raise UsageError(f"{one}: is the same run as {twin.folder}; name each once")
-            runs[run.facts["run"]] = run
+            twin = runs.setdefault(run.facts["run"], run)
+            if twin.folder.resolve() != one.resolve():
+                note(f"{one}: is the same run as {twin.folder}, left out")
     return list(runs.values())
+
+
+def learned(results: Sequence[Result]) -> bool:
+    """Whether every run that trained could use an update."""
+    counters = [result.data["counters"] for result in results]
+    return not any(held["updates"] and held["refused"] == held["updates"] for held in counters)
 
 
 def grouped(results: Sequence[Result]) -> list[Group]:
@@ -208,6 +224,8 @@ def _story(result: Result) -> str:
     if n := len(data["clients_without_training_rows"]):
         words.append(f"{n} clients without training rows")
     words += [f"{counters[key]} updates {key}" for key in ("refused", "dropped") if counters[key]]
+    if not learned([result]):
+        words.append("which is every one: the model is the one it began with")
     return ", ".join(words)
 
 
@@ -286,7 +304,7 @@ def _as_csv(groups: Sequence[Group]) -> str:
     """A row a group and figure."""
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
-    writer.writerow(["dataset", "subset", "run", "figure", "mean", "std", "min", "max", "runs"])
+    writer.writerow(["dataset", "subset", "run", "figure", "mean", "std", "least", "most", "runs"])
     for group in groups:
         for name, s in group.figures.items():
             std = "" if s.std is None else s.std

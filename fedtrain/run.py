@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -23,8 +24,8 @@ from fedtrain import methods
 from fedtrain.config import Device, Precision, RunConfig, changed, digest, full_settings, group, identity, to_json
 from fedtrain.engines import local
 from fedtrain.engines.base import QUIET, Listener, plain
+from fedtrain.files import RESULT, write
 from fedtrain.methods.base import Context
-from fedtrain.state import write
 
 _TRAIN = "train"
 
@@ -40,6 +41,19 @@ def method_class(name: str) -> Any:
     return methods.METHODS[name]
 
 
+def draft(method: str, sets: Sequence[str]) -> RunConfig:
+    """A config that lacks its dataset.
+
+    Args:
+        method: Name of a method.
+        sets: ``key=value`` texts; see ``config.changed``.
+
+    Raises:
+        UsageError: There is no such method or key, or a value cannot be used.
+    """
+    return changed(RunConfig(method, manifest="", subset=""), sets, method_class(method).Settings)
+
+
 def configs(method: str, manifest: Path, subsets: Sequence[str], sets: Sequence[str]) -> list[RunConfig]:
     """A config for each subset.
 
@@ -53,9 +67,8 @@ def configs(method: str, manifest: Path, subsets: Sequence[str], sets: Sequence[
         UsageError: There is no such method, subset or key, or a value cannot be used.
         ManifestError: The dataset cannot be read.
     """
-    settings = method_class(method).Settings
     wanted = list(dict.fromkeys(subsets)) or Dataset(manifest).subsets
-    return [changed(RunConfig(method, str(manifest), subset), sets, settings) for subset in wanted]
+    return [replace(draft(method, sets), manifest=str(manifest), subset=subset) for subset in wanted]
 
 
 def train_all(
@@ -75,17 +88,14 @@ def train_all(
         cache: Folder for what can be computed again.
         listener: Hears of the progress.
     """
-    for config in wanted:
-        _prepared(config)
+    places = [out / config.subset if out is not None and len(wanted) > 1 else out for config in wanted]
+    for config, place in zip(wanted, places, strict=True):
+        ready, subset, _ = _prepared(config)
+        facts = _facts(ready, subset.dataset)
+        folders.check(place or _default_folder(ready, facts), facts, overwrite=overwrite)
     return [
-        train(
-            config,
-            out / config.subset if out is not None and len(wanted) > 1 else out,
-            overwrite=overwrite,
-            cache=cache,
-            listener=listener,
-        )
-        for config in wanted
+        train(config, place, overwrite=overwrite, cache=cache, listener=listener)
+        for config, place in zip(wanted, places, strict=True)
     ]
 
 
@@ -101,7 +111,7 @@ def train(
 
     Args:
         config: What to run; ``auto`` and None are resolved here.
-        out: The run's folder; None: ``runs/<method>-<subset>-seed<seed>``.
+        out: The run's folder; None: ``runs/<method>-<dataset>-<subset>-seed<seed>``.
         overwrite: Start anew, whatever run is in the folder.
         cache: Folder for what can be computed again (features of images); None: keep nothing.
         listener: Hears of the progress.
@@ -113,11 +123,11 @@ def train(
     """
     config, subset, rows = _prepared(config)
     method = method_class(config.method)
-    folder = out or Path("runs") / f"{config.method}-{config.subset}-seed{config.seed}"
     facts = _facts(config, subset.dataset)
-    with folders.held(folder, facts, overwrite=overwrite) as standing:
-        if standing is not None:
-            return standing
+    folder = out or _default_folder(config, facts)
+    with folders.held(folder, facts, overwrite=overwrite) as held:
+        if held.standing is not None:
+            return held.standing
         _remark(subset, rows, config, listener)
         context = Context(
             subset=subset,
@@ -139,9 +149,10 @@ def train(
             listener.say(f"training {config.method} on {config.subset}")
             bound = method(context, decode(method.Settings, config.method_settings, config.method))
             around.enter_context(_threads(getattr(bound, "threads", None)))
+            held.begin()
             done = local.run(bound, context, config, folder, facts["run"], listener)
         data = _result(context, config, done)
-        write(folder / folders.RESULT, folders.text(data))
+        write(folder / RESULT, folders.text(data))
     return folders.Result(folder, facts, data, trained=True)
 
 
@@ -277,11 +288,11 @@ def _facts(config: RunConfig, dataset: Dataset) -> dict[str, Any]:
     """What ``config.json`` holds."""
     manifest = dataset.manifest
     recipe = {key: value for key, value in encode(manifest.recipe).items() if key != "seed"}
-    recipe_digest = digest(recipe)
+    weights = _weights(config)
     return {
         "fedkit": folders.FORMAT,
-        "run": identity(config, manifest.digest),
-        "group": group(config, recipe_digest),
+        "run": identity(config, manifest.digest, weights),
+        "group": group(config, digest(recipe), weights),
         "config": to_json(config),
         "dataset": {
             "name": manifest.name,
@@ -289,8 +300,26 @@ def _facts(config: RunConfig, dataset: Dataset) -> dict[str, Any]:
             "seed": manifest.recipe.seed,
             "sample": manifest.recipe.sample is not None,
         },
+        "weights": weights,
         "versions": {name: version(name) for name in ("fedkit", "torch")},
     }
+
+
+def _weights(config: RunConfig) -> dict[str, str]:
+    """sha256 of the files of weights that a config names, by field; those that are fetched go by their names."""
+    named = {"clip": str(config.clip).partition(":")[2]}
+    named |= {key: str(config.method_settings[key]) for key in getattr(method_class(config.method), "files", ())}
+    found = {}
+    for key, path in named.items():
+        if path and os.path.isfile(path):
+            with Path(path).open("rb") as file:
+                found[key] = hashlib.file_digest(file, "sha256").hexdigest()
+    return found
+
+
+def _default_folder(config: RunConfig, facts: Mapping[str, Any]) -> Path:
+    names = dict.fromkeys((config.method, facts["dataset"]["name"], config.subset, f"seed{config.seed}"))
+    return Path("runs") / "-".join(names)
 
 
 def _result(context: Context, config: RunConfig, done: local.Outcome) -> dict[str, Any]:

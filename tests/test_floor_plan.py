@@ -39,7 +39,7 @@ FLOORS = (
 )
 # the same of fedtrain; of methods, only base stands where others may see it
 TRAIN_FLOORS = (
-    ("seeds", "metrics", "multilabel", "data", "images", "flat"),
+    ("seeds", "metrics", "multilabel", "data", "images", "flat", "files"),
     ("models",),
     ("features",),
     ("methods.base",),

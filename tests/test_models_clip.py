@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import huggingface_hub
 import numpy as np
 import open_clip
 import pytest
@@ -143,6 +144,12 @@ def test_a_pickle_is_not_run(tmp_path: Path) -> None:
     assert not (tmp_path / "sprung").exists()
 
 
+class Reachable:
+    """A session with a Hub that is there."""
+
+    def head(self, *_: object, **__: object) -> None: ...
+
+
 def test_a_known_tag_takes_the_activation_and_the_preprocessing_it_was_trained_with(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -151,6 +158,7 @@ def test_a_known_tag_takes_the_activation_and_the_preprocessing_it_was_trained_w
     known = {"hf_hub": "nobody/nothing/", "quick_gelu": True, "mean": (0.1, 0.2, 0.3), "std": (0.4, 0.5, 0.6)}
     monkeypatch.setitem(open_clip.pretrained._PRETRAINED, ARCH, {"openai": known})
     monkeypatch.setattr(open_clip, "download_pretrained", lambda _: str(file))
+    monkeypatch.setattr(huggingface_hub, "get_session", Reachable)
     clip = clips.load(f"{ARCH}:openai")
     assert type(clip.model.transformer.resblocks[0].mlp.gelu).__name__ == "QuickGELU"
     assert clip.preprocessing.mean == (0.1, 0.2, 0.3)
@@ -163,7 +171,37 @@ def test_weights_that_cannot_be_fetched_are_said_in_one_line(monkeypatch: pytest
         raise OSError("no route\nto host")
 
     monkeypatch.setattr(open_clip, "download_pretrained", fetch)
+    monkeypatch.setattr(huggingface_hub, "get_session", Reachable)
     refused("ViT-B-16:openai", DownloadError, r"no route to host.*ViT-B-16:PATH")
+
+
+def test_without_a_network_the_hub_is_asked_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Unreachable(Reachable):
+        def head(self, *_: object, **__: object) -> None:
+            raise OSError("Name or service not known")
+
+    def fetch(_: object) -> str:
+        raise AssertionError("tried all the same")
+
+    monkeypatch.setattr(open_clip, "download_pretrained", fetch)
+    monkeypatch.setattr(huggingface_hub, "get_session", Unreachable)
+    refused("ViT-B-16:openai", DownloadError, r"service not known\); connect once, or give a file: ViT-B-16:PATH")
+
+
+def test_weights_of_the_cache_need_no_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    top = tmp_path / "models--nobody--nothing"
+    held = top / "snapshots" / ("0" * 40) / "open_clip_model.safetensors"
+    for path in (held, top / "refs" / "main"):
+        path.parent.mkdir(parents=True)
+    (top / "refs" / "main").write_text("0" * 40)
+    wanted = clips.load(f"{ARCH}:random", random=4)
+    save_file(wanted.model.state_dict(), held)
+    monkeypatch.setitem(open_clip.pretrained._PRETRAINED, ARCH, {"openai": {"hf_hub": "nobody/nothing/"}})
+    monkeypatch.setattr(huggingface_hub, "get_session", lambda: pytest.fail("the network was asked"))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr("huggingface_hub.file_download.HF_HUB_CACHE", str(tmp_path), raising=False)
+    clip = clips.load(f"{ARCH}:openai")
+    assert torch.equal(clip.model.visual.proj, wanted.model.visual.proj)
 
 
 def test_what_is_not_a_clip_is_refused(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -15,9 +16,9 @@ from conftest import ROOT
 from federated_softmax import Softmax
 from test_train_engine import config, final, lines
 
-from fedrsic_data.errors import OutputError
+from fedrsic_data.errors import ManifestError, OutputError, UsageError
 from fedtrain import methods, run
-from fedtrain.checkpoint import Journal
+from fedtrain.checkpoint import Journal, Written
 from fedtrain.engines.base import Listener
 from fedtrain.state import load_state, save_state
 
@@ -206,9 +207,89 @@ def test_a_run_that_never_began_gives_way(sample_build: Path, tmp_path: Path) ->
     with pytest.raises(ZeroDivisionError):
         run.train(config(sample_build, "poison=0", "poison_round=1"), tmp_path / "run", listener=_Failing())
     assert (tmp_path / "run/config.json").is_file()
+    with pytest.raises(UsageError, match="no held-out split"):
+        run.train(config(sample_build, 'splits=["novel"]'), tmp_path / "run")
     done = run.train(config(sample_build, "seed=5"), tmp_path / "run")
     assert done.facts["config"]["seed"] == 5
     assert json.loads((tmp_path / "run/config.json").read_text())["config"]["seed"] == 5
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_what_cannot_begin_changes_nothing(
+    sample_build: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, overwrite: bool
+) -> None:
+    """Also not with ``overwrite``, whose run is only gone once the new one is ready to train."""
+
+    def cannot(*_: object) -> None:
+        raise UsageError("no such weights")
+
+    run.train(config(sample_build), tmp_path / "run")
+    before = {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
+    monkeypatch.setattr(Softmax, "__init__", cannot)
+    with pytest.raises(OutputError if not overwrite else UsageError):
+        run.train(config(sample_build, "lr=0.1"), tmp_path / "run", overwrite=overwrite)
+    with pytest.raises(UsageError, match="no such weights"):
+        run.train(config(sample_build, "lr=0.1"), tmp_path / "other", overwrite=overwrite)
+    assert {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()} == before
+    assert not (tmp_path / "other").exists()
+
+
+def test_weights_in_a_file_are_known_by_what_is_in_it(sample_build: Path, tmp_path: Path) -> None:
+    (tmp_path / "weights.safetensors").write_bytes(b"one")
+    wanted = config(sample_build, f"clip=ViT-B-16:{tmp_path}/weights.safetensors")
+    run.train(wanted, tmp_path / "run")
+    assert not run.train(wanted, tmp_path / "run").trained
+    (tmp_path / "weights.safetensors").write_bytes(b"two")
+    with pytest.raises(OutputError, match="holds a run with other weights in the file of clip"):
+        run.train(wanted, tmp_path / "run")
+
+
+@pytest.mark.parametrize("name", ["config.json", "metrics.jsonl", "checkpoint", "checkpoint/personal", ".lock"])
+def test_links_are_refused_and_what_they_lead_to_stays(sample_build: Path, tmp_path: Path, name: str) -> None:
+    run.train(config(sample_build), tmp_path / "run")
+    path, away = tmp_path / "run" / name, tmp_path / "away"
+    path.rename(away)
+    path.symlink_to(away)
+    before = {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
+    for overwrite in (False, True):
+        with pytest.raises(OutputError, match="is a link, and what it leads to would be changed"):
+            run.train(config(sample_build, "seed=1"), tmp_path / "run", overwrite=overwrite)
+    assert {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()} == before
+
+
+@pytest.mark.parametrize("change", ["values", "round", "client", "run"])
+def test_states_that_are_not_what_they_should_be(sample_build: Path, tmp_path: Path, change: str) -> None:
+    """A digest is in every state, and so is whose it is: a well-formed file of another is not taken."""
+    run.train(config(sample_build), tmp_path / "run")
+    (tmp_path / "run/result.json").unlink()
+    personal = tmp_path / "run/checkpoint/personal"
+    path = personal / "client-00003-round-00004.safetensors"
+    state, facts = load_state(path, torch.device("cpu"))
+    if change == "values":
+        data = bytearray(path.read_bytes())
+        data[-1] ^= 1
+        path.write_bytes(data)
+    elif change == "client":
+        path.write_bytes((personal / "client-00004-round-00004.safetensors").read_bytes())
+    else:
+        save_state(path, state, facts | ({"round": 3} if change == "round" else {"key": "other"}))
+    with pytest.raises(OutputError, match=r"client-00003.*(its digest differs|another client, round or run)"):
+        run.train(config(sample_build), tmp_path / "run")
+
+
+def test_an_edited_manifest_or_config_is_noticed(sample_build: Path, tmp_path: Path) -> None:
+    built = tmp_path / "fed"
+    shutil.copytree(sample_build, built)
+    run.train(config(built), tmp_path / "run")
+    path = tmp_path / "run/config.json"
+    path.write_text(path.read_text().replace('"lr": 0.5', '"lr": 0.1'))
+    with pytest.raises(OutputError, match=r"holds a run with lr=0.1, not 0.5"):
+        run.train(config(built), tmp_path / "run")
+    manifest = built / "manifest.json"
+    manifest.write_text(manifest.read_text().replace('"alpha": 0.5', '"alpha": 0.6'))
+    with pytest.raises(ManifestError, match=r"was edited, its digest differs; run: fedkit verify"):
+        run.train(config(built), tmp_path / "new")
+    assert not (tmp_path / "new").exists()
 
 
 class _Failing(Listener):
@@ -266,13 +347,15 @@ def test_defect_16_the_journal_has_every_round_once(sample_build: Path, tmp_path
     run.train(config(sample_build), tmp_path / "run")
     assert path.read_bytes() == whole
     (tmp_path / "run/result.json").unlink()
-    path.write_bytes(whole[:-1])
-    with pytest.raises(OutputError, match="metrics.jsonl: is shorter than its checkpoint says"):
-        run.train(config(sample_build), tmp_path / "run")
+    for spoilt in (whole[:-1], whole.replace(b'"round": 2', b'"round": 7'), b""):
+        path.write_bytes(spoilt)
+        with pytest.raises(OutputError, match="metrics.jsonl: was cut or changed; start the run anew"):
+            run.train(config(sample_build), tmp_path / "run")
+        assert path.read_bytes() == spoilt
 
 
 def test_no_number_that_json_lacks(tmp_path: Path) -> None:
-    journal = Journal(tmp_path / "metrics.jsonl", 0)
+    journal = Journal(tmp_path / "metrics.jsonl", Written())
     with pytest.raises(ValueError, match="not JSON compliant"):
         journal.append({"loss": float("nan")})
     journal.close()

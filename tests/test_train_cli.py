@@ -45,7 +45,7 @@ def test_train_one_subset(command, sample_build: Path, tmp_path: Path, monkeypat
     assert "procedural sample, not real data" in out
     assert "test/accuracy/worst_decile" in out
     assert "sent/floats per client and round" in out
-    assert "runs/softmax-fed-ucmerced-seed0: 2 rounds in" in out
+    assert "runs/softmax-fed-rsic-sample-fed-ucmerced-seed0: 2 rounds in" in out
     assert "fedkit train softmax --manifest" in out
     assert "--seed 1" in out
     assert "training softmax on fed-ucmerced ...\n" in err
@@ -53,10 +53,14 @@ def test_train_one_subset(command, sample_build: Path, tmp_path: Path, monkeypat
     assert code == 0
     assert "was finished already" in out
     assert "training" not in err
-    code, out, err = command(*wanted, "--seed", 1, "--out", "runs/softmax-fed-ucmerced-seed0")
+    code, out, err = command(*wanted, "--seed", 1, "--out", "runs/softmax-fed-rsic-sample-fed-ucmerced-seed0")
     assert code == 1
-    assert err.splitlines()[-1].startswith("error: runs/softmax-fed-ucmerced-seed0: holds a run with seed=0, not 1;")
-    code, out, err = command(*wanted, "--seed", 1, "--out", "runs/softmax-fed-ucmerced-seed0", "--overwrite")
+    assert err.splitlines()[-1].startswith(
+        "error: runs/softmax-fed-rsic-sample-fed-ucmerced-seed0: holds a run with seed=0, not 1;"
+    )
+    code, out, err = command(
+        *wanted, "--seed", 1, "--out", "runs/softmax-fed-rsic-sample-fed-ucmerced-seed0", "--overwrite"
+    )
     assert code == 0, err
 
 
@@ -87,7 +91,7 @@ def test_all_subsets_in_turn(command, tmp_path: Path, monkeypatch: pytest.Monkey
     assert "writing shards" in err
     header = next(line for line in out.splitlines() if "figure" in line)
     assert header.split() == ["figure", "fed-optimal", "fed-ucmerced"]
-    assert "fedkit compare runs/softmax-fed-optimal-seed0 runs/softmax-fed-ucmerced-seed0" in out
+    assert "fedkit compare runs/softmax-fed-rsic-fed-optimal-seed0 runs/softmax-fed-rsic-fed-ucmerced-seed0" in out
     code, out, err = command(*wanted, "--seed", 1, "--out", "here")
     assert code == 0, err
     assert "writing shards" not in err  # the twin is there
@@ -187,8 +191,8 @@ def test_real_methods_end_to_end(tmp_path: Path) -> None:
     width = run["counters"]["client_floats"] // 4
     assert run["counters"]["client_floats"] == 4 * width > 0
     assert sorted(p.name for p in (tmp_path / "runs").iterdir()) == [
-        "fedpgp-fed-ucmerced-seed0",
-        "zeroshot-fed-ucmerced-seed0",
+        "fedpgp-fed-rsic-sample-fed-ucmerced-seed0",
+        "zeroshot-fed-rsic-sample-fed-ucmerced-seed0",
     ]
     table = fedkit("compare", "runs", cwd=tmp_path)
     assert table.returncode == 0, table.stderr

@@ -5,12 +5,15 @@ from __future__ import annotations
 import csv
 import io
 import json
+import shutil
 import statistics
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import torch
-from conftest import sampled
+from conftest import ROOT, sampled
 from federated_softmax import Softmax
 from rich.console import Console
 from test_train_engine import config
@@ -86,20 +89,41 @@ def test_forms_tell_the_same(runs: Path) -> None:
 
 
 def test_what_cannot_be_compared(runs: Path, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="is the same run as"):
-        report.found([runs / "a0", runs / "a0"])
     with pytest.raises(OutputError, match="holds no run"):
         report.found([tmp_path])
     with pytest.raises(UsageError, match="--format 'cvs': there is no such form; did you mean 'csv'"):
         report.compared(report.grouped(report.found([runs / "b"])), "cvs")
     (tmp_path / "half").mkdir()
     (tmp_path / "half/config.json").write_bytes((runs / "b/config.json").read_bytes())
-    with pytest.raises(OutputError, match="half: is not finished; run the same fedkit train again"):
-        report.found([tmp_path / "half"])
+    for path in (tmp_path / "half", tmp_path):  # by name, and as all that there is
+        with pytest.raises(OutputError, match="half: is not finished; run the same fedkit train again|holds no run"):
+            report.found([path])
     (tmp_path / "half/config.json").write_text("{")
     (tmp_path / "half/result.json").write_text("{}")
     with pytest.raises(OutputError, match="config.json: cannot be read"):
         report.found([tmp_path / "half"])
+
+
+def test_folders_of_runs(runs: Path, tmp_path: Path) -> None:
+    """Two deep; what is not finished and what is there twice is left out and said."""
+    shutil.copytree(runs, tmp_path / "all/first")
+    shutil.copytree(runs / "b", tmp_path / "all/again")
+    (tmp_path / "all/first/a1/result.json").unlink()
+    notes: list[str] = []
+    held = report.found([tmp_path / "all", tmp_path / "all/again"], notes.append)
+    assert [r.folder.name for r in held] == ["again", "a0", "a2", "c"]
+    assert [note.replace(str(tmp_path), "") for note in notes] == [
+        "/all/first/a1: is not finished, left out",
+        f"/all/first/b: is the same run as {tmp_path}/all/again, left out".replace(str(tmp_path), ""),
+    ]
+
+
+def test_comparing_needs_no_torch(runs: Path) -> None:
+    code = f"import sys, cli; sys.argv = ['fedkit', 'compare', {str(runs)!r}, '--json']\ntry: cli.main()\n"
+    code += "except SystemExit: sys.exit('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=False)
+    assert done.returncode == 0, done.stderr
+    assert len(json.loads(done.stdout)["groups"]) == 2
 
 
 def test_a_figure_that_only_some_have(runs: Path) -> None:

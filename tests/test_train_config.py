@@ -101,13 +101,14 @@ def test_identity_is_of_what_changes_a_result() -> None:
     }  # fmt: skip
     assert set(other) == {field.name for field in dataclasses.fields(RunConfig)}
     for key, value in other.items():
-        same = configs.identity(dataclasses.replace(BASE, **{key: value}), "d") == configs.identity(BASE, "d")
+        same = configs.identity(dataclasses.replace(BASE, **{key: value}), "d", {}) == configs.identity(BASE, "d", {})
         assert same == (key in NEUTRAL), key
-    assert configs.identity(BASE, "d") != configs.identity(BASE, "e")
+    assert configs.identity(BASE, "d", {}) != configs.identity(BASE, "e", {})
+    assert configs.identity(BASE, "d", {}) != configs.identity(BASE, "d", {"clip": "0"})
 
 
 def test_a_group_is_runs_but_for_their_seed() -> None:
     again = dataclasses.replace(BASE, seed=4, cohort=1)
-    assert configs.group(BASE, "r") == configs.group(again, "r")
-    assert configs.group(BASE, "r") != configs.group(dataclasses.replace(BASE, rounds=4), "r")
-    assert configs.group(BASE, "r") != configs.group(BASE, "q")
+    assert configs.group(BASE, "r", {}) == configs.group(again, "r", {})
+    assert configs.group(BASE, "r", {}) != configs.group(dataclasses.replace(BASE, rounds=4), "r", {})
+    assert configs.group(BASE, "r", {}) != configs.group(BASE, "q", {})

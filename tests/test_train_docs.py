@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from conftest import ROOT, sampled
 
-from fedtrain import folder
+from fedtrain import files
 from fedtrain.config import NEUTRAL, RunConfig
 
 TEXT = (ROOT / "docs" / "training.md").read_text()
@@ -39,6 +39,6 @@ def test_python_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     exec(code, names)
     assert "test/local/mean" in names["figures"]  # type: ignore[operator]
     there = {p.name for p in (tmp_path / "runs/zeroshot").iterdir()} - {".lock"}
-    assert there == {folder.CONFIG, folder.METRICS, folder.CHECKPOINT, folder.RESULT}
+    assert there == {files.CONFIG, files.METRICS, files.CHECKPOINT, files.RESULT}
     for name in there:
         assert f"`{name}" in TEXT

@@ -15,7 +15,7 @@ from federated_softmax import Softmax
 from fedrsic_data.errors import OutputError, UsageError
 from fedrsic_data.reader import Subset
 from fedtrain import config as configs
-from fedtrain import methods, run
+from fedtrain import methods, report, run
 from fedtrain.aggregate import WeightedMean
 from fedtrain.config import RunConfig
 from fedtrain.engines import base
@@ -365,6 +365,26 @@ def test_several_subsets_are_checked_before_the_first_begins(sample_build: Path,
     with pytest.raises(UsageError, match="novel"):
         run.train_all([good, bad], tmp_path / "runs")
     assert not (tmp_path / "runs").exists()
+
+
+def test_folders_of_several_subsets_are_checked_before_the_first_begins(sample_build: Path, tmp_path: Path) -> None:
+    (tmp_path / "runs/other").mkdir(parents=True)
+    (tmp_path / "runs/other/thesis.tex").write_text("x")
+    good, bad = config(sample_build), config(sample_build)
+    places = iter([None, tmp_path / "runs/other"])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tmp_path)
+        patch.setattr(run, "_default_folder", lambda *_: next(places) or Path("runs/first"))
+        with pytest.raises(OutputError, match="holds no run"):
+            run.train_all([good, bad])
+    assert not (tmp_path / "runs/first").exists()
+
+
+def test_a_run_whose_every_update_is_refused_says_so(sample_build: Path, tmp_path: Path) -> None:
+    done = run.train(config(sample_build, "lr=1e38", "rounds=1"), tmp_path / "run")
+    assert done.data["counters"]["refused"] == done.data["counters"]["updates"] == 10
+    assert not report.learned([done])
+    assert report.learned([run.train(config(sample_build, "rounds=1"), tmp_path / "good")])
 
 
 def test_deterministic_mode_is_left_again(sample_build: Path, tmp_path: Path) -> None:

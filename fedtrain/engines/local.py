@@ -14,7 +14,7 @@ from fedtrain.aggregate import WeightedMean
 from fedtrain.checkpoint import Checkpoint, Counters, Journal
 from fedtrain.config import RunConfig
 from fedtrain.engines.base import QUIET, Listener, answering, asked, finite, plain, sent, summarise
-from fedtrain.folder import CHECKPOINT, METRICS
+from fedtrain.files import CHECKPOINT, METRICS
 from fedtrain.methods.base import Context, Evaluation, Method, State, Update
 from fedtrain.state import PersonalStore, placed
 

@@ -39,6 +39,7 @@ class FedAvg:
 
     Settings = FedAvgSettings
     multi_label: ClassVar[bool] = True
+    files: ClassVar[tuple[str, ...]] = ("backbone_weights",)
     rounds: ClassVar[int] = 50
     clients_per_round: ClassVar[int] = 50
 

@@ -76,6 +76,7 @@ class FedLGT:
 
     Settings = FedLGTSettings
     multi_label: ClassVar[bool] = True
+    files: ClassVar[tuple[str, ...]] = ("backbone_weights",)
     rounds: ClassVar[int] = 50
     clients_per_round: ClassVar[int] = 50
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -262,7 +263,18 @@ def _tokenizer(arch: str) -> Tokenizer:
 
 
 def _fetched(spec: str, arch: str, known: Mapping[str, Any]) -> Path:
+    """Weights that open_clip knows by name: from the Hub's cache without asking the network, else fetched."""
+    import huggingface_hub as hub
+
+    repo, name = os.path.split(known.get("hf_hub", ""))
+    defaults = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
+    for held in (Path(name).with_suffix(".safetensors").name, name) if name else defaults:
+        path = hub.try_to_load_from_cache(repo, held) if repo else None
+        if isinstance(path, str):
+            return Path(path)
     try:
+        if repo:  # asked once, and not a minute long as the Hub's client does where there is no network
+            hub.get_session().head(hub.constants.ENDPOINT, timeout=10)
         return Path(open_clip.download_pretrained(known))
     except Exception as error:  # what a hub's client raises is its own affair
         words = _line(error)
