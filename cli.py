@@ -281,6 +281,9 @@ def train(
     tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Write TensorBoard events too.")] = False,
     out: Annotated[Path | None, typer.Option(help="The run's folder; default one below runs.")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Start anew, whatever run is there.")] = False,
+    engine: Annotated[
+        str, typer.Option(metavar="local|flower", help="In this process, or in Flower's simulation.")
+    ] = "local",
     sample: Annotated[bool, typer.Option("--sample", help="With a recipe: stand-ins for the real images.")] = False,
     sources: Annotated[Path | None, typer.Option(help="With a recipe: folder searched for its sources.")] = None,
     json: Json = False,
@@ -293,6 +296,7 @@ def train(
       fedkit train fedrsclip --manifest fed-rsic --sample --rounds 20
       fedkit train promptfl --manifest data/fed-rsic --clients-per-round 5 --seed 1
       fedkit train fedpgp --manifest data/fed-rsic --set rank=4 --set eval_every=5 --out runs/rank-4
+      fedkit train fedpgp --manifest data/fed-rsic --engine flower --set flower.cpus=2
     """
     from fedrsic_data import twin
     from fedrsic_data.sources.locate import Places, cache_folder
@@ -304,13 +308,14 @@ def train(
     ]
     from fedtrain import report, run
 
+    where = run.engine(engine)
     run.draft(method, sets)  # what is mistyped is said before anything is built
     places = Places(folder=sources) if sources else None
     with listening(quiet=json) as listener:
         built = twin.folder(manifest, sample=sample, places=places, needed=subset or [], listener=listener)
     with _training(quiet=json) as hears:
         wanted = run.configs(method, built, subset or [], sets)
-        results = run.train_all(wanted, out, overwrite=overwrite, cache=cache_folder(), listener=hears)
+        results = run.train_all(wanted, out, overwrite=overwrite, cache=cache_folder(), listener=hears, engine=where)
     answer(report.trained(results, sets), json)
     if not report.learned(results):
         raise typer.Exit(1)

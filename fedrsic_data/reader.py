@@ -138,6 +138,16 @@ class Subset:
             raise UsageError(f"{self.name}: no client {client_id!r}; there are {len(self.clients)}, {self._example()}")
         return Client(self, client_id)
 
+    def part(self, clients: Sequence[str]) -> Subset:
+        """The same federation with some of its clients only; what its ``entry`` says is still of all.
+
+        Raises:
+            UsageError: There is no such client.
+        """
+        for client in clients:
+            self.client(client)
+        return _Part(self.dataset, self.name, clients)
+
     def read(self, split: str, columns: Sequence[str] | None = None) -> pa.Table:
         """All clients' rows of a split, pooled, in the order of the clients.
 
@@ -200,6 +210,20 @@ class Subset:
 
     def _example(self) -> str:
         return f"{self.clients[0]} to {self.clients[-1]}" if self.clients else "none"
+
+
+class _Part(Subset):
+    """Some clients of a subset."""
+
+    def __init__(self, dataset: Dataset, name: str, clients: Sequence[str]) -> None:
+        super().__init__(dataset, name)
+        whole = super().client_table
+        self.client_table = whole.filter(pc.is_in(whole.column("client_id"), value_set=pa.array(clients, pa.string())))
+
+    def read(self, split: str, columns: Sequence[str] | None = None) -> pa.Table:
+        """See ``Subset.read``; a file may hold other clients too, so each is read by itself."""
+        wanted = self.schema(columns)
+        return pa.concat_tables([wanted.empty_table(), *(self.client(c).read(split, columns) for c in self.clients)])
 
 
 class Client:

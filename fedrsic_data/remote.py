@@ -59,12 +59,12 @@ def build(
     if "://" not in out:
         return pipeline.build(planned, Path(out), overwrite=overwrite, listener=listener, engine=engine)
     remote, root = _opened(out)
+    standing = _standing(remote, root, out, planned, overwrite=overwrite)
+    staged = cache_folder() / "staged" / hashlib.sha256(out.encode()).hexdigest()[:16]
+    built = pipeline.build(planned, staged, overwrite=overwrite, listener=listener, engine=engine)
+    whole = {file.path: file.bytes for file in manifest.files(built.manifest)}
+    written = built.written
     with _speaking(out):
-        standing = _standing(remote, root, out, planned, overwrite=overwrite)
-        staged = cache_folder() / "staged" / hashlib.sha256(out.encode()).hexdigest()[:16]
-        built = pipeline.build(planned, staged, overwrite=overwrite, listener=listener, engine=engine)
-        whole = {file.path: file.bytes for file in manifest.files(built.manifest)}
-        written = built.written
         if standing == built.manifest.digest:
             whole = {path: size for path, size in whole.items() if _size(remote, f"{root}/{path}") != size}
             written = len(whole)
@@ -99,7 +99,7 @@ def _speaking(out: str) -> Iterator[None]:
     """Says in one line that a remote place could not be read or written."""
     try:
         yield
-    except (pa.ArrowException, PermissionError, ConnectionError, TimeoutError) as error:
+    except (pa.ArrowException, OSError) as error:
         raise OutputError(f"{out}: cannot be written ({' '.join(str(error).split())[:300]})") from None
 
 

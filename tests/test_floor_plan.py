@@ -47,9 +47,9 @@ TRAIN_FLOORS = (
     ("checkpoint",),
     ("folder",),
     ("engines",),
-    ("run", "report"),
+    ("run", "report", "flower"),
 )
-BINDERS = {"methods", "run", "report"}  # who may see methods by name
+BINDERS = {"methods", "run", "report", "flower"}  # who may see methods by name
 CONTRACT = {"manifest", "schema", "reader", "errors", "settings", "shown"}
 HELPERS = {"sources": {"base", "classfolders", "locate", "hub"}}
 
