@@ -221,6 +221,27 @@ def resplit(
     answer(show.built(built), json)
 
 
+@app.command("split-sites", short_help="Write a dataset folder for each client, to hand to its site.")
+def split_sites(
+    manifest: Annotated[Path, typer.Argument(help="A built manifest.json or its folder.")],
+    out: Annotated[Path, typer.Option(help="Folder to make; one folder a site is made in it.")],
+    group: Annotated[int, typer.Option(help="Clients in a folder.")] = 1,
+    json: Json = False,
+) -> None:
+    """Take a built dataset apart: a self-contained folder for each client, and one without images for the server.
+
+    \b
+    Examples:
+      fedkit split-sites data/fed-rsic --out sites
+      fedkit split-sites data/flair --group 1000 --out sites
+    """
+    from fedrsic_data import show, sites
+
+    with bars(quiet=json) as bar:
+        written = sites.split(manifest, out, group=group, progress=bar("sites"))
+    answer(show.handed_out(out, written), json)
+
+
 @app.command(short_help="Show who has what, and how skewed it is.")
 def inspect(
     manifest: Annotated[Path, typer.Argument(help="A built manifest.json or its folder.")],
@@ -339,6 +360,59 @@ def compare(
 
     found = report.found(runs, note=lambda words: print(words, file=sys.stderr))
     answer(report.compared(report.grouped(found), form), json)
+
+
+flower = typer.Typer(add_completion=False, rich_markup_mode=None, help="A federation of real sites, over Flower.")
+app.add_typer(flower, name="flower", short_help="A federation of real sites, over Flower.")
+
+
+@flower.command("app", short_help="Write the app of a federation, for flwr run.")
+def flower_app(
+    folder: Annotated[Path, typer.Argument(help="Folder to write.")],
+    method: Annotated[str, typer.Option(help="A method by name; see: fedkit list methods.")],
+    manifest: Annotated[Path, typer.Option(help="The server's manifest; see: fedkit split-sites.")],
+    subset: Annotated[str | None, typer.Option(help="Only this subset.")] = None,
+    rounds: Annotated[int | None, typer.Option(help="Rounds to train; default as published.")] = None,
+    seed: Seed = None,
+    set_: RunSets = None,
+    out: Annotated[Path | None, typer.Option(help="The run's folder, on the server; default runs beside it.")] = None,
+    json: Json = False,
+) -> None:
+    """Write the thin Flower app of a federation: its modules import fedkit, which server and sites have installed.
+
+    \b
+    Examples:
+      fedkit flower app federation --method fedpgp --manifest sites/server --subset fed-ucmerced
+      fedkit flower app federation --method fedlgt --manifest sites/server --set flower.scores=true
+    """
+    from fedtrain.flower import app as federation
+
+    sets = [*_given(rounds=rounds, seed=seed), *(set_ or [])]
+    answer(federation.write(folder, method, manifest, subset, sets, out), json)
+
+
+@flower.command("run", short_help="Run such an app and wait; exits with 1 if it fails.")
+def flower_run(
+    folder: Annotated[Path, typer.Argument(help="The app's folder.")],
+    connection: Annotated[str | None, typer.Argument(help="A SuperLink of Flower's config.toml.")] = None,
+    run_config: Annotated[
+        list[str] | None, typer.Option(metavar="KEY=VALUE", help="For flwr run --run-config; repeatable.")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Run an app on a SuperLink and wait until it ends. Unlike flwr run, it exits with 1 if the run fails.
+
+    \b
+    Examples:
+      fedkit flower run federation my-superlink
+    """
+    from fedtrain.flower import app as federation
+
+    def tell(words: str) -> None:
+        if not json:
+            print(words, file=sys.stderr)
+
+    answer(federation.run(folder, connection, run_config or [], tell), json)
 
 
 @app.command("list", short_help="List recipes, sources, partitioners and methods.")

@@ -19,6 +19,7 @@ from fedrsic_data.plan import Planned
 from fedrsic_data.reader import Dataset
 from fedrsic_data.settings import encode, suggest
 from fedrsic_data.shown import Shown, plain
+from fedrsic_data.sites import SERVER, Site
 from fedrsic_data.verify import Problem
 
 if TYPE_CHECKING:
@@ -97,6 +98,17 @@ def built(done: Built) -> Shown:
     method = "fedlgt" if manifest.subsets[first].multi_label else "fedpgp"
     train = f"  fedkit train {method} --manifest {word} --subset {shlex.quote(first)}"
     parts += ["next:", f"  fedkit inspect {word}", f"  fedkit verify {word}", train, f"  python -c {code}"]
+    return Shown(data, _group(parts))
+
+
+def handed_out(out: Path, written: Sequence[Site]) -> Shown:
+    """Folders for sites, and what to do with them."""
+    data = {"path": str(out), "sites": [encode(site) for site in written], "server": str(out / SERVER)}
+    first = shlex.quote(str(out / written[0].name))
+    parts: list[RenderableType] = [f"{out}: {_many(len(written), 'site')}, and {SERVER}, which has no images"]
+    parts += [f"  {s.name}: {_many(len(s.clients), 'client')}, {s.rows:,} rows" for s in written[:10]]
+    parts += [f"  ... and {len(written) - 10:,} more"] if len(written) > 10 else []
+    parts += ["next:", f"  fedkit verify {first}", "  fedkit flower app federation"]
     return Shown(data, _group(parts))
 
 

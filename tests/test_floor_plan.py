@@ -32,7 +32,7 @@ FLOORS = (
     ("workspace", "engines"),
     ("describe", "verify"),
     ("build",),
-    ("resplit", "twin", "remote"),
+    ("resplit", "twin", "remote", "sites"),
     ("show",),
     ("new",),
     ("console",),

@@ -101,6 +101,23 @@ def run(
     return replace(done, facts=privacy.spent(config.dp, releases, able))
 
 
+class Over:
+    """Flower as an engine, over a grid that is there; see ``engines.Engine``."""
+
+    def __init__(self, link: Link) -> None:
+        self._link = link
+
+    def check(self, config: RunConfig) -> None:
+        """See ``check``."""
+        check(config)
+
+    def run(
+        self, method: Method, context: Context, config: RunConfig, folder: Path, key: str, listener: Listener
+    ) -> Outcome:
+        """See ``run``."""
+        return run(self._link, method, context, config, folder, key, listener)
+
+
 class Sites:
     """Clients behind a grid; see ``rounds.Clients``."""
 

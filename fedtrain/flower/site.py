@@ -137,7 +137,7 @@ class _Kept:
         self, told: wire.Order, method: Method, memory: RecordDict, place: Place, device: torch.device
     ) -> None:
         self._told, self._memory, self._device = told, memory, device
-        self._initial = lambda: placed(method.personal(0), device)
+        self._start = placed(method.personal(0), device)
         self._name = f"{_KEPT}.{told.number}"
         self._store: PersonalStore | None = None
         if place.states is not None:
@@ -158,8 +158,8 @@ class _Kept:
             OutputError: It is gone.
         """
         told = self._told
-        if not self._initial() or not told.since:
-            return self._initial()
+        if not self._start or not told.since:
+            return self._start
         facts = self._memory.config_records.get(self._name)
         if facts is not None and (facts["key"], facts["round"]) == (told.key, told.since):
             return wire.state(self._memory.array_records[f"{self._name}.arrays"], self._device)
