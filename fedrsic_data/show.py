@@ -108,7 +108,11 @@ def handed_out(out: Path, written: Sequence[Site]) -> Shown:
     parts: list[RenderableType] = [f"{out}: {_many(len(written), 'site')}, and {SERVER}, which has no images"]
     parts += [f"  {s.name}: {_many(len(s.clients), 'client')}, {s.rows:,} rows" for s in written[:10]]
     parts += [f"  ... and {len(written) - 10:,} more"] if len(written) > 10 else []
-    parts += ["next:", f"  fedkit verify {first}", "  fedkit flower app federation"]
+    parts += [
+        "next:",
+        f"  fedkit verify {first}",
+        f"  fedkit flower app federation --method fedpgp --manifest {shlex.quote(str(out / SERVER))}",
+    ]
     return Shown(data, _group(parts))
 
 

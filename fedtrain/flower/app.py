@@ -18,7 +18,7 @@ from fedrsic_data.errors import FedkitError, OutputError, UsageError
 from fedrsic_data.shown import Shown
 
 PACKAGE = "fedkit_federation"
-_POLL = 2.0  # seconds from one look at a run to the next
+_POLL = 5.0  # seconds from one look at a run to the next
 _SERVER = '''"""The server's side."""
 
 from fedtrain.flower.app import server_app
