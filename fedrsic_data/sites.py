@@ -1,8 +1,8 @@
 """A built dataset taken apart: a folder for each client, to be handed to the site that is to have it.
 
 Each folder is a dataset of its own, with the label space of the whole. What is said of the whole only (rows moved,
-images left out) is in none of them. One more folder, ``server``, names the clients and their rows and holds neither
-images nor labels: what a server needs to know to run the federation.
+images left out) is in none of them. One more folder, ``server``, names the clients and their rows, and how frequent
+fine labels are in the whole, and holds neither images nor anybody's labels: what a server needs to know.
 """
 
 from __future__ import annotations
@@ -167,13 +167,12 @@ class _Names:
             columns[name] = pa.repeat(nothing, subset.client_table.num_rows)
         self.table = pa.table(columns, schema=schema.CLIENTS_SCHEMA)
         self.plan = schema.PLAN_SCHEMA.empty_table()
-        fine = subset.entry.fine
         self.entry = replace(
             _counted(subset, self.table, self.plan),
             duplicates=(),
             skipped=(),
             shards=(),
-            fine=replace(fine, train_counts=(0,) * len(fine.classes)) if fine else None,
+            fine=subset.entry.fine,
         )
 
 

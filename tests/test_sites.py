@@ -8,7 +8,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
-from conftest import answer, contents, fails, fedkit, make, sampled
+from conftest import answer, contents, fails, fedkit, sampled
 
 from fedrsic_data import build, recipe, sites
 from fedrsic_data.errors import OutputError, UsageError, VerificationError
@@ -143,4 +143,3 @@ def test_clients_without_rows(tmp_path: Path) -> None:
     whole = sampled(tmp_path / "fed", "alpha=0.01", "clients=15", "min_size=0").path
     sites.split(whole, tmp_path / "sites")
     same_rows(whole, tmp_path / "sites")
-    assert make is not None

@@ -13,6 +13,7 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, RecordDict
 from flwr.serverapp import Grid
 
 from fedrsic_data.errors import FedkitError, UsageError
+from fedrsic_data.manifest import FineEntry
 from fedtrain import checkpoint
 from fedtrain.aggregate import WeightedMean
 from fedtrain.checkpoint import Checkpoint
@@ -139,6 +140,7 @@ class Sites:
         self._since = dict(since)  # client -> round that its personal state is of
         self._listener = listener
         self._labels = label_space(context.subset.dataset, config.subset)
+        self._ranks = _ranks(context.subset.entry.fine)
         self._number = {name: number for number, name in enumerate(context.clients)}
         self._nodes: dict[int, int] = {}  # client -> node
         self._met: set[int] = set()
@@ -287,7 +289,7 @@ class Sites:
                 self._lost(client, round_, "its site is not there")
                 continue
             name, since = self._context.clients[client], self._since.get(client, 0)
-            config = wire.order(wire.Order(self._config, self._key, name, client, round_, since, splits))
+            config = wire.order(wire.Order(self._config, self._key, name, client, round_, since, splits, self._ranks))
             config.update(told)
             content = RecordDict({wire.ARRAYS: arrays, wire.CONFIG: config})
             messages.append(Message(content, dst_node_id=self._nodes[client], message_type=kind, group_id=str(client)))
@@ -315,3 +317,13 @@ class Sites:
     def _lost(self, client: int, round_: int, words: str) -> None:
         words = " ".join(words.split())[:300]
         self._listener.note(f"round {round_}: {self._context.clients[client]}: {words}; left out")
+
+
+def _ranks(fine: FineEntry | None) -> tuple[int, ...]:
+    """See ``wire.Order``."""
+    if fine is None:
+        return ()
+    held = [number for number, count in enumerate(fine.train_counts) if count]
+    order = sorted(held, key=lambda number: (-fine.train_counts[number], fine.classes[number]))[::-1]  # ties by name
+    place = {number: rank for rank, number in enumerate(order, 1)}
+    return tuple(place.get(number, 0) for number in range(len(fine.classes)))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -191,14 +191,17 @@ def _ready(told: wire.Order, place: Place) -> tuple[Method, torch.device]:
     """
     if place.clients and told.client not in place.clients:
         raise UsageError(f"{told.client}: is not at this site")
-    return _bound(json.dumps(to_json(told.config)), told.client, told.number, place)
+    return _bound(json.dumps(to_json(told.config)), told.client, told.number, told.ranks, place)
 
 
 @lru_cache(maxsize=16)  # a simulation's worker serves many clients, and binding takes seconds
-def _bound(text: str, client: str, number: int, place: Place) -> tuple[Method, torch.device]:
+def _bound(text: str, client: str, number: int, ranks: tuple[int, ...], place: Place) -> tuple[Method, torch.device]:
     config, device = from_json(json.loads(text)), torch.device(place.device)
     kind = methods.METHODS[config.method]
     subset = Dataset(place.manifest).subset(config.subset).part([client])
+    fine = subset.entry.fine
+    if fine is not None:
+        subset.entry = replace(subset.entry, fine=replace(fine, train_counts=ranks))
     context = base.Context(
         subset=subset,
         clients=(client,),

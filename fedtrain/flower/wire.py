@@ -38,6 +38,8 @@ class Order:
         round: Which round, from 1.
         since: Round that the client's personal state is of; 0: it has what it started with.
         splits: To judge on; empty: train.
+        ranks: For each fine label its place from the rarest, 1, to the most frequent in all training rows; 0 if it is
+            in none. Methods may tell a label by its frequent kinds, which no site knows. Empty without fine labels.
     """
 
     config: RunConfig
@@ -47,6 +49,7 @@ class Order:
     round: int
     since: int
     splits: tuple[str, ...] = ()
+    ranks: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -71,7 +74,7 @@ def order(told: Order) -> ConfigRecord:
     """An order as a record."""
     config = json.dumps(to_json(replace(told.config, manifest="")))
     facts = {name: getattr(told, name) for name in ("key", "client", "number", "round", "since")}
-    return ConfigRecord({"run": config, **facts, "splits": list(told.splits)})
+    return ConfigRecord({"run": config, **facts, "splits": list(told.splits), "ranks": list(told.ranks)})
 
 
 def ordered(record: ConfigRecord) -> Order:
@@ -82,7 +85,7 @@ def ordered(record: ConfigRecord) -> Order:
     """
     facts: dict[str, Any] = {name: record[name] for name in ("key", "client", "number", "round", "since")}
     config = from_json(json.loads(str(record["run"])), "run of the server")
-    return Order(config=config, splits=tuple(record["splits"]), **facts)
+    return Order(config=config, splits=tuple(record["splits"]), ranks=tuple(record["ranks"]), **facts)
 
 
 def update(sent: Update, *, finite: bool) -> RecordDict:
