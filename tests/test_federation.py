@@ -216,7 +216,7 @@ def test_the_page_to_its_end(federation: Federation) -> None:
 def test_fedrsclip(federation: Federation) -> None:
     out = federation.folder / "runs" / "rsclip"
     change = f"method='fedrsclip' sets='rounds=1 epochs=1' out='{out}'"
-    federation.must(f"fedkit flower run federation federation --run-config {shlex.quote(change)}")
+    federation.must(f"fedkit flower run my-app federation --run-config {shlex.quote(change)}")
     federation.must("fedkit train fedrsclip --manifest data/fed --set rounds=1 --set epochs=1 --out runs/rsclip-local")
     close(result(out)["figures"], result(federation.folder / "runs" / "rsclip-local")["figures"])
     simulation = simulated(federation, "fedrsclip", "data/fed", "runs/rsclip-sim", "rounds=1", "epochs=1")
@@ -240,7 +240,7 @@ def test_a_node_that_is_not_registered_is_refused(federation: Federation) -> Non
 
 def test_a_run_that_fails_says_so(federation: Federation) -> None:
     change = shlex.quote("manifest='/nowhere' out='/nowhere'")
-    done = federation.run(f"fedkit flower run federation federation --run-config {change}")
+    done = federation.run(f"fedkit flower run my-app federation --run-config {change}")
     assert done.returncode == 1, done.stderr
     assert "ended as finished:failed" in done.stderr.splitlines()[-1]
 
@@ -248,7 +248,7 @@ def test_a_run_that_fails_says_so(federation: Federation) -> None:
 def test_a_node_killed_in_a_round_comes_back_with_its_prompts(federation: Federation) -> None:
     out = federation.folder / "runs" / "killed"
     change = f"sets='rounds=4 epochs=1 eval_every=4 flower.timeout=40' out='{out}'"
-    command = f"fedkit flower run federation federation --run-config {shlex.quote(change)}"
+    command = f"fedkit flower run my-app federation --run-config {shlex.quote(change)}"
     running = federation.start("run", command)
     (node,) = [line for language, text in page() for line in text.splitlines() if "private-key site-1" in line]
     states = federation.folder / "states-1"
@@ -310,7 +310,7 @@ def test_fedlgt(federation: Federation, label_sets: str) -> None:
     sets = ("rounds=1", "epochs=1", "image_size=64", "layers=1", "flower.scores=true")
     manifest = federation.folder / "multi-sites" / "server"
     change = f"method='fedlgt' manifest='{manifest}' sets='{' '.join(sets)}' out='{out}'"
-    federation.must(f"fedkit flower run federation federation --run-config {shlex.quote(change)}")
+    federation.must(f"fedkit flower run my-app federation --run-config {shlex.quote(change)}")
     more = " ".join(f"--set {text}" for text in sets)
     federation.must(f"fedkit train fedlgt --manifest {label_sets} {more} --out runs/lgt-local")
     close(result(out)["figures"], result(federation.folder / "runs" / "lgt-local")["figures"])

@@ -67,8 +67,10 @@ def grid_of(whole: Path, states: Path, **more: object) -> HereGrid:
     """A node for each site's folder, not in the order of the clients."""
     folders = sorted(p for p in (whole.parent / "sites").iterdir() if p.name != sites.SERVER)[::-1]
     cache = whole.parent / "cache"
-    told = {"state-dir": str(states), "cache-dir": str(cache), **more}
-    return HereGrid(app.site_app(), [{"manifest": str(f), **{k: v for k, v in told.items() if v}} for f in folders])
+    told = {"state-dir": str(states), **more}
+    return HereGrid(
+        app.site_app(cache), [{"manifest": str(f), **{k: v for k, v in told.items() if v}} for f in folders]
+    )
 
 
 def trained(method: str, manifest: Path, out: Path, *sets: str, grid: HereGrid | None = None, notes=None):

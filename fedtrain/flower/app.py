@@ -19,17 +19,20 @@ from fedrsic_data.shown import Shown
 
 PACKAGE = "fedkit_federation"
 _POLL = 5.0  # seconds from one look at a run to the next
+_DEAF = 5  # looks in a row that may fail: a SuperLink is at times too busy to answer
 _SERVER = '''"""The server's side."""
 
+from fedrsic_data.sources.locate import cache_folder
 from fedtrain.flower.app import server_app
 
-app = server_app()
+app = server_app(cache_folder())
 '''
 _SITE = '''"""The side of a site."""
 
+from fedrsic_data.sources.locate import cache_folder
 from fedtrain.flower.app import site_app
 
-app = site_app()
+app = site_app(cache_folder())
 '''
 _PROJECT = """# A federation, for: flwr run
 [build-system]
@@ -148,10 +151,15 @@ def run(folder: Path, connection: str | None, overrides: Sequence[str], say: Cal
     if not started.get("success", True) or not number:
         raise FedkitError(f"flwr run {folder}: {started.get('error-message', 'gave no run')}")
     say(f"run {number}; its log: flwr log {shlex.join([number, *at])}")
+    deaf = 0
     while True:
-        told = _flwr("list", *at, "--run-id", number, "--format", "json")
-        (found,) = told["runs"]
-        status = str(found["status"])
+        # from a folder without others: Flower takes a connection for an app where a folder has its name
+        told = _flwr("list", *at, "--run-id", number, "--format", "json", folder=folder / PACKAGE)
+        runs = told.get("runs", [])
+        deaf = 0 if runs else deaf + 1
+        if deaf > _DEAF:
+            raise FedkitError(f"flwr list --run-id {number}: {told.get('error-message', 'knows no such run')}")
+        status = str(runs[0]["status"]) if runs else ""
         if status == "finished:completed":
             return Shown({"run": number, "status": status}, f"run {number}: {status}")
         if status.startswith("finished"):
@@ -162,14 +170,14 @@ def run(folder: Path, connection: str | None, overrides: Sequence[str], say: Cal
         time.sleep(_POLL)
 
 
-def _flwr(*arguments: str) -> dict[str, Any]:
+def _flwr(*arguments: str, folder: Path | None = None) -> dict[str, Any]:
     """What a command of Flower says as JSON.
 
     Raises:
         FedkitError: It cannot be run, or says no JSON.
     """
     try:
-        done = subprocess.run(["flwr", *arguments], capture_output=True, text=True, check=False)
+        done = subprocess.run(["flwr", *arguments], cwd=folder, capture_output=True, text=True, check=False)
     except OSError as error:
         raise UsageError(f"flwr: cannot be run ({error.strerror}); pip install 'fedkit[flower]'") from None
     try:
@@ -180,8 +188,12 @@ def _flwr(*arguments: str) -> dict[str, Any]:
     return said
 
 
-def server_app() -> Any:
-    """Flower's app of the server: trains what the run's config says, over the nodes that are there."""
+def server_app(cache: Path) -> Any:
+    """Flower's app of the server: trains what the run's config says, over the nodes that are there.
+
+    Args:
+        cache: Folder for what can be computed again.
+    """
     from flwr.app import Context
     from flwr.serverapp import Grid, ServerApp
 
@@ -189,7 +201,6 @@ def server_app() -> Any:
 
     @app.main()
     def main(grid: Grid, context: Context) -> None:
-        from fedrsic_data.sources.locate import cache_folder
         from fedtrain import report
         from fedtrain import run as runs
         from fedtrain.engines.base import Listener
@@ -211,7 +222,7 @@ def server_app() -> Any:
             configs,
             Path(wanted.out),
             overwrite=wanted.overwrite,
-            cache=cache_folder(),
+            cache=cache,
             listener=listener,
             engine=server.Over(server.Link(grid)),
         )
@@ -219,11 +230,14 @@ def server_app() -> Any:
     return app
 
 
-def site_app() -> Any:
-    """Flower's app of a site; the node's own config says which dataset it has."""
+def site_app(cache: Path) -> Any:
+    """Flower's app of a site; the node's own config says which dataset it has.
+
+    Args:
+        cache: Folder for what can be computed again, unless the node's config names one.
+    """
     from flwr.app import Context
 
-    from fedrsic_data.sources.locate import cache_folder
     from fedtrain.flower.site import Place, client_app
 
     def place(context: Context) -> Place:
@@ -238,7 +252,7 @@ def site_app() -> Any:
             manifest=str(told["manifest"]),
             clients=tuple(str(told["client"]).split(",")) if told.get("client") else (),
             states=str(told["state-dir"]) if told.get("state-dir") else None,
-            cache=str(told.get("cache-dir") or cache_folder()),
+            cache=str(told.get("cache-dir") or cache),
             device=str(told.get("device", "cpu")),
         )
 
