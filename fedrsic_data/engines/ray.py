@@ -114,7 +114,7 @@ def _answers(address: str) -> None:
     host, _, port = address.rpartition(":")
     try:
         socket.create_connection((host, int(port)), timeout=10).close()
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, OverflowError) as error:
         raise UsageError(
             f"--ray-address {address}: no Ray answers there ({error}); give HOST:PORT of its head, or auto"
         ) from None

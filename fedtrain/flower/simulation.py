@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 from pathlib import Path
 from threading import Event
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 from flwr.app import Context as FlowerContext
 from flwr.serverapp import Grid, ServerApp
 
-from fedrsic_data.errors import FedkitError
+from fedrsic_data.errors import FedkitError, UsageError
 from fedtrain.config import RunConfig
 from fedtrain.engines.base import Listener
 from fedtrain.engines.rounds import Outcome
@@ -20,9 +21,23 @@ from fedtrain.flower import server
 from fedtrain.flower.site import Place, client_app
 from fedtrain.methods.base import Context, Method
 
-check = server.check
-
 _NODES = 256  # most nodes; beyond, a node has several clients
+
+
+def check(config: RunConfig) -> None:
+    """Refuses what cannot be simulated.
+
+    Raises:
+        UsageError: The config asks for it, or names a Ray cluster that does not answer.
+    """
+    server.check(config)
+    address = config.flower.ray_address
+    if address and address != "auto":
+        host, _, port = address.rpartition(":")
+        try:  # Ray itself would try for minutes
+            socket.create_connection((host, int(port)), timeout=10).close()
+        except (OSError, ValueError, OverflowError) as error:
+            raise UsageError(f"flower.ray_address={address}: no Ray answers there ({error})") from None
 
 
 def run(method: Method, context: Context, config: RunConfig, folder: Path, key: str, listener: Listener) -> Outcome:
