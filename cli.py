@@ -50,6 +50,11 @@ RunSets = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="A setting of the run or of the method; repeatable."),
 ]
+Jobs = Annotated[int | None, typer.Option(help="Processes that write shards; with Ray, its CPUs.")]
+BuildEngine = Annotated[str, typer.Option(metavar="local|ray", help="Where shards are written.")]
+RayAddress = Annotated[
+    str | None, typer.Option(metavar="auto|HOST:PORT", help="A running Ray cluster; default one for this build.")
+]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Plan and report; write nothing.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace another dataset at the output.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object for machines, nothing else.")]
@@ -86,7 +91,12 @@ def build(
         list[str] | None,
         typer.Option(metavar="NAME=PATH", help="Where one source is (or hf://USER/DATASET@COMMIT); repeatable."),
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="Folder to write; default data/NAME.")] = None,
+    out: Annotated[
+        str | None, typer.Option(metavar="PATH|URI", help="Folder to write, or s3://...; default data/NAME.")
+    ] = None,
+    jobs: Jobs = None,
+    engine: BuildEngine = "local",
+    ray_address: RayAddress = None,
     dry_run: DryRun = False,
     allow_partial: Annotated[
         bool, typer.Option("--allow-partial", help="Take incomplete sources as they are.")
@@ -107,11 +117,14 @@ def build(
       fedkit build fed-rsic --subset fed-ucmerced --clients 20 --seed 1 --out data/ucm-20
       fedkit build fed-rsic --partition pathological --set classes_per_client=5 --dry-run
       fedkit build hf://USER/NAME --sources ~/datasets
+      fedkit build flair --jobs 16 --out s3://bucket/flair
+      fedkit build flair --engine ray --ray-address auto --out /shared/flair
     """
     from fedrsic_data import build as pipeline
-    from fedrsic_data import rebuild, show
+    from fedrsic_data import engines, rebuild, remote, show
     from fedrsic_data.sources.locate import Places
 
+    runs = engines.chosen(engine, jobs, ray_address)
     sets = [
         *_given(alpha=alpha, clients=clients, seed=seed, on_bad_image=on_bad_image),
         *(["allow_partial=true"] if allow_partial else []),
@@ -127,8 +140,8 @@ def build(
         if dry_run:
             answer(show.planned(planned), json)
             return
-        folder = out or Path("data") / wanted.name
-        built = pipeline.build(planned, folder, overwrite=overwrite, listener=listener, check=published.check)
+        place = out or str(Path("data") / wanted.name)
+        built = remote.build(planned, place, overwrite=overwrite, listener=listener, engine=runs, check=published.check)
     answer(show.built(built), json)
 
 
@@ -206,6 +219,27 @@ def resplit(
             return
         built = pipeline.build(planned, out, overwrite=overwrite, listener=listener)
     answer(show.built(built), json)
+
+
+@app.command("split-sites", short_help="Write a dataset folder for each client, to hand to its site.")
+def split_sites(
+    manifest: Annotated[Path, typer.Argument(help="A built manifest.json or its folder.")],
+    out: Annotated[Path, typer.Option(help="Folder to make; one folder a site is made in it.")],
+    group: Annotated[int, typer.Option(help="Clients in a folder.")] = 1,
+    json: Json = False,
+) -> None:
+    """Take a built dataset apart: a self-contained folder for each client, and one without images for the server.
+
+    \b
+    Examples:
+      fedkit split-sites data/fed-rsic --out sites
+      fedkit split-sites data/flair --group 1000 --out sites
+    """
+    from fedrsic_data import show, sites
+
+    with bars(quiet=json) as bar:
+        written = sites.split(manifest, out, group=group, progress=bar("sites"))
+    answer(show.handed_out(out, written), json)
 
 
 @app.command(short_help="Show who has what, and how skewed it is.")
@@ -320,6 +354,9 @@ def train(
     tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Write TensorBoard events too.")] = False,
     out: Annotated[Path | None, typer.Option(help="The run's folder; default one below runs.")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Start anew, whatever run is there.")] = False,
+    engine: Annotated[
+        str, typer.Option(metavar="local|flower", help="In this process, or in Flower's simulation.")
+    ] = "local",
     sample: Annotated[bool, typer.Option("--sample", help="With a recipe: stand-ins for the real images.")] = False,
     sources: Annotated[Path | None, typer.Option(help="With a recipe: folder searched for its sources.")] = None,
     json: Json = False,
@@ -333,6 +370,7 @@ def train(
       fedkit train promptfl --manifest data/fed-rsic --clients-per-round 5 --seed 1
       fedkit train fedpgp --manifest hf://USER/NAME --rounds 20
       fedkit train fedpgp --manifest data/fed-rsic --set rank=4 --set eval_every=5 --out runs/rank-4
+      fedkit train fedpgp --manifest data/fed-rsic --engine flower --set flower.cpus=2
     """
     from fedrsic_data import twin
     from fedrsic_data.sources.locate import Places, cache_folder
@@ -344,13 +382,14 @@ def train(
     ]
     from fedtrain import report, run
 
+    where = run.engine(engine)
     run.draft(method, sets)  # what is mistyped is said before anything is built
     places = Places(folder=sources) if sources else None
     with listening(quiet=json) as listener:
         built = twin.folder(manifest, sample=sample, places=places, needed=subset or [], listener=listener)
     with _training(quiet=json) as hears:
         wanted = run.configs(method, built, subset or [], sets)
-        results = run.train_all(wanted, out, overwrite=overwrite, cache=cache_folder(), listener=hears)
+        results = run.train_all(wanted, out, overwrite=overwrite, cache=cache_folder(), listener=hears, engine=where)
     answer(report.trained(results, sets), json)
     if not report.learned(results):
         raise typer.Exit(1)
@@ -423,6 +462,59 @@ def report(
     from fedtrain import pages
 
     answer(pages.report(paths, out, images=images, overwrite=overwrite), json)
+
+
+flower = typer.Typer(add_completion=False, rich_markup_mode=None, help="A federation of real sites, over Flower.")
+app.add_typer(flower, name="flower", short_help="A federation of real sites, over Flower.")
+
+
+@flower.command("app", short_help="Write the app of a federation, for flwr run.")
+def flower_app(
+    folder: Annotated[Path, typer.Argument(help="Folder to write.")],
+    method: Annotated[str, typer.Option(help="A method by name; see: fedkit list methods.")],
+    manifest: Annotated[Path, typer.Option(help="The server's manifest; see: fedkit split-sites.")],
+    subset: Annotated[str | None, typer.Option(help="Only this subset.")] = None,
+    rounds: Annotated[int | None, typer.Option(help="Rounds to train; default as published.")] = None,
+    seed: Seed = None,
+    set_: RunSets = None,
+    out: Annotated[Path | None, typer.Option(help="The run's folder, on the server; default runs beside it.")] = None,
+    json: Json = False,
+) -> None:
+    """Write the thin Flower app of a federation: its modules import fedkit, which server and sites have installed.
+
+    \b
+    Examples:
+      fedkit flower app federation --method fedpgp --manifest sites/server --subset fed-ucmerced
+      fedkit flower app federation --method fedlgt --manifest sites/server --set flower.scores=true
+    """
+    from fedtrain.flower import app as federation
+
+    sets = [*_given(rounds=rounds, seed=seed), *(set_ or [])]
+    answer(federation.write(folder, method, manifest, subset, sets, out), json)
+
+
+@flower.command("run", short_help="Run such an app and wait; exits with 1 if it fails.")
+def flower_run(
+    folder: Annotated[Path, typer.Argument(help="The app's folder.")],
+    connection: Annotated[str | None, typer.Argument(help="A SuperLink of Flower's config.toml.")] = None,
+    run_config: Annotated[
+        list[str] | None, typer.Option(metavar="KEY=VALUE", help="For flwr run --run-config; repeatable.")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Run an app on a SuperLink and wait until it ends. Unlike flwr run, it exits with 1 if the run fails.
+
+    \b
+    Examples:
+      fedkit flower run federation my-superlink
+    """
+    from fedtrain.flower import app as federation
+
+    def tell(words: str) -> None:
+        if not json:
+            print(words, file=sys.stderr)
+
+    answer(federation.run(folder, connection, run_config or [], tell), json)
 
 
 @app.command("list", short_help="List recipes, sources, partitioners and methods.")

@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, NamedTuple, Protocol, Self, cast
+from typing import IO, Any, NamedTuple, Protocol, Self, cast
 
 from fedrsic_data.errors import FedkitError, SourceError, UnsafeArchiveError
 
@@ -208,6 +208,14 @@ class _Shared:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name != "_file"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        with reading(self.path):
+            self._file = self.path.open("rb", buffering=0)
 
     def close(self) -> None:
         """Close the archive; no thread may be reading it."""

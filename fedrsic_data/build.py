@@ -7,8 +7,7 @@ import json
 import os
 import re
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -21,6 +20,8 @@ from numpy.typing import NDArray
 from fedrsic_data import duplicates, manifest, plan, schema, shards, workspace
 from fedrsic_data.describe import CARD, CLIENTS, PLAN, describe, source_entry, writer
 from fedrsic_data.download import Progress
+from fedrsic_data.engines.base import Engine, Task
+from fedrsic_data.engines.threads import Threads
 from fedrsic_data.errors import ManifestError, OutputError, SourceError
 from fedrsic_data.index import Index, fingerprint
 from fedrsic_data.manifest import File, Manifest, Plan, Shard
@@ -34,7 +35,7 @@ from fedrsic_data.workspace import file_digest
 
 _MOST_FILES = 300  # clients up to which each gets files of its own, in layout "auto"
 _LONGEST = 3000  # bytes of a path, with room for the names below it
-_WORKERS = min(4, os.cpu_count() or 1)
+_THREADS = Threads()
 
 
 @dataclass(frozen=True)
@@ -58,11 +59,19 @@ QUIET = Listener()
 
 @dataclass(frozen=True)
 class Built:
-    """A finished build: where it is, its manifest, and how many shards had to be written."""
+    """A finished build.
+
+    Attributes:
+        path: Where it is, or where it was before it went to ``uri``.
+        manifest: Its manifest.
+        written: How many shards had to be written.
+        uri: Where it is, if that is no folder of this machine.
+    """
 
     path: Path
     manifest: Manifest
     written: int
+    uri: str | None = None
 
 
 def prepare(recipe: Recipe, places: locate.Places, listener: Listener = QUIET) -> Planned:
@@ -93,6 +102,7 @@ def build(
     *,
     overwrite: bool = False,
     listener: Listener = QUIET,
+    engine: Engine = _THREADS,
     check: Callable[[Manifest], None] = lambda _: None,
 ) -> Built:
     """Writes a planned dataset: shards aside, the manifest last, then the folder is renamed into place.
@@ -105,6 +115,7 @@ def build(
         out: The dataset's folder.
         overwrite: Replace another dataset that stands there.
         listener: Hears of the progress.
+        engine: Where shards are written; the bytes are the same.
         check: Shown the manifest before the dataset is put in place; what it raises keeps it out.
 
     Raises:
@@ -120,7 +131,7 @@ def build(
             work.discard()
             return built
         work.begin(_key(planned))
-        receipts = _receipts(planned, work.folder, work.kept, work.add, listener)
+        receipts = _receipts(planned, work, listener, engine)
         pa.default_memory_pool().release_unused()
         described = describe(planned, work.folder, receipts)
         check(described)
@@ -233,10 +244,10 @@ def _mend(planned: Planned, out: Path, standing: Manifest, listener: Listener) -
     return Built(out, standing, len(broken))
 
 
-def _prepare(planned: Planned, scratch: Path) -> None:
+def _prepare(planned: Planned, scratch: Path, *, shared: bool = False) -> None:
     for subset in planned.subsets:
         for container in subset.containers:
-            container.prepare(scratch)
+            container.prepare(scratch, shared=shared)
 
 
 def _duplicates(merged: plan.Merged, listener: Listener) -> list[NDArray[np.int64]]:
@@ -258,51 +269,29 @@ def _holds(out: Path, file: File | Plan | Shard) -> bool:
 
 
 def _receipts(
-    planned: Planned,
-    folder: Path,
-    kept: Mapping[str, shards.Receipt],
-    add: Callable[[shards.Receipt], None],
-    listener: Listener,
+    planned: Planned, work: workspace.Workspace, listener: Listener, engine: Engine
 ) -> dict[str, list[shards.Receipt]]:
     """Writes the shards that are not there yet, a few at a time, and gives all receipts by subset, in job order."""
-    _prepare(planned, folder)
-    todo: list[tuple[str, shards.Job, shards.Rows, int]] = []
+    _prepare(planned, work.folder, shared=engine.shared)
+    todo: list[Task] = []
     order: dict[str, list[str]] = {}
     for subset in planned.subsets:
         rows, jobs = _jobs(planned.recipe, subset)
         order[subset.name] = [job.path for job, _ in jobs]
-        todo += [(subset.name, job, rows, window) for job, window in jobs]
-    total = sum(len(job.rows) for _, job, _, _ in todo)
-    done = {path: kept[path] for paths in order.values() for path in paths if path in kept}
-    count = sum(len(job.rows) for _, job, _, _ in todo if job.path in done)
+        todo += [Task(subset.name, job, rows, _options(planned.recipe, window)) for job, window in jobs]
+    total = sum(len(task.job.rows) for task in todo)
+    done = {path: work.kept[path] for paths in order.values() for path in paths if path in work.kept}
+    count = sum(len(task.job.rows) for task in todo if task.job.path in done)
     listener.step("writing shards")
     listener.images(count, total)
-    open_jobs = ((job, rows, window) for _, job, rows, window in todo if job.path not in done)
-    for job, receipt in _run(open_jobs, folder, planned.recipe):
-        add(receipt)
+    containers = {subset.name: subset.containers for subset in planned.subsets}
+    waiting = (task for task in todo if task.job.path not in done)
+    for task, receipt in engine.run(waiting, containers, work.folder):
+        work.add(receipt)
         done[receipt.path] = receipt
-        count += len(job.rows)
+        count += len(task.job.rows)
         listener.images(count, total)
     return {name: [done[path] for path in paths] for name, paths in order.items()}
-
-
-def _run(
-    jobs: Iterator[tuple[shards.Job, shards.Rows, int]], folder: Path, recipe: Recipe
-) -> Iterator[tuple[shards.Job, shards.Receipt]]:
-    """Runs jobs on a few threads; the first failure stops the rest."""
-    pending: dict[Future[shards.Receipt], shards.Job] = {}
-    with ThreadPoolExecutor(_WORKERS) as pool:
-        try:
-            for job, rows, window in jobs:
-                pending[pool.submit(shards.write, job, rows, folder, **_options(recipe, window))] = job
-                while len(pending) > _WORKERS:
-                    for future in wait(pending, return_when=FIRST_COMPLETED).done:
-                        yield pending.pop(future), future.result()
-            for future, job in pending.items():
-                yield job, future.result()
-        except BaseException:
-            pool.shutdown(wait=True, cancel_futures=True)
-            raise
 
 
 def _options(recipe: Recipe, window: int) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
+from typing import IO, Any, cast
 
 import numpy as np
 import pyarrow as pa
@@ -51,7 +51,7 @@ class FolderContainer:
         self.root = root
         self._prefix = os.fspath(root) + os.sep
 
-    def prepare(self, scratch: Path) -> None:
+    def prepare(self, scratch: Path, *, shared: bool = False) -> None:
         """See ``Container.prepare``: nothing to do."""
 
     def read(self, keys: Sequence[str]) -> list[bytes]:
@@ -87,7 +87,7 @@ class ArchiveContainer:
         self.path = path
         self._reader = reader
 
-    def prepare(self, scratch: Path) -> None:
+    def prepare(self, scratch: Path, *, shared: bool = False) -> None:
         """See ``Container.prepare``: nothing to do."""
 
     def read(self, keys: Sequence[str]) -> list[bytes]:
@@ -105,10 +105,10 @@ class LayeredContainer:
     def __init__(self, layers: Sequence[Container]) -> None:
         self.layers = tuple(layers)
 
-    def prepare(self, scratch: Path) -> None:
+    def prepare(self, scratch: Path, *, shared: bool = False) -> None:
         """See ``Container.prepare``."""
         for layer in self.layers:
-            layer.prepare(scratch)
+            layer.prepare(scratch, shared=shared)
 
     def read(self, keys: Sequence[str]) -> list[bytes]:
         """See ``Container.read``."""
@@ -135,12 +135,26 @@ class _Flat(ABC):
     def _fill(self, file: IO[bytes]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Writes the bytes of all rows to a file; gives where each row's start and how many they are."""
 
-    def prepare(self, scratch: Path) -> None:
+    def prepare(self, scratch: Path, *, shared: bool = False) -> None:
         """See ``Container.prepare``: writes as many bytes as the images have."""
-        if self._scratch is None:
-            file = tempfile.TemporaryFile(dir=scratch, buffering=0)  # noqa: SIM115 - lives as long as the container
+        if self._scratch is None or (shared and not isinstance(self._scratch.name, str)):
+            if shared:
+                file = cast("IO[bytes]", tempfile.NamedTemporaryFile(dir=scratch, buffering=0, delete=False))  # noqa: SIM115
+            else:
+                file = tempfile.TemporaryFile(dir=scratch, buffering=0)  # noqa: SIM115 - lives as long as the container
             self._starts, self._lengths = self._fill(file)
             self._scratch = file
+
+    def __getstate__(self) -> dict[str, Any]:
+        name = None if self._scratch is None else self._scratch.name
+        assert name is None or isinstance(name, str), "was not prepared to be shared"
+        return {**self.__dict__, "_scratch": name}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        if state["_scratch"] is not None:
+            with reading(Path(state["_scratch"])):
+                self._scratch = Path(state["_scratch"]).open("rb", buffering=0)  # noqa: SIM115 - as in prepare
 
     def read(self, keys: Sequence[str]) -> list[bytes]:
         """See ``Container.read``."""

@@ -39,9 +39,9 @@ def describe(planned: Planned, folder: Path, receipts: Mapping[str, Sequence[sha
     with pq.ParquetWriter(folder / PLAN, schema.PLAN_SCHEMA, **_SMALL) as plan_writer:
         for rows in planned.slices(_ROW_GROUP):
             plan_writer.write_table(rows, row_group_size=_ROW_GROUP)
-    _write_small(pa.concat_tables(clients.values()), folder / CLIENTS)
+    write_small(pa.concat_tables(clients.values()), folder / CLIENTS)
     (folder / CARD).write_text(card.render(recipe, planned.sources, subsets), encoding="utf-8")
-    plan_file = _file(folder, PLAN)
+    plan_file = file_entry(folder, PLAN)
     return manifest.sealed(
         Manifest(
             fedkit=SCHEMA,
@@ -50,8 +50,8 @@ def describe(planned: Planned, folder: Path, receipts: Mapping[str, Sequence[sha
             writer=writer(),
             sources=dict(planned.sources),
             plan=Plan(plan_file.path, plan_file.bytes, plan_file.sha256, planned.digest, planned.rows),
-            clients=_file(folder, CLIENTS),
-            card=_file(folder, CARD),
+            clients=file_entry(folder, CLIENTS),
+            card=file_entry(folder, CARD),
             subsets=subsets,
         )
     )
@@ -145,11 +145,13 @@ def source_entry(recipe: Recipe, name: str, index: Index) -> SourceEntry:
     )
 
 
-def _write_small(table: pa.Table, path: Path) -> None:
+def write_small(table: pa.Table, path: Path) -> None:
+    """Writes a table that is not a shard: plan or client table."""
     pq.write_table(table, path, row_group_size=_ROW_GROUP, **_SMALL)
 
 
-def _file(folder: Path, name: str) -> File:
+def file_entry(folder: Path, name: str) -> File:
+    """A file as a manifest lists it."""
     return File(name, (folder / name).stat().st_size, file_digest(folder / name))
 
 

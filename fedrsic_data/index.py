@@ -30,8 +30,13 @@ FINE = pa.field("fine_labels", pa.list_(pa.int32()))  # indices into Fine.classe
 class Container(Protocol):
     """Where the bytes of an index are: a folder, an archive, Parquet files, a renderer. Safe for threads."""
 
-    def prepare(self, scratch: Path) -> None:
-        """Gets ready for reads in any order; called once before ``read``, temporary files may go to ``scratch``.
+    def prepare(self, scratch: Path, *, shared: bool = False) -> None:
+        """Gets ready for reads in any order; called before ``read``, temporary files may go to ``scratch``.
+
+        Args:
+            scratch: A folder.
+            shared: Copies of this container, in other processes, will read too: temporary files have names, and
+                stay until the folder goes.
 
         Raises:
             SourceError: The files cannot be read.

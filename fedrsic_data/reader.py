@@ -169,6 +169,16 @@ class Subset:
             raise UsageError(f"{self.name}: no client {client_id!r}; there are {len(self.clients)}, {self._example()}")
         return Client(self, client_id)
 
+    def part(self, clients: Sequence[str]) -> Subset:
+        """The same federation with some of its clients only; what its ``entry`` says is still of all.
+
+        Raises:
+            UsageError: There is no such client.
+        """
+        for client in clients:
+            self.client(client)
+        return _Part(self.dataset, self.name, clients)
+
     def read(self, split: str, columns: Sequence[str] | None = None) -> pa.Table:
         """All clients' rows of a split, pooled, in the order of the clients.
 
@@ -204,6 +214,16 @@ class Subset:
             if name not in self._schema.names:
                 raise UsageError(f"no column {name!r}{suggest(name, self._schema.names)}")
         return pa.schema([self._schema.field(name) for name in columns])
+
+    def rows(self, client_id: str, split: str) -> int:
+        """A client's rows of a split, wherever they are.
+
+        Raises:
+            UsageError: There is no such split.
+        """
+        self._check(split)
+        rows: int = self._of_split[split].column("rows")[self._place[client_id]].as_py()
+        return rows
 
     def pieces(self, client_id: str, split: str) -> tuple[Piece, ...]:
         """Where a client's rows of a split are.
@@ -241,6 +261,20 @@ class Subset:
         return f"{self.clients[0]} to {self.clients[-1]}" if self.clients else "none"
 
 
+class _Part(Subset):
+    """Some clients of a subset."""
+
+    def __init__(self, dataset: Dataset, name: str, clients: Sequence[str]) -> None:
+        super().__init__(dataset, name)
+        whole = super().client_table
+        self.client_table = whole.filter(pc.is_in(whole.column("client_id"), value_set=pa.array(clients, pa.string())))
+
+    def read(self, split: str, columns: Sequence[str] | None = None) -> pa.Table:
+        """See ``Subset.read``; a file may hold other clients too, so each is read by itself."""
+        wanted = self.schema(columns)
+        return pa.concat_tables([wanted.empty_table(), *(self.client(c).read(split, columns) for c in self.clients)])
+
+
 class Client:
     """One client's rows."""
 
@@ -250,7 +284,7 @@ class Client:
 
     def rows(self, split: str) -> int:
         """Number of rows in a split."""
-        return sum(piece.rows for piece in self.subset.pieces(self.id, split))
+        return self.subset.rows(self.id, split)
 
     def read(self, split: str, columns: Sequence[str] | None = None) -> pa.Table:
         """The client's rows of a split as one Arrow table.

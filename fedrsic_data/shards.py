@@ -10,7 +10,7 @@ import hashlib
 import mmap
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import accumulate, pairwise
 from pathlib import Path
@@ -206,6 +206,7 @@ def write(
     window: int,
     row_group_bytes: int,
     on_bad_image: Literal["error", "skip"],
+    aside: str = ".tmp",
 ) -> Receipt:
     """Writes one shard, aside first.
 
@@ -216,19 +217,20 @@ def write(
         window: Images read at a time; bounds the memory, and where a client's row groups may end.
         row_group_bytes: Image bytes after which a row group ends.
         on_bad_image: ``error`` raises at the first damaged image, ``skip`` leaves it out and lists it.
+        aside: What the file's name ends in until it is whole.
 
     Raises:
         SourceError: A file cannot be read, or is no whole image under ``error``.
     """
     target = folder / job.path
     target.parent.mkdir(parents=True, exist_ok=True)
-    aside = target.with_name(target.name + ".tmp")
+    beside = target.with_name(target.name + aside)
     window = max(1, min(window, _WINDOW))
     groups: list[tuple[int, int]] = []  # client and image bytes, a row group each
     held: list[NDArray[np.int64]] = []
     skipped: list[dict[str, str]] = []
     buffer = Buffer(row_group_bytes)
-    with aside.open("wb") as file:
+    with beside.open("wb") as file:
         sink = HashingFile(file)
         with parquet_writer(sink, rows.schema) as writer:
             for start in range(0, len(job.rows), window):
@@ -239,7 +241,7 @@ def write(
                     writer.write_table(table.slice(begin, end - begin), row_group_size=end - begin)
                     groups.append((int(rows.client[good[begin]]), int(sizes[begin:end].sum())))
                 held.append(good)
-    os.replace(aside, target)
+    os.replace(beside, target)
     kept = np.concatenate(held) if held else job.rows[:0]
     return Receipt(
         path=job.path,
@@ -251,6 +253,25 @@ def write(
         fine_counts=_fine_counts(rows, kept),
         skipped=tuple(skipped),
     )
+
+
+def alone(job: Job, rows: Rows) -> tuple[Job, Rows]:
+    """A job with the rows and clients it needs and no others, and without containers: what goes to another process.
+
+    Returns:
+        Job and rows that give the same shard, once the rows have the containers.
+    """
+    wanted = pa.array(job.rows)
+    client = rows.client[job.rows]
+    mine, codes = np.unique(client, return_inverse=True)
+    few = replace(
+        rows,
+        table=rows.table.take(wanted).combine_chunks(),
+        client=codes.astype(np.int32),
+        clients=tuple(rows.clients[code] for code in mine),
+        containers=(),
+    )
+    return replace(job, rows=np.arange(len(job.rows))), few
 
 
 def read(rows: Rows, wanted: NDArray[np.int64]) -> list[bytes]:

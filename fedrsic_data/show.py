@@ -19,6 +19,7 @@ from fedrsic_data.plan import Planned
 from fedrsic_data.reader import Dataset
 from fedrsic_data.settings import encode, suggest
 from fedrsic_data.shown import Shown, plain
+from fedrsic_data.sites import SERVER, Site
 from fedrsic_data.verify import Problem
 
 if TYPE_CHECKING:
@@ -62,11 +63,11 @@ def planned(plan: Planned) -> Shown:
 
 def built(done: Built) -> Shown:
     """A finished build and what to do next."""
-    manifest, path = done.manifest, _short(done.path)
+    manifest, path = done.manifest, done.uri or _short(done.path)
     data = {
         "name": manifest.name,
-        "path": str(done.path),
-        "manifest": str(done.path / NAME),
+        "path": done.uri or str(done.path),
+        "manifest": f"{done.uri}/{NAME}" if done.uri else str(done.path / NAME),
         "digest": manifest.digest,
         "plan": manifest.plan.digest,
         "shards_written": done.written,
@@ -89,9 +90,29 @@ def built(done: Built) -> Shown:
     first, word = next(iter(manifest.subsets)), shlex.quote(str(path))
     code = f"import fedrsic_data as f; print(f.open({str(path)!r}).subset({first!r}).clients)"
     code = f'"{code}"' if word == str(path) else shlex.quote(code)  # the first is easier on the eye
+    if done.uri:
+        files = f"{done.uri}/{first}/train/*.parquet"
+        code = shlex.quote(f"import datasets; print(datasets.load_dataset('parquet', data_files={files!r}))")
+        parts += ["next:", f"  python -c {code}"]
+        return Shown(data, _group(parts))
     method = "fedlgt" if manifest.subsets[first].multi_label else "fedpgp"
     train = f"  fedkit train {method} --manifest {word} --subset {shlex.quote(first)}"
     parts += ["next:", f"  fedkit inspect {word}", f"  fedkit verify {word}", train, f"  python -c {code}"]
+    return Shown(data, _group(parts))
+
+
+def handed_out(out: Path, written: Sequence[Site]) -> Shown:
+    """Folders for sites, and what to do with them."""
+    data = {"path": str(out), "sites": [encode(site) for site in written], "server": str(out / SERVER)}
+    first = shlex.quote(str(out / written[0].name))
+    parts: list[RenderableType] = [f"{out}: {_many(len(written), 'site')}, and {SERVER}, which has no images"]
+    parts += [f"  {s.name}: {_many(len(s.clients), 'client')}, {s.rows:,} rows" for s in written[:10]]
+    parts += [f"  ... and {len(written) - 10:,} more"] if len(written) > 10 else []
+    parts += [
+        "next:",
+        f"  fedkit verify {first}",
+        f"  fedkit flower app federation --method fedpgp --manifest {shlex.quote(str(out / SERVER))}",
+    ]
     return Shown(data, _group(parts))
 
 

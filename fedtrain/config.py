@@ -11,17 +11,77 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from fedrsic_data.errors import UsageError
-from fedrsic_data.settings import at_least, decode, encode, suggest
+from fedrsic_data.settings import at_least, decode, encode, positive, suggest
 
 Device = Literal["auto", "cpu", "cuda", "mps"]
 Precision = Literal["auto", "float32", "bfloat16"]
 
 _MOST = 2**53  # whole numbers up to here are exact in JSON everywhere; none that means anything is beyond
-_ARGUMENTS = ("method", "manifest", "subset", "method_settings")  # not for --set
-NEUTRAL = ("manifest", "cohort", "checkpoint_every", "store", "tensorboard")
+_ARGUMENTS = ("method", "manifest", "subset", "method_settings", "dp", "flower")  # not for --set
+_NESTED = ("dp", "flower")  # their fields are, with their names in front
+NEUTRAL = ("flower", "manifest", "cohort", "checkpoint_every", "store", "tensorboard")
 """Fields that do not change a result."""
 
 _WORDS = {"True": True, "False": False, "None": None}  # as Python spells what JSON spells small
+
+
+@dataclass(frozen=True)
+class Privacy:
+    """Differential privacy of what clients send, by Flower's own modules; the unit is a client.
+
+    Attributes:
+        noise: Central: every client scales its change to at most ``clipping``, all count the same, and the server adds
+            to their mean noise of ``noise`` x ``clipping`` / clients. None: none.
+        clipping: L2 norm that a client's change of the shared state is scaled down to.
+        epsilon: Local: every client adds noise to its change itself, for this epsilon of each round it takes part
+            in. None: none.
+        delta: Of either.
+        sensitivity: Local: how far one client can move what it sends, in L2 norm.
+    """
+
+    noise: float | None = None
+    clipping: float = 1.0
+    epsilon: float | None = None
+    delta: float = 1e-5
+    sensitivity: float = 1.0
+
+    def __post_init__(self) -> None:
+        for name in ("noise", "epsilon"):
+            if getattr(self, name) is not None:
+                positive(f"dp.{name}", getattr(self, name))
+        for name in ("clipping", "sensitivity"):
+            positive(f"dp.{name}", getattr(self, name))
+        if not 0 < self.delta < 1:
+            raise UsageError(f"dp.delta={self.delta} should be between 0 and 1")
+        if self.noise is not None and self.epsilon is not None:
+            raise UsageError("dp: noise is central privacy and epsilon local; set one of them")
+
+
+@dataclass(frozen=True)
+class FlowerSettings:
+    """How a run goes over Flower.
+
+    Attributes:
+        timeout: Seconds that a site has to answer; the round goes on without it.
+        wait: Seconds that a run waits for all sites to be there before it begins.
+        scores: Whether sites send, for methods whose figures rank the rows of all clients together, the scores and
+            labels of their held-out rows. Without them such figures are of each client by itself.
+        cpus: Simulation: CPUs of a client while it works.
+        gpus: Simulation: share of a GPU of a client while it works.
+        ray_address: Simulation: a running Ray cluster; None: a Ray of this machine.
+    """
+
+    timeout: float = 3600.0
+    wait: float = 600.0
+    scores: bool = False
+    cpus: float = 1.0
+    gpus: float = 0.0
+    ray_address: str | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("timeout", "wait", "cpus"):
+            positive(f"flower.{name}", getattr(self, name))
+        at_least("flower.gpus", self.gpus, 0)
 
 
 @dataclass(frozen=True)
@@ -53,6 +113,8 @@ class RunConfig:
         held_out: Domain whose rows no client trains on (leave-one-domain-out); None: none.
         store: Where personal states are between rounds: in ``memory``, or on ``disk`` only, for many clients.
         tensorboard: Also write TensorBoard events into the run's folder.
+        dp: Differential privacy, see ``Privacy``.
+        flower: How it goes over Flower, see ``FlowerSettings``.
         method_settings: The method's own settings; those not given have its defaults.
     """
 
@@ -75,6 +137,8 @@ class RunConfig:
     held_out: str | None = None
     store: Literal["memory", "disk"] = "memory"
     tensorboard: bool = False
+    dp: Privacy = Privacy()
+    flower: FlowerSettings = FlowerSettings()
     method_settings: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -114,21 +178,22 @@ def changed(config: RunConfig, sets: Sequence[str], settings: type) -> RunConfig
     Args:
         config: Is not changed.
         sets: ``key=value`` texts: a field of ``RunConfig`` or one of ``settings``; a name that both have is ``run.key``
-            or ``method.key``. A value is JSON (or ``True``, ``False``, ``None``), else text.
+            or ``method.key``; ``dp.key`` and ``flower.key`` are fields of those parts. A value is JSON (or ``True``,
+            ``False``, ``None``), else text.
         settings: The method's dataclass of settings.
 
     Raises:
         UsageError: An unknown key, or a value that cannot be used.
     """
     run = {key: hint for key, hint in _hints(RunConfig).items() if key not in _ARGUMENTS}
-    scopes = {"run": run, "method": _hints(settings)}
+    scopes = {"run": run, "method": _hints(settings), "dp": _hints(Privacy), "flower": _hints(FlowerSettings)}
     data = to_json(config)
     for text in sets:
         path, equals, value = text.partition("=")
         if not (path and equals):
             raise UsageError(f"--set {text!r}: should look like key=value")
         scope, key = _found(path, scopes, config.method)
-        target = data if scope == "run" else data["method_settings"]
+        target = data if scope == "run" else data[scope if scope in _NESTED else "method_settings"]
         target[key] = _parse(value, scopes[scope][key])
     data["method_settings"] = full_settings(config.method, data["method_settings"], settings)
     return from_json(data)
@@ -137,11 +202,11 @@ def changed(config: RunConfig, sets: Sequence[str], settings: type) -> RunConfig
 def _found(path: str, scopes: dict[str, dict[str, Any]], method: str) -> tuple[str, str]:
     """The scope and the key that ``key``, ``run.key`` or ``method.key`` means."""
     scope, dot, key = path.rpartition(".")
-    having = [name for name, known in scopes.items() if key in known and scope in (name, "")]
+    having = [n for n, known in scopes.items() if key in known and (scope == n or not (scope or n in _NESTED))]
     if len(having) > 1:
         raise UsageError(f"--set {path}=...: the run and {method} both have it; say run.{key} or method.{key}")
     if not having or (dot and not scope):
-        known = {name: None for hints in scopes.values() for name in hints}
+        known = {f"{n}.{name}" if n in _NESTED else name: None for n, hints in scopes.items() for name in hints}
         raise UsageError(f"--set {path}=...: unknown key {path!r} for {method}{suggest(key, known)}")
     return having[0], key
 

@@ -22,8 +22,9 @@ from fedrsic_data.settings import decode, encode, suggest
 from fedtrain import folder as folders
 from fedtrain import methods
 from fedtrain.config import Device, Precision, RunConfig, changed, digest, full_settings, group, identity, to_json
-from fedtrain.engines import local
+from fedtrain.engines import Engine, local
 from fedtrain.engines.base import QUIET, Listener, plain
+from fedtrain.engines.rounds import Outcome, figures
 from fedtrain.files import RESULT, write
 from fedtrain.methods.base import Context
 
@@ -39,6 +40,23 @@ def method_class(name: str) -> Any:
     if name not in methods.METHODS:
         raise UsageError(f"no method {name!r}{suggest(name, methods.METHODS)}")
     return methods.METHODS[name]
+
+
+def engine(name: str) -> Engine:
+    """Where clients train: ``local``, in this process, or ``flower``, in its simulation.
+
+    Raises:
+        UsageError: There is none of that name, or Flower is not installed.
+    """
+    if name == "local":
+        return local
+    if name != "flower":
+        raise UsageError(f"--engine {name}: should be local or flower")
+    if find_spec("flwr") is None or find_spec("ray") is None:
+        raise UsageError("--engine flower: Flower is not installed; pip install 'fedkit[flower]'")
+    from fedtrain.flower import simulation
+
+    return simulation
 
 
 def draft(method: str, sets: Sequence[str]) -> RunConfig:
@@ -80,6 +98,7 @@ def train_all(
     overwrite: bool = False,
     cache: Path | None = None,
     listener: Listener = QUIET,
+    engine: Engine = local,
 ) -> list[folders.Result]:
     """Runs one after another; each is checked before the first begins. See ``train``.
 
@@ -89,14 +108,16 @@ def train_all(
         overwrite: Start anew, whatever runs are there.
         cache: Folder for what can be computed again.
         listener: Hears of the progress.
+        engine: Where clients train.
     """
     places = [out / config.subset if out is not None and len(wanted) > 1 else out for config in wanted]
     for config, place in zip(wanted, places, strict=True):
         ready, subset, _ = _prepared(config)
+        engine.check(ready)
         facts = _facts(ready, subset.dataset)
         folders.check(place or _default_folder(ready, facts), facts, overwrite=overwrite)
     return [
-        train(config, place, overwrite=overwrite, cache=cache, listener=listener)
+        train(config, place, overwrite=overwrite, cache=cache, listener=listener, engine=engine)
         for config, place in zip(wanted, places, strict=True)
     ]
 
@@ -108,6 +129,7 @@ def train(
     overwrite: bool = False,
     cache: Path | None = None,
     listener: Listener = QUIET,
+    engine: Engine = local,
 ) -> folders.Result:
     """Trains a method on a subset, or goes on with a run that was killed; a finished run is only read.
 
@@ -117,6 +139,7 @@ def train(
         overwrite: Start anew, whatever run is in the folder.
         cache: Folder for what can be computed again (features of images); None: keep nothing.
         listener: Hears of the progress.
+        engine: Where clients train.
 
     Raises:
         UsageError: A value of the config cannot be used with this dataset or machine.
@@ -124,6 +147,7 @@ def train(
         OutputError: The folder cannot be written, or holds another run or a damaged checkpoint.
     """
     config, subset, rows = _prepared(config)
+    engine.check(config)
     method = method_class(config.method)
     facts = _facts(config, subset.dataset)
     folder = out or _default_folder(config, facts)
@@ -153,7 +177,7 @@ def train(
             bound = method(context, decode(method.Settings, config.method_settings, config.method))
             around.enter_context(_threads(getattr(bound, "threads", None)))
             held.begin()
-            done = local.run(bound, context, config, folder, facts["run"], listener)
+            done = engine.run(bound, context, config, folder, facts["run"], listener)
         data = _result(context, config, done)
         write(folder / RESULT, folders.text(data))
     return folders.Result(folder, facts, data, trained=True)
@@ -327,13 +351,13 @@ def _default_folder(config: RunConfig, facts: Mapping[str, Any]) -> Path:
     return Path("runs") / "-".join(names)
 
 
-def _result(context: Context, config: RunConfig, done: local.Outcome) -> dict[str, Any]:
+def _result(context: Context, config: RunConfig, done: Outcome) -> dict[str, Any]:
     """What ``result.json`` holds."""
     counters = encode(done.counters)
     return {
         "fedkit": folders.FORMAT,
         "rounds": config.rounds,
-        "figures": local.figures(done.evaluations),
+        "figures": figures(done.evaluations),
         "clients": {
             split: {
                 "rows": dict(zip(context.clients, map(int, e.rows), strict=True)) if e.rows else {},
@@ -347,6 +371,7 @@ def _result(context: Context, config: RunConfig, done: local.Outcome) -> dict[st
         "clients_without_training_rows": [c for c, n in zip(context.clients, context.rows, strict=True) if not n],
         "seconds": counters.pop("seconds"),
         "counters": counters,
+        **done.facts,
     }
 
 

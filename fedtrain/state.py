@@ -83,6 +83,7 @@ class PersonalStore:
         in_memory: bool,
         rounds: Mapping[int, int] | None = None,
         key: str = "",
+        only: int | None = None,
     ) -> None:
         """Goes on where a checkpoint left off.
 
@@ -93,12 +94,14 @@ class PersonalStore:
             in_memory: Keep states in memory between rounds.
             rounds: From a checkpoint: client -> the round its state is of. Files of other states are removed.
             key: Digest of what the run is; a state of another run is refused.
+            only: The one client whose states this is about; those of others in the folder are left alone.
         """
         self._folder = folder
         self._initial = initial
         self._device = device
         self._in_memory = in_memory
         self._key = key
+        self._pattern = "client-*-round-*" if only is None else f"client-{only:05d}-round-*"
         self._rounds = dict(rounds or {})
         self._held: dict[int, State] = {}
         self._unsaved: set[int] = set()
@@ -151,7 +154,7 @@ class PersonalStore:
     def prune(self) -> None:
         """Removes the files that the newest checkpoint does not name; call it once that checkpoint is written."""
         named = {self._path(client).name for client in self._rounds}
-        for path in self._folder.glob("client-*-round-*"):
+        for path in self._folder.glob(self._pattern):
             if path.name not in named:
                 path.unlink()
 

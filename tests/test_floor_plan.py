@@ -30,10 +30,10 @@ FLOORS = (
     ("manifest",),
     ("files", "hub"),
     ("plan", "shards", "card", "reader", "flower"),
-    ("workspace", "pictures"),
+    ("workspace", "pictures", "engines"),
     ("describe", "verify", "pages"),
     ("build",),
-    ("resplit", "twin", "rebuild", "publish", "quickstart"),
+    ("resplit", "twin", "rebuild", "remote", "sites", "publish", "quickstart"),
     ("show",),
     ("new",),
     ("console",),
@@ -48,12 +48,12 @@ TRAIN_FLOORS = (
     ("checkpoint",),
     ("folder",),
     ("engines",),
-    ("run", "report"),
+    ("run", "report", "flower"),
     ("curves",),
     ("pages",),
     ("quickstart",),
 )
-BINDERS = {"methods", "run", "report"}  # who may see methods by name
+BINDERS = {"methods", "run", "report", "flower"}  # who may see methods by name
 CONTRACT = {"manifest", "schema", "reader", "errors", "settings", "shown", "pictures", "pages"}
 HELPERS = {"sources": {"base", "classfolders", "locate", "hub"}}
 

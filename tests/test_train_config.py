@@ -98,6 +98,7 @@ def test_identity_is_of_what_changes_a_result() -> None:
         "eval_every": 2, "splits": ("v",), "device": "cpu", "precision": "float32", "deterministic": True,
         "clip": "tiny", "held_out": "d", "method_settings": {"lr": 2.0},
         "manifest": "elsewhere", "cohort": 1, "checkpoint_every": 7, "store": "disk", "tensorboard": True,
+        "dp": configs.Privacy(noise=1.0), "flower": configs.FlowerSettings(timeout=1.0),
     }  # fmt: skip
     assert set(other) == {field.name for field in dataclasses.fields(RunConfig)}
     for key, value in other.items():

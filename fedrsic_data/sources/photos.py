@@ -25,7 +25,7 @@ class PhotoContainer:
         self._seed = seed
         self._size = size
 
-    def prepare(self, scratch: object) -> None:
+    def prepare(self, scratch: object, *, shared: bool = False) -> None:
         """See ``Container.prepare``: nothing to do."""
 
     def read(self, keys: Sequence[str]) -> list[bytes]:

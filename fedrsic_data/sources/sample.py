@@ -54,7 +54,7 @@ class SceneContainer:
         self.settings = settings
         self._unified = vocabulary.to_unified(sensor)
 
-    def prepare(self, scratch: Path) -> None:
+    def prepare(self, scratch: Path, *, shared: bool = False) -> None:
         """See ``Container.prepare``: nothing to do."""
 
     def read(self, keys: Sequence[str]) -> list[bytes]:

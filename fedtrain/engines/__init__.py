@@ -1,1 +1,29 @@
-"""Engines: who trains when."""
+"""Engines: who trains when, and where."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Protocol
+
+from fedtrain.config import RunConfig
+from fedtrain.engines.base import Listener
+from fedtrain.engines.rounds import Outcome
+from fedtrain.methods.base import Context, Method
+
+
+class Engine(Protocol):
+    """Where clients train."""
+
+    def check(self, config: RunConfig) -> None:
+        """Refuses what it cannot do.
+
+        Raises:
+            UsageError: The config asks for it.
+        """
+        ...
+
+    def run(
+        self, method: Method, context: Context, config: RunConfig, folder: Path, key: str, listener: Listener
+    ) -> Outcome:
+        """Trains a method; see ``engines.local.run``."""
+        ...

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 
@@ -32,6 +32,7 @@ class Context:
         precision: ``float32``, or ``bfloat16`` for autocast on a GPU.
         cache: Folder for what can be computed again (features); None: keep nothing.
         held_out: Domain whose rows no client trains on (leave-one-domain-out); None: none.
+        numbers: At a site, which has some clients of a federation: their numbers in it. Empty: all clients are here.
         say: Told in words what takes long.
     """
 
@@ -44,7 +45,12 @@ class Context:
     clip: str = "tiny"
     cache: Path | None = None
     held_out: str | None = None
+    numbers: tuple[int, ...] = ()
     say: Callable[[str], None] = lambda _: None
+
+    def number(self, client: int) -> int:
+        """A client's number in the whole federation, from which its draws are derived."""
+        return self.numbers[client] if self.numbers else client
 
 
 @dataclass(frozen=True)
@@ -75,11 +81,14 @@ class Evaluation:
         clients: Per-client figures by name: one value a client in the order of ``Context.clients``, NaN for a client
             without rows in the split.
         rows: Rows of the split at each client.
+        over: For each metric that is a mean over rows, how many: from such metrics of the parts of a federation that of
+            the whole can be told.
     """
 
     metrics: Mapping[str, float]
     clients: Mapping[str, Sequence[float]] = field(default_factory=dict)
     rows: Sequence[int] = ()
+    over: Mapping[str, int] = field(default_factory=dict)
 
 
 class Method(Protocol):
@@ -115,6 +124,22 @@ class Method(Protocol):
             personal: Gives the personal state of a client.
             split: A held-out split of the subset.
         """
+        ...
+
+
+@runtime_checkable
+class Ranked(Protocol):
+    """A method whose figures rank the rows of all clients together: those of parts do not tell that of the whole."""
+
+    def scores(self, shared: State, split: str) -> State:
+        """What the server's model says of every row, and the truth: tensors with a row for each, ``owner`` among them.
+
+        ``owner`` is int64 ``[N]``, the client of each row.
+        """
+        ...
+
+    def figures(self, scores: State) -> Evaluation:
+        """What ``evaluate`` gives, from the scores of a whole split in the order of the clients."""
         ...
 
 

@@ -48,6 +48,9 @@ class ClipMethod(Generic[S]):
             UsageError: Data or settings the method cannot be used with.
             DownloadError: The CLIP's weights are not on this machine and cannot be fetched.
         """
+        if context.numbers and (context.held_out is not None or context.subset.entry.novel):
+            what = "held_out" if context.held_out is not None else "base_to_novel"
+            raise UsageError(f"{what}: judges clients on rows of others, which no site has; take --engine local")
         self.context = context
         self.settings = settings
         self.clip = clip.load(context.clip, context.device)
@@ -133,7 +136,8 @@ class ClipMethod(Generic[S]):
             clients["base"] = self._everywhere(shared, personal, self.base, rows)
             clients["novel"] = self._everywhere(shared, personal, self.novel, unseen)
             metrics |= self._shared(shared, {"shared_novel": (self.novel, unseen)}) | harmonic_means(**clients)
-        return Evaluation(metrics, clients, rows.counts())
+        over = {name: len(rows) for name in metrics if name in ("pooled", "shared")}
+        return Evaluation(metrics, clients, rows.counts(), over)
 
     def _local(self, shared: State, personal: Callable[[int], State], rows: Rows) -> tuple[list[float], int]:
         """Accuracy of each client on its own rows, and how many rows are right in all."""

@@ -64,6 +64,14 @@ class FedAvg:
         """See ``Method.evaluate``."""
         return self.network.evaluate(shared, split)
 
+    def scores(self, shared: State, split: str) -> State:
+        """See ``Ranked.scores``."""
+        return self.network.scores(shared, split)
+
+    def figures(self, scores: State) -> Evaluation:
+        """See ``Ranked.figures``."""
+        return self.network.figures(scores)
+
     def _loss(self, shared: State) -> Loss:
         def loss(images: torch.Tensor, targets: torch.Tensor, rows: torch.Tensor, epoch: int) -> torch.Tensor:  # noqa: ARG001
             logits = self.network.module(images).float()

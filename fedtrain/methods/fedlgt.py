@@ -82,6 +82,8 @@ class FedLGT:
 
     def __init__(self, context: Context, settings: FedLGTSettings) -> None:
         names, counts = label_space(context, settings.labels)
+        if settings.class_weights == "inverse" and context.numbers:
+            raise UsageError("class_weights=inverse: weighs by the labels of all clients, which no site has")
         clip = clips.load(context.clip, context.device)
         if clip.embed_dim % settings.heads:
             raise UsageError(f"heads={settings.heads}: should divide the text encoder's {clip.embed_dim} features")
@@ -122,6 +124,14 @@ class FedLGT:
         """See ``Method.evaluate``: every label unknown."""
         return self.network.evaluate(shared, split)
 
+    def scores(self, shared: State, split: str) -> State:
+        """See ``Ranked.scores``."""
+        return self.network.scores(shared, split)
+
+    def figures(self, scores: State) -> Evaluation:
+        """See ``Ranked.figures``."""
+        return self.network.figures(scores)
+
     def _loss(self, client: int, pictures: Pictures, round_: int) -> Loss:
         """Binary cross-entropy summed over the unknown labels of every image of a batch.
 
@@ -131,12 +141,14 @@ class FedLGT:
         unsure = torch.zeros_like(pictures.targets)
         if settings.ca_mle:
             unsure = uncertain(self.network.judge(pictures.images), settings.margin)
-        dropout = generator(self.context.seed, "dropout", round_, client, device=self.context.device)
+        dropout = generator(
+            self.context.seed, "dropout", round_, self.context.number(client), device=self.context.device
+        )
         masks: dict[int, torch.Tensor] = {}
 
         def loss(images: torch.Tensor, targets: torch.Tensor, rows: torch.Tensor, epoch: int) -> torch.Tensor:
             if epoch not in masks:
-                draws = generator(self.context.seed, "masks", round_, client, epoch)
+                draws = generator(self.context.seed, "masks", round_, self.context.number(client), epoch)
                 most = settings.known if settings.label_masks else 0.0
                 masks[epoch] = known_labels(count, targets.shape[1], most, draws).to(targets.device)
             known = masks[epoch][rows] & ~unsure[rows]

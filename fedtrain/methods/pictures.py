@@ -103,7 +103,9 @@ class Network:
         most = self.settings.max_images
         if most is None or len(whole.owner) <= most:
             return whole
-        drawn = torch.randperm(len(whole.owner), generator=generator(self.context.seed, "rows", round_, client))
+        drawn = torch.randperm(
+            len(whole.owner), generator=generator(self.context.seed, "rows", round_, self.context.number(client))
+        )
         return whole.take(drawn[:most].sort().values.to(whole.owner.device))
 
     def train(self, shared: State, client: int, round_: int, pictures: Pictures, loss: Loss) -> Update:
@@ -126,7 +128,7 @@ class Network:
                     module.eval()
         total = torch.zeros((), dtype=torch.float64, device=self.context.device)
         for epoch in range(settings.epochs):
-            draws = generator(self.context.seed, "order", round_, client, epoch)
+            draws = generator(self.context.seed, "order", round_, self.context.number(client), epoch)
             order = torch.randperm(count, generator=draws)
             flips = (torch.rand(count, generator=draws) < 0.5) & settings.flip
             for rows in torch.split(order, settings.batch):
@@ -156,14 +158,26 @@ class Network:
         return torch.cat(found) if found else torch.zeros(0, len(self.names), device=images.device)
 
     def evaluate(self, shared: State, split: str) -> Evaluation:
-        """Judges the server's network on a whole split; with ``AP/<label>`` for up to 100 labels."""
+        """Judges the server's network on a whole split; see ``figures``."""
+        return self.figures(self.scores(shared, split))
+
+    def scores(self, shared: State, split: str) -> State:
+        """Probabilities ``scores`` float32 and ``targets`` bool, ``[N, L]``, and ``owner`` int64 ``[N]`` of a split."""
         self.flat.load(shared)
         parts = [(self.judge(p.images), p.targets, p.owner) for p in self.album.split(split)]
-        if not parts:
+        return (
+            dict(zip(("scores", "targets", "owner"), map(torch.cat, zip(*parts, strict=True)), strict=True))
+            if parts
+            else {}
+        )
+
+    def figures(self, judged: State) -> Evaluation:
+        """Figures of scores of all clients; ``AP/<label>`` for up to 100 labels, but not of a site by itself."""
+        if not judged:
             return Evaluation({})
-        scores, targets, owner = (torch.cat(columns) for columns in zip(*parts, strict=True))
+        scores, targets, owner = (judged[name] for name in ("scores", "targets", "owner"))
         figures = multilabel.figures(scores, targets, top=3)
-        if len(self.names) <= 100:
+        if len(self.names) <= 100 and not self.context.numbers:
             each = multilabel.average_precision(scores, targets)
             figures |= {f"AP/{name}": 100 * float(ap) for name, ap in zip(self.names, each, strict=True)}
         clients = len(self.context.clients)

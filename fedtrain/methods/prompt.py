@@ -119,7 +119,7 @@ class PromptMethod(ClipMethod[S]):
             mine = rows.of(client)
             numbers = torch.arange(mine.start, mine.stop)
             if self.settings.shots is not None:
-                draws = generator(self.context.seed, "shots", client)
+                draws = generator(self.context.seed, "shots", self.context.number(client))
                 numbers = numbers[few_shot(rows.labels[mine].cpu(), self.settings.shots, draws)]
             self._trained[client] = numbers
         return self._trained[client]
@@ -140,7 +140,7 @@ class PromptMethod(ClipMethod[S]):
                 self.trained_rows(client),
                 settings.batch,
                 settings.epochs,
-                generator(self.context.seed, "batches", round_, client),
+                generator(self.context.seed, "batches", round_, self.context.number(client)),
             )
             for client in clients
         ]

@@ -1,0 +1,72 @@
+"""What every engine does: it runs the one function that writes a shard, for many shards."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+from fedrsic_data import shards
+from fedrsic_data.index import Container
+from fedrsic_data.shards import Job, Receipt, Rows
+
+Containers = Mapping[str, Sequence[Container]]
+"""The containers of each subset."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """A shard to write.
+
+    Attributes:
+        subset: Its subset, whose containers have its images.
+        job: Which rows, and where to.
+        rows: The columns of the subset.
+        options: Keyword arguments of ``shards.write``.
+    """
+
+    subset: str
+    job: Job
+    rows: Rows
+    options: Mapping[str, Any]
+
+    def sent(self) -> Task:
+        """The same task with the columns of its own rows only and without containers."""
+        job, rows = shards.alone(self.job, self.rows)
+        return replace(self, job=job, rows=rows)
+
+
+class Engine(Protocol):
+    """Runs tasks, a few at a time.
+
+    Attributes:
+        shared: Whether other processes read the containers; see ``Container.prepare``.
+    """
+
+    shared: bool
+
+    def run(self, tasks: Iterator[Task], containers: Containers, folder: Path) -> Iterator[tuple[Task, Receipt]]:
+        """Writes shards, in any order; the first failure stops the rest.
+
+        Args:
+            tasks: Taken one by one, as there is room for them.
+            containers: Prepared.
+            folder: The dataset's folder.
+
+        Raises:
+            SourceError: A file cannot be read or is no image.
+            OutputError: A worker died, or wrote somewhere else.
+        """
+        ...
+
+
+def write(task: Task, containers: Containers, folder: Path) -> Receipt:
+    """Writes a shard that was sent here: ``Task.sent``.
+
+    The file it is written to first has a name of its own: a task may run twice at once, when a machine that was given
+    up is still at it.
+    """
+    rows = replace(task.rows, containers=tuple(containers[task.subset]))
+    return shards.write(task.job, rows, folder, **task.options, aside=f".{uuid.uuid4().hex[:12]}.tmp")

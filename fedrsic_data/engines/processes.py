@@ -1,0 +1,68 @@
+"""Several processes on one machine."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
+
+from fedrsic_data.engines.base import Containers, Task, write
+from fedrsic_data.errors import OutputError
+from fedrsic_data.shards import Receipt
+
+_here: Containers = {}  # of a worker: what every task reads from, sent once
+
+
+class Processes:
+    """Writes shards in ``jobs`` processes; see ``Engine``."""
+
+    shared = True
+
+    def __init__(self, jobs: int) -> None:
+        self.jobs = jobs
+
+    def run(self, tasks: Iterator[Task], containers: Containers, folder: Path) -> Iterator[tuple[Task, Receipt]]:
+        """See ``Engine.run``."""
+        pending: dict[Future[Receipt], Task] = {}
+        context = multiprocessing.get_context("spawn")  # a fork would copy the locks of Arrow's threads
+        with ProcessPoolExecutor(self.jobs, context, _begin, (containers,)) as pool:
+            try:
+                for task in tasks:
+                    pending[pool.submit(_write, task.sent(), folder)] = task
+                    while len(pending) > self.jobs:
+                        for future in wait(pending, return_when=FIRST_COMPLETED).done:
+                            yield pending.pop(future), future.result()
+                for future, task in pending.items():
+                    yield task, future.result()
+            except BrokenProcessPool:
+                raise OutputError(
+                    f"{folder}: a process that wrote shards died, perhaps for lack of memory; "
+                    f"run the same command, it resumes, with fewer than --jobs {self.jobs} if it happens again"
+                ) from None
+            except BaseException:
+                pool.shutdown(wait=True, cancel_futures=True)
+                raise
+
+
+def _begin(containers: Containers) -> None:
+    """Readies a worker: Ctrl-C is for the parent to answer, and a worker does not outlive it."""
+    global _here
+    _here = containers
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def follow() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=follow, daemon=True).start()
+
+
+def _write(task: Task, folder: Path) -> Receipt:
+    return write(task, _here, folder)

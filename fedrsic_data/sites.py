@@ -1,0 +1,262 @@
+"""A built dataset taken apart: a folder for each client, to be handed to the site that is to have it.
+
+Each folder is a dataset of its own, with the label space of the whole. What is said of the whole only (rows moved,
+images left out) is in none of them. One more folder, ``server``, names the clients and their rows, and how frequent
+fine labels are in the whole, and holds neither images nor anybody's labels: what a server needs to know.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from fedrsic_data import card, manifest, schema, seeds, shards, skew
+from fedrsic_data.describe import CARD, CLIENTS, PLAN, file_entry, train_counts, write_small
+from fedrsic_data.errors import OutputError, VerificationError
+from fedrsic_data.manifest import Manifest, Plan, Shard, SubsetEntry
+from fedrsic_data.reader import Dataset, Subset
+from fedrsic_data.settings import at_least
+from fedrsic_data.splits import TRAIN
+from fedrsic_data.verify import verify
+
+SERVER = "server"
+_PLAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,95}")
+_MARK = ".fedkit-sites"  # says that a folder was begun here
+_ABSENT = ("file", "row_group", "row_groups", "bytes", "labels", "counts", "domains", "domain_counts")
+
+
+@dataclass(frozen=True)
+class Site:
+    """A folder that was written: its name, its clients, rows of all splits, and the digest of its manifest."""
+
+    name: str
+    clients: tuple[str, ...]
+    rows: int
+    digest: str
+
+
+def split(
+    path: Path, out: Path, *, group: int = 1, progress: Callable[[int, int], None] | None = None
+) -> tuple[Site, ...]:
+    """Writes a folder for each client, or for each few of them, and one for the server.
+
+    All of them appear at once, when they are whole.
+
+    Args:
+        path: A built ``manifest.json`` or its folder.
+        out: The folder to make.
+        group: Clients in a folder.
+        progress: Told ``(sites written, sites in all)``.
+
+    Raises:
+        VerificationError: The dataset is damaged.
+        OutputError: The folder is there already, or cannot be written.
+        UsageError: ``group`` is below 1.
+    """
+    at_least("--group", group, 1)
+    _, problems = verify(path)
+    if problems:
+        raise VerificationError(f"{path}: {problems[0].file} {problems[0].words}; build it again before handing it out")
+    dataset = Dataset(path)
+    aside = out.with_name(out.name + ".incomplete")
+    try:
+        _begin(out, aside)
+        sites = list(_written(dataset, aside, group, progress))
+        (aside / _MARK).unlink()
+        if out.exists():
+            out.rmdir()
+        os.replace(aside, out)
+    except OSError as error:
+        raise OutputError(
+            f"{error.filename or out}: cannot be written ({error.strerror}); choose another --out"
+        ) from None
+    return tuple(sites)
+
+
+def _begin(out: Path, aside: Path) -> None:
+    """Makes the folder to write in; what an interrupted call left there goes."""
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise OutputError(f"--out {out}: is there already; choose another --out")
+    if aside.exists():
+        if not (aside / _MARK).exists():
+            raise OutputError(f"{aside}: was not left by fedkit split-sites; move it away")
+        shutil.rmtree(aside)
+    aside.mkdir(parents=True)
+    (aside / _MARK).touch()
+
+
+def _written(dataset: Dataset, aside: Path, group: int, progress: Callable[[int, int], None] | None) -> Iterator[Site]:
+    subsets = [dataset.subset(name) for name in dataset.subsets]
+    clients = list(dict.fromkeys(client for subset in subsets for client in subset.clients))
+    members = [tuple(clients[first : first + group]) for first in range(0, len(clients), group)]
+    names = _names(members)
+    for number, (name, own) in enumerate(zip(names, members, strict=True), 1):
+        folder = aside / name
+        folder.mkdir()
+        parts = [_Part(subset, folder, own) for subset in subsets if set(own) & set(subset.clients)]
+        whole = _described(dataset, folder, parts)
+        yield Site(name, own, sum(sum(s.rows.values()) for s in whole.subsets.values()), whole.digest)
+        if progress is not None:
+            progress(number, len(names))
+    folder = aside / SERVER
+    folder.mkdir()
+    _described(dataset, folder, [_Names(subset) for subset in subsets])
+
+
+def _names(members: Sequence[tuple[str, ...]]) -> list[str]:
+    """Names of folders: the clients' where each has its own and all can be names of files anywhere."""
+    own = [some[0] for some in members]
+    plain = all(len(some) == 1 and _PLAIN.fullmatch(some[0]) for some in members)
+    if plain and len({name.lower() for name in (*own, SERVER)}) == len(own) + 1:
+        return own
+    return [f"site-{number:05d}" for number in range(len(members))]
+
+
+class _Part:
+    """Some clients of a subset, their shards written to a folder.
+
+    Attributes:
+        name: Of the subset.
+        table: Rows of ``clients.parquet``.
+        plan: Rows of ``plan.parquet``.
+        entry: What the manifest says.
+    """
+
+    def __init__(self, subset: Subset, folder: Path, clients: Sequence[str]) -> None:
+        self.name = subset.name
+        ids = pa.array(clients, pa.string())
+        whole, plan = subset.client_table, subset.dataset.plan
+        table = whole.filter(pc.is_in(whole.column("client_id"), value_set=ids))
+        mine = pc.and_(pc.equal(plan.column("subset"), self.name), pc.is_in(plan.column("client_id"), value_set=ids))
+        self.plan = plan.filter(mine)
+        shared = {e["values"] for e in pc.value_counts(whole.column("file")).to_pylist() if e["counts"] > 1}
+        rows, files = table.to_pylist(), []
+        for row in rows:
+            if row["file"] is not None:
+                files.append(_shard(subset, folder, row, packed=row["file"] in shared))
+                row |= {"file": files[-1].path} | ({"row_group": 0} if row["file"] in shared else {})
+        self.table = pa.Table.from_pylist(rows, schema=schema.CLIENTS_SCHEMA)
+        fine = subset.entry.fine
+        self.entry = replace(
+            _counted(subset, self.table, self.plan),
+            duplicates=_held(subset.entry.duplicates, self.plan),
+            skipped=tuple(skip for skip in subset.entry.skipped if skip.client_id in clients),
+            shards=tuple(sorted(files, key=lambda shard: subset.splits.index(shard.split))),
+            fine=replace(fine, train_counts=_fine(folder, files, len(fine.classes))) if fine else None,
+        )
+
+
+class _Names:
+    """A subset without images: who its clients are and how many rows they have; see ``_Part``."""
+
+    def __init__(self, subset: Subset) -> None:
+        self.name = subset.name
+        columns = {name: subset.client_table.column(name) for name in schema.CLIENTS_SCHEMA.names}
+        for name in _ABSENT:
+            kind = schema.CLIENTS_SCHEMA.field(name).type
+            nothing = pa.scalar(None if name == "file" else [] if pa.types.is_list(kind) else 0, kind)
+            columns[name] = pa.repeat(nothing, subset.client_table.num_rows)
+        self.table = pa.table(columns, schema=schema.CLIENTS_SCHEMA)
+        self.plan = schema.PLAN_SCHEMA.empty_table()
+        self.entry = replace(
+            _counted(subset, self.table, self.plan),
+            duplicates=(),
+            skipped=(),
+            shards=(),
+            fine=subset.entry.fine,
+        )
+
+
+def _counted(subset: Subset, table: pa.Table, plan: pa.Table) -> SubsetEntry:
+    """The entry of a subset with the figures of some of its clients."""
+    entry = subset.entry
+    sums = {row["split"]: row["rows_sum"] for row in table.group_by("split").aggregate([("rows", "sum")]).to_pylist()}
+    return replace(
+        entry,
+        clients=pc.count_distinct(table.column("client_id")).as_py(),
+        rows={split: sums[split] for split in entry.rows},
+        train_counts=train_counts(table, len(entry.classes)),
+        moved=0,
+        left_out=(),
+        skew=skew.measure(
+            table,
+            plan if entry.multi_label else None,
+            entry.classes,
+            seeds.generator(subset.dataset.manifest.recipe.seed, subset.name, "skew"),
+        ),
+    )
+
+
+def _held(groups: Sequence[tuple[str, ...]], plan: pa.Table) -> tuple[tuple[str, ...], ...]:
+    """Of pictures that are in several sources, those that are here more than once."""
+    here = set(plan.column("sample_id").to_pylist()) if groups else set()
+    few = [tuple(sample for sample in group if sample in here) for group in groups]
+    return tuple(group for group in few if len(group) > 1)
+
+
+def _shard(subset: Subset, folder: Path, row: dict[str, object], *, packed: bool) -> Shard:
+    """Copies a client's file, or cuts its row groups out of one that others share."""
+    source = manifest.safe(subset.dataset.folder, str(row["file"]))
+    before = next(shard for shard in subset.entry.shards if shard.path == row["file"])
+    if not packed:
+        target = folder / before.path
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(source, target)
+        return before
+    number = subset.clients.index(str(row["client_id"]))
+    path = f"{subset.name}/{before.split}/client-{number:05d}.parquet"
+    (folder / path).parent.mkdir(parents=True, exist_ok=True)
+    first, count = int(str(row["row_group"])), int(str(row["row_groups"]))
+    with pq.ParquetFile(source, pre_buffer=False) as file, (folder / path).open("wb") as opened:
+        sink = shards.HashingFile(opened)
+        with shards.parquet_writer(sink, subset.schema()) as writer:
+            for group in range(first, first + count):
+                table = file.read_row_group(group, use_threads=False).cast(subset.schema())
+                writer.write_table(table, row_group_size=table.num_rows)
+    return Shard(path, before.split, int(str(row["rows"])), sink.bytes, sink.sha256.hexdigest())
+
+
+def _fine(folder: Path, files: Sequence[Shard], classes: int) -> tuple[int, ...]:
+    """Training rows of each fine class."""
+    total = np.zeros(classes, np.int64)
+    for shard in files:
+        if shard.split == TRAIN:
+            with pq.ParquetFile(folder / shard.path) as file:
+                codes = file.read(columns=["fine_labels"]).column(0).combine_chunks().flatten().to_numpy()
+            total += np.bincount(codes, minlength=classes)
+    return tuple(total.tolist())
+
+
+def _described(dataset: Dataset, folder: Path, parts: Sequence[_Part | _Names]) -> Manifest:
+    """Writes plan, client table, card and, last, the manifest."""
+    old = dataset.manifest
+    recipe = replace(old.recipe, subsets={p.name: old.recipe.subsets[p.name] for p in parts})
+    plan = pa.concat_tables([schema.PLAN_SCHEMA.empty_table(), *(part.plan for part in parts)]).combine_chunks()
+    subsets = {part.name: part.entry for part in parts}
+    sources = {name: old.sources[name] for s in recipe.subsets.values() for name in s.sources}
+    write_small(plan, folder / PLAN)
+    write_small(pa.concat_tables([part.table for part in parts]), folder / CLIENTS)
+    (folder / CARD).write_text(card.render(recipe, sources, subsets), encoding="utf-8")
+    file = file_entry(folder, PLAN)
+    whole = manifest.sealed(
+        replace(
+            old,
+            recipe=recipe,
+            sources=sources,
+            plan=Plan(file.path, file.bytes, file.sha256, schema.content_digest(plan), plan.num_rows),
+            clients=file_entry(folder, CLIENTS),
+            card=file_entry(folder, CARD),
+            subsets=subsets,
+        )
+    )
+    (folder / manifest.NAME).write_text(manifest.dumps(whole), encoding="utf-8")
+    return whole

@@ -1,0 +1,259 @@
+"""A federation of real sites: the app that ``flwr run`` takes, and what its two sides do.
+
+The app holds no code of its own. Server and sites have fedkit installed, and the app's modules import it.
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+import subprocess
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fedrsic_data.errors import FedkitError, OutputError, UsageError
+from fedrsic_data.shown import Shown
+
+PACKAGE = "fedkit_federation"
+_POLL = 5.0  # seconds from one look at a run to the next
+_DEAF = 5  # looks in a row that may fail: a SuperLink is at times too busy to answer
+_SERVER = '''"""The server's side."""
+
+from fedrsic_data.sources.locate import cache_folder
+from fedtrain.flower.app import server_app
+
+app = server_app(cache_folder())
+'''
+_SITE = '''"""The side of a site."""
+
+from fedrsic_data.sources.locate import cache_folder
+from fedtrain.flower.app import site_app
+
+app = site_app(cache_folder())
+'''
+_PROJECT = """# A federation, for: flwr run
+[build-system]
+requires = ["hatchling"]
+build-backend = "hatchling.build"
+
+[project]
+name = "{name}"
+version = "1.0.0"
+description = "A federation of fedkit; its server and sites have fedkit[flower] installed."
+license = "Apache-2.0"
+dependencies = []
+
+[tool.hatch.build.targets.wheel]
+packages = ["."]
+
+[tool.flwr.app]
+publisher = "fedkit"
+
+[tool.flwr.app.components]
+serverapp = "{package}.server:app"
+clientapp = "{package}.site:app"
+
+[tool.flwr.app.config]
+{config}
+"""
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What a federation is to do; ``flwr run --run-config`` changes any of it.
+
+    Attributes:
+        method: Name of a method.
+        manifest: The server's own: ``server/manifest.json`` of ``fedkit split-sites``, or the whole dataset.
+        subset: Which subset; empty: all.
+        sets: ``key=value`` texts, as words of a shell.
+        out: The run's folder, on the server.
+        overwrite: Start anew, whatever run is there.
+    """
+
+    method: str = "fedpgp"
+    manifest: str = ""
+    subset: str = ""
+    sets: str = ""
+    out: str = ""
+    overwrite: bool = False
+
+
+def write(
+    folder: Path, method: str, manifest: Path, subset: str | None, sets: Sequence[str], out: Path | None
+) -> Shown:
+    """Writes the app, and says what comes next.
+
+    Args:
+        folder: Made anew; of an older app, its files are replaced.
+        method: Name of a method.
+        manifest: The server's.
+        subset: Which subset; None: all.
+        sets: ``key=value`` texts; see ``config.changed``.
+        out: The run's folder; None: ``runs`` beside the app.
+
+    Raises:
+        UsageError: There is no such method, subset or setting.
+        ManifestError: The dataset cannot be read.
+        OutputError: The folder holds something else, or cannot be written.
+    """
+    from fedtrain import run
+
+    run.configs(method, manifest, [subset] if subset else [], sets)  # what cannot be is said now
+    wanted = Wanted(
+        method,
+        str(manifest.resolve()),
+        subset or "",
+        shlex.join(sets),
+        str((out or folder.with_name("runs")).resolve()),
+    )
+    there = set(folder.iterdir()) if folder.is_dir() else set()
+    if there - {folder / "pyproject.toml", folder / PACKAGE}:
+        raise OutputError(f"{folder}: is not empty and holds no app of fedkit; choose another folder")
+    config = "\n".join(f"{key} = {json.dumps(value)}" for key, value in vars(wanted).items())
+    project = _PROJECT.format(name=PACKAGE.replace("_", "-"), package=PACKAGE, config=config)
+    files = {
+        f"{PACKAGE}/__init__.py": '"""A federation of fedkit."""\n',
+        f"{PACKAGE}/server.py": _SERVER,
+        f"{PACKAGE}/site.py": _SITE,
+        "pyproject.toml": project,
+    }
+    try:
+        (folder / PACKAGE).mkdir(parents=True, exist_ok=True)
+        for name, text in files.items():
+            (folder / name).write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise OutputError(f"{folder}: cannot be written ({error.strerror}); choose another folder") from None
+    words = [f"{folder}: the app of {method} on {manifest}", f"  its run will be in {wanted.out}, on the server"]
+    words += ["next:", f"  fedkit flower run {shlex.quote(str(folder))} CONNECTION"]
+    return Shown({"app": str(folder), **vars(wanted)}, "\n".join(words))
+
+
+def run(folder: Path, connection: str | None, overrides: Sequence[str], say: Callable[[str], None]) -> Shown:
+    """Runs an app through ``flwr``, waits until it ends, and says what it came to.
+
+    Args:
+        folder: The app.
+        connection: A SuperLink that Flower's ``config.toml`` names; None: its default.
+        overrides: ``key=value`` texts for ``--run-config``.
+        say: Told the run's number.
+
+    Raises:
+        FedkitError: It could not be started, or failed.
+    """
+    changes = [word for text in overrides for word in ("--run-config", text)]
+    at = [connection] if connection else []
+    started = _flwr("run", str(folder), *at, *changes, "--format", "json")
+    number = str(started.get("run-id", ""))
+    if not started.get("success", True) or not number:
+        raise FedkitError(f"flwr run {folder}: {started.get('error-message', 'gave no run')}")
+    say(f"run {number}; its log: flwr log {shlex.join([number, *at])}")
+    deaf = 0
+    while True:
+        # from a folder without others: Flower takes a connection for an app where a folder has its name
+        told = _flwr("list", *at, "--run-id", number, "--format", "json", folder=folder / PACKAGE)
+        runs = told.get("runs", [])
+        deaf = 0 if runs else deaf + 1
+        if deaf > _DEAF:
+            raise FedkitError(f"flwr list --run-id {number}: {told.get('error-message', 'knows no such run')}")
+        status = str(runs[0]["status"]) if runs else ""
+        if status == "finished:completed":
+            return Shown({"run": number, "status": status}, f"run {number}: {status}")
+        if status.startswith("finished"):
+            raise FedkitError(
+                f"run {number} ended as {status}; see: flwr log {shlex.join([number, *at])}; "
+                "the same command goes on from its last checkpoint"
+            )
+        time.sleep(_POLL)
+
+
+def _flwr(*arguments: str, folder: Path | None = None) -> dict[str, Any]:
+    """What a command of Flower says as JSON.
+
+    Raises:
+        FedkitError: It cannot be run, or says no JSON.
+    """
+    try:
+        done = subprocess.run(["flwr", *arguments], cwd=folder, capture_output=True, text=True, check=False)
+    except OSError as error:
+        raise UsageError(f"flwr: cannot be run ({error.strerror}); pip install 'fedkit[flower]'") from None
+    try:
+        said: dict[str, Any] = json.loads(done.stdout)
+    except ValueError:
+        words = " ".join((done.stderr or done.stdout).split())[-300:]
+        raise FedkitError(f"flwr {arguments[0]}: {words or 'failed'}") from None
+    return said
+
+
+def server_app(cache: Path) -> Any:
+    """Flower's app of the server: trains what the run's config says, over the nodes that are there.
+
+    Args:
+        cache: Folder for what can be computed again.
+    """
+    from flwr.app import Context
+    from flwr.serverapp import Grid, ServerApp
+
+    app = ServerApp()
+
+    @app.main()
+    def main(grid: Grid, context: Context) -> None:
+        from fedtrain import live
+        from fedtrain import run as runs
+        from fedtrain.engines.base import Listener
+        from fedtrain.flower import server
+
+        def tell(words: str) -> None:
+            print(words, flush=True)
+
+        wanted = Wanted(**{key: context.run_config[key] for key in vars(Wanted())})
+        configs = runs.configs(
+            wanted.method, Path(wanted.manifest), [wanted.subset] if wanted.subset else [], shlex.split(wanted.sets)
+        )
+        listener = Listener(
+            say=tell,
+            note=tell,
+            round=lambda line, total: tell(f"round {line['round']} of {total}: {live.words(line)}"),
+        )
+        runs.train_all(
+            configs,
+            Path(wanted.out),
+            overwrite=wanted.overwrite,
+            cache=cache,
+            listener=listener,
+            engine=server.Over(server.Link(grid)),
+        )
+
+    return app
+
+
+def site_app(cache: Path) -> Any:
+    """Flower's app of a site; the node's own config says which dataset it has.
+
+    Args:
+        cache: Folder for what can be computed again, unless the node's config names one.
+    """
+    from flwr.app import Context
+
+    from fedtrain.flower.site import Place, client_app
+
+    def place(context: Context) -> Place:
+        told: Mapping[str, Any] = context.node_config
+        known = ("manifest", "client", "state-dir", "cache-dir", "device")
+        if not told.get("manifest"):
+            raise UsageError("the node's config has no manifest; start it with --node-config 'manifest=\"PATH\"'")
+        for key in told:
+            if key not in known and not key.startswith(("partition-id", "num-partitions")):
+                raise UsageError(f"the node's config: unknown key {key!r}; known: {', '.join(known)}")
+        return Place(
+            manifest=str(told["manifest"]),
+            clients=tuple(str(told["client"]).split(",")) if told.get("client") else (),
+            states=str(told["state-dir"]) if told.get("state-dir") else None,
+            cache=str(told.get("cache-dir") or cache),
+            device=str(told.get("device", "cpu")),
+        )
+
+    return client_app(place)

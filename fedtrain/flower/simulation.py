@@ -1,0 +1,97 @@
+"""Flower's simulation: every client a node of its own, run by workers of Ray on this machine or a cluster."""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+from pathlib import Path
+from threading import Event
+from typing import Any
+
+from flwr.app import Context as FlowerContext
+from flwr.serverapp import Grid, ServerApp
+
+from fedrsic_data.errors import FedkitError, UsageError
+from fedtrain.config import RunConfig
+from fedtrain.engines.base import Listener
+from fedtrain.engines.rounds import Outcome
+from fedtrain.files import CHECKPOINT
+from fedtrain.flower import server
+from fedtrain.flower.site import Place, client_app
+from fedtrain.methods.base import Context, Method
+
+_NODES = 256  # most nodes; beyond, a node has several clients
+
+
+def check(config: RunConfig) -> None:
+    """Refuses what cannot be simulated.
+
+    Raises:
+        UsageError: The config asks for it, or names a Ray cluster that does not answer.
+    """
+    server.check(config)
+    address = config.flower.ray_address
+    if address and address != "auto":
+        host, _, port = address.rpartition(":")
+        try:  # Ray itself would try for minutes
+            socket.create_connection((host, int(port)), timeout=10).close()
+        except (OSError, ValueError, OverflowError) as error:
+            raise UsageError(f"flower.ray_address={address}: no Ray answers there ({error})") from None
+
+
+def run(method: Method, context: Context, config: RunConfig, folder: Path, key: str, listener: Listener) -> Outcome:
+    """Trains a method in a simulation; see ``server.run`` and ``engines.local.run``.
+
+    Raises:
+        FedkitError: A worker failed, or the simulation could not be started.
+    """
+    for name in ("FLWR_TELEMETRY_ENABLED", "RAY_USAGE_STATS_ENABLED", "RAY_ENABLE_UV_RUN_RUNTIME_ENV"):
+        os.environ.setdefault(name, "0")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    os.environ.setdefault("FLWR_DISABLE_UPDATE_CHECK", "1")
+    logging.getLogger("flwr").setLevel(logging.ERROR)
+    from flwr.simulation import run_simulation
+
+    nodes, stop = min(len(context.clients), _NODES), Event()
+    shared = Place(
+        manifest=str(Path(config.manifest).resolve()),
+        states=str((folder / CHECKPOINT / "personal").resolve()),
+        cache=str(context.cache.resolve()) if context.cache else None,
+        device=config.device,
+    )
+    names, done, failed = context.clients, [], []
+    app = ServerApp()
+
+    @app.main()
+    def main(grid: Grid, _: FlowerContext) -> None:
+        try:
+            done.append(server.run(server.Link(grid, stop), method, context, config, folder, key, listener))
+        except BaseException as error:
+            failed.append(error)
+            raise
+
+    def place(at: FlowerContext) -> Place:
+        own = names[int(at.node_config["partition-id"]) :: nodes]
+        return Place(shared.manifest, own, shared.states, shared.cache, shared.device)
+
+    try:
+        run_simulation(app, client_app(place), nodes, backend_config=_backend(config))
+    except Exception as error:
+        if not failed:
+            raise FedkitError(f"the simulation broke off ({' '.join(str(error).split())[:300]})") from error
+    finally:
+        stop.set()
+    if failed:
+        raise failed[0]
+    if not done:
+        raise FedkitError("the simulation ended before the run did; run the same command, it resumes")
+    return done[0]
+
+
+def _backend(config: RunConfig) -> Any:
+    flower = config.flower
+    ray: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
+    # unasked, Ray would join whatever cluster was last started on this machine
+    ray |= {"address": flower.ray_address} if flower.ray_address else {"address": "local", "include_dashboard": False}
+    return {"client_resources": {"num_cpus": flower.cpus, "num_gpus": flower.gpus}, "init_args": ray}

@@ -1,0 +1,156 @@
+"""What travels: messages as server and sites write and read them. Nothing else crosses the wire.
+
+To a site go the server's state and what to do with it. Back come the shared tensors, a few numbers and, of held-out
+rows, figures. Personal tensors have no field here. Scores and labels of held-out rows are sent only when they are asked
+for (``flower.scores``).
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from flwr.app import ArrayRecord, ConfigRecord, MetricRecord, RecordDict
+
+from fedtrain.config import RunConfig, from_json, to_json
+from fedtrain.methods.base import Evaluation, State, Update
+
+ARRAYS, METRICS, CONFIG = "arrays", "metrics", "config"
+JOIN = "query.join"
+"""Message type by which a server asks a node which clients it has."""
+FAILED = 1
+"""Code of an error that a site tells of in words."""
+
+
+@dataclass(frozen=True)
+class Order:
+    """What a site is to do, beside the server's state.
+
+    Attributes:
+        config: The run. The site reads its own dataset, whatever manifest this names.
+        key: Digest of what the run is.
+        client: Name of the client.
+        number: Its number in the federation.
+        round: Which round, from 1.
+        since: Round that the client's personal state is of; 0: it has what it started with.
+        splits: To judge on; empty: train.
+        ranks: For each fine label its place from the rarest, 1, to the most frequent in all training rows; 0 if it is
+            in none. Methods may tell a label by its frequent kinds, which no site knows. Empty without fine labels.
+    """
+
+    config: RunConfig
+    key: str
+    client: str
+    number: int
+    round: int
+    since: int
+    splits: tuple[str, ...] = ()
+    ranks: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What a site says of one client on one split: its evaluation, and scores if they were asked for."""
+
+    evaluation: Evaluation
+    scores: State = field(default_factory=dict)
+
+
+def arrays(state: State) -> ArrayRecord:
+    """Tensors as a record, in their order."""
+    return ArrayRecord({name: value.detach().cpu().contiguous() for name, value in state.items()})
+
+
+def state(record: ArrayRecord, device: torch.device) -> State:
+    """Tensors of a record."""
+    return {name: value.to(device) for name, value in record.to_torch_state_dict().items()}
+
+
+def order(told: Order) -> ConfigRecord:
+    """An order as a record."""
+    config = json.dumps(to_json(replace(told.config, manifest="")))
+    facts = {name: getattr(told, name) for name in ("key", "client", "number", "round", "since")}
+    return ConfigRecord({"run": config, **facts, "splits": list(told.splits), "ranks": list(told.ranks)})
+
+
+def ordered(record: ConfigRecord) -> Order:
+    """An order from its record.
+
+    Raises:
+        UsageError: The config is not one.
+    """
+    facts: dict[str, Any] = {name: record[name] for name in ("key", "client", "number", "round", "since")}
+    config = from_json(json.loads(str(record["run"])), "run of the server")
+    return Order(config=config, splits=tuple(record["splits"]), ranks=tuple(record["ranks"]), **facts)
+
+
+def update(sent: Update, *, finite: bool) -> RecordDict:
+    """What a site sends after training; ``weight`` is for means in which all clients count the same."""
+    numbers = {"rows": sent.rows, "loss": sent.loss, "finite": int(finite), "weight": 1.0}
+    return RecordDict({ARRAYS: arrays(sent.shared), METRICS: MetricRecord(numbers)})
+
+
+def updated(content: RecordDict, client: int, like: State, rows: int) -> Update:
+    """An update from a reply.
+
+    Args:
+        content: Of the reply.
+        client: Number of the client that was asked.
+        like: What was sent to it: names, shapes and types are held against it.
+        rows: Training rows it should have; its weight.
+
+    Raises:
+        ValueError: It is not what was asked for; the message says how.
+    """
+    numbers, device = content.metric_records[METRICS], next((v.device for v in like.values()), torch.device("cpu"))
+    shared = state(content.array_records[ARRAYS], device)
+    kinds = [{name: (v.shape, v.dtype) for name, v in one.items()} for one in (shared, like)]
+    if kinds[0] != kinds[1]:
+        raise ValueError("its tensors are not those it was sent")
+    held = int(numbers["rows"])
+    if not 1 <= held <= rows:
+        raise ValueError(f"it trained on {held} rows, it has {rows}")
+    loss = float(numbers["loss"]) if numbers["finite"] else math.nan
+    return Update(client, held, shared, {}, loss)
+
+
+def judged(found: Mapping[str, Judged]) -> RecordDict:
+    """Figures of one client as records: those over its rows, its own, and how many rows."""
+    content = RecordDict()
+    for split, one in found.items():
+        evaluation = one.evaluation
+        content[f"{split}/metrics"] = MetricRecord({k: float(v) for k, v in evaluation.metrics.items()})
+        content[f"{split}/clients"] = MetricRecord({k: float(v[0]) for k, v in evaluation.clients.items()})
+        content[f"{split}/over"] = MetricRecord(dict(evaluation.over))
+        content[f"{split}/rows"] = MetricRecord({"rows": int(sum(evaluation.rows))})
+        if one.scores:
+            content[f"{split}/scores"] = arrays(one.scores)
+    return content
+
+
+def read_judged(content: RecordDict, splits: Sequence[str]) -> dict[str, Judged]:
+    """Figures of one client from a reply.
+
+    Raises:
+        ValueError: It is not what was asked for.
+    """
+    found, cpu = {}, torch.device("cpu")
+    for split in splits:
+        try:
+            parts = [content.metric_records[f"{split}/{name}"] for name in ("metrics", "clients", "over", "rows")]
+        except KeyError:
+            raise ValueError(f"it says nothing of {split}") from None
+        metrics, clients, over, rows = ({k: float(v) for k, v in part.items()} for part in parts)
+        evaluation = Evaluation(
+            metrics,
+            {name: [value] for name, value in clients.items()},
+            [int(rows["rows"])],
+            {name: int(value) for name, value in over.items()},
+        )
+        scores = content.array_records.get(f"{split}/scores")
+        found[split] = Judged(evaluation, {} if scores is None else state(scores, cpu))
+    return found

@@ -1,0 +1,235 @@
+"""Builds by several processes, and to places that are no folders: the bytes of a build by threads."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import pickle
+import shutil
+import signal
+from concurrent.futures import Future
+from pathlib import Path
+
+import fsspec
+import numpy as np
+import pytest
+from conftest import ROOT, answer, contents, fails, fedkit, make, mirrored, sampled
+
+from fedrsic_data import build, engines, manifest, recipe, remote, shards
+from fedrsic_data.engines import processes
+from fedrsic_data.engines.base import Task
+from fedrsic_data.errors import BadImageError, OutputError, UsageError
+from fedrsic_data.plan import Planned
+from fedrsic_data.sources.locate import Places
+from fedrsic_data.verify import verify
+
+
+def planned(*sets: str, places: Places | None = None, sample: bool = True, name: str = "fed-rsic") -> Planned:
+    sets = ("sample.per_class=6", "sample.size=32", *sets) if sample else sets
+    subsets = ["fed-ucmerced"] if name == "fed-rsic" else []
+    data = recipe.override(recipe.load(name), subsets=subsets, sample=sample, sets=list(sets))
+    return build.prepare(recipe.from_json(data, "test"), places or Places(offline=True))
+
+
+def children() -> set[int]:
+    """Processes of this one."""
+    found = set()
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            text = stat.read_text()
+        except OSError:
+            continue
+        if int(text.rpartition(")")[2].split()[1]) == os.getpid():
+            found.add(int(stat.parent.name))
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("files", ["client", "packed"])
+def test_processes_write_the_same_bytes(tmp_path: Path, files: str) -> None:
+    sets = (f"layout.files={files}", "layout.shard_bytes=60000", "clients=5")
+    one = build.build(planned(*sets), tmp_path / "threads")
+    two = build.build(planned(*sets), tmp_path / "processes", engine=engines.chosen(jobs=2))
+    assert two.written == one.written > 3
+    assert contents(one.path) == contents(two.path)
+    assert verify(two.path)[1] == []
+
+
+@pytest.mark.slow
+def test_every_kind_of_source_can_be_sent(ucmerced: Path, tmp_path: Path) -> None:
+    """Folders, zip archives and Parquet files, the last by way of a scratch file that is gone afterwards."""
+    reference = contents(make(tmp_path / "reference", Places(given={"ucmerced": str(ucmerced)})).path)
+    archive = shutil.make_archive(str(tmp_path / "UCMerced_LandUse"), "zip", ucmerced)
+    mirror = mirrored(ucmerced, tmp_path / "mirror")
+    for form in (ucmerced, Path(archive), mirror):
+        places = Places(given={"ucmerced": str(form)})
+        out = tmp_path / f"of-{form.name}"
+        build.build(planned(places=places, sample=False), out, engine=engines.chosen(jobs=2))
+        assert contents(out) == reference
+        assert sorted(p.name for p in tmp_path.iterdir() if p.name.startswith(out.name)) == [out.name]
+
+
+@pytest.mark.slow
+def test_label_sets_and_fine_labels_can_be_sent(tmp_path: Path) -> None:
+    sets = ("sample.users=10", "sample.size=64")
+    one = build.build(planned(*sets, name="flair"), tmp_path / "threads")
+    two = build.build(planned(*sets, name="flair"), tmp_path / "processes", engine=engines.chosen(jobs=2))
+    assert contents(one.path) == contents(two.path)
+
+
+def test_a_task_is_sent_with_its_own_rows_only() -> None:
+    whole = planned("clients=5")
+    rows, jobs = build._jobs(whole.recipe, whole.subsets[0])
+    job, window = jobs[2]
+    task = Task("fed-ucmerced", job, rows, build._options(whole.recipe, window))
+    sent = task.sent()
+    assert sent.rows.table.num_rows == len(job.rows) < rows.table.num_rows
+    assert sent.rows.clients == (rows.clients[rows.client[job.rows[0]]],)
+    assert sent.rows.containers == ()
+    assert np.array_equal(sent.job.rows, np.arange(len(job.rows)))
+    assert len(pickle.dumps(sent)) < 20_000
+    assert shards.alone(*shards.alone(job, rows))[1].table.equals(sent.rows.table)
+
+
+@pytest.mark.slow
+def test_a_damaged_image_is_said_as_by_threads(ucmerced: Path, tmp_path: Path) -> None:
+    root = Path(shutil.copytree(ucmerced, tmp_path / "images"))
+    victim = root / "UCMerced_LandUse" / "Images" / "forest" / "forest07.tif"
+    victim.write_bytes(victim.read_bytes()[:50])
+    wanted = planned(places=Places(given={"ucmerced": str(root)}), sample=False)
+    for number, engine in enumerate((engines.chosen(), engines.chosen(jobs=2))):
+        with pytest.raises(BadImageError, match="forest07.tif: "):
+            build.build(wanted, tmp_path / str(number), engine=engine)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["images"]
+
+
+@pytest.mark.slow
+def test_a_worker_that_dies_leaves_a_build_to_resume(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before, reference = children(), contents(sampled(tmp_path / "reference").path)
+    finished: list[str] = []
+    result = Future.result
+
+    def killing(self: Future, timeout: float | None = None) -> object:
+        receipt = result(self, timeout)
+        finished.append(receipt.path)
+        if len(finished) == 4:
+            for child in multiprocessing.active_children():
+                os.kill(child.pid, signal.SIGKILL)
+        return receipt
+
+    monkeypatch.setattr(processes.Future, "result", killing)
+    with pytest.raises(OutputError, match="a process that wrote shards died.*resumes"):
+        build.build(planned(), tmp_path / "out", engine=engines.chosen(jobs=2))
+    monkeypatch.undo()
+    assert not (tmp_path / "out").exists()
+    again = build.build(planned(), tmp_path / "out", engine=engines.chosen(jobs=2))
+    assert len(finished) >= 4
+    assert again.written < 20
+    assert contents(tmp_path / "out") == reference
+    assert children() <= before | {int(p.name) for p in Path("/proc").glob("[0-9]*") if "resource_tracker" in _line(p)}
+
+
+def _line(process: Path) -> str:
+    try:
+        return (process / "cmdline").read_text()
+    except OSError:
+        return ""
+
+
+def test_engines_that_cannot_be(monkeypatch: pytest.MonkeyPatch) -> None:
+    for arguments, words in (
+        (("dask",), "--engine dask: should be one of local, ray"),
+        (("local", 0), "--jobs=0 should be at least 1"),
+        (("local", None, "auto"), "--ray-address auto: is for --engine ray"),
+    ):
+        with pytest.raises(UsageError, match=words):
+            engines.chosen(*arguments)
+    monkeypatch.setattr(engines, "find_spec", lambda _: None)
+    with pytest.raises(UsageError, match=r"pip install 'fedkit\[ray\]'"):
+        engines.chosen("ray")
+    assert isinstance(engines.chosen(jobs=1), engines.Threads)
+
+
+@pytest.mark.slow
+def test_the_command(tmp_path: Path) -> None:
+    wanted = ("build", "fed-rsic", "--sample", "--subset", "fed-ucmerced", "--set", "sample.per_class=2")
+    told = answer(fedkit(*wanted, "--jobs", 2, "--out", tmp_path / "two", "--json"))
+    one = answer(fedkit(*wanted, "--out", tmp_path / "one", "--json"))
+    assert told["digest"] == one["digest"]
+    assert contents(tmp_path / "one") == contents(tmp_path / "two")
+    fails(2, "--out nowhere://x/y", "no file system", done=fedkit(*wanted, "--out", "nowhere://x/y"))
+    assert sorted(p.name for p in tmp_path.iterdir() if p.name != "cache") == ["one", "two"]
+    assert str(ROOT)
+
+
+# places that are no folders
+
+
+@pytest.fixture
+def memory() -> fsspec.AbstractFileSystem:
+    found = fsspec.filesystem("memory")
+    found.store.clear()
+    found.pseudo_dirs[:] = [""]
+    return found
+
+
+def there(memory: fsspec.AbstractFileSystem, root: str) -> dict[str, bytes]:
+    return {name.removeprefix(f"/{root}/"): memory.cat(name) for name in memory.find(f"/{root}")}
+
+
+def test_what_is_copied_is_what_a_folder_has(memory, tmp_path: Path) -> None:
+    reference = contents(sampled(tmp_path / "reference").path)
+    told = remote.build(planned(), "memory://bucket/fed")
+    assert told.uri == "memory://bucket/fed"
+    assert there(memory, "bucket/fed") == reference
+    assert not list((tmp_path / "cache" / "staged").iterdir())
+    assert remote.build(planned(), "memory://bucket/fed").written == 0
+    memory.rm("/bucket/fed/clients.parquet")
+    assert remote.build(planned(), "memory://bucket/fed").written == 1
+    assert there(memory, "bucket/fed") == reference
+
+
+def test_an_interrupted_copy_is_no_dataset_and_goes_on(memory, tmp_path: Path, monkeypatch) -> None:
+    reference = contents(sampled(tmp_path / "reference").path)
+    size, seen = remote._size, []
+
+    def full(filesystem, path):
+        seen.append(path)
+        if len(seen) == 7:
+            raise KeyboardInterrupt
+        return size(filesystem, path)
+
+    monkeypatch.setattr(remote, "_size", full)
+    with pytest.raises(KeyboardInterrupt):
+        remote.build(planned(), "memory://bucket/fed")
+    monkeypatch.undo()
+    assert 0 < len(there(memory, "bucket/fed")) < len(reference)
+    assert manifest.NAME not in there(memory, "bucket/fed")
+    monkeypatch.setenv("FEDKIT_CACHE", str(tmp_path / "cache"))
+    remote.build(planned(), "memory://bucket/fed")
+    assert there(memory, "bucket/fed") == reference
+
+
+def test_another_dataset_is_replaced_only_when_asked(memory, tmp_path: Path) -> None:
+    remote.build(planned(), "memory://bucket/fed")
+    before = there(memory, "bucket/fed")
+    with pytest.raises(OutputError, match="memory://bucket/fed: holds another dataset.*--overwrite"):
+        remote.build(planned("clients=3"), "memory://bucket/fed")
+    assert there(memory, "bucket/fed") == before
+    remote.build(planned("clients=3"), "memory://bucket/fed", overwrite=True)
+    reference = sampled(tmp_path / "reference", "clients=3").path
+    assert there(memory, "bucket/fed") == contents(reference)
+
+
+def test_what_is_no_dataset_is_left_alone(memory) -> None:
+    memory.pipe("/bucket/fed/thesis.tex", b"precious")
+    for overwrite in (False, True):
+        with pytest.raises(OutputError, match="holds no fedkit dataset"):
+            remote.build(planned(), "memory://bucket/fed", overwrite=overwrite)
+    assert there(memory, "bucket/fed") == {"thesis.tex": b"precious"}
+    memory.pipe("/bucket/two/manifest.json", json.dumps([1]).encode())
+    with pytest.raises(OutputError, match="cannot be read"):
+        remote.build(planned(), "memory://bucket/two")
+    with pytest.raises(UsageError, match="names no folder"):
+        remote.build(planned(), "memory://")

@@ -1,0 +1,145 @@
+"""Datasets taken apart: every folder proves itself, and together they are the whole."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pytest
+from conftest import answer, contents, fails, fedkit, sampled
+
+from fedrsic_data import build, recipe, sites
+from fedrsic_data.errors import OutputError, UsageError, VerificationError
+from fedrsic_data.reader import Dataset
+from fedrsic_data.sources.locate import Places
+from fedrsic_data.verify import verify
+
+
+def flair(out: Path, *sets: str) -> Path:
+    data = recipe.override(recipe.load("flair"), sample=True, sets=["sample.users=10", "sample.size=64", *sets])
+    return build.build(build.prepare(recipe.from_json(data, "test"), Places(offline=True)), out).path
+
+
+def same_rows(whole: Path, out: Path, group: int = 1) -> None:
+    """Every row of every client is at its site, and no site has another."""
+    dataset = Dataset(whole)
+    seen: dict[str, int] = {}
+    for folder in sorted(p for p in out.iterdir() if p.name != sites.SERVER):
+        built, problems = verify(folder)
+        assert problems == []
+        site = Dataset(folder)
+        for name in site.subsets:
+            mine, theirs = site.subset(name), dataset.subset(name)
+            assert len(mine.clients) <= group
+            assert (mine.classes, mine.splits, mine.schema()) == (theirs.classes, theirs.splits, theirs.schema())
+            for split in mine.splits:
+                rows = [mine.client(client).read(split) for client in mine.clients]
+                for client, table in zip(mine.clients, rows, strict=True):
+                    assert table.equals(theirs.client(client).read(split))
+                assert mine.read(split).equals(pa.concat_tables(rows))
+                seen[name] = seen.get(name, 0) + sum(table.num_rows for table in rows)
+        assert built.plan.rows == sum(sum(s.rows.values()) for s in built.subsets.values())
+        owners = set(site.plan.column("client_id").to_pylist())
+        assert owners <= {client for name in site.subsets for client in site.subset(name).clients}
+    assert seen == {name: sum(s.rows.values()) for name, s in dataset.manifest.subsets.items()}
+
+
+def test_a_folder_a_client(sample_build: Path, tmp_path: Path) -> None:
+    made = sites.split(sample_build, tmp_path / "sites")
+    assert [site.name for site in made] == [f"client-{k:04d}" for k in range(10)]
+    same_rows(sample_build, tmp_path / "sites")
+    whole = contents(sample_build)
+    for name, data in contents(tmp_path / "sites").items():
+        if name.startswith("client-") and "/fed-ucmerced/" in name:
+            assert data == whole[name.partition("/")[2]]  # files of one client are copied, not written anew
+    assert sorted(os.listdir(tmp_path)) == ["sites"]
+
+
+def test_groups_and_several_subsets(tmp_path: Path) -> None:
+    data = recipe.override(
+        recipe.load("fed-rsic"),
+        subsets=["fed-ucmerced", "fed-optimal"],
+        sample=True,
+        sets=["sample.per_class=4", "sample.size=32", "clients=5"],
+    )
+    whole = build.build(build.prepare(recipe.from_json(data, "test"), Places(offline=True)), tmp_path / "fed").path
+    made = sites.split(whole, tmp_path / "sites", group=2)
+    assert [site.name for site in made] == ["site-00000", "site-00001", "site-00002"]
+    assert made[2].clients == ("client-0004",)
+    same_rows(whole, tmp_path / "sites", group=2)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("files", ["client", "packed"])
+def test_label_sets_users_and_packed_shards(tmp_path: Path, files: str) -> None:
+    whole = flair(tmp_path / "flair", f"layout.files={files}")
+    made = sites.split(whole, tmp_path / "sites")
+    same_rows(whole, tmp_path / "sites")
+    total = sum((pc.sum(pa.array(_fine(tmp_path / "sites" / site.name))).as_py() or 0) for site in made)
+    assert total == sum(_fine(whole))
+    again = sites.split(whole, tmp_path / "again")
+    assert made == again
+    assert contents(tmp_path / "sites") == contents(tmp_path / "again")
+
+
+def _fine(folder: Path) -> tuple[int, ...]:
+    (subset,) = Dataset(folder).manifest.subsets.values()
+    assert subset.fine is not None
+    return subset.fine.train_counts
+
+
+def test_the_server_has_names_and_rows_and_no_labels(sample_build: Path, tmp_path: Path) -> None:
+    sites.split(sample_build, tmp_path / "sites")
+    folder = tmp_path / "sites" / sites.SERVER
+    assert verify(folder)[1] == []
+    assert sorted(contents(folder)) == ["README.md", "clients.parquet", "manifest.json", "plan.parquet"]
+    whole, server = (Dataset(path).subset("fed-ucmerced") for path in (sample_build, folder))
+    for column in ("client_id", "split", "rows"):
+        assert server.client_table.column(column).equals(whole.client_table.column(column))
+    for column in ("labels", "counts", "domains", "domain_counts"):
+        assert all(value == [] for value in server.client_table.column(column).to_pylist())
+    assert set(server.entry.train_counts) == {0}
+    assert server.dataset.plan.num_rows == 0
+
+
+def test_what_cannot_be(sample_build: Path, dataset: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="--group=0 should be at least 1"):
+        sites.split(sample_build, tmp_path / "sites", group=0)
+    (tmp_path / "sites").mkdir()
+    (tmp_path / "sites" / "thesis.tex").write_text("precious")
+    with pytest.raises(OutputError, match="is there already"):
+        sites.split(sample_build, tmp_path / "sites")
+    (tmp_path / "new.incomplete").mkdir()
+    with pytest.raises(OutputError, match="was not left by"):
+        sites.split(sample_build, tmp_path / "new")
+    (tmp_path / "new.incomplete" / sites._MARK).touch()
+    sites.split(sample_build, tmp_path / "new")
+    victim = next((dataset / "fed-ucmerced" / "train").iterdir())
+    victim.write_bytes(victim.read_bytes()[:-1])
+    with pytest.raises(VerificationError, match="before handing it out"):
+        sites.split(dataset, tmp_path / "damaged")
+    assert not (tmp_path / "damaged").exists()
+
+
+def test_a_client_named_as_the_server(tmp_path: Path) -> None:
+    assert sites._names([("a",), ("Server",)]) == ["site-00000", "site-00001"]
+    assert sites._names([("a",), ("A",)]) == ["site-00000", "site-00001"]
+    assert sites._names([("a",), ("../b",)]) == ["site-00000", "site-00001"]
+    assert sites._names([("a",), ("b",)]) == ["a", "b"]
+
+
+@pytest.mark.slow
+def test_the_command(sample_build: Path, tmp_path: Path) -> None:
+    told = answer(fedkit("split-sites", sample_build, "--out", "sites", "--group", 4, "--json", cwd=tmp_path))
+    assert [site["name"] for site in told["sites"]] == ["site-00000", "site-00001", "site-00002"]
+    assert fedkit("verify", "sites/site-00001", cwd=tmp_path).returncode == 0
+    fails(1, "--out sites", done=fedkit("split-sites", sample_build, "--out", "sites", cwd=tmp_path))
+
+
+def test_clients_without_rows(tmp_path: Path) -> None:
+    """A client of held-out rows only, or of none, has a folder too."""
+    whole = sampled(tmp_path / "fed", "alpha=0.01", "clients=15", "min_size=0").path
+    sites.split(whole, tmp_path / "sites")
+    same_rows(whole, tmp_path / "sites")
