@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import sampled
+from conftest import answer, fails, fedkit, sampled
 from PIL import Image
 
 import fedrsic_data
@@ -179,3 +179,18 @@ def test_matplotlib_is_imported_to_draw_only() -> None:
 
     code = "import sys, fedrsic_data.pictures; sys.exit('matplotlib' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parent.parent, check=False).returncode == 0
+
+
+def test_inspect_writes_the_pictures(sample_build: Path, tmp_path: Path) -> None:
+    from xml.etree import ElementTree
+
+    facts = answer(fedkit("inspect", sample_build, "--plot", tmp_path / "plots", "--json"))
+    written = sorted(p.name for p in (tmp_path / "plots").iterdir())
+    assert written == sorted(
+        f"fed-ucmerced-{what}.{kind}" for what in ("clients", "sizes", "skew") for kind in ("png", "svg")
+    )
+    assert sorted(Path(p).name for p in facts["pictures"]) == written
+    for path in (tmp_path / "plots").glob("*.svg"):
+        assert ElementTree.parse(path).getroot().tag.endswith("svg")
+    (tmp_path / "file").write_text("")
+    fails(1, "cannot be written", done=fedkit("inspect", sample_build, "--plot", tmp_path / "file"))
