@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from fedrsic_data.console import answer, bars, give_memory_back, listening, run_app
+from fedrsic_data.console import answer, bars, give_memory_back, listening, run_app, telling
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -23,11 +23,14 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Build federated image datasets as Parquet shards, prove them, and train on them.\n\n"
     "\b\nExamples:\n"
+    "  fedkit quickstart                       the five-minute tour\n"
     "  fedkit build fed-rsic --sample          a first dataset, nothing to download\n"
     "  fedkit build fed-rsic --alpha 0.1       Dirichlet label skew on the real images\n"
     "  fedkit inspect data/fed-rsic            who has what, and how skewed it is\n"
     "  fedkit verify data/fed-rsic             prove every byte against the manifest\n"
-    "  fedkit train fedpgp --manifest data/fed-rsic   train a method on it",
+    "  fedkit train fedpgp --manifest data/fed-rsic   train a method on it\n"
+    "  fedkit report data/fed-rsic runs        a page to look at both\n"
+    "  fedkit publish data/fed-rsic --repo USER/NAME  put it on the Hub",
 )
 
 Alpha = Annotated[float | None, typer.Option(help="Dirichlet concentration; small is skewed.")]
@@ -73,7 +76,9 @@ def fedkit(
 
 @app.command(short_help="Build a federated dataset from a recipe.")
 def build(
-    recipe: Annotated[str, typer.Argument(help="A shipped recipe (fed-rsic) or the path of your own.")],
+    recipe: Annotated[
+        str, typer.Argument(help="A shipped recipe (fed-rsic), the path of your own, or hf://USER/NAME.")
+    ],
     alpha: Alpha = None,
     clients: Clients = None,
     seed: Seed = None,
@@ -113,35 +118,30 @@ def build(
       fedkit build fed-rsic --partition pathological --set classes_per_client=5 --dry-run
       fedkit build flair --jobs 16 --out s3://bucket/flair
       fedkit build flair --engine ray --ray-address auto --out /shared/flair
+      fedkit build hf://USER/NAME --sources ~/datasets
     """
     from fedrsic_data import build as pipeline
-    from fedrsic_data import engines, remote, show
-    from fedrsic_data import recipe as recipes
+    from fedrsic_data import engines, rebuild, remote, show
     from fedrsic_data.sources.locate import Places
 
     runs = engines.chosen(engine, jobs, ray_address)
-
-    data = recipes.override(
-        recipes.load(recipe),
-        subsets=subset or [],
-        partitioner=partition,
-        sample=sample,
-        sets=[
-            *_given(alpha=alpha, clients=clients, seed=seed, on_bad_image=on_bad_image),
-            *(["allow_partial=true"] if allow_partial else []),
-            *(set_ or []),
-        ],
-    )
-    wanted = recipes.from_json(data, f"recipe {recipe}")
+    sets = [
+        *_given(alpha=alpha, clients=clients, seed=seed, on_bad_image=on_bad_image),
+        *(["allow_partial=true"] if allow_partial else []),
+        *(set_ or []),
+    ]
+    changes = {"subsets": subset or [], "partitioner": partition, "sample": sample, "sets": sets}
+    wanted, published = rebuild.recipe_of(recipe, changes)
     places = Places(folder=sources, given=_pairs(source or []), offline=offline)
     give_memory_back()
     with listening(quiet=json) as listener:
         planned = pipeline.prepare(wanted, places, listener)
+        published.check_plan(planned)
         if dry_run:
             answer(show.planned(planned), json)
             return
         place = out or str(Path("data") / wanted.name)
-        built = remote.build(planned, place, overwrite=overwrite, listener=listener, engine=runs)
+        built = remote.build(planned, place, overwrite=overwrite, listener=listener, engine=runs, check=published.check)
     answer(show.built(built), json)
 
 
@@ -244,9 +244,12 @@ def split_sites(
 
 @app.command(short_help="Show who has what, and how skewed it is.")
 def inspect(
-    manifest: Annotated[Path, typer.Argument(help="A built manifest.json or its folder.")],
+    manifest: Annotated[str, typer.Argument(help="A built manifest.json or its folder, or hf://USER/NAME.")],
     subset: Subsets = None,
     clients: Annotated[int, typer.Option(min=0, help="Most clients to list.")] = 40,
+    plot: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="Also write its pictures there, as SVG and PNG.")
+    ] = None,
     json: Json = False,
 ) -> None:
     """Show a built dataset: rows, classes and label mixture of every client, skew beside its IID band.
@@ -255,12 +258,18 @@ def inspect(
     Examples:
       fedkit inspect data/fed-rsic
       fedkit inspect data/fed-rsic --subset fed-ucmerced --clients 100
+      fedkit inspect data/fed-rsic --plot pictures
       fedkit inspect data/fed-rsic --json
+      fedkit inspect hf://USER/NAME
     """
-    from fedrsic_data import show
+    from fedrsic_data import pictures, show
     from fedrsic_data.reader import Dataset
 
-    answer(show.inspected(Dataset(manifest), subset or [], clients), json)
+    dataset = Dataset(manifest)
+    shown = show.inspected(dataset, subset or [], clients)
+    if plot is not None:
+        shown = show.with_files(shown, pictures.write(dataset, subset or [], plot))
+    answer(shown, json)
 
 
 @app.command(short_help="Prove a built dataset against its manifest.")
@@ -285,11 +294,54 @@ def verify(
         raise typer.Exit(1)
 
 
+@app.command(short_help="Publish a built dataset to the Hugging Face Hub.")
+def publish(
+    manifest: Annotated[Path, typer.Argument(help="A built manifest.json or its folder.")],
+    repo: Annotated[str, typer.Option(metavar="USER/NAME", help="The dataset repository; made if need be.")],
+    private: Annotated[bool, typer.Option("--private", help="Make a new repository private.")] = False,
+    revision: Annotated[str | None, typer.Option(metavar="BRANCH", help="Publish to this branch.")] = None,
+    create_pr: Annotated[bool, typer.Option("--create-pr", help="Open a pull request instead.")] = False,
+    reference_only: Annotated[
+        bool, typer.Option("--reference-only", help="Who has which image, without the images.")
+    ] = False,
+    redistribute: Annotated[
+        bool, typer.Option("--redistribute", help="Publish images whose licence does not say that this is allowed.")
+    ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="List what would be sent; send nothing.")] = False,
+    json: Json = False,
+) -> None:
+    """Publish a built dataset: verified first, with a card and a Croissant file, in one commit tagged with its plan.
+
+    \b
+    Examples:
+      fedkit publish data/fed-rsic --repo USER/NAME --dry-run
+      fedkit publish data/fed-rsic --repo USER/NAME --private
+      fedkit publish data/fed-rsic --repo USER/NAME --reference-only
+      fedkit publish data/fed-rsic --repo SOMEBODY/NAME --create-pr
+    """
+    from fedrsic_data.publish import run
+    from fedrsic_data.publish.upload import Target
+
+    with bars(quiet=json) as bar:
+        shown = run.publish(
+            manifest,
+            Target(repo, revision, private, create_pr),
+            reference_only=reference_only,
+            redistribute=redistribute,
+            dry_run=dry_run,
+            listener=run.Listener(telling(quiet=json), bar("verified"), bar("uploaded")),
+        )
+    answer(shown, json)
+
+
 @app.command(short_help="Train a federated method on a built dataset.")
 def train(
     method: Annotated[str, typer.Argument(help="A method by name; see: fedkit list methods.")],
     manifest: Annotated[
-        str, typer.Option(help="A built manifest.json or its folder; or a recipe, whose data/NAME is taken or built.")
+        str,
+        typer.Option(
+            help="A built manifest.json or its folder; hf://USER/NAME; or a recipe, whose data/NAME is taken or built."
+        ),
     ],
     subset: Subsets = None,
     rounds: Annotated[int | None, typer.Option(help="Rounds to train; default as published.")] = None,
@@ -316,6 +368,7 @@ def train(
       fedkit train fedpgp --manifest data/fed-rsic --subset fed-ucmerced
       fedkit train fedrsclip --manifest fed-rsic --sample --rounds 20
       fedkit train promptfl --manifest data/fed-rsic --clients-per-round 5 --seed 1
+      fedkit train fedpgp --manifest hf://USER/NAME --rounds 20
       fedkit train fedpgp --manifest data/fed-rsic --set rank=4 --set eval_every=5 --out runs/rank-4
       fedkit train fedpgp --manifest data/fed-rsic --engine flower --set flower.cpus=2
     """
@@ -415,6 +468,55 @@ def flower_run(
     answer(federation.run(folder, connection, run_config or [], tell), json)
 
 
+@app.command(short_help="The five-minute tour: build, train, look.")
+def quickstart(
+    out: Annotated[Path, typer.Option(help="Folder for its datasets, runs and report.")] = Path("quickstart"),
+    json: Json = False,
+) -> None:
+    """Build two procedural samples, train three methods and their baselines on them briefly, and write a report.
+
+    Nothing is downloaded. What is finished is kept, so that it may be interrupted and run again.
+
+    \b
+    Examples:
+      fedkit quickstart
+      fedkit quickstart --out /tmp/tour
+    """
+    from fedrsic_data import quickstart as samples
+    from fedrsic_data.sources.locate import cache_folder
+
+    with listening(quiet=json) as listener:
+        datasets = samples.built(out / "data", listener=listener)
+    from fedtrain import quickstart as tour
+
+    with _training(quiet=json) as hears:
+        shown = tour.train(datasets, out, cache=cache_folder(), listener=hears)
+    answer(shown, json)
+
+
+@app.command(short_help="Write a report of datasets and runs that opens in a browser.")
+def report(
+    paths: Annotated[
+        list[Path], typer.Argument(metavar="MANIFEST|RUN...", help="Built manifests, runs, or folders of runs.")
+    ],
+    out: Annotated[Path, typer.Option(help="The HTML file to write.")] = Path("report.html"),
+    images: Annotated[bool, typer.Option("--images/--no-images", help="Thumbnails of sample images.")] = True,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a file that is no report.")] = False,
+    json: Json = False,
+) -> None:
+    """Write one HTML file of pictures and tables: who has what, how skewed it is, how the runs went.
+
+    \b
+    Examples:
+      fedkit report data/fed-rsic
+      fedkit report runs --out runs.html
+      fedkit report data/fed-rsic runs/fedpgp-* runs/promptfl-* --out report.html
+    """
+    from fedtrain import pages
+
+    answer(pages.report(paths, out, images=images, overwrite=overwrite), json)
+
+
 @app.command("list", short_help="List recipes, sources, partitioners and methods.")
 def list_(
     what: Annotated[str | None, typer.Argument(metavar="[recipes|sources|partitioners|methods]")] = None,
@@ -450,20 +552,17 @@ def _pairs(texts: list[str]) -> dict[str, str]:
 
 @contextmanager
 def _training(*, quiet: bool) -> Iterator[TrainListener]:
-    from fedtrain import report
+    from rich.console import Console
+
+    from fedtrain import live
     from fedtrain.engines.base import Listener
 
     def tell(words: str) -> None:
         if not quiet:
             print(words, file=sys.stderr)
 
-    with bars(quiet=quiet) as bar:
-        rounds = bar("rounds")
-        yield Listener(
-            say=lambda words: tell(f"{words} ..."),
-            note=tell,
-            round=lambda line, total: rounds(line["round"], total, f"round {line['round']}: {report.progress(line)}"),
-        )
+    with live.view(Console(stderr=True), quiet=quiet) as rounds:
+        yield Listener(say=lambda words: tell(f"{words} ..."), note=tell, round=rounds)
 
 
 def _given(**options: Any) -> list[str]:

@@ -21,10 +21,12 @@ def open(path: str | PathLike[str]) -> Dataset:  # noqa: A001 - fedrsic_data.ope
     """A built dataset.
 
     Args:
-        path: Its ``manifest.json``, or the folder that holds it.
+        path: Its ``manifest.json``, or the folder that holds it; or ``hf://USER/NAME[@REVISION]``: then one commit of
+            it is read, and of its shards only what is asked for.
 
     Raises:
         ManifestError: The manifest cannot be read or is malformed.
+        HubError: The Hub cannot be reached, or has no such dataset.
     """
     from fedrsic_data.reader import Dataset
 

@@ -103,6 +103,7 @@ def build(
     overwrite: bool = False,
     listener: Listener = QUIET,
     engine: Engine = _THREADS,
+    check: Callable[[Manifest], None] = lambda _: None,
 ) -> Built:
     """Writes a planned dataset: shards aside, the manifest last, then the folder is renamed into place.
 
@@ -115,6 +116,7 @@ def build(
         overwrite: Replace another dataset that stands there.
         listener: Hears of the progress.
         engine: Where shards are written; the bytes are the same.
+        check: Shown the manifest before the dataset is put in place; what it raises keeps it out.
 
     Raises:
         OutputError: The folder cannot be written, or holds something else.
@@ -124,6 +126,7 @@ def build(
     with workspace.opened(out) as work:
         standing = _standing(planned, out, overwrite) if out.exists() else None
         if standing is not None:
+            check(standing)
             built = _mend(planned, out, standing, listener)
             work.discard()
             return built
@@ -131,6 +134,7 @@ def build(
         receipts = _receipts(planned, work, listener, engine)
         pa.default_memory_pool().release_unused()
         described = describe(planned, work.folder, receipts)
+        check(described)
         (work.folder / manifest.NAME).write_text(manifest.dumps(described), encoding="utf-8")
         work.finish([manifest.NAME, *(file.path for file in manifest.files(described))])
     return Built(out, described, sum(len(r) for r in receipts.values()) - len(work.kept))
@@ -189,6 +193,8 @@ def _standing(planned: Planned, out: Path, overwrite: bool) -> Manifest | None:
         standing = manifest.load(out)
     except ManifestError as error:
         raise OutputError(f"{error}; replace the dataset with --overwrite, or choose another --out") from None
+    if standing.reference:
+        raise OutputError(f"{out}: says who has which image, without the images; choose another --out")
     same = (standing.plan.digest, to_json(standing.recipe), standing.writer) == (
         planned.digest,
         to_json(planned.recipe),

@@ -75,12 +75,17 @@ def listening(*, quiet: bool) -> Iterator[Listener]:
     from fedrsic_data.build import Listener
 
     with bars(quiet=quiet) as bar:
+        yield Listener(step=telling(quiet=quiet), images=bar("images"), download=bar)
 
-        def step(words: str) -> None:
-            if not quiet:
-                print(f"{words} ...", file=sys.stderr)
 
-        yield Listener(step=step, images=bar("images"), download=bar)
+def telling(*, quiet: bool) -> Callable[[str], None]:
+    """Tells what happens next, in words."""
+
+    def tell(words: str) -> None:
+        if not quiet:
+            print(f"{words} ...", file=sys.stderr)
+
+    return tell
 
 
 def give_memory_back() -> None:

@@ -39,6 +39,10 @@ class DownloadError(SourceError):
     """A download failed, or what arrived is not what was expected."""
 
 
+class HubError(FedkitError):
+    """The Hugging Face Hub cannot be reached, or refuses what was asked of it."""
+
+
 class OutputError(FedkitError):
     """The output folder cannot be written, or holds something else already."""
 

@@ -20,6 +20,9 @@ MAX_PIXELS = 178_956_970
 MAX_BYTES = 64 * 2**20
 """Largest image file accepted, in bytes: it must fit a row group."""
 
+MAX_SHOWN = 25_000_000
+"""Largest width x height that is decoded to show it small: 75 MB of memory."""
+
 SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp", ".gif")
 """File names that are taken for images, lower case."""
 
@@ -53,6 +56,34 @@ def check(data: bytes, name: str) -> tuple[int, int]:
         return _decode(data, name)
     _bounded(size, name)
     return size
+
+
+def thumbnail(data: bytes, name: str, side: int) -> bytes:
+    """A small JPEG of an image, its longer side at most ``side`` pixels.
+
+    Args:
+        data: The file's bytes; what ``check`` refuses is never decoded.
+        name: The file, for messages.
+        side: In pixels.
+
+    Raises:
+        BadImageError: As ``check``, or it has more than ``MAX_SHOWN`` pixels, or cannot be decoded.
+    """
+    from PIL import Image, ImageOps
+
+    size = check(data, name)
+    if size[0] * size[1] > MAX_SHOWN:
+        raise BadImageError(f"{name}: {size[0]:,} x {size[1]:,} pixels are too many to show")
+    made = io.BytesIO()
+    try:
+        with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
+            image.draft("RGB", (2 * side, 2 * side))  # a JPEG is decoded no larger than it must
+            small = image.convert("RGB")
+            small.thumbnail((side, side))
+            ImageOps.exif_transpose(small).save(made, "JPEG", quality=72, optimize=True)
+    except Exception as error:  # decoders raise a dozen kinds over damaged files
+        raise BadImageError(f"{name}: damaged image ({error})") from None
+    return made.getvalue()
 
 
 def _bounded(size: tuple[int, int], name: str) -> None:

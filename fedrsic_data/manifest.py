@@ -23,7 +23,13 @@ _NO_NAME = re.compile(r"[\\:\0\ud800-\udfff]")  # drives, other systems' separat
 
 @dataclass(frozen=True)
 class File:
-    """A file beside the manifest: relative path, size in bytes, sha256 in hex."""
+    """A file beside the manifest.
+
+    Attributes:
+        path: Relative to the manifest.
+        bytes: Its size.
+        sha256: Of its bytes, in hex.
+    """
 
     path: str
     bytes: int
@@ -32,7 +38,15 @@ class File:
 
 @dataclass(frozen=True)
 class Plan:
-    """The plan: its file, and the digest of its content, which no Parquet version changes."""
+    """The plan: its file, and the digest of its content.
+
+    Attributes:
+        path: Relative to the manifest.
+        bytes: Size of the file.
+        sha256: Of the file's bytes, in hex.
+        digest: sha256 of its values, which no Parquet version changes.
+        rows: Number of images.
+    """
 
     path: str
     bytes: int
@@ -43,7 +57,15 @@ class Plan:
 
 @dataclass(frozen=True)
 class Shard:
-    """A Parquet file of rows sorted by client."""
+    """A Parquet file of rows sorted by client.
+
+    Attributes:
+        path: Relative to the manifest.
+        split: The split its rows are of.
+        rows: Number of rows.
+        bytes: Size of the file.
+        sha256: Of its bytes, in hex.
+    """
 
     path: str
     split: str
@@ -54,7 +76,13 @@ class Shard:
 
 @dataclass(frozen=True)
 class Counted:
-    """Images that are in the source but in no shard, and why."""
+    """Images that are in the source but in no shard.
+
+    Attributes:
+        reason: Why.
+        count: How many.
+        examples: Sample ids of some.
+    """
 
     reason: str
     count: int
@@ -63,7 +91,14 @@ class Counted:
 
 @dataclass(frozen=True)
 class Skipped:
-    """An image left out because its file is damaged (``on_bad_image: skip``)."""
+    """An image left out because its file is damaged (``on_bad_image: skip``).
+
+    Attributes:
+        sample_id: Which.
+        client_id: Who would have had it.
+        split: Where it would have been.
+        reason: What is wrong with it.
+    """
 
     sample_id: str
     client_id: str
@@ -73,7 +108,18 @@ class Skipped:
 
 @dataclass(frozen=True)
 class SourceEntry:
-    """Provenance of a source: what it is, what licence it carries, how much of it was there."""
+    """Provenance of a source.
+
+    Attributes:
+        title: What it is.
+        homepage: Where its authors publish it.
+        licence: Of its images.
+        citation: What to cite.
+        redistributable: Whether the licence allows to publish the images again.
+        images: How many were there.
+        missing: What was not, in words.
+        counts: Other things that were counted, by name.
+    """
 
     title: str
     homepage: str
@@ -149,7 +195,9 @@ class Manifest:
         clients: ``clients.parquet``.
         card: The dataset card, ``README.md``.
         subsets: What was built.
-        digest: sha256 of all of the above.
+        digest: sha256 of all of the rest.
+        reference: Only what can be published of images that must not be is here: the shards are told of by their
+            digests, and have to be built again. Absent from the file, and from the digest, where false.
     """
 
     fedkit: int
@@ -162,6 +210,7 @@ class Manifest:
     card: File
     subsets: dict[str, SubsetEntry]
     digest: str = ""
+    reference: bool = False
 
 
 def load(path: Path) -> Manifest:
@@ -181,7 +230,7 @@ def load(path: Path) -> Manifest:
         manifest = decode(Manifest, data, str(path))
     except UsageError as error:
         raise ManifestError(str(error)) from None
-    for entry in files(manifest):
+    for entry in (*files(manifest), *shards(manifest)):
         safe(path.parent, entry.path)
     return manifest
 
@@ -192,6 +241,8 @@ def located(path: Path) -> Path:
     Raises:
         ManifestError: There is none, or it is no regular file.
     """
+    if path.parts[:1] == ("hf:",):
+        raise ManifestError(f"{path}: is on the Hub, and here a folder is needed; download it with: hf download")
     try:
         file = path / NAME if path.is_dir() else path
         regular = stat.S_ISREG(file.stat().st_mode)
@@ -208,9 +259,13 @@ def located(path: Path) -> Path:
 
 
 def files(manifest: Manifest) -> list[File | Plan | Shard]:
-    """Every file of a dataset but the manifest itself."""
-    shards = [shard for subset in manifest.subsets.values() for shard in subset.shards]
-    return [manifest.plan, manifest.clients, manifest.card, *shards]
+    """Every file of a dataset but the manifest itself; the shards are no files of a reference."""
+    return [manifest.plan, manifest.clients, manifest.card, *([] if manifest.reference else shards(manifest))]
+
+
+def shards(manifest: Manifest) -> list[Shard]:
+    """All shards, those that a reference only tells of too."""
+    return [shard for subset in manifest.subsets.values() for shard in subset.shards]
 
 
 def safe(folder: Path, relative: str) -> Path:
@@ -253,4 +308,6 @@ def digest(manifest: Manifest) -> str:
 def _plain(manifest: Manifest) -> dict[str, Any]:
     data: dict[str, Any] = encode(manifest)
     data["recipe"] = to_json(manifest.recipe)
+    if not manifest.reference:
+        del data["reference"]
     return data

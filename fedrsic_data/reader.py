@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property
 from pathlib import Path
-from stat import S_ISREG
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from fedrsic_data import manifest, schema, skew
+from fedrsic_data import schema, skew
 from fedrsic_data.errors import ManifestError, UsageError
+from fedrsic_data.files import Files, Local
+from fedrsic_data.flower import ClientPartitioner
+from fedrsic_data.hub import Remote, is_address
 from fedrsic_data.settings import suggest
 
 if TYPE_CHECKING:
@@ -34,16 +36,25 @@ class Piece:
 
 
 class Dataset:
-    """A built dataset: its manifest, and its subsets by name."""
+    """A built dataset: its files, its manifest, and its subsets by name."""
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        """Opens a manifest or the folder it is in; see ``fedrsic_data.open``."""
-        file = manifest.located(Path(path))
-        self.folder = file.parent
-        self.manifest = manifest.load(file)
+        """Opens a manifest, the folder it is in, or a dataset of the Hub; see ``fedrsic_data.open``."""
+        self.files: Files = Remote(path) if is_address(path) else Local(Path(path))
+        self.manifest = self.files.manifest
         for name, subset in self.manifest.subsets.items():
             if "train" not in subset.rows or not all("value" in facts for facts in subset.skew.values()):
-                raise ManifestError(f"{file}: rows or skew of {name} are incomplete; run: fedkit verify")
+                raise ManifestError(f"{self.where}: rows or skew of {name} are incomplete; run: fedkit verify")
+
+    @property
+    def folder(self) -> Path:
+        """Where its manifest is on this machine."""
+        return self.files.folder
+
+    @property
+    def where(self) -> str:
+        """What opens this very dataset again: its folder, or its address and commit."""
+        return self.files.where
 
     @property
     def subsets(self) -> tuple[str, ...]:
@@ -57,7 +68,7 @@ class Dataset:
             UsageError: There is no such subset.
         """
         if name not in self.manifest.subsets:
-            raise UsageError(f"{self.folder}: no subset {name!r}{suggest(name, self.subsets)}")
+            raise UsageError(f"{self.where}: no subset {name!r}{suggest(name, self.subsets)}")
         return Subset(self, name)
 
     @cached_property
@@ -70,12 +81,32 @@ class Dataset:
         """``plan.parquet``: the owner of every image; see ``schema.PLAN_SCHEMA``."""
         return self._table(self.manifest.plan.path, schema.PLAN_SCHEMA)
 
+    def shard(self, name: str) -> AbstractContextManager[pq.ParquetFile]:
+        """A shard by its path beside the manifest.
+
+        Raises:
+            ManifestError: It is missing or damaged, or was not published.
+        """
+        self.check_images()
+        return self.files.parquet(name)
+
+    def check_images(self) -> None:
+        """Refuses a reference.
+
+        Raises:
+            ManifestError: The dataset says who has which image, and does not hold the images.
+        """
+        if self.manifest.reference:
+            raise ManifestError(
+                f"{self.where}: says who has which image, without the images; build them from the sources: "
+                "fedkit build hf://USER/NAME"
+            )
+
     def _table(self, name: str, expected: pa.Schema) -> pa.Table:
-        path = manifest.safe(self.folder, name)
-        with _parquet(path) as file:
+        with self.files.parquet(name) as file:
             table = file.read()
         if not table.schema.equals(expected):
-            raise ManifestError(f"{path}: does not have the columns it should; run: fedkit verify")
+            raise ManifestError(f"{self.where}/{name}: does not have the columns it should; run: fedkit verify")
         return table
 
 
@@ -109,7 +140,7 @@ class Subset:
         ids = [_where(mine, "split", split).column("client_id").combine_chunks() for split in self.splits]
         whole = pc.count_distinct(ids[0]).as_py() == len(ids[0]) and all(some.equals(ids[0]) for some in ids)
         if not whole or not countable(mine, self.classes):
-            where = self.dataset.folder / self.dataset.manifest.clients.path
+            where = f"{self.dataset.where}/{self.dataset.manifest.clients.path}"
             raise ManifestError(f"{where}: does not fit what the manifest says of {self.name}; run: fedkit verify")
         return mine
 
@@ -159,9 +190,17 @@ class Subset:
         files = pc.unique(self._of_split[split].column("file")).drop_null().to_pylist()
         tables = [wanted.empty_table()]
         for name in files:  # whole files: shards lie in the order of their clients, and hold nobody else
-            with _parquet(manifest.safe(self.dataset.folder, name)) as file:
+            with self.dataset.shard(name) as file:
                 tables.append(file.read(columns=wanted.names).select(wanted.names).cast(wanted))
         return pa.concat_tables(tables)
+
+    def as_flwr_partitioner(self, split: str = "train") -> ClientPartitioner:
+        """Its clients as partitions for Flower; see ``flower.ClientPartitioner``.
+
+        Raises:
+            UsageError: There is no such split.
+        """
+        return ClientPartitioner(self, split)
 
     def schema(self, columns: Sequence[str] | None = None) -> pa.Schema:
         """The schema of its rows, or of some columns of them.
@@ -272,9 +311,8 @@ class Client:
             raise UsageError(f"rows={rows} should be at least 1")
         wanted = self.subset.schema(columns)
         for piece in self.subset.pieces(self.id, split):
-            path = manifest.safe(self.subset.dataset.folder, piece.file)
             groups = range(piece.row_group, piece.row_group + piece.row_groups)
-            with _parquet(path) as file:
+            with self.subset.dataset.shard(piece.file) as file:
                 for group in groups:
                     table = file.read_row_group(group, columns=wanted.names, use_threads=False).select(wanted.names)
                     yield from table.cast(wanted).to_batches(max_chunksize=rows)
@@ -319,28 +357,3 @@ def countable(clients: pa.Table, classes: Sequence[str]) -> bool:
 def _outside(numbers: pa.ChunkedArray, most: int) -> bool:
     least_most = pc.min_max(numbers).as_py()
     return len(numbers) > 0 and not 0 <= least_most["min"] <= least_most["max"] <= most
-
-
-@contextmanager
-def _parquet(path: Path) -> Iterator[pq.ParquetFile]:
-    """A Parquet file of a dataset.
-
-    Raises:
-        ManifestError: It is missing or damaged.
-    """
-    try:
-        stat = path.stat()
-        if not S_ISREG(stat.st_mode):  # to open a pipe would be to wait for ever
-            raise FileNotFoundError("no such file")
-        footer = _footer(path, stat.st_size, stat.st_mtime_ns)
-        with pq.ParquetFile(path, metadata=footer, pre_buffer=False) as file:
-            yield file
-    except (OSError, EOFError, LookupError, ValueError, pa.ArrowException) as error:
-        words = " ".join(str(error).split())
-        raise ManifestError(f"{path}: cannot be read ({words}); run: fedkit verify") from None
-
-
-@lru_cache(maxsize=4)  # clients are mostly read in order, and one's footer names hundreds of others
-def _footer(path: Path, *_stamp: int) -> pq.FileMetaData:
-    """The footer of a Parquet file, parsed once for its clients in a row; the stamp changes when the file does."""
-    return pq.read_metadata(path)

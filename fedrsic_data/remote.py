@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -39,6 +39,7 @@ def build(
     overwrite: bool = False,
     listener: Listener = QUIET,
     engine: Engine | None = None,
+    check: Callable[[manifest.Manifest], None] = lambda _: None,
 ) -> Built:
     """Writes a planned dataset to a folder or to a URI; see ``build.build``.
 
@@ -49,6 +50,7 @@ def build(
         overwrite: Replace another dataset that stands there.
         listener: Hears of the progress.
         engine: Where shards are written.
+        check: See ``build.build``.
 
     Raises:
         UsageError: No file system is known for the URI.
@@ -57,11 +59,11 @@ def build(
     """
     engine = engine or chosen()
     if "://" not in out:
-        return pipeline.build(planned, Path(out), overwrite=overwrite, listener=listener, engine=engine)
+        return pipeline.build(planned, Path(out), overwrite=overwrite, listener=listener, engine=engine, check=check)
     remote, root = _opened(out)
     standing = _standing(remote, root, out, planned, overwrite=overwrite)
     staged = cache_folder() / "staged" / hashlib.sha256(out.encode()).hexdigest()[:16]
-    built = pipeline.build(planned, staged, overwrite=overwrite, listener=listener, engine=engine)
+    built = pipeline.build(planned, staged, overwrite=overwrite, listener=listener, engine=engine, check=check)
     whole = {file.path: file.bytes for file in manifest.files(built.manifest)}
     written = built.written
     with _speaking(out):

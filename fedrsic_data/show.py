@@ -130,6 +130,12 @@ def inspected(dataset: Dataset, wanted: Sequence[str], most: int) -> Shown:
     return Shown(data, _group(parts))
 
 
+def with_files(shown: Shown, files: Sequence[Path]) -> Shown:
+    """An answer, and the pictures that were written beside it."""
+    lines = ["pictures:", *(f"  {_short(path)}" for path in files)]
+    return Shown({**shown.data, "pictures": [str(path) for path in files]}, _group([shown.text, *lines]))
+
+
 def verified(path: Path, manifest: Manifest, problems: Sequence[Problem]) -> Shown:
     """The outcome of a verification."""
     data = {
@@ -142,6 +148,10 @@ def verified(path: Path, manifest: Manifest, problems: Sequence[Problem]) -> Sho
     shards = sum(len(subset.shards) for subset in manifest.subsets.values())
     if problems:
         return Shown(data, _group([f"{problem.file}: {problem.words}" for problem in problems] + ["FAILED"]))
+    if manifest.reference:
+        return Shown(
+            data, _group([f"{path}: the owners of {rows:,} images are what the manifest says; it holds no images"])
+        )
     return Shown(data, _group([f"{path}: {rows:,} images in {shards} shards are what the manifest says"]))
 
 

@@ -108,22 +108,38 @@ def measure(clients: pa.Table, plan: pa.Table | None, classes: Sequence[str], rn
     labels, domains = tables(clients, len(classes))
     if plan is None:
         return measure_counts(labels, domains, rng)
-    train = plan.filter(pc.and_(pc.is_valid(plan.column("client_id")), pc.equal(plan.column("split"), TRAIN)))
-    lists = train.column("labels").combine_chunks()
-    times = pc.list_value_length(lists).to_numpy()
+    owner, codes, times = label_lists(plan, classes)
     if not len(times) or times.max() < 2:
         return measure_counts(labels, domains, rng)
-    codes = pc.index_in(lists.flatten(), value_set=pa.array(classes, pa.string())).to_numpy()
-    held = train.column("client_id").combine_chunks().dictionary_encode()
-    owner, width = held.indices.to_numpy().astype(np.int64), len(classes)
+    width, clients_held = len(classes), int(owner.max()) + 1
 
     def dealt() -> Counts:  # labels of an image stay together, so that clients' counts are not multinomial
         cells = np.repeat(rng.permutation(owner) * width, times) + codes
-        return np.bincount(cells, minlength=len(held.dictionary) * width).reshape(-1, width)
+        return np.bincount(cells, minlength=clients_held * width).reshape(-1, width)
 
     measured = measure_counts(labels, domains, rng, dealt)
     measured["cooccurrence_drift"] = _rounded(cooccurrence_drift(owner, codes, times, width, rng))
     return measured
+
+
+def label_lists(
+    plan: pa.Table, classes: Sequence[str]
+) -> tuple[NDArray[np.int64], NDArray[np.int32], NDArray[np.int32]]:
+    """Owners and labels of the training rows of a plan.
+
+    Args:
+        plan: A subset's rows of the plan (``schema.PLAN_SCHEMA``).
+        classes: Class names in index order.
+
+    Returns:
+        int64 [N], a number for each client with training rows; int32 [E], labels of the rows end to end; int32 [N],
+        labels of each row, summing to E.
+    """
+    train = plan.filter(pc.and_(pc.is_valid(plan.column("client_id")), pc.equal(plan.column("split"), TRAIN)))
+    lists = train.column("labels").combine_chunks()
+    codes = pc.index_in(lists.flatten(), value_set=pa.array(classes, pa.string())).to_numpy()
+    owner = train.column("client_id").combine_chunks().dictionary_encode().indices.to_numpy().astype(np.int64)
+    return owner, codes, pc.list_value_length(lists).to_numpy()
 
 
 def measure_counts(
@@ -167,7 +183,7 @@ def cooccurrence_drift(
         classes: Number of classes.
         rng: Draws the band.
     """
-    row, pair = _pairs(labels, times, classes)
+    row, pair = pairs(labels, times, classes)
     pair = np.unique(pair, return_inverse=True)[1]
     draws = 5 if len(pair) > _CELLS // 4 else 20
     drawn = [_drift(rng.permutation(owner)[row], pair) for _ in range(draws)]
@@ -175,10 +191,18 @@ def cooccurrence_drift(
     return {"value": _drift(owner[row], pair), "iid_low": float(low), "iid_high": float(high)}
 
 
-def _pairs(
+def cooccurrence_drifts(
+    owner: NDArray[np.integer], labels: NDArray[np.integer], times: NDArray[np.integer], classes: int
+) -> NDArray[np.float64]:
+    """What ``cooccurrence_drift`` is the mean of: float64 [clients that have a pair], in 0..1; arguments as there."""
+    row, pair = pairs(labels, times, classes)
+    return _drifts(owner[row], np.unique(pair, return_inverse=True)[1])
+
+
+def pairs(
     labels: NDArray[np.integer], times: NDArray[np.integer], classes: int
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Row and code of every unordered pair of labels of one row: int64 [P] each."""
+    """Row and code (smaller label x classes + larger) of every unordered pair of labels of one row: int64 [P] each."""
     ends = np.repeat(np.cumsum(times), times)
     later = ends - np.arange(len(labels)) - 1  # labels of the same row that follow
     left = np.repeat(np.arange(len(labels)), later)
@@ -189,8 +213,13 @@ def _pairs(
 
 
 def _drift(owner: NDArray[np.integer], pair: NDArray[np.int64]) -> float:
+    drifts = _drifts(owner, pair)
+    return float(drifts.mean()) if len(drifts) else 0.0
+
+
+def _drifts(owner: NDArray[np.integer], pair: NDArray[np.int64]) -> NDArray[np.float64]:
     if not len(pair):
-        return 0.0
+        return np.zeros(0)
     overall = np.bincount(pair) / len(pair)
     cells, counts = np.unique(owner.astype(np.int64) * len(overall) + pair, return_counts=True)
     client, kind = np.divmod(cells, len(overall))
@@ -198,7 +227,7 @@ def _drift(owner: NDArray[np.integer], pair: NDArray[np.int64]) -> float:
     share = counts / held[client]
     # pairs a client has not: their global share, all of it, is distance too
     distance = np.bincount(client, np.abs(share - overall[kind]) - overall[kind]) + 1.0
-    return float(0.5 * distance[held > 0].mean())
+    return np.asarray(0.5 * distance[held > 0])
 
 
 def as_table(measured: Mapping[str, Mapping[str, float]]) -> pa.Table:

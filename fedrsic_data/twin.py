@@ -9,6 +9,8 @@ from pathlib import Path
 from fedrsic_data import build, manifest
 from fedrsic_data.build import QUIET, Listener
 from fedrsic_data.errors import ManifestError, OutputError, UsageError
+from fedrsic_data.hub import address, is_address
+from fedrsic_data.hub import pinned as commit_of
 from fedrsic_data.recipe import from_json, load, override, pinned, read_json, shipped, to_json
 from fedrsic_data.settings import suggest
 from fedrsic_data.sources.locate import Places
@@ -21,12 +23,13 @@ def folder(
     places: Places | None = None,
     needed: Sequence[str] = (),
     listener: Listener = QUIET,
-) -> Path:
-    """The folder of a built dataset.
+) -> Path | str:
+    """The folder of a built dataset, or the address and commit of a published one.
 
     Args:
-        name_or_path: A built ``manifest.json`` or its folder; or a recipe, by path or by the name of a shipped one:
-            then ``data/<name>`` is taken if it was built from that recipe, and built if it is not there.
+        name_or_path: A built ``manifest.json`` or its folder; or ``hf://USER/NAME[@REVISION]``; or a recipe, by path
+            or by the name of a shipped one: then ``data/<name>`` is taken if it was built from that recipe, and built
+            if it is not there.
         sample: With a recipe: procedural stand-ins instead of the real images.
         places: Where the sources of a recipe are; None: where they usually are.
         needed: Subsets that a recipe must have. All of its subsets are built, so that ``data/<name>`` is the recipe's.
@@ -35,11 +38,12 @@ def folder(
     Raises:
         UsageError: A built dataset with ``sample`` or ``places``, or a recipe without a needed subset.
         ManifestError: There is no such dataset, or it cannot be read.
+        HubError: The Hub cannot be reached, or has no such dataset.
         OutputError: Another dataset stands where the twin should.
         SourceError: A source is missing, incomplete or not what it should be.
     """
-    if not _is_recipe(name_or_path):
-        built = manifest.located(Path(name_or_path)).parent
+    if is_address(name_or_path) or not _is_recipe(name_or_path):
+        built = _published(name_or_path) if is_address(name_or_path) else manifest.located(Path(name_or_path)).parent
         if sample or places is not None:
             raise UsageError(f"{name_or_path}: is built already; --sample and --sources are for recipes")
         return built
@@ -57,6 +61,10 @@ def folder(
             )
         return out
     return build.build(build.prepare(recipe, places or Places(), listener), out, listener=listener).path
+
+
+def _published(text: str) -> str:
+    return str(commit_of(address(text)))
 
 
 def _is_recipe(name_or_path: str) -> bool:

@@ -152,7 +152,8 @@ def _content(folder: Path, built: Manifest, damaged: set[str]) -> Iterator[Probl
             continue
         mine = clients.filter(pc.equal(clients.column("subset"), name))
         planned = plan.filter(pc.equal(plan.column("subset"), name))
-        yield from _until_stopped(_subset(folder, name, subset, planned, mine))
+        if not built.reference:
+            yield from _until_stopped(_subset(folder, name, subset, planned, mine))
         yield from _summary(built, name, subset, planned, mine)
 
 

@@ -16,6 +16,7 @@ from fedrsic_data.settings import at_least, decode, encode, positive, suggest
 Device = Literal["auto", "cpu", "cuda", "mps"]
 Precision = Literal["auto", "float32", "bfloat16"]
 
+_MOST = 2**53  # whole numbers up to here are exact in JSON everywhere; none that means anything is beyond
 _ARGUMENTS = ("method", "manifest", "subset", "method_settings", "dp", "flower")  # not for --set
 _NESTED = ("dp", "flower")  # their fields are, with their names in front
 NEUTRAL = ("flower", "manifest", "cohort", "checkpoint_every", "store", "tensorboard")
@@ -89,7 +90,7 @@ class RunConfig:
 
     Attributes:
         method: Name of a method; see ``fedkit list methods``.
-        manifest: A built ``manifest.json`` or its folder.
+        manifest: A built ``manifest.json`` or its folder, or ``hf://USER/NAME[@REVISION]``.
         subset: Which of its federations.
         rounds: Rounds to train; None: as many as the method's authors publish. 0 evaluates the start.
         seed: Seed of everything drawn, 0 or more.
@@ -141,6 +142,9 @@ class RunConfig:
     method_settings: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        for name, value in (vars(self) | self.method_settings).items():
+            if type(value) is int and value > _MOST:
+                raise UsageError(f"{name}={value} should be at most {_MOST:,}")
         at_least("rounds", 0 if self.rounds is None else self.rounds, 0)
         at_least("seed", self.seed, 0)
         for name in ("eval_every", "checkpoint_every", "cohort"):

@@ -16,6 +16,7 @@ from fedrsic_data.errors import UsageError
 from fedrsic_data.settings import encode, suggest
 from fedrsic_data.shown import Shown
 from fedtrain import folder as folders
+from fedtrain import published
 from fedtrain.config import NEUTRAL
 from fedtrain.files import CONFIG, RESULT
 from fedtrain.folder import Result
@@ -54,6 +55,8 @@ class Group:
         subset: The federation.
         dataset: Name of the dataset.
         sample: Whether its images are procedural.
+        sources: Names of the sources of its dataset.
+        labels: ``coarse`` or ``fine``, where images have label sets; else empty.
         seeds: Seeds of the runs.
         figures: Spread of every figure.
     """
@@ -62,15 +65,10 @@ class Group:
     subset: str
     dataset: str
     sample: bool
+    sources: tuple[str, ...]
+    labels: str
     seeds: tuple[int, ...]
     figures: dict[str, Spread]
-
-
-def progress(line: Mapping[str, Any]) -> str:
-    """A line of ``metrics.jsonl`` in a few words."""
-    words = [] if line["loss"] is None else [f"loss {line['loss']:.3f}"]
-    shown = [(name, value) for name, value in line.get("figures", {}).items() if value is not None]
-    return ", ".join([*words, *(f"{name} {value:.1f}" for name, value in shown[:2])])
 
 
 def trained(results: Sequence[Result], sets: Sequence[str] = ()) -> Shown:
@@ -146,6 +144,8 @@ def grouped(results: Sequence[Result]) -> list[Group]:
                 subset=facts["config"]["subset"],
                 dataset=facts["dataset"]["name"],
                 sample=facts["dataset"]["sample"],
+                sources=tuple(facts["dataset"].get("sources", ())),
+                labels=facts["config"]["method_settings"].get("labels", ""),
                 seeds=tuple(run.facts["config"]["seed"] for run in runs),
                 figures={name: spread for name in names if (spread := _spread([_figures(r)[name] for r in runs]))},
             )
@@ -285,6 +285,8 @@ def _as_text(groups: Sequence[Group]) -> RenderableType:
     parts: list[RenderableType] = []
     for title, columns in _by_subset(groups).items():
         parts += [title, _table("figure", columns)]
+    for title, rows in as_papers(groups).items():
+        parts += [title, _rows("method", rows, right=True)]
     if any(len(group.seeds) > 1 for group in groups):
         parts.append("mean ± standard deviation over runs that differ in their seed alone")
     return _group(parts)
@@ -297,6 +299,10 @@ def _as_markdown(groups: Sequence[Group]) -> str:
         for name in _names(columns):
             lines.append(f"| {name} | " + " | ".join(column.get(name, "-") for column in columns.values()) + " |")
         lines.append("")
+    for title, rows in as_papers(groups).items():
+        names = _names(rows)
+        lines += [f"### {title}", "", "| method | " + " | ".join(names) + " |", "|---|" + "---:|" * len(names)]
+        lines += [f"| {row} | " + " | ".join(cells.values()) + " |" for row, cells in rows.items()] + [""]
     return "\n".join(lines)
 
 
@@ -313,7 +319,37 @@ def _as_csv(groups: Sequence[Group]) -> str:
 
 
 def _as_data(groups: Sequence[Group]) -> dict[str, Any]:
-    return {"groups": [encode(group) for group in groups]}
+    known = {key: published.of(*key) for group in groups for key in _published_keys(group)}
+    return {
+        "groups": [encode(group) for group in groups],
+        "published": [encode(row) for rows in known.values() for row in rows],
+    }
+
+
+def _published_keys(group: Group) -> list[tuple[str, str]]:
+    return [(source, group.labels) for source in group.sources]
+
+
+def as_papers(groups: Sequence[Group]) -> dict[str, dict[str, dict[str, str]]]:
+    """Title -> method -> figure -> cell: test figures of label sets as papers lay them out, with what they publish."""
+    tables: dict[str, dict[str, dict[str, str]]] = {}
+    for group in groups:
+        known = [row for key in _published_keys(group) for row in published.of(*key)]
+        if not known or "test/C-AP" not in group.figures:
+            continue
+        stand_in = " (procedural sample, not real data)" if group.sample else ""
+        title = f"{group.subset} of {group.dataset}{stand_in}, {group.labels} labels, as papers print them"
+        ours = {name: _cell(name, group.figures.get(f"test/{name}")) for name in published.COLUMNS}
+        tables.setdefault(title, {})[f"{group.label} ({_runs(len(group.seeds))}, ours)"] = ours
+        for row in known:
+            cells = {name: _cell(name, row.figures.get(name)) for name in published.COLUMNS}
+            theirs = f"{row.method} (published on real {row.source}: {row.paper}; not measured here)"
+            tables[title][theirs] = tables[title].pop(theirs, cells)  # below all of ours
+    return tables
+
+
+def _runs(count: int) -> str:
+    return f"{count} run{'s' if count > 1 else ''}"
 
 
 def _names(columns: Mapping[str, Mapping[str, str]]) -> list[str]:

@@ -72,12 +72,14 @@ def draft(method: str, sets: Sequence[str]) -> RunConfig:
     return changed(RunConfig(method, manifest="", subset=""), sets, method_class(method).Settings)
 
 
-def configs(method: str, manifest: Path, subsets: Sequence[str], sets: Sequence[str]) -> list[RunConfig]:
+def configs(
+    method: str, manifest: str | os.PathLike[str], subsets: Sequence[str], sets: Sequence[str]
+) -> list[RunConfig]:
     """A config for each subset.
 
     Args:
         method: Name of a method.
-        manifest: A built ``manifest.json`` or its folder.
+        manifest: A built ``manifest.json`` or its folder, or ``hf://USER/NAME[@REVISION]``.
         subsets: Which of its subsets; none: all.
         sets: ``key=value`` texts; see ``config.changed``.
 
@@ -171,6 +173,7 @@ def train(
             if config.tensorboard:
                 listener = around.enter_context(_tensorboard(folder, listener))
             listener.say(f"training {config.method} on {config.subset}")
+            around.enter_context(_enough_memory(config))
             bound = method(context, decode(method.Settings, config.method_settings, config.method))
             around.enter_context(_threads(getattr(bound, "threads", None)))
             held.begin()
@@ -185,7 +188,8 @@ def _prepared(config: RunConfig) -> tuple[RunConfig, Subset, tuple[int, ...]]:
     method = method_class(config.method)
     dataset = Dataset(config.manifest)
     if digest_of(dataset.manifest) != dataset.manifest.digest:
-        raise ManifestError(f"{dataset.folder / NAME}: was edited, its digest differs; run: fedkit verify")
+        raise ManifestError(f"{dataset.where}: {NAME} was edited, its digest differs; run: fedkit verify")
+    dataset.check_images()
     config = resolved(config, dataset, method)
     subset = dataset.subset(config.subset)
     _check(subset, config, method)
@@ -216,7 +220,7 @@ def resolved(config: RunConfig, dataset: Dataset, method: Any) -> RunConfig:
         raise UsageError(f"sampling={config.sampling}: set clients_per_round too")
     return replace(
         config,
-        manifest=str(dataset.folder),
+        manifest=dataset.where,
         sampling=("all" if count is None else "uniform") if config.sampling == "auto" else config.sampling,
         clients_per_round=count,
         rounds=method.rounds if config.rounds is None else config.rounds,
@@ -323,6 +327,7 @@ def _facts(config: RunConfig, dataset: Dataset) -> dict[str, Any]:
             "digest": manifest.digest,
             "seed": manifest.recipe.seed,
             "sample": manifest.recipe.sample is not None,
+            "sources": sorted(manifest.sources),
         },
         "weights": weights,
         "versions": {name: version(name) for name in ("fedkit", "torch")},
@@ -379,6 +384,21 @@ def _threads(wanted: int | None) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+@contextmanager
+def _enough_memory(config: RunConfig) -> Iterator[None]:
+    """Says in words that there is not."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:  # of a CPU's memory PyTorch only tells in the text
+        if isinstance(error, MemoryError | torch.OutOfMemoryError) or "allocate memory" in str(error):
+            smaller = {"cohort": config.cohort, **config.method_settings}
+            named = [f"{key}={smaller[key]}" for key in ("cohort", "batch", "image_size") if smaller.get(key)]
+            raise UsageError(
+                f"{config.method}: {config.device} has not enough memory with {', '.join(named)}; set less"
+            ) from None
+        raise
 
 
 @contextmanager

@@ -77,3 +77,34 @@ def test_commands_of_the_readme_parse() -> None:
     assert len(mine) >= 7
     for name, *arguments in mine:
         command.commands[name].make_context(name, list(arguments))  # type: ignore[attr-defined]
+
+
+def test_the_reference_is_what_the_code_says() -> None:
+    import importlib.util
+
+    spec = importlib.util.spec_from_file_location("make_reference", ROOT / "docs" / "make_reference.py")
+    assert spec is not None
+    assert spec.loader is not None
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    text = script.text()
+    assert (ROOT / "docs" / "reference.md").read_text() == text, "run: python docs/make_reference.py"
+    empty = [line for line in text.splitlines() if re.fullmatch(r"\| `\w+` \|.*\|  \|", line)]
+    assert not empty, "fields without a meaning: their class's docstring has no Attributes"
+
+
+def test_python_of_the_report_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sampled(tmp_path / "data" / "fed-rsic")
+    monkeypatch.chdir(tmp_path)
+    (code,) = blocks(ROOT / "docs" / "report.md", "python")
+    names: dict[str, object] = {}
+    exec(code, names)
+    assert len(names["picture"].png) > 1000  # type: ignore[attr-defined]
+
+
+def test_images_of_the_readme_are_small() -> None:
+    images = sorted((ROOT / "docs" / "images").glob("*.png"))
+    assert len(images) == 2
+    for image in images:
+        assert image.stat().st_size < 60_000
+        assert f"docs/images/{image.name}" in (ROOT / "README.md").read_text()

@@ -28,18 +28,19 @@ FLOORS = (
     ("sources", "splits"),
     ("recipe",),
     ("manifest",),
-    ("plan", "shards", "card", "reader"),
-    ("workspace", "engines"),
-    ("describe", "verify"),
+    ("files", "hub"),
+    ("plan", "shards", "card", "reader", "flower"),
+    ("workspace", "pictures", "engines"),
+    ("describe", "verify", "pages"),
     ("build",),
-    ("resplit", "twin", "remote", "sites"),
+    ("resplit", "twin", "rebuild", "publish", "quickstart", "remote", "sites"),
     ("show",),
     ("new",),
     ("console",),
 )
 # the same of fedtrain; of methods, only base stands where others may see it
 TRAIN_FLOORS = (
-    ("seeds", "metrics", "multilabel", "data", "images", "flat", "files"),
+    ("seeds", "metrics", "multilabel", "data", "images", "flat", "files", "published", "live"),
     ("models",),
     ("features",),
     ("methods.base",),
@@ -48,9 +49,12 @@ TRAIN_FLOORS = (
     ("folder",),
     ("engines",),
     ("run", "report", "flower"),
+    ("curves",),
+    ("pages",),
+    ("quickstart",),
 )
 BINDERS = {"methods", "run", "report", "flower"}  # who may see methods by name
-CONTRACT = {"manifest", "schema", "reader", "errors", "settings", "shown"}
+CONTRACT = {"manifest", "schema", "reader", "errors", "settings", "shown", "pictures", "pages"}
 HELPERS = {"sources": {"base", "classfolders", "locate", "hub"}}
 
 

@@ -46,6 +46,6 @@ def test_top_level_imports_of_the_command_are_light() -> None:
 
 
 def test_help_of_every_command_shows_examples() -> None:
-    for command in ("build", "new", "resplit", "inspect", "verify", "list", "train", "compare"):
+    for command in ("build", "new", "resplit", "inspect", "verify", "list", "publish", "train", "compare"):
         shown = fedkit(command, "--help").stdout
         assert any(line.strip().startswith(f"fedkit {command}") for line in shown.splitlines()), shown

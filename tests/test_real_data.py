@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from pathlib import Path
 
 import pytest
@@ -34,3 +35,29 @@ def test_a_partial_resisc45_is_refused_or_taken_as_it_is(real_data: Path, tmp_pa
     done = answer(fedkit(*arguments, "--allow-partial", "--json", cwd=tmp_path))
     assert done["subsets"]["fed-nwpu"]["rows"] == {"train": 192, "test": 48}
     assert verify(tmp_path / "data/fed-rsic")[1] == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("recipe", ["flair", "coco", "voc"])
+def test_fedlgt_learns_on_real_photographs(real_data: Path, tmp_path: Path, recipe: str) -> None:
+    """Few, small and from random weights: the loss falls, and no figure is anything but a percentage or absent."""
+    sets = ["--set", "split_by=sample", "--set", "splits.test=0.2"] if recipe == "voc" else []
+    users = [] if recipe == "flair" else ["--clients", 3]
+    build = ("build", recipe, "--sources", real_data, "--allow-partial", "--out", "fed", *users, *sets)
+    answer(fedkit(*build, "--json", cwd=tmp_path))
+    settings = (
+        "rounds=2",
+        "epochs=2",
+        "lr=1e-3",
+        "image_size=64",
+        "backbone_weights=none",
+        "clip=tiny",
+        "eval_every=2",
+    )
+    words = [word for text in settings for word in ("--set", text)]
+    done = fedkit("train", "fedlgt", "--manifest", "fed", *words, "--json", cwd=tmp_path, OMP_NUM_THREADS="1")
+    (run,) = answer(done)["runs"]
+    lines = [json.loads(line) for line in (Path(tmp_path, run["folder"]) / "metrics.jsonl").read_text().splitlines()]
+    assert lines[1]["loss"] < lines[0]["loss"]
+    assert run["figures"]["test/C-AP"] > 0
+    assert all(value is None or 0 <= value <= 100 for value in run["figures"].values())

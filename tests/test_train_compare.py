@@ -19,7 +19,7 @@ from rich.console import Console
 from test_train_engine import config
 
 from fedrsic_data.errors import OutputError, UsageError
-from fedtrain import methods, report, run
+from fedtrain import methods, published, report, run
 
 
 @pytest.fixture(scope="module")
@@ -133,3 +133,37 @@ def test_a_figure_that_only_some_have(runs: Path) -> None:
     text = shown(report.compared(report.grouped(results), "text").text)
     (line,) = [line for line in text.splitlines() if "novel/accuracy" in line]
     assert line.split() == ["novel/accuracy", "-", "5.00"]
+
+
+def label_runs(source: str, labels: str, label: str = "fedlgt") -> report.Group:
+    """A group with figures of label sets."""
+    figures = {f"test/{name}": report.Spread(50.0 + i, None, 0.0, 99.0, 1) for i, name in enumerate(published.COLUMNS)}
+    return report.Group(label, source, source, False, (source,), labels, (0,), figures)
+
+
+def test_published_figures_stand_below_ours_and_say_whose_they_are() -> None:
+    groups = [label_runs("flair", "coarse"), label_runs("flair", "coarse", "fedavg"), label_runs("mine", "coarse")]
+    lines = shown(report.compared(groups, "markdown").text).splitlines()
+    start = next(i for i, line in enumerate(lines) if "flair of flair, coarse labels, as papers print them" in line)
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines[start + 2 :] if line]
+    assert rows[0] == ["method", *published.COLUMNS]
+    assert [row[0].split(" (")[0] for row in rows[2:]] == [
+        *("fedlgt", "fedavg", "FedC-Tran", "FedC-Tran + CA-MLE", "FedC-Tran + ULE", "FedLGT"),
+    ]
+    assert rows[2][1] == "50.00"
+    assert rows[-1][1] == "60.90"
+    assert rows[-1][2] == "-"
+    for row in rows[2:]:
+        theirs = "published on real flair: FedLGT, arXiv 2312.07165; not measured here" in row[0]
+        assert theirs == ("ours" not in row[0])
+    text = shown(report.compared(groups, "text").text)
+    assert "mine of mine, " not in text  # nothing is published on other data
+    data = report.compared(groups, "json").data
+    assert {row["source"] for row in data["published"]} == {"flair"}
+    assert len(data["published"]) == 4
+
+
+def test_fine_labels_have_their_own_published_figures() -> None:
+    text = shown(report.compared([label_runs("flair", "fine")], "text").text)
+    assert "10.60" in text
+    assert "60.90" not in text

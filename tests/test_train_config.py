@@ -108,6 +108,14 @@ def test_identity_is_of_what_changes_a_result() -> None:
     assert configs.identity(BASE, "d", {}) != configs.identity(BASE, "d", {"clip": "0"})
 
 
+def test_whole_numbers_that_mean_nothing() -> None:
+    for key in ("rounds", "cohort", "seed", "clients_per_round"):
+        with pytest.raises(UsageError, match=f"{key}=99999999999999999999 should be at most 9,007,199,254,740,992"):
+            dataclasses.replace(BASE, **{key: 99999999999999999999})
+    with pytest.raises(UsageError, match="batch=99999999999999999999"):
+        dataclasses.replace(BASE, method_settings={"batch": 99999999999999999999})
+
+
 def test_a_group_is_runs_but_for_their_seed() -> None:
     again = dataclasses.replace(BASE, seed=4, cohort=1)
     assert configs.group(BASE, "r", {}) == configs.group(again, "r", {})

@@ -9,10 +9,14 @@ from pathlib import Path
 import pytest
 from conftest import ROOT, sampled
 
-from fedtrain import files
+from fedtrain import files, run
 from fedtrain.config import NEUTRAL, RunConfig
 
 TEXT = (ROOT / "docs" / "training.md").read_text()
+FIGURES = (
+    *("local", "pooled", "shared", "base", "novel", "shared_novel"),
+    *("hm_base_novel", "hm_local_base_novel", "mean_client_hm", "held_out", "held_out_local"),
+)
 
 
 def test_every_field_is_there_with_its_default() -> None:
@@ -20,7 +24,9 @@ def test_every_field_is_there_with_its_default() -> None:
     fields = {f.name: f.default for f in dataclasses.fields(RunConfig)}
     for argument in ("method", "manifest", "subset", "method_settings"):
         del fields[argument]
-    assert list(rows) == [*fields, "mean", "weighted", "worst_decile"]
+    assert list(rows)[: len(fields)] == list(fields)
+    figures = [name for name in FIGURES if name not in fields]  # held_out is both
+    assert list(rows)[len(fields) :] == [*figures, "mean", "weighted", "worst_decile"]
     for name, default in fields.items():
         if default not in (None, ()):
             assert rows[name].strip("`") == (str(default).lower() if isinstance(default, bool) else str(default))
@@ -42,3 +48,13 @@ def test_python_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert there == {files.CONFIG, files.METRICS, files.CHECKPOINT, files.RESULT}
     for name in there:
         assert f"`{name}" in TEXT
+
+
+@pytest.mark.slow
+def test_every_figure_of_a_run_is_explained(tmp_path: Path) -> None:
+    """Base-to-novel gives all that methods on CLIP have but for a held-out domain's."""
+    built = sampled(tmp_path / "fed", "clients=2", "sample.per_class=4", "base_to_novel=true").path
+    (config,) = run.configs("promptfl", built, ["fed-ucmerced"], ["rounds=0", "device=cpu", 'splits=["test"]'])
+    found = set(run.train(config, tmp_path / "novel").data["figures"])
+    names = {name.removeprefix("test/").partition("/")[0] for name in found}
+    assert names == set(FIGURES) - {"held_out", "held_out_local"}

@@ -387,6 +387,22 @@ def test_a_run_whose_every_update_is_refused_says_so(sample_build: Path, tmp_pat
     assert report.learned([run.train(config(sample_build, "rounds=1"), tmp_path / "good")])
 
 
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory: you ...")])
+def test_too_little_memory_is_one_line(
+    sample_build: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def train(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(Softmax, "train", train)
+    with pytest.raises(UsageError, match="softmax: cpu has not enough memory with cohort=32; set less"):
+        run.train(config(sample_build), tmp_path / "run")
+    error.args = ("something else",)
+    if isinstance(error, RuntimeError):
+        with pytest.raises(RuntimeError, match="something else"):
+            run.train(config(sample_build), tmp_path / "run")
+
+
 def test_deterministic_mode_is_left_again(sample_build: Path, tmp_path: Path) -> None:
     run.train(config(sample_build, "rounds=1", "deterministic=true"), tmp_path / "run")
     assert not torch.are_deterministic_algorithms_enabled()

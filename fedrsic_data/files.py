@@ -1,0 +1,102 @@
+"""Where the files of a dataset are: in a folder here; ``hub`` has those that are elsewhere."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from functools import lru_cache
+from pathlib import Path
+from stat import S_ISREG
+from typing import Protocol
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from fedrsic_data import manifest
+from fedrsic_data.errors import ManifestError
+from fedrsic_data.manifest import Manifest
+
+
+class Files(Protocol):
+    """A dataset's files."""
+
+    @property
+    def folder(self) -> Path:
+        """Where the manifest is on this machine."""
+        ...
+
+    @property
+    def where(self) -> str:
+        """What opens this very dataset again."""
+        ...
+
+    @property
+    def manifest(self) -> Manifest:
+        """The manifest."""
+        ...
+
+    def parquet(self, name: str) -> AbstractContextManager[pq.ParquetFile]:
+        """A Parquet file by its path beside the manifest.
+
+        Raises:
+            ManifestError: It is missing or damaged, or no file of the dataset.
+        """
+        ...
+
+
+class Local:
+    """The files of a dataset in a folder of this machine."""
+
+    def __init__(self, path: Path) -> None:
+        """Reads the manifest.
+
+        Args:
+            path: It, or its folder.
+
+        Raises:
+            ManifestError: There is none, or it cannot be read.
+        """
+        file = manifest.located(path)
+        self.folder = file.parent
+        self.where = str(file.parent)
+        self.manifest = manifest.load(file)
+
+    def parquet(self, name: str) -> AbstractContextManager[pq.ParquetFile]:
+        """See ``Files.parquet``."""
+        return local(manifest.safe(self.folder, name))
+
+
+@contextmanager
+def local(path: Path) -> Iterator[pq.ParquetFile]:
+    """A Parquet file of this machine.
+
+    Raises:
+        ManifestError: It is missing or damaged.
+    """
+    with readable(str(path)):
+        stat = path.stat()
+        if not S_ISREG(stat.st_mode):  # to open a pipe would be to wait for ever
+            raise FileNotFoundError("no such file")
+        footer = _footer(path, stat.st_size, stat.st_mtime_ns)
+        with pq.ParquetFile(path, metadata=footer, pre_buffer=False) as file:
+            yield file
+
+
+@contextmanager
+def readable(where: str) -> Iterator[None]:
+    """What Parquet cannot make sense of is damage to the file ``where``.
+
+    Raises:
+        ManifestError: It does not.
+    """
+    try:
+        yield
+    except (OSError, EOFError, LookupError, ValueError, pa.ArrowException) as error:
+        words = " ".join(str(error).split())
+        raise ManifestError(f"{where}: cannot be read ({words}); run: fedkit verify") from None
+
+
+@lru_cache(maxsize=4)  # clients are mostly read in order, and one's footer names hundreds of others
+def _footer(path: Path, *_stamp: int) -> pq.FileMetaData:
+    """The footer of a Parquet file, parsed once for its clients in a row; the stamp changes when the file does."""
+    return pq.read_metadata(path)

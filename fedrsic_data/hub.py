@@ -1,0 +1,324 @@
+"""Datasets on the Hugging Face Hub: their addresses, what the Hub answers in words, and files read by ranges.
+
+Everything is read at one commit, which a branch or tag is resolved to when the dataset is opened. The manifest, the
+client table and the plan are kept in the cache; of a shard, only the bytes that are asked for are fetched.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import re
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pyarrow.parquet as pq
+
+from fedrsic_data import manifest
+from fedrsic_data.errors import FedkitError, HubError, ManifestError, UsageError
+from fedrsic_data.files import local, readable
+from fedrsic_data.manifest import Manifest
+from fedrsic_data.sources.locate import cache_folder
+
+_NAME = r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,94}[A-Za-z0-9])?"
+_ADDRESS = re.compile(rf"(?:hf:/{{1,2}}(?:datasets/)?)?({_NAME}/{_NAME})(?:@([\w./-]+))?/?")
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+_TOKEN = re.compile(r"hf_\w+")
+_LONGEST = 300  # characters of somebody else's message
+TIMEOUT = 30.0  # seconds
+_UNKNOWN, _FORBIDDEN, _ABSENT = 401, 403, 404
+_PASSING = {408, 409, 412, 429, 500, 502, 503, 504}  # statuses that may be gone on the next try
+_WAITS = (1.0, 2.0, 4.0, 8.0, 16.0)  # seconds before each further try
+_LATE = 15.0  # seconds after which a failed question was not for want of patience
+_LONGEST_WAIT = 300.0  # seconds that a server may ask for
+_sleep = time.sleep  # a name of its own, so that tests need not wait
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Address:
+    """A dataset repository.
+
+    Attributes:
+        repo: ``user/name``.
+        revision: Branch, tag or commit; None: the main branch.
+    """
+
+    repo: str
+    revision: str | None = None
+
+    def __str__(self) -> str:
+        return f"hf://{self.repo}" + (f"@{self.revision}" if self.revision else "")
+
+
+def is_address(path: str | os.PathLike[str]) -> bool:
+    """Whether it is an ``hf://`` address; also one that ``pathlib`` took a slash of."""
+    return os.fspath(path).startswith("hf:/")
+
+
+def address(text: str | os.PathLike[str]) -> Address:
+    """A repository from ``hf://USER/NAME[@REVISION]`` or ``USER/NAME[@REVISION]``.
+
+    Raises:
+        UsageError: It is neither.
+    """
+    match = _ADDRESS.fullmatch(os.fspath(text))
+    if match is None or ".." in match[0] or "--" in match[1]:
+        raise UsageError(f"{os.fspath(text)!r}: should look like hf://USER/NAME or hf://USER/NAME@REVISION")
+    return Address(match[1], match[2])
+
+
+@contextmanager
+def speaking(to: Address) -> Iterator[None]:
+    """Calls to the Hub: without chatter, and with failures in one line.
+
+    Raises:
+        HubError: Whatever the client raised.
+    """
+    from huggingface_hub import utils
+
+    loud, bars = utils.logging.get_verbosity(), not utils.are_progress_bars_disabled()
+    utils.logging.set_verbosity(utils.logging.ERROR)
+    if bars:
+        utils.disable_progress_bars()
+    try:
+        yield
+    except FedkitError:
+        raise
+    except Exception as error:  # the client raises a dozen kinds, its own and the HTTP library's
+        raise HubError(_words(to, error)) from error
+    finally:
+        utils.logging.set_verbosity(loud)
+        if bars:
+            utils.enable_progress_bars()
+
+
+def response(error: BaseException | None) -> Any:
+    """The HTTP response that an error came of; None if there was none."""
+    for one in _chain(error):
+        if (found := getattr(one, "response", None)) is not None:
+            return found
+    return None
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    """An error and what it came of."""
+    while error is not None:
+        yield error
+        error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+
+
+def _words(to: Address, error: Exception) -> str:
+    status = getattr(response(error), "status_code", None)
+    if status == _UNKNOWN:
+        return f"{to}: the Hub does not know who asks (401); log in with: hf auth login, or set HF_TOKEN"
+    if status == _FORBIDDEN:
+        return f"{to}: your token may not do this (403); take one with write access to it: hf auth login"
+    if status == _ABSENT:
+        return f"{to}: there is no such dataset or revision, or it is private; log in with: hf auth login"
+    words = _TOKEN.sub("hf_...", " ".join(str(error).split())) or type(error).__name__
+    words = words if len(words) <= _LONGEST else words[:_LONGEST] + "..."
+    return f"{to}: the Hub cannot be used ({words}); try again later"
+
+
+def patiently(call: Callable[[], T], *, whatever_it_took: bool = False) -> T:
+    """Calls again, after a while, as long as what fails is of the kind that passes.
+
+    The client itself tries some requests again, and some it does not: commits, for one.
+
+    Args:
+        call: Raises ``HubError``.
+        whatever_it_took: Call again also after a failure that came late: work was done, or the client was patient.
+
+    Raises:
+        HubError: It does not pass, or the server asks for more patience than there is.
+    """
+    for wait in (*_WAITS, None):
+        begun = time.monotonic()
+        try:
+            return call()
+        except HubError as error:
+            answer = response(error)
+            asked = answer.headers.get("Retry-After", "") if answer is not None else ""
+            seconds = float(asked) if asked.isdigit() else 0.0
+            late = time.monotonic() - begun > _LATE and not whatever_it_took
+            if wait is None or late or seconds > _LONGEST_WAIT or not _passing(error):
+                raise
+            _sleep(max(wait, seconds))
+    raise AssertionError("unreachable")
+
+
+def lost(error: BaseException | None) -> bool:
+    """Whether the connection broke, so that nobody knows what the server did."""
+    # either of the HTTP libraries that the client has used has a class of this name
+    return any(kind.__name__ == "TransportError" for one in _chain(error) for kind in type(one).__mro__)
+
+
+def _passing(error: HubError) -> bool:
+    answer = response(error)
+    return lost(error) if answer is None else answer.status_code in _PASSING
+
+
+def pinned(where: Address) -> Address:
+    """The same at the commit that its revision is now.
+
+    Raises:
+        HubError: There is none, or the Hub cannot be reached.
+    """
+    if where.revision and _COMMIT.fullmatch(where.revision):
+        return where
+    from huggingface_hub import HfApi
+
+    def ask() -> str | None:
+        with speaking(where):
+            return HfApi().dataset_info(where.repo, revision=where.revision, expand=["sha"], timeout=TIMEOUT).sha
+
+    commit = patiently(ask)
+    if not commit:
+        raise HubError(f"{where}: the Hub names no commit of it")
+    return Address(where.repo, commit)
+
+
+class Remote:
+    """The files of a published dataset, at one commit."""
+
+    def __init__(self, text: str | os.PathLike[str]) -> None:
+        """Fetches the manifest, unless it is in the cache.
+
+        Args:
+            text: ``hf://USER/NAME[@REVISION]``.
+
+        Raises:
+            UsageError: It is no such address.
+            HubError: The Hub cannot be reached, or has no such dataset.
+            ManifestError: The repository holds no dataset of fedkit.
+        """
+        self._asked = address(text)
+        self._at = pinned(self._asked)
+        self.where = str(self._at)
+        self.folder = cache_folder() / "published" / self.where.removeprefix("hf://").replace("/", "--")
+        self._fetch(manifest.NAME)
+        self.manifest: Manifest = manifest.load(self.folder / manifest.NAME)
+        if manifest.digest(self.manifest) != self.manifest.digest:
+            (self.folder / manifest.NAME).unlink()
+            raise ManifestError(f"{self.where}: its {manifest.NAME} was edited; it cannot be trusted")
+
+    def parquet(self, name: str) -> Any:
+        """See ``Files.parquet``."""
+        if name in (self.manifest.plan.path, self.manifest.clients.path):
+            return local(self._small(name))
+        return self._shard(name)
+
+    @contextmanager
+    def _shard(self, name: str) -> Iterator[pq.ParquetFile]:
+        if name not in self._sizes:
+            raise ManifestError(f"{self.where}: {name!r} is no file of it; its client table is damaged")
+        with readable(f"{self.where}/{name}"):
+            place = self._at, name, self._sizes[name]
+            # buffered: the columns of a row group lie behind one another, and are fetched in one request
+            with pq.ParquetFile(Ranges(*place), metadata=_footer(*place), pre_buffer=True) as file:
+                yield file
+
+    @cached_property
+    def _sizes(self) -> dict[str, int]:
+        return {shard.path: shard.bytes for shard in manifest.shards(self.manifest)}
+
+    def _small(self, name: str) -> Path:
+        """A file beside the manifest, fetched once and as the manifest says."""
+        path = manifest.safe(self.folder, name)
+        self._fetch(name)
+        wanted = {entry.path: entry.sha256 for entry in manifest.files(self.manifest)}
+        if hashlib.sha256(path.read_bytes()).hexdigest() != wanted[name]:
+            path.unlink()
+            raise ManifestError(f"{self.where}: {name} is not what its manifest says; it has to be published again")
+        return path
+
+    def _fetch(self, name: str) -> None:
+        if (self.folder / name).is_file():
+            return
+        from huggingface_hub import hf_hub_download
+        from huggingface_hub.errors import RemoteEntryNotFoundError
+
+        def fetch() -> None:
+            at, to = self._at, self.folder
+            with speaking(self._asked):
+                try:
+                    # not into the Hub's own cache: it is made of links, and a manifest's paths may not leave its folder
+                    hf_hub_download(at.repo, name, repo_type="dataset", revision=at.revision, local_dir=to)
+                except RemoteEntryNotFoundError:
+                    raise ManifestError(f"{self._asked}: holds no {name}; fedkit did not publish it") from None
+
+        patiently(fetch)
+
+
+class Ranges(io.RawIOBase):
+    """A file of a commit, read by HTTP ranges: what is asked for and not a byte more."""
+
+    def __init__(self, at: Address, name: str, size: int) -> None:
+        """Fetches nothing yet.
+
+        Args:
+            at: The repository at a commit.
+            name: Path in it.
+            size: Bytes.
+        """
+        self.at, self.name, self.size = at, name, size
+        self._place = 0
+
+    def readable(self) -> bool:
+        """It is."""
+        return True
+
+    def seekable(self) -> bool:
+        """It is."""
+        return True
+
+    def tell(self) -> int:
+        """Where the next read begins."""
+        return self._place
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        """Sets where the next read begins."""
+        self._place = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._place, io.SEEK_END: self.size}[whence]
+        return self._place
+
+    def read(self, size: int | None = -1) -> bytes:
+        """The next bytes, at most ``size`` of them; all that are left if it is negative.
+
+        Raises:
+            HubError: The Hub cannot be reached, or answers something else.
+        """
+        left = max(self.size - self._place, 0)
+        size = left if size is None or size < 0 else min(size, left)
+        start, end = self._place, self._place + size
+        data = patiently(lambda: self._range(start, end)) if size else b""
+        self._place = end
+        return data
+
+    def _range(self, start: int, end: int) -> bytes:
+        from huggingface_hub import constants, hf_hub_url
+        from huggingface_hub.utils import build_hf_headers, hf_raise_for_status, http_backoff
+
+        with speaking(self.at):
+            url = hf_hub_url(self.at.repo, self.name, repo_type="dataset", revision=self.at.revision)
+            headers = {**build_hf_headers(), "Range": f"bytes={start}-{end - 1}"}
+            answer = http_backoff("GET", url, headers=headers, timeout=constants.HF_HUB_DOWNLOAD_TIMEOUT)
+            hf_raise_for_status(answer)
+            total = answer.headers.get("Content-Range", "").rpartition("/")[2]
+            if answer.status_code != 206 or len(answer.content) != end - start or total != str(self.size):
+                raise ManifestError(f"{self.at}: {self.name} is not as long as the manifest says; publish it again")
+            content: bytes = answer.content
+            return content
+
+
+@lru_cache(maxsize=16)  # clients are mostly read in order
+def _footer(at: Address, name: str, size: int) -> pq.FileMetaData:
+    """The footer of a file of a commit, fetched once for its clients in a row: it never changes."""
+    return pq.read_metadata(Ranges(at, name, size))

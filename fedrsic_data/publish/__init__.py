@@ -1,0 +1,1 @@
+"""Datasets published to the Hugging Face Hub, with their images or without."""

@@ -1,0 +1,244 @@
+"""The card of a published dataset: what the Hub and its tools read of it, and what a person must know."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import yaml
+
+from fedrsic_data import partition
+from fedrsic_data.manifest import Manifest, SubsetEntry
+from fedrsic_data.pictures import Picture
+from fedrsic_data.recipe import to_json
+
+_SIZES = ((10**3, "n<1K"), (10**4, "1K<n<10K"), (10**5, "10K<n<100K"), (10**6, "100K<n<1M"), (10**7, "1M<n<10M"))
+_LICENCES = {"Apache-2.0": "apache-2.0", "CC BY 4.0": "cc-by-4.0", "CC0": "cc0-1.0", "MIT": "mit"}
+_SAMPLE = (
+    "> **Sample data**: procedurally rendered stand-ins, under the real class names or, for label sets, their own. "
+    "Figures measured on them say nothing about the real datasets."
+)
+_REFERENCE = (
+    "> **Without images**: this repository says who has which image, in `plan.parquet` and `clients.parquet`. The "
+    "images are built from the sources, see below, and must then have the digests in `manifest.json`."
+)
+_MARKUP = re.compile(r"([\\`*_\[\]<>|#])")
+
+
+def render(built: Manifest, repo: str, tag: str, pictures: Sequence[Picture]) -> str:
+    """The text of ``README.md``.
+
+    Args:
+        built: What is published; without images, if it is a reference.
+        repo: ``user/name``.
+        tag: Name of the commit that holds this plan.
+        pictures: They lie beside it.
+    """
+    head = yaml.safe_dump(_head(built, repo), sort_keys=False, allow_unicode=True, width=10**6)
+    parts = [
+        f"---\n{head}---",
+        f"# {text(built.name)}",
+        text(built.recipe.title or built.name),
+        *([_SAMPLE] if built.recipe.sample is not None else []),
+        *([_REFERENCE] if built.reference else []),
+        _table(built),
+        *(f"![{text(picture.alt)}]({picture.name})" for picture in pictures),
+        *_partition(built, tag),
+        *_loading(built, repo),
+        *_rebuilding(built, repo),
+        *_sources(built),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def text(words: str) -> str:
+    """One line that is nothing but text, whatever it holds."""
+    return _MARKUP.sub(r"\\\1", " ".join(words.split())).replace("\\<", "&lt;").replace("\\>", "&gt;")
+
+
+def _head(built: Manifest, repo: str) -> dict[str, Any]:
+    sample = built.recipe.sample is not None
+    many = any(subset.multi_label for subset in built.subsets.values())
+    one = not all(subset.multi_label for subset in built.subsets.values())
+    rows = sum(sum(subset.rows.values()) for subset in built.subsets.values())
+    tags = [
+        "federated-learning",
+        *(["sample-data"] if sample else []),
+        *(["reference-only"] if built.reference else []),
+    ]
+    return {
+        **_licence(built, repo),
+        "pretty_name": built.name,
+        "task_categories": ["image-classification"],
+        "task_ids": [
+            *(["multi-class-image-classification"] if one else []),
+            *(["multi-label-image-classification"] if many else []),
+        ],
+        "tags": tags,
+        "size_categories": [next((words for most, words in _SIZES if rows < most), "n>10M")],
+        "configs": _reference_configs(built) if built.reference else _configs(built),
+        **({} if built.reference else {"dataset_info": [_info(name, s) for name, s in built.subsets.items()]}),
+    }
+
+
+def _licence(built: Manifest, repo: str) -> dict[str, str]:
+    """The licence as the Hub names it, where all sources have one that it knows."""
+    known = {
+        next((key for words, key in _LICENCES.items() if source.licence.startswith(words)), "other")
+        for source in built.sources.values()
+    }
+    if len(known) == 1 and "other" not in known:
+        return {"license": known.pop()}
+    link = f"https://huggingface.co/datasets/{repo}#sources-and-licences"
+    return {"license": "other", "license_name": "see-sources", "license_link": link}
+
+
+def _configs(built: Manifest) -> list[dict[str, Any]]:
+    configs: list[dict[str, Any]] = []
+    for name, subset in built.subsets.items():
+        files = [{"split": split, "path": f"{name}/{split}/*.parquet"} for split in _splits(subset)]
+        configs.append({"config_name": name, "data_files": files, **({} if configs else {"default": True})})
+    return configs
+
+
+def _reference_configs(built: Manifest) -> list[dict[str, Any]]:
+    tables = {"plan": built.plan.path, "clients": built.clients.path}
+    return [{"config_name": name, "data_files": path} for name, path in tables.items()]
+
+
+def _info(name: str, subset: SubsetEntry) -> dict[str, Any]:
+    splits = [
+        {
+            "name": split,
+            "num_bytes": sum(shard.bytes for shard in subset.shards if shard.split == split),
+            "num_examples": sum(shard.rows for shard in subset.shards if shard.split == split),
+        }
+        for split in _splits(subset)
+    ]
+    size = sum(shard.bytes for shard in subset.shards)
+    return {
+        "config_name": name,
+        "features": _features(subset),
+        "splits": splits,
+        "download_size": size,
+        "dataset_size": size,
+    }
+
+
+def _features(subset: SubsetEntry) -> list[dict[str, Any]]:
+    def labels(names: Sequence[str]) -> dict[str, Any]:
+        return {"class_label": {"names": {str(i): name for i, name in enumerate(names)}}}
+
+    label = {"name": "labels", "list": labels(subset.classes)} if subset.multi_label else None
+    fine = [{"name": "fine_labels", "list": labels(subset.fine.classes)}] if subset.fine else []
+    return [
+        {"name": "image", "dtype": "image"},
+        label or {"name": "label", "dtype": labels(subset.classes)},
+        *fine,
+        *({"name": name, "dtype": "string"} for name in ("client_id", "sample_id", "domain")),
+    ]
+
+
+def _splits(subset: SubsetEntry) -> list[str]:
+    return list(dict.fromkeys(shard.split for shard in subset.shards))
+
+
+def _table(built: Manifest) -> str:
+    rows = [
+        [text(name), f"{len(s.classes)}", f"{s.clients:,}", ", ".join(f"{k} {n:,}" for k, n in s.rows.items())]
+        for name, s in built.subsets.items()
+    ]
+    return _markdown(["subset", "classes", "clients", "images"], rows)
+
+
+def _markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    return "\n".join("| " + " | ".join(row) + " |" for row in (header, ["---"] * len(header), *rows))
+
+
+def _partition(built: Manifest, tag: str) -> Iterator[str]:
+    yield "## How it is partitioned"
+    for name, subset in built.subsets.items():
+        kind = built.recipe.partitioner(name)
+        spec = partition.to_json(kind)
+        settings = ", ".join(f"{key} {json.dumps(value)}" for key, value in spec.items() if key != "name")
+        how = f"{text(spec['name'])} ({text(settings)}), seed {built.recipe.seed}. {text(kind.cites)}."
+        yield f"**{text(name)}**: {how}"
+        yield _skew(subset.skew)
+        yield from _remarks(subset)
+    yield (
+        f"Measured on the training rows, each beside the 5th to 95th percentile of IID splits of the same sizes. "
+        f"The plan, the owner of every image, has the digest `{built.plan.digest}`; the tag `{tag}` names the commit "
+        "that holds it. The recipe in full:"
+    )
+    yield "```json\n" + json.dumps(to_json(built.recipe), indent=1, ensure_ascii=False) + "\n```"
+
+
+def _skew(measured: Mapping[str, Mapping[str, float]]) -> str:
+    rows = [
+        [
+            name.replace("_", " "),
+            f"{facts['value']:.3f}",
+            f"{facts['iid_low']:.3f} to {facts['iid_high']:.3f}" if "iid_low" in facts else "",
+        ]
+        for name, facts in measured.items()
+    ]
+    return _markdown(["skew", "measured", "by chance"], rows)
+
+
+def _remarks(subset: SubsetEntry) -> Iterator[str]:
+    """What is not as one would think."""
+    lines = [f"{subset.moved:,} images were moved so that every client reaches its minimum."] if subset.moved else []
+    lines += [f"{left.count:,} left out: {text(left.reason)}." for left in subset.left_out]
+    lines += [f"{len(subset.skipped):,} damaged images were left out."] if subset.skipped else []
+    lines += [f"{len(subset.novel):,} classes are novel: never trained on."] if subset.novel else []
+    lines += [f"{len(subset.duplicates):,} pictures are in several sources."] if subset.duplicates else []
+    if lines:
+        yield "\n".join(f"- {line}" for line in lines)
+
+
+def _loading(built: Manifest, repo: str) -> Iterator[str]:
+    if built.reference:
+        return
+    name, subset = next(iter(built.subsets.items()))
+    yield "## How to load it"
+    yield (
+        "`client_id` is a column, and a row group never holds two clients; `clients.parquet` says where each client's "
+        "rows are. So one client is read without the others."
+    )
+    yield f"""```python
+from datasets import load_dataset
+
+load_dataset({json.dumps(repo)}, {json.dumps(name)})  # all clients
+```"""
+    yield f"""```python
+import fedrsic_data
+
+subset = fedrsic_data.open({json.dumps(f"hf://{repo}")}).subset({json.dumps(name)})
+subset.client(subset.clients[0]).dataset("train")  # fetches this client's images only
+subset.as_flwr_partitioner("train").load_partition(0)  # the same for Flower
+```"""
+    yield f"""```bash
+fedkit train {"fedlgt" if subset.multi_label else "fedpgp"} --manifest hf://{repo} --subset {name}
+```"""
+    query = f"SELECT client_id, count(*) FROM 'hf://datasets/{repo}/{name}/train/*.parquet' GROUP BY ALL;"  # noqa: S608
+    yield f"```sql\n{query}  -- DuckDB\n```"
+
+
+def _rebuilding(built: Manifest, repo: str) -> Iterator[str]:
+    versions = ", ".join(f"{text(name)} {text(version)}" for name, version in built.writer.items())
+    place = "" if built.recipe.sample is not None else " --sources PATH"
+    yield "## How to build it again"
+    yield f"```bash\nfedkit build hf://{repo}{place}\n```"
+    yield f"From the same sources this gives the same plan, and with the same {versions} the same shards, to the byte."
+
+
+def _sources(built: Manifest) -> Iterator[str]:
+    yield "## Sources and licences"
+    for source in built.sources.values():
+        lines = [f"- **{text(source.title)}**, {source.images:,} images. {text(source.homepage)}"]
+        lines += [f"  - Licence: {text(source.licence)}.", f"  - Cite: {text(source.citation)}."]
+        lines += [f"  - Incomplete copy: {text(words)}." for words in source.missing]
+        yield "\n".join(lines)
+    yield "The partition was made with fedkit."

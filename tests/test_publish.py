@@ -1,0 +1,493 @@
+"""From a built dataset to the Hub and back: what is published, and what others read of it."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from subprocess import CompletedProcess
+
+import pytest
+import yaml
+from conftest import ROOT, answer, contents, fails, fedkit, make, tiny_image
+from hubserver import READER, WRITER, Fault, Hub, Repo, broken, serving
+
+import fedrsic_data
+from fedrsic_data import manifest
+from fedrsic_data.errors import HubError, ManifestError, OutputError, UsageError, VerificationError
+from fedrsic_data.hub import Address, address, is_address, speaking
+from fedrsic_data.publish.contents import contents as published
+from fedrsic_data.publish.run import publish
+from fedrsic_data.publish.upload import Target
+from fedrsic_data.sources.locate import Places
+from fedrsic_data.verify import verify
+
+
+def around(hub: Hub, folder: Path, **more: str) -> dict[str, str]:
+    """The environment of somebody who is logged in to that Hub."""
+    env = {"HF_ENDPOINT": hub.endpoint, "HF_HOME": str(folder / "hf"), "HF_TOKEN": WRITER, "HF_HUB_DISABLE_XET": "1"}
+    return {**env, "FEDKIT_CACHE": str(folder / "cache"), "OMP_NUM_THREADS": "1", **more}
+
+
+def python(code: str, env: dict[str, str], *arguments: object) -> str:
+    """Runs a script as a user would, in a process of its own; gives what it printed."""
+    command = [sys.executable, "-c", code, *map(str, arguments)]
+    full = {**os.environ, "PYTHONPATH": str(ROOT), **env}
+    done = subprocess.run(command, capture_output=True, text=True, env=full, timeout=300)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+RUN = """
+import contextlib, io, json, os, sys
+import cli
+found = []
+for arguments, env in json.loads(sys.argv[1]):
+    os.environ.update(env)
+    out, err = io.StringIO(), io.StringIO()
+    sys.argv = ["fedkit", *arguments]
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), contextlib.suppress(SystemExit):
+        try:
+            cli.main()
+        except SystemExit as left:
+            code = left.code
+    found.append([code, out.getvalue(), err.getvalue()])
+print(json.dumps(found))
+"""
+
+
+def commands(env: dict[str, str], *runs: tuple[tuple[object, ...], dict[str, str]]) -> list[CompletedProcess[str]]:
+    """Runs commands one after another in one process, each with its changes of the environment, which stay."""
+    given = [([str(argument) for argument in arguments], more) for arguments, more in runs]
+    found = json.loads(python(RUN, {"FEDKIT_DEBUG": "0", **env}, json.dumps(given)))
+    return [CompletedProcess(a, code, out, err) for (a, _), (code, out, err) in zip(given, found, strict=True)]
+
+
+def at(hub: Hub, repo: str = "me/fed") -> dict[str, bytes]:
+    held = hub.repos[repo]
+    commit = held.commits[held.branches["main"]]
+    return {path: blob.bytes(0, blob.size) for path, blob in commit.files.items()}
+
+
+@pytest.fixture
+def hub(tmp_path: Path) -> Iterator[Hub]:
+    (tmp_path / "hub").mkdir()
+    with serving(tmp_path / "hub") as served:
+        yield served
+
+
+@pytest.fixture(scope="module")
+def barred(tmp_path_factory: pytest.TempPathFactory, optimal31: Path) -> Path:
+    """A dataset whose images must not be published."""
+    places = Places(given={"optimal31": str(optimal31)}, offline=True)
+    return make(tmp_path_factory.mktemp("barred") / "fed", places, subset="fed-optimal").path
+
+
+TRAIN = """
+import sys
+import torch
+from datasets import load_dataset
+import fedrsic_data
+from fedtrain.data import ImageDataset
+
+rows = load_dataset("me/fed", "fed-ucmerced")
+assert sorted(rows) == ["test", "train"] and len(rows["train"]) == 101, rows
+assert rows["train"].features["label"].names[0] == "agricultural"
+client = fedrsic_data.open("hf://me/fed").subset("fed-ucmerced").client("client-0003")
+mine = rows["train"].filter(lambda row: row["client_id"] == client.id)
+assert mine["sample_id"] == client.read("train", ["sample_id"]).column(0).to_pylist()
+torch.manual_seed(0)
+model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 32 * 32, 21))
+optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+losses = []
+for _ in range(8):
+    for images, labels in torch.utils.data.DataLoader(ImageDataset(client, "train"), batch_size=8):
+        loss = torch.nn.functional.cross_entropy(model(images / 255), labels)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(float(loss.detach()))
+assert losses[-1] < losses[0], losses
+print("trained on", len(mine))
+
+from huggingface_hub import snapshot_download
+
+snapshot_download("me/fed", repo_type="dataset", local_dir=sys.argv[1])
+"""
+
+
+def test_publish_load_and_train_on_one_client(sample_build: Path, hub: Hub, tmp_path: Path) -> None:
+    env = around(hub, tmp_path)
+    done = fedkit("publish", sample_build, "--repo", "me/fed", **env)
+    assert done.returncode == 0, done.stderr
+    assert "load_dataset('me/fed', 'fed-ucmerced')" in done.stdout
+    repo = hub.repos["me/fed"]
+    assert broken(repo) == []
+    assert not repo.private
+    built = manifest.load(sample_build)
+    assert repo.tags == {f"plan-{built.plan.digest[:12]}": repo.branches["main"]}
+    for shard in manifest.shards(built):
+        assert at(hub)[shard.path] == (sample_build / shard.path).read_bytes()
+    assert python(TRAIN, env, tmp_path / "copy").startswith("trained on ")
+    assert fedkit("verify", tmp_path / "copy").returncode == 0, "what was downloaded is proved"
+
+    hub.seen.clear()
+    again = answer(fedkit("publish", sample_build, "--repo", "me/fed", "--json", **env))
+    assert (again["sent"], again["deleted"]) == ([], [])
+    assert hub.changed() == []
+
+    run = fedkit("train", "zeroshot", "--manifest", "hf://me/fed", "--out", tmp_path / "run", "--json", **env)
+    assert run.returncode == 0, run.stderr
+    config = json.loads((tmp_path / "run/config.json").read_text())["config"]
+    assert config["manifest"] == f"hf://me/fed@{repo.branches['main']}", "the run says at which commit"
+    everything = [done.stdout, done.stderr, run.stderr, run.stdout]
+    everything += [p.read_text("utf-8", "replace") for p in tmp_path.rglob("*") if p.is_file()]
+    assert not any(WRITER in text for text in everything), "the token is nowhere"
+
+
+def test_the_default_upload_path(sample_build: Path, tmp_path: Path) -> None:
+    """Xet: shards go to its own storage, here a folder; the commit names them by their digests."""
+    pytest.importorskip("hf_xet")
+    (tmp_path / "hub").mkdir()
+    with serving(tmp_path / "hub", xet=True) as hub:
+        env = around(hub, tmp_path, HF_HUB_DISABLE_XET="0")
+        done = fedkit("publish", sample_build, "--repo", "me/fed", **env)
+        assert done.returncode == 0, done.stderr
+        assert not any(one.path.startswith("/lfs/") for one in hub.seen)
+        stored = sum(p.stat().st_size for p in (tmp_path / "hub/cas").rglob("*") if p.is_file())
+        assert stored > sum(shard.bytes for shard in manifest.shards(manifest.load(sample_build))) / 2
+        repo = hub.repos["me/fed"]
+        assert broken(repo) == []
+        assert len(repo.commits) == 2, "one commit, however many files"
+        again = answer(fedkit("publish", sample_build, "--repo", "me/fed", "--json", **env))
+        assert again["sent"] == []
+
+
+def test_images_are_kept_back_unless_asked_for(barred: Path, optimal31: Path, hub: Hub, tmp_path: Path) -> None:
+    env = around(hub, tmp_path)
+    done = fedkit("publish", barred, "--repo", "me/fed", **env)
+    assert done.returncode == 0, done.stderr
+    assert "publishing without images: OPTIMAL-31" in done.stderr
+    assert "--redistribute" in done.stderr
+    files = at(hub)
+    assert sorted(p for p in files if p.endswith(".parquet")) == ["clients.parquet", "plan.parquet"]
+    assert json.loads(files["manifest.json"])["reference"] is True
+    assert not any(one.received > 200_000 for one in hub.seen)
+    at_home = ("--source", f"optimal31={optimal31}", "--offline")
+    rebuilt = fedkit("build", "hf://me/fed", *at_home, "--out", tmp_path / "again", **env)
+    assert rebuilt.returncode == 0, rebuilt.stderr
+    here, there = contents(barred), contents(tmp_path / "again")
+    assert {p: d for p, d in here.items() if p.endswith(".parquet")} == {
+        p: d for p, d in there.items() if p.endswith(".parquet")
+    }
+    assert manifest.load(tmp_path / "again").plan.digest == json.loads(files["manifest.json"])["plan"]["digest"]
+
+    other = Path(shutil.copytree(optimal31, tmp_path / "other"))
+    image = other / "OPTIMAL-31/beach/beach(7).jpg"
+    image.write_bytes(tiny_image(200_000, ".jpg"))
+    given = ("--source", f"optimal31={other}", "--offline", "--out", tmp_path / "wrong")
+    fails(1, "has other bytes here than in hf://me/fed@", done=fedkit("build", "hf://me/fed", *given, **env))
+    assert not (tmp_path / "wrong").exists()
+    fails(2, "resplit", done=fedkit("build", "hf://me/fed", *at_home, "--alpha", "1", **env))
+
+    asked = answer(fedkit("publish", barred, "--repo", "me/fed", "--redistribute", "--json", **env))
+    assert len([one for one in asked["sent"] if one["path"].endswith(".parquet")]) > 10
+    assert broken(hub.repos["me/fed"]) == []
+    back = answer(fedkit("publish", barred, "--repo", "me/fed", "--reference-only", "--json", **env))
+    assert len(back["deleted"]) == len([one for one in asked["sent"] if one["path"].startswith("fed-optimal/")])
+    assert broken(hub.repos["me/fed"]) == []
+
+
+def test_a_reference_says_what_it_is(barred: Path, optimal31: Path, tmp_path: Path) -> None:
+    what = published(fedrsic_data.open(barred), "me/fed", reference_only=False, redistribute=False)
+    for item in what.items:
+        path = tmp_path / "copy" / item.path
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(item.source if isinstance(item.source, bytes) else item.source.read_bytes())
+    assert verify(tmp_path / "copy")[1] == []
+    data = fedrsic_data.open(tmp_path / "copy")
+    subset = data.subset("fed-optimal")
+    assert sum(subset.client(name).rows("train") for name in subset.clients) == subset.entry.rows["train"]
+    for read in (lambda: subset.client("client-0003").read("train"), lambda: subset.read("train"), data.check_images):
+        with pytest.raises(ManifestError, match="without the images.*fedkit build"):
+            read()
+    with pytest.raises(OutputError, match="without the images; choose another --out"):
+        make(tmp_path / "copy", Places(given={"optimal31": str(optimal31)}, offline=True), subset="fed-optimal")
+    with pytest.raises(UsageError, match="holds no images to publish"):
+        published(data, "me/fed", reference_only=False, redistribute=True)
+
+
+def test_branches_pull_requests_and_dry_runs(sample_build: Path, hub: Hub, tmp_path: Path) -> None:
+    env = around(hub, tmp_path)
+    publish = ("publish", sample_build, "--repo", "me/fed", "--json")
+    dry = answer(fedkit(*publish, "--dry-run", **{**env, "HF_TOKEN": ""}))
+    assert {"manifest.json", "README.md", "croissant.json"} < {one["path"] for one in dry["sent"]}
+    assert hub.changed() == []
+    assert hub.repos == {}
+    runs = commands(env, ((*publish, "--private", "--revision", "next"), {}), ((*publish, "--create-pr"), {}))
+    done, asked = map(answer, runs)
+    repo = hub.repos["me/fed"]
+    assert repo.private
+    assert repo.branches["next"] == done["commit"] != repo.branches["main"]
+    assert asked["commit"] is None
+    assert asked["pull_request"].endswith("/datasets/me/fed/discussions/1")
+    assert set(at(hub)) == {".gitattributes"}, "the main branch waits for the merge"
+    put = [one.path for one in hub.changed() if one.method == "PUT"]
+    assert len(put) == len(set(put)) > 20, "bytes that are there are not sent again"
+
+
+def test_refusals_are_one_line(sample_build: Path, hub: Hub, tmp_path: Path) -> None:
+    env = around(hub, tmp_path)
+    hub.repos["me/taken"] = taken = Repo(private=False)
+    taken.add("main", "mine", {"train.parquet": hub.blob("train.parquet", b"PAR1")}, None)
+    hub.adopt("me/public", sample_build)
+    stranger, reader, writer = ({"HF_TOKEN": token} for token in ("hf_nobodynobody", READER, WRITER))
+    publish = ("publish", sample_build, "--json", "--repo")
+    asked = [
+        ((*publish, "me/fed"), stranger, 1, "log in with: hf auth login"),
+        ((*publish, "me/fed"), reader, 1, "may not do this (403)"),
+        ((*publish, "me/taken"), writer, 2, "holds something else"),
+        ((*publish, "me/public", "--private"), writer, 2, "is public already"),
+        (("inspect", "hf://me/none"), writer, 1, "hf://me/none: there is no such dataset"),
+        (("inspect", "hf://me/taken"), writer, 1, "fedkit did not publish it"),
+        (("inspect", "hf://me"), writer, 2, "should look like"),
+    ]
+    done = commands(env, *((arguments, token) for arguments, token, _, _ in asked))
+    for one, (_, _, code, words) in zip(done, asked, strict=True):
+        fails(code, words, done=one)
+    assert {one.path for one in hub.changed()} == {"/api/repos/create"}
+    assert "me/fed" not in hub.repos
+
+
+def test_refusals_without_a_hub(sample_build: Path, dataset: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_TOKEN", WRITER)
+    for target, words in (
+        (Target("fed"), "USER/NAME"),
+        (Target("me/fed@main"), "USER/NAME"),
+        (Target("../fed"), "USER/NAME"),
+        (Target("me/fed", "next", create_pr=True), "main branch"),
+    ):
+        with pytest.raises(UsageError, match=words):
+            publish(sample_build, target)
+    with pytest.raises(UsageError, match="contradict"):
+        publish(sample_build, Target("me/fed"), reference_only=True, redistribute=True)
+    (dataset / "fed-ucmerced/train/client-0003.parquet").write_bytes(b"other")
+    with pytest.raises(VerificationError, match="client-0003.parquet has 5 bytes"):
+        publish(dataset, Target("me/fed"))
+    with pytest.raises(ManifestError, match="is on the Hub"):
+        verify(Path("hf://me/fed"))
+    monkeypatch.setenv("HF_TOKEN", "")
+    monkeypatch.setattr("huggingface_hub.constants.HF_TOKEN_PATH", str(dataset / "none"))
+    with pytest.raises(HubError, match="nobody is logged in.*hf auth login"):
+        publish(sample_build, Target("me/fed"))
+
+
+def test_the_card(sample_build: Path, barred: Path) -> None:
+    what = published(fedrsic_data.open(sample_build), "me/fed", reference_only=False, redistribute=False)
+    files = {item.path: item.source for item in what.items}
+    text = files["README.md"].decode()
+    head = yaml.safe_load(text.split("---\n")[1])
+    assert head["license"] == "apache-2.0"
+    assert {"federated-learning", "sample-data"} <= set(head["tags"])
+    assert head["size_categories"] == ["n<1K"]
+    assert head["configs"][0]["data_files"][0] == {"split": "train", "path": "fed-ucmerced/train/*.parquet"}
+    info = head["dataset_info"][0]
+    assert [feature["name"] for feature in info["features"]] == ["image", "label", "client_id", "sample_id", "domain"]
+    assert {s["name"]: s["num_examples"] for s in info["splits"]} == {"train": 101, "test": 25}
+    assert what.manifest.plan.digest in text
+    assert what.tag in text
+    for picture in (path for path in files if path.endswith(".png")):
+        assert f"]({picture})" in text
+        assert files[picture][:4] == b"\x89PNG"
+    assert '"alpha": 0.5' in text
+    assert "Sample data" in text
+    sizes = [item.path.endswith(".parquet") for item in what.items]
+    assert sizes == sorted(sizes, reverse=True), "shards first"
+    assert what.items[-1].path == "manifest.json"
+    reference = published(fedrsic_data.open(barred), "me/fed", reference_only=False, redistribute=False)
+    card = next(item.source for item in reference.items if item.path == "README.md").decode()
+    assert "Wang, Liu, Chanussot and Li" in card
+    assert "Google Earth" in card
+    head = yaml.safe_load(card.split("---\n")[1])
+    assert (head["license"], [c["config_name"] for c in head["configs"]]) == ("other", ["plan", "clients"])
+    with pytest.raises(UsageError, match="contradict"):
+        published(fedrsic_data.open(barred), "me/fed", reference_only=True, redistribute=True)
+
+
+def test_features_of_the_card_are_those_of_the_shards(sample_build: Path, tmp_path: Path) -> None:
+    import datasets
+    import pyarrow.parquet as pq
+
+    from fedrsic_data import schema
+    from fedrsic_data.manifest import FineEntry, SubsetEntry
+    from fedrsic_data.publish.card import _features
+
+    names = ("a: b", "no", "1", "ünï'\"", "- x")
+    fine = FineEntry(("y", "on"), ("no", ""), (1, 2))
+    for many, finer in ((False, None), (True, None), (True, fine)):
+        entry = SubsetEntry(names, many, 1, {"train": 1}, (1,) * 5, (), 0, (), (), (), {}, (), finer)
+        table = schema.shard_schema(names, multi_label=many, fine=finer.classes if finer else ()).empty_table()
+        pq.write_table(table, tmp_path / "x.parquet")
+        told = yaml.safe_load(yaml.safe_dump(_features(entry), allow_unicode=True))
+        assert datasets.Features._from_yaml_list(told) == datasets.Features.from_arrow_schema(table.schema)
+
+
+def test_nothing_in_a_name_becomes_markup(sample_build: Path) -> None:
+    from dataclasses import replace
+
+    from fedrsic_data.publish.card import render
+
+    built = manifest.load(sample_build)
+    evil = "</script>|[x](javascript:1) `a`\n---\n# big"
+    source = replace(next(iter(built.sources.values())), title=evil, licence=evil, citation=evil, missing=(evil,))
+    recipe = replace(built.recipe, title=evil)
+    text = render(replace(built, recipe=recipe, sources={"ucmerced": source}), "me/fed", "plan-x", ())
+    body = text.split("\n---\n", 1)[1].split("```json")[0] + text.split("## Sources")[1]
+    assert "<" not in body
+    assert not re.search(r"(?<!\\)\]\(javascript", body)
+    assert "\n---\n" not in body
+    assert "\n# big" not in body
+    assert yaml.safe_load(text.split("---\n")[1])["pretty_name"] == built.name
+
+
+@pytest.mark.parametrize("reference", [False, True])
+def test_croissant(reference: bool, sample_build: Path, tmp_path: Path) -> None:
+    croissant = pytest.importorskip("mlcroissant")
+    what = published(fedrsic_data.open(sample_build), "me/fed", reference_only=reference, redistribute=False)
+    for item in what.items:
+        path = tmp_path / item.path
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(item.source if isinstance(item.source, bytes) else item.source.read_bytes())
+    data = croissant.Dataset(jsonld=str(tmp_path / "croissant.json"), mapping={"repo": str(tmp_path)})
+    assert not data.metadata.issues.errors
+    # when it was published, and as which version, is for the Hub to say
+    assert all(re.search(r"/(datePublished|version)\"", words) for words in data.metadata.issues.warnings)
+    plan = list(data.records("plan-table"))
+    assert len(plan) == 126
+    assert ("fed-ucmerced" in {r.uuid for r in data.metadata.record_sets}) is not reference
+    if not reference:
+        row = next(iter(data.records("fed-ucmerced")))
+        assert row["fed-ucmerced/image"].size == (32, 32)
+        assert row["fed-ucmerced/label"] in range(21)
+
+
+@pytest.mark.parametrize(
+    ("text", "repo", "revision"),
+    [
+        ("hf://me/fed", "me/fed", None),
+        ("hf:/me/fed", "me/fed", None),  # what pathlib makes of it
+        ("hf://datasets/me/fed@v1.0", "me/fed", "v1.0"),
+        ("hf://me/fed@refs/pr/3", "me/fed", "refs/pr/3"),
+        ("hf://me/fed-rsic_0.5/", "me/fed-rsic_0.5", None),
+    ],
+)
+def test_addresses(text: str, repo: str, revision: str | None) -> None:
+    assert is_address(text)
+    assert address(text) == Address(repo, revision)
+
+
+@pytest.mark.parametrize(
+    "text", ["hf://", "hf://me", "hf://me/a/b", "hf://me/..", "hf://../me", "hf://me/a b", "hf://me/a@", "hf://me/a--b"]
+)
+def test_what_is_no_address(text: str) -> None:
+    with pytest.raises(UsageError, match="should look like hf://USER/NAME"):
+        address(text)
+
+
+def test_a_token_is_in_no_message() -> None:
+    with pytest.raises(HubError, match=r"hf_\.\.\.") as caught, speaking(Address("me/fed")):
+        raise RuntimeError(f"Bearer {WRITER} was refused")
+    assert WRITER not in str(caught.value)
+    with pytest.raises(HubError) as caught, speaking(Address("me/fed")):
+        raise RuntimeError("one line\nand another " + "x" * 10_000)
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 500
+
+
+def test_reading_waits_out_what_passes(sample_build: Path, hub: Hub, tmp_path: Path) -> None:
+    hub.adopt("me/fed", sample_build)
+    code = (
+        "import time; time.sleep = lambda s: None\n"
+        "import fedrsic_data, fedrsic_data.hub as h; h._sleep = time.sleep\n"
+        "client = fedrsic_data.open('hf://me/fed').subset('fed-ucmerced').client('client-0003')\n"
+        "print(client.read('train').num_rows)"
+    )
+    rows = str(fedrsic_data.open(sample_build).subset("fed-ucmerced").client("client-0003").rows("train"))
+    for fault in (
+        Fault("GET", "/api/datasets/me/fed", 503),
+        Fault("HEAD", "/resolve/", 500),
+        Fault("GET", "client-0003", "drop"),
+        Fault("GET", "client-0003", 429, headers={"Retry-After": "2"}),
+    ):
+        hub.faults[:] = [fault]
+        env = around(hub, tmp_path / f"{fault.path.strip('/').replace('/', '-')}-{fault.status}")
+        assert python(code, env).strip() == rows
+        assert fault.times == 0
+
+
+def test_a_published_file_that_changed_is_not_read(sample_build: Path, hub: Hub, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(sample_build, tmp_path / "copy"))
+    shard = copy / "fed-ucmerced/train/client-0003.parquet"
+    shard.write_bytes(shard.read_bytes() + b"x")
+    hub.adopt("me/fed", copy)
+    code = (
+        "import sys, fedrsic_data\nfrom fedrsic_data.errors import ManifestError\n"
+        "data = fedrsic_data.open('hf://me/fed')\n"
+        "try: data.subset('fed-ucmerced').client('client-0003').read('train')\n"
+        "except ManifestError as error: print(error)"
+    )
+    assert "client-0003.parquet is not as long as the manifest says" in python(code, around(hub, tmp_path))
+    table = copy / "clients.parquet"
+    table.write_bytes(table.read_bytes()[:-1] + b"x")
+    hub.adopt("me/fed", copy)
+    assert "clients.parquet is not what its manifest says" in python(code, around(hub, tmp_path))
+
+
+def test_python_of_the_docs_runs(sample_build: Path, hub: Hub, tmp_path: Path) -> None:
+    """Every recipe, as it stands there, in a process of its own."""
+    (hub.folder / "repo").mkdir()
+    what = published(fedrsic_data.open(sample_build), "USER/NAME", reference_only=False, redistribute=False)
+    for item in what.items:
+        path = hub.folder / "repo" / item.path
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(item.source if isinstance(item.source, bytes) else item.source.read_bytes())
+    hub.adopt("USER/NAME", hub.folder / "repo")
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs/publishing.md").read_text(), flags=re.DOTALL)
+    rows = fedrsic_data.open(sample_build).subset("fed-ucmerced").client("client-0003").rows
+    checks = {
+        "ImageDataset": f"assert len(images) == {rows('train')} and image.shape == (3, 32, 32)",
+        "load_dataset": f"assert len(mine) == {rows('train')} and first['image'].size == (32, 32)",
+        "duckdb": f"assert dict(counts)['client-0003'] == {rows('train')} and len(counts) == 10",
+        "polars": "assert largest in set(clients['client_id'])",
+        "FederatedDataset": f"assert len(partition['train']) + len(partition['test']) == {rows('train')}\n"
+        f"assert len(test) == {rows('test')} and len(central) == 25 and partitioner.num_partitions == 10",
+    }
+    assert len(blocks) == len(checks)
+    for code, word in zip(blocks, checks, strict=True):
+        assert word in code
+    run = "import json, sys\nfor code in json.loads(sys.argv[1]): exec(code, globals())"
+    python(
+        run,
+        around(hub, tmp_path),
+        json.dumps([f"{c}\n{check}" for c, check in zip(blocks, checks.values(), strict=True)]),
+    )
+
+
+def test_flower_has_what_it_calls_a_partitioner(sample_build: Path) -> None:
+    subset = fedrsic_data.open(sample_build).subset("fed-ucmerced")
+    partitioner = subset.as_flwr_partitioner()
+    assert partitioner.num_partitions == 10
+    assert partitioner.is_dataset_assigned()
+    parts = [partitioner.load_partition(i) for i in range(10)]
+    assert [set(part["client_id"]) for part in parts] == [{client} for client in subset.clients]
+    assert sum(map(len, parts)) == len(partitioner.dataset) == 101
+    assert partitioner.dataset.features == parts[0].features
+    with pytest.raises(UsageError, match="partition_id=10 should be from 0 to 9"):
+        partitioner.load_partition(10)
+    with pytest.raises(UsageError, match="no split 'val'"):
+        subset.as_flwr_partitioner("val")
