@@ -116,9 +116,9 @@ def build(
       fedkit build fed-rsic --alpha 0.5 --sources ~/datasets
       fedkit build fed-rsic --subset fed-ucmerced --clients 20 --seed 1 --out data/ucm-20
       fedkit build fed-rsic --partition pathological --set classes_per_client=5 --dry-run
-      fedkit build hf://USER/NAME --sources ~/datasets
       fedkit build flair --jobs 16 --out s3://bucket/flair
       fedkit build flair --engine ray --ray-address auto --out /shared/flair
+      fedkit build hf://USER/NAME --sources ~/datasets
     """
     from fedrsic_data import build as pipeline
     from fedrsic_data import engines, rebuild, remote, show
@@ -415,55 +415,6 @@ def compare(
     answer(report.compared(report.grouped(found), form), json)
 
 
-@app.command(short_help="The five-minute tour: build, train, look.")
-def quickstart(
-    out: Annotated[Path, typer.Option(help="Folder for its datasets, runs and report.")] = Path("quickstart"),
-    json: Json = False,
-) -> None:
-    """Build two procedural samples, train three methods and their baselines on them briefly, and write a report.
-
-    Nothing is downloaded. What is finished is kept, so that it may be interrupted and run again.
-
-    \b
-    Examples:
-      fedkit quickstart
-      fedkit quickstart --out /tmp/tour
-    """
-    from fedrsic_data import quickstart as samples
-    from fedrsic_data.sources.locate import cache_folder
-
-    with listening(quiet=json) as listener:
-        datasets = samples.built(out / "data", listener=listener)
-    from fedtrain import quickstart as tour
-
-    with _training(quiet=json) as hears:
-        shown = tour.train(datasets, out, cache=cache_folder(), listener=hears)
-    answer(shown, json)
-
-
-@app.command(short_help="Write a report of datasets and runs that opens in a browser.")
-def report(
-    paths: Annotated[
-        list[Path], typer.Argument(metavar="MANIFEST|RUN...", help="Built manifests, runs, or folders of runs.")
-    ],
-    out: Annotated[Path, typer.Option(help="The HTML file to write.")] = Path("report.html"),
-    images: Annotated[bool, typer.Option("--images/--no-images", help="Thumbnails of sample images.")] = True,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a file that is no report.")] = False,
-    json: Json = False,
-) -> None:
-    """Write one HTML file of pictures and tables: who has what, how skewed it is, how the runs went.
-
-    \b
-    Examples:
-      fedkit report data/fed-rsic
-      fedkit report runs --out runs.html
-      fedkit report data/fed-rsic runs/fedpgp-* runs/promptfl-* --out report.html
-    """
-    from fedtrain import pages
-
-    answer(pages.report(paths, out, images=images, overwrite=overwrite), json)
-
-
 flower = typer.Typer(add_completion=False, rich_markup_mode=None, help="A federation of real sites, over Flower.")
 app.add_typer(flower, name="flower", short_help="A federation of real sites, over Flower.")
 
@@ -515,6 +466,55 @@ def flower_run(
             print(words, file=sys.stderr)
 
     answer(federation.run(folder, connection, run_config or [], tell), json)
+
+
+@app.command(short_help="The five-minute tour: build, train, look.")
+def quickstart(
+    out: Annotated[Path, typer.Option(help="Folder for its datasets, runs and report.")] = Path("quickstart"),
+    json: Json = False,
+) -> None:
+    """Build two procedural samples, train three methods and their baselines on them briefly, and write a report.
+
+    Nothing is downloaded. What is finished is kept, so that it may be interrupted and run again.
+
+    \b
+    Examples:
+      fedkit quickstart
+      fedkit quickstart --out /tmp/tour
+    """
+    from fedrsic_data import quickstart as samples
+    from fedrsic_data.sources.locate import cache_folder
+
+    with listening(quiet=json) as listener:
+        datasets = samples.built(out / "data", listener=listener)
+    from fedtrain import quickstart as tour
+
+    with _training(quiet=json) as hears:
+        shown = tour.train(datasets, out, cache=cache_folder(), listener=hears)
+    answer(shown, json)
+
+
+@app.command(short_help="Write a report of datasets and runs that opens in a browser.")
+def report(
+    paths: Annotated[
+        list[Path], typer.Argument(metavar="MANIFEST|RUN...", help="Built manifests, runs, or folders of runs.")
+    ],
+    out: Annotated[Path, typer.Option(help="The HTML file to write.")] = Path("report.html"),
+    images: Annotated[bool, typer.Option("--images/--no-images", help="Thumbnails of sample images.")] = True,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a file that is no report.")] = False,
+    json: Json = False,
+) -> None:
+    """Write one HTML file of pictures and tables: who has what, how skewed it is, how the runs went.
+
+    \b
+    Examples:
+      fedkit report data/fed-rsic
+      fedkit report runs --out runs.html
+      fedkit report data/fed-rsic runs/fedpgp-* runs/promptfl-* --out report.html
+    """
+    from fedtrain import pages
+
+    answer(pages.report(paths, out, images=images, overwrite=overwrite), json)
 
 
 @app.command("list", short_help="List recipes, sources, partitioners and methods.")

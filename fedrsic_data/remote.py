@@ -25,7 +25,6 @@ from fedrsic_data.describe import CARD
 from fedrsic_data.engines import chosen
 from fedrsic_data.engines.base import Engine
 from fedrsic_data.errors import OutputError, UsageError
-from fedrsic_data.manifest import Manifest
 from fedrsic_data.plan import Planned
 from fedrsic_data.recipe import to_json
 from fedrsic_data.sources.locate import cache_folder
@@ -40,7 +39,7 @@ def build(
     overwrite: bool = False,
     listener: Listener = QUIET,
     engine: Engine | None = None,
-    check: Callable[[Manifest], None] = lambda _: None,
+    check: Callable[[manifest.Manifest], None] = lambda _: None,
 ) -> Built:
     """Writes a planned dataset to a folder or to a URI; see ``build.build``.
 
@@ -51,7 +50,7 @@ def build(
         overwrite: Replace another dataset that stands there.
         listener: Hears of the progress.
         engine: Where shards are written.
-        check: As for ``build.build``.
+        check: See ``build.build``.
 
     Raises:
         UsageError: No file system is known for the URI.
@@ -60,8 +59,7 @@ def build(
     """
     engine = engine or chosen()
     if "://" not in out:
-        folder = Path(out)
-        return pipeline.build(planned, folder, overwrite=overwrite, listener=listener, engine=engine, check=check)
+        return pipeline.build(planned, Path(out), overwrite=overwrite, listener=listener, engine=engine, check=check)
     remote, root = _opened(out)
     standing = _standing(remote, root, out, planned, overwrite=overwrite)
     staged = cache_folder() / "staged" / hashlib.sha256(out.encode()).hexdigest()[:16]

@@ -48,11 +48,6 @@ def curves(lines: Sequence[Mapping[str, Any]]) -> list[tuple[str, str, str]]:
     return [(name, sparkline(series[name]), f"{series[name][-1]:.3f}") for name in ordered]
 
 
-def words(line: Mapping[str, Any]) -> str:
-    """A line of ``metrics.jsonl`` in a few words."""
-    return ", ".join(f"{name} {value}" for name, _, value in curves([line]))
-
-
 @contextmanager
 def view(console: Console, *, quiet: bool) -> Iterator[Callable[[Mapping[str, Any], int], None]]:
     """Gives a callback for each line of ``metrics.jsonl`` and the rounds in all; draws where there is a terminal.

@@ -16,6 +16,7 @@ from conftest import contents, make, mirrored, sampled, tiny_image, write_ucmerc
 
 import fedrsic_data
 from fedrsic_data import build, recipe, schema, shards
+from fedrsic_data.engines import threads
 from fedrsic_data.errors import BadImageError, OutputError, UsageError
 from fedrsic_data.sources.locate import Places
 from fedrsic_data.verify import verify
@@ -168,7 +169,7 @@ def test_an_interrupted_build_keeps_finished_shards(tmp_path: Path, monkeypatch:
             raise KeyboardInterrupt
         return write(*args, **options)
 
-    monkeypatch.setattr(build, "_WORKERS", 1)
+    monkeypatch.setattr(threads, "_WORKERS", 1)
     monkeypatch.setattr(build.shards, "write", interrupted)
     with pytest.raises(KeyboardInterrupt):
         sampled(tmp_path / "out")

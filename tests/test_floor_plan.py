@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -33,7 +34,7 @@ FLOORS = (
     ("workspace", "pictures", "engines"),
     ("describe", "verify", "pages"),
     ("build",),
-    ("resplit", "twin", "rebuild", "remote", "sites", "publish", "quickstart"),
+    ("resplit", "twin", "rebuild", "publish", "quickstart", "remote", "sites"),
     ("show",),
     ("new",),
     ("console",),
@@ -62,6 +63,7 @@ def modules(package: str) -> list[Path]:
     return sorted((ROOT / package).rglob("*.py"))
 
 
+@cache
 def imports(path: Path) -> set[str]:
     """Dotted names a module imports, at its top or later; ``from a import b`` counts as ``a.b``."""
     found: set[str] = set()

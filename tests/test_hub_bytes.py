@@ -34,7 +34,7 @@ class Padded:
         chunk = struct.pack(">I", len(noise)) + kind + noise + struct.pack(">I", zlib.crc32(kind + noise))
         self.file = image[:-12] + chunk + image[-12:]
 
-    def prepare(self, scratch: Path) -> None: ...
+    def prepare(self, scratch: Path, *, shared: bool = False) -> None: ...
 
     def read(self, keys: Sequence[str]) -> list[bytes]:
         return [self.file] * len(keys)

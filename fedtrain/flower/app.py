@@ -201,7 +201,6 @@ def server_app(cache: Path) -> Any:
 
     @app.main()
     def main(grid: Grid, context: Context) -> None:
-        from fedtrain import live
         from fedtrain import run as runs
         from fedtrain.engines.base import Listener
         from fedtrain.flower import server
@@ -216,7 +215,9 @@ def server_app(cache: Path) -> Any:
         listener = Listener(
             say=tell,
             note=tell,
-            round=lambda line, total: tell(f"round {line['round']} of {total}: {live.words(line)}"),
+            round=lambda line, total: tell(
+                f"round {line['round']} of {total}: {line['clients']} clients, loss {line['loss']}"
+            ),
         )
         runs.train_all(
             configs,
