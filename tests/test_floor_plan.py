@@ -38,6 +38,7 @@ FLOORS = (
     ("show",),
     ("new",),
     ("console",),
+    ("commands",),
 )
 # the same of fedtrain; of methods, only base stands where others may see it
 TRAIN_FLOORS = (
@@ -49,12 +50,13 @@ TRAIN_FLOORS = (
     ("checkpoint",),
     ("folder",),
     ("engines",),
+    ("resolve",),
     ("run", "report", "flower"),
     ("curves",),
     ("pages",),
     ("quickstart",),
 )
-BINDERS = {"methods", "run", "report", "flower"}  # who may see methods by name
+BINDERS = {"methods", "resolve", "report", "flower"}  # who may see methods by name
 CONTRACT = {"manifest", "schema", "reader", "errors", "settings", "shown", "pictures", "pages"}
 HELPERS = {"sources": {"base", "classfolders", "locate", "hub"}}
 

@@ -15,7 +15,7 @@ from federated_softmax import Softmax
 from fedrsic_data.errors import OutputError, UsageError
 from fedrsic_data.reader import Subset
 from fedtrain import config as configs
-from fedtrain import methods, report, run
+from fedtrain import methods, report, resolve, run
 from fedtrain.aggregate import WeightedMean
 from fedtrain.config import RunConfig
 from fedtrain.engines import base
@@ -446,5 +446,5 @@ def _context(manifest: Path, subset: str = "fed-ucmerced", held_out: str | None 
 
     sets = ["device=cpu"] + ([f"held_out={held_out}"] if held_out else [])
     wanted = configs.changed(RunConfig("softmax", str(manifest), subset), sets, Softmax.Settings)
-    _, opened, rows = run._prepared(wanted)
+    _, opened, rows = resolve.prepared(wanted)
     return Context(opened, opened.clients, rows, 0, torch.device("cpu"))

@@ -1,0 +1,169 @@
+"""A config with nothing left to choose, for a dataset and a machine; what no training can come of is refused here."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+from importlib.util import find_spec
+from typing import Any
+
+import torch
+
+from fedrsic_data.errors import ManifestError, UsageError
+from fedrsic_data.manifest import NAME
+from fedrsic_data.manifest import digest as digest_of
+from fedrsic_data.reader import Dataset, Subset
+from fedrsic_data.settings import suggest
+from fedtrain import methods
+from fedtrain.config import Device, Precision, RunConfig, full_settings
+from fedtrain.engines.base import Listener
+
+_TRAIN = "train"
+
+
+def method_class(name: str) -> Any:
+    """A method by name.
+
+    Raises:
+        UsageError: There is none of that name.
+    """
+    if name not in methods.METHODS:
+        raise UsageError(f"no method {name!r}{suggest(name, methods.METHODS)}")
+    return methods.METHODS[name]
+
+
+def prepared(config: RunConfig) -> tuple[RunConfig, Subset, tuple[int, ...]]:
+    """The config resolved, its subset, and the training rows of each client.
+
+    Raises:
+        UsageError: A value of the config cannot be used with this dataset or machine, or no training can come of it.
+        ManifestError: The dataset cannot be read, or was edited.
+    """
+    method = method_class(config.method)
+    dataset = Dataset(config.manifest)
+    if digest_of(dataset.manifest) != dataset.manifest.digest:
+        raise ManifestError(f"{dataset.where}: {NAME} was edited, its digest differs; run: fedkit verify")
+    dataset.check_images()
+    config = resolved(config, dataset, method)
+    subset = dataset.subset(config.subset)
+    _check(subset, config, method)
+    return config, subset, _training_rows(subset, config.held_out)
+
+
+def resolved(config: RunConfig, dataset: Dataset, method: Any) -> RunConfig:
+    """The config with nothing left to choose.
+
+    Raises:
+        UsageError: It names a subset, split or device that is not there.
+    """
+    subset = dataset.subset(config.subset)
+    held_out = [split for split in subset.splits if split != _TRAIN]
+    for split in config.splits:
+        if split not in held_out:
+            raise UsageError(f"splits: {config.subset} has no held-out split {split!r}{suggest(split, held_out)}")
+    if config.tensorboard and find_spec("tensorboard") is None:
+        raise UsageError("tensorboard=true: the package is not installed; pip install 'fedkit[tensorboard]'")
+    device = _device(config.device)
+    sample = dataset.manifest.recipe.sample is not None
+    clip = config.clip or ("tiny" if sample else "ViT-B-16:openai")
+    settings = full_settings(config.method, config.method_settings, method.Settings)
+    count = config.clients_per_round
+    if count is None and config.sampling != "all":
+        count = getattr(method, "clients_per_round", None)
+    if count is None and config.sampling in ("uniform", "size"):
+        raise UsageError(f"sampling={config.sampling}: set clients_per_round too")
+    return replace(
+        config,
+        manifest=dataset.where,
+        sampling=("all" if count is None else "uniform") if config.sampling == "auto" else config.sampling,
+        clients_per_round=count,
+        rounds=method.rounds if config.rounds is None else config.rounds,
+        splits=config.splits or tuple(split for split in held_out if subset.entry.rows[split]),
+        device=device,
+        precision=_precision(config.precision, device),
+        clip=clip,
+        method_settings=settings,
+    )
+
+
+def _training_rows(subset: Subset, held_out: str | None) -> tuple[int, ...]:
+    """Training rows of each client, those of a held-out domain apart.
+
+    Raises:
+        UsageError: There is no such domain, or no row is left.
+    """
+    table = subset.client_table
+    columns = (table.column(name).to_pylist() for name in ("split", "rows", "domains", "domain_counts"))
+    train = [
+        (rows, dict(zip(domains, counts, strict=True)))
+        for s, rows, domains, counts in zip(*columns, strict=True)
+        if s == _TRAIN
+    ]
+    known = dict.fromkeys(domain for _, counts in train for domain in counts)
+    if held_out is not None and held_out not in known:
+        raise UsageError(f"held_out={held_out}: {subset.name} has no such domain{suggest(held_out, known)}")
+    rows = tuple(rows - counts.get(held_out, 0) for rows, counts in train)
+    if not any(rows):
+        but = f" outside domain {held_out}" if held_out else ""
+        raise UsageError(f"{subset.name}: no client has training rows{but}; there is nothing to train on")
+    return rows
+
+
+def _check(subset: Subset, config: RunConfig, method: Any) -> None:
+    """Refuses what no training can come of."""
+    name = subset.name
+    if len(subset.classes) < 2:
+        raise UsageError(f"{name}: its label space has {len(subset.classes)} class; there is nothing to tell apart")
+    if subset.entry.multi_label != getattr(method, "multi_label", False):
+        kinds = ("multi-label", "single-label") if subset.entry.multi_label else ("single-label", "multi-label")
+        raise UsageError(f"{name}: is {kinds[0]}, and {config.method} is for {kinds[1]} data; see: fedkit list methods")
+    if not config.splits:
+        raise UsageError(
+            f"{name}: has no held-out rows to evaluate on; build it with a split, e.g. --set splits.test=0.2"
+        )
+
+
+def remark(subset: Subset, rows: Sequence[int], config: RunConfig, listener: Listener) -> None:
+    """Says which clients do not take part as one would think."""
+    empty = sum(n == 0 for n in rows)
+    if empty:
+        listener.note(f"{subset.name}: {empty} of {len(rows)} clients have no training rows and are never asked")
+    columns = (subset.client_table.column(name).to_pylist() for name in ("split", "rows"))
+    lacking = Counter(split for split, n in zip(*columns, strict=True) if n == 0)
+    for split in config.splits:
+        without = lacking[split]
+        if without:
+            listener.note(
+                f"{subset.name}: {without} of {len(rows)} clients have no {split} rows and are in no mean over clients"
+            )
+    if config.clients_per_round is not None and config.clients_per_round > len(rows) - empty:
+        listener.note(
+            f"{subset.name}: clients_per_round={config.clients_per_round}, but only {len(rows) - empty} can train"
+        )
+
+
+def _device(wanted: Device) -> Device:
+    """The device to use.
+
+    Raises:
+        UsageError: It is not there.
+    """
+    there: dict[Device, bool] = {
+        "cuda": torch.cuda.is_available(),
+        "mps": torch.backends.mps.is_available(),
+        "cpu": True,
+    }
+    if wanted == "auto":
+        return next(name for name, usable in there.items() if usable)
+    if not there[wanted]:
+        raise UsageError(f"device={wanted}: this machine has none that PyTorch can use; take auto or cpu")
+    return wanted
+
+
+def _precision(wanted: Precision, device: Device) -> Precision:
+    if wanted == "auto":
+        return "bfloat16" if device == "cuda" and torch.cuda.is_bf16_supported() else "float32"
+    if wanted == "bfloat16" and device == "cpu":
+        raise UsageError("precision=bfloat16: is for GPUs; take auto or float32")
+    return wanted
