@@ -79,7 +79,7 @@ def train(
     rounds: Annotated[int | None, typer.Option(help="Rounds to train; default as published.")] = None,
     seed: Seed = None,
     clients_per_round: Annotated[
-        int | None, typer.Option(help="Clients asked each round, drawn uniformly; default all.")
+        int | None, typer.Option(help="Clients asked each round, drawn uniformly; default as published.")
     ] = None,
     device: Annotated[str | None, typer.Option(metavar="auto|cpu|cuda|mps", help="Where to compute.")] = None,
     set_: RunSets = None,

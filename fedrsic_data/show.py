@@ -148,6 +148,10 @@ def verified(path: Path, manifest: Manifest, problems: Sequence[Problem]) -> Sho
     shards = sum(len(subset.shards) for subset in manifest.subsets.values())
     if problems:
         return Shown(data, _group([f"{problem.file}: {problem.words}" for problem in problems] + ["FAILED"]))
+    if rows and not shards and not manifest.reference:
+        return Shown(
+            data, _group([f"{path}: clients and sizes are what the manifest says; its images are at the sites"])
+        )
     if manifest.reference:
         return Shown(
             data, _group([f"{path}: the owners of {rows:,} images are what the manifest says; it holds no images"])
@@ -217,7 +221,8 @@ def _subset(dataset: Dataset, name: str, most: int) -> tuple[dict[str, Any], lis
     for k, client in enumerate(subset.clients[:most]):
         numbers = [f"{sizes[split][k]:,}" for split in subset.splits]
         spread = [_shares(domains[k], train_domains)] if len(train_domains) > 1 else []
-        cells = [str(int((labels[k] > 0).sum())), _bars(labels[k], wide=wide), *spread]
+        seen = str(int((labels[k] > 0).sum())) if labels[k].any() or not sizes[splits.TRAIN][k] else "-"
+        cells = [seen, _bars(labels[k], wide=wide), *spread]
         cells += [_largest(labels[k], entry.classes)] if wide else []
         rows.append([client, *numbers, *cells])
     if rows:
@@ -227,7 +232,11 @@ def _subset(dataset: Dataset, name: str, most: int) -> tuple[dict[str, Any], lis
         text.append(_table(header, rows, right=range(1, len(subset.splits) + 2), fold=False))
     if len(subset.clients) > most:
         text.append(f"  ... and {_many(len(subset.clients) - most, 'more client')} (--clients N, or --json)")
-    text += [_skew_table(entry.skew), ""]
+    withheld = sizes[splits.TRAIN].any() and not labels.any()  # see sites: the server's copy
+    text += [
+        "  classes and labels stay at the sites: skew is not known here" if withheld else _skew_table(entry.skew),
+        "",
+    ]
     return facts, text
 
 

@@ -277,12 +277,15 @@ def _band(
     rng: np.random.Generator,
     dealt: Callable[[], Counts] | None = None,
 ) -> dict[str, dict[str, float]]:
-    """5th and 95th percentile of each metric over IID draws with the same client sizes."""
-    draws = int(np.clip(_CELLS // max(counts.size, 1), 5, _DRAWS))
-    overall, sizes = _overall(counts), counts.sum(axis=1)
+    """5th and 95th percentile of each metric over IID splits: the same rows, dealt to clients of the same sizes."""
+    total, width = int(counts.sum()), counts.shape[1]
+    draws = int(np.clip(_CELLS // max(counts.size, total, 1), 5, _DRAWS))
+    place = np.repeat(np.arange(len(counts)) * width, counts.sum(axis=1))
+    kinds = np.repeat(np.arange(width), counts.sum(axis=0))
     values: dict[str, list[float]] = {name: [] for name in metrics}
-    for _ in range(draws if sizes.sum() else 1):
-        drawn = dealt() if dealt else rng.multinomial(sizes, overall) if sizes.sum() else counts
+    for _ in range(draws if total else 1):
+        drawn = dealt() if dealt else np.bincount(place + rng.permutation(kinds), minlength=counts.size)
+        drawn = drawn.reshape(counts.shape)
         for name, metric in metrics.items():
             values[name].append(metric(drawn))
     return {

@@ -56,7 +56,8 @@ def folder(
     if (out / manifest.NAME).is_file():
         if to_json(manifest.load(out).recipe) != to_json(pinned(recipe)):
             raise OutputError(
-                f"{out}: was built from another recipe than {name_or_path}; train on it with --manifest {out}, "
+                f"{out}: was built from another recipe than {name_or_path}, or with other settings; "
+                f"train on it with --manifest {out}, "
                 "or move it away"
             )
         return out

@@ -133,6 +133,8 @@ def train(
     """
     config, subset, rows = prepared(config)
     engine.check(config)
+    if not subset.entry.shards and not engine.at_sites:
+        raise UsageError(f"{config.manifest}: holds no images, they are at the sites; train with: fedkit flower run")
     method = method_class(config.method)
     facts = _facts(config, subset.dataset)
     folder = out or _default_folder(config, facts)

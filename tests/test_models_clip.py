@@ -185,7 +185,9 @@ def test_without_a_network_the_hub_is_asked_once(monkeypatch: pytest.MonkeyPatch
 
     monkeypatch.setattr(open_clip, "download_pretrained", fetch)
     monkeypatch.setattr(huggingface_hub, "get_session", Unreachable)
-    refused("ViT-B-16:openai", DownloadError, r"service not known\); connect once, or give a file: ViT-B-16:PATH")
+    refused(
+        "ViT-B-16:openai", DownloadError, r"service not known\); connect once, or give a file: --set clip=ViT-B-16:PATH"
+    )
 
 
 def test_weights_of_the_cache_need_no_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

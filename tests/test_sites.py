@@ -143,3 +143,16 @@ def test_clients_without_rows(tmp_path: Path) -> None:
     whole = sampled(tmp_path / "fed", "alpha=0.01", "clients=15", "min_size=0").path
     sites.split(whole, tmp_path / "sites")
     same_rows(whole, tmp_path / "sites")
+
+
+def test_the_server_folder_says_what_it_is(sample_build: Path, tmp_path: Path) -> None:
+    """It is shown without figures of labels it does not have, and nobody trains on it without its sites."""
+    sites.split(sample_build, tmp_path / "sites")
+    server = tmp_path / "sites" / sites.SERVER
+    shown = fedkit("inspect", server, cwd=tmp_path).stdout
+    assert "classes and labels stay at the sites: skew is not known here" in shown
+    assert "by chance" not in shown
+    assert "its images are at the sites" in fedkit("verify", server, cwd=tmp_path).stdout
+    done = fedkit("train", "zeroshot", "--manifest", server, "--rounds", 0, cwd=tmp_path)
+    fails(2, "holds no images, they are at the sites; train with: fedkit flower run", done=done)
+    assert not (tmp_path / "runs").exists()

@@ -117,3 +117,14 @@ def test_the_band_of_label_sets_is_that_of_whole_images() -> None:
         assert facts["iid_low"] * 0.98 <= facts["value"] <= facts["iid_high"] * 1.02, name
     alone = skew.measure_counts(counts, np.ones((300, 1), np.int64), rng)["total_variation"]
     assert alone["value"] < alone["iid_low"] * 0.95
+
+
+def test_the_band_is_of_the_same_rows_dealt_anew() -> None:
+    """One client has all there is however it is dealt; of few rows, draws with replacement would lack classes."""
+    rng = np.random.default_rng(0)
+    alone = skew.measure_counts(np.full((1, 20), 2), np.full((1, 1), 40), rng)["classes_per_client"]
+    assert alone == {"value": 20, "iid_low": 20, "iid_high": 20}
+    few = np.zeros((5, 30), np.int64)
+    np.add.at(few, (rng.permutation(np.repeat(np.arange(5), 6)), np.arange(30)), 1)  # one row a class
+    facts = skew.measure_counts(few, few.sum(axis=1, keepdims=True), rng)["classes_per_client"]
+    assert facts == {"value": 6, "iid_low": 6, "iid_high": 6}

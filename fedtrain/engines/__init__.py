@@ -14,6 +14,11 @@ from fedtrain.methods.base import Context, Method
 class Engine(Protocol):
     """Where clients train."""
 
+    @property
+    def at_sites(self) -> bool:
+        """Whether images are at sites of their own, and none are needed here."""
+        ...
+
     def check(self, config: RunConfig) -> None:
         """Refuses what it cannot do.
 

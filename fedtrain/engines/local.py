@@ -17,6 +17,8 @@ from fedtrain.files import CHECKPOINT
 from fedtrain.methods.base import Context, Evaluation, Method, State, Update
 from fedtrain.state import PersonalStore, placed
 
+at_sites = False
+
 
 def check(config: RunConfig) -> None:
     """Refuses what this engine cannot do.

@@ -108,6 +108,8 @@ class Over:
     def __init__(self, link: Link) -> None:
         self._link = link
 
+    at_sites = True
+
     def check(self, config: RunConfig) -> None:
         """See ``check``."""
         check(config)

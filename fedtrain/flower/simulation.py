@@ -21,6 +21,8 @@ from fedtrain.flower import server
 from fedtrain.flower.site import Place, client_app
 from fedtrain.methods.base import Context, Method
 
+at_sites = False
+
 _NODES = 256  # most nodes; beyond, a node has several clients
 
 

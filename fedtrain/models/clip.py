@@ -280,7 +280,7 @@ def _fetched(spec: str, arch: str, known: Mapping[str, Any]) -> Path:
         words = _line(error)
         raise DownloadError(
             f"clip {spec!r}: its weights are not here and cannot be fetched ({words}); "
-            f"connect once, or give a file: {arch}:PATH"
+            f"connect once, or give a file: --set clip={arch}:PATH"
         ) from None
 
 
