@@ -58,6 +58,15 @@ class Draft:
     hints: tuple[str, ...]
 
 
+_KNOWN = {  # files by which a dataset that has a recipe of its own is known
+    "annotations/instances_*.json": "coco",
+    "labels_and_metadata.json": "flair",
+    "VOCdevkit/VOC20*/ImageSets": "voc",
+    "VOC20*/ImageSets": "voc",
+    "ImageSets/Main": "voc",
+}
+
+
 def settings(folder: str | None, hub: str | None, parquet: str | None, sets: Sequence[str] = ()) -> dict[str, Any]:
     """The settings of the source that the options mean.
 
@@ -74,6 +83,10 @@ def settings(folder: str | None, hub: str | None, parquet: str | None, sets: Seq
     if sum(value is not None for value in given.values()) != 1:
         raise UsageError("say where the images are: with one of --folder PATH, --hub USER/NAME, --parquet PATH")
     if folder is not None:
+        for layout, name in _KNOWN.items() if os.path.isdir(folder) else ():
+            if next(Path(folder).glob(layout), None) is not None:
+                use = f"fedkit build {name} --source {name}={folder}"
+                raise UsageError(f"--folder {folder}: has the layout of {name}; run: {use}")
         chosen: dict[str, Any] = {"kind": "folder", "path": folder}
     elif parquet is not None:
         chosen = {"kind": "hub", "path": parquet}

@@ -208,3 +208,18 @@ def test_a_recipe_is_never_written_over(tmp_path: Path) -> None:
     drafted = new.draft(new.settings(str(tmp_path / "office"), None, None))
     with pytest.raises(OutputError, match="cannot be written"):
         new.write(tmp_path / "no" / "my.json", drafted)
+
+
+@pytest.mark.parametrize(
+    ("file", "recipe"),
+    [
+        ("annotations/instances_val2017.json", "coco"),
+        ("labels_and_metadata.json", "flair"),
+        ("VOC2012/ImageSets/Main/train.txt", "voc"),
+    ],
+)
+def test_a_dataset_with_a_recipe_of_its_own_is_known(tmp_path: Path, file: str, recipe: str) -> None:
+    (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / file).write_text("")
+    with pytest.raises(UsageError, match=f"has the layout of {recipe}; run: fedkit build {recipe} --source {recipe}="):
+        new.settings(str(tmp_path), None, None)

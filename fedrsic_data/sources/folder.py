@@ -242,7 +242,9 @@ def _levels(root: Path, paths: pa.Array) -> tuple[list[pa.Array], pa.Array]:
             "that holds the class folders"
         )
     if not depth[most]:
-        raise SourceError(f"{root}: {paths[0].as_py()} stands in no class folder; make one folder a class")
+        raise SourceError(
+            f"{root}: {paths[0].as_py()} stands in no class folder; make one folder a class, or add a labels.csv"
+        )
     parts = pc.split_pattern(paths, "/")
     levels = [pc.list_element(parts, i) for i in range(depth[most] + 1)]
     return levels[:-1], levels[-1]
