@@ -12,6 +12,7 @@ import typer
 from fedrsic_data import commands
 from fedrsic_data.commands import Json, Seed, Subsets, given
 from fedrsic_data.console import answer, listening, run_app
+from fedrsic_data.errors import FedkitError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -124,7 +125,7 @@ def train(
         results = run.train_all(wanted, out, overwrite=overwrite, cache=cache_folder(), listener=hears, engine=where)
     answer(report.trained(results, sets), json)
     if not report.learned(results):
-        raise typer.Exit(1)
+        raise FedkitError("every update was refused as not finite, nothing was learnt; lower lr")
 
 
 @app.command(short_help="Compare runs: mean and spread over seeds.")

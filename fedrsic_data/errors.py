@@ -6,6 +6,18 @@ command line prints it without a traceback and exits with ``exit_code``.
 
 from __future__ import annotations
 
+import re
+
+# a login may hold anything, so what follows "Bearer" is all taken for it
+_SECRET = re.compile(r"(?<=Bearer ).+|hf_[\w.-]+|(?<=://)[^/\s]+(?=@)", re.IGNORECASE)
+_LONGEST = 300  # characters of somebody else's message
+
+
+def discreet(error: object) -> str:
+    """Somebody else's message as one line of some length, without tokens and without passwords of addresses."""
+    words = _SECRET.sub("...", " ".join(str(error).split())) or type(error).__name__
+    return words if len(words) <= _LONGEST else words[:_LONGEST] + "..."
+
 
 class FedkitError(Exception):
     """Something failed that the user can mend; the message says how.

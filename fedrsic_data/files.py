@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from functools import lru_cache
@@ -14,7 +15,7 @@ import pyarrow.parquet as pq
 
 from fedrsic_data import manifest
 from fedrsic_data.errors import ManifestError
-from fedrsic_data.manifest import Manifest
+from fedrsic_data.manifest import Manifest, Shard
 
 
 class Files(Protocol):
@@ -33,6 +34,14 @@ class Files(Protocol):
     @property
     def manifest(self) -> Manifest:
         """The manifest."""
+        ...
+
+    def prove(self, shard: Shard) -> None:
+        """Compares a shard's bytes with its digest, where they could have changed since the build.
+
+        Raises:
+            ManifestError: They are not what the manifest says.
+        """
         ...
 
     def parquet(self, name: str) -> AbstractContextManager[pq.ParquetFile]:
@@ -60,6 +69,15 @@ class Local:
         self.folder = file.parent
         self.where = str(file.parent)
         self.manifest = manifest.load(file)
+
+    def prove(self, shard: Shard) -> None:
+        """See ``Files.prove``."""
+        path = manifest.safe(self.folder, shard.path)
+        with readable(str(path)):
+            stat = path.stat()
+            found = _sha256(path, stat.st_size, stat.st_mtime_ns)
+        if found != shard.sha256:
+            raise ManifestError(f"{path}: is not what the manifest says; run: fedkit verify")
 
     def parquet(self, name: str) -> AbstractContextManager[pq.ParquetFile]:
         """See ``Files.parquet``."""
@@ -94,6 +112,12 @@ def readable(where: str) -> Iterator[None]:
     except (OSError, EOFError, LookupError, ValueError, pa.ArrowException) as error:
         words = " ".join(str(error).split())
         raise ManifestError(f"{where}: cannot be read ({words}); run: fedkit verify") from None
+
+
+@lru_cache(maxsize=65536)  # each once a process, whoever asks
+def _sha256(path: Path, *_stamp: int) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @lru_cache(maxsize=4)  # clients are mostly read in order, and one's footer names hundreds of others

@@ -21,18 +21,18 @@ from typing import Any, TypeVar
 import pyarrow.parquet as pq
 
 from fedrsic_data import manifest
-from fedrsic_data.errors import FedkitError, HubError, ManifestError, UsageError
+from fedrsic_data.errors import FedkitError, HubError, ManifestError, UsageError, discreet
 from fedrsic_data.files import local, readable
-from fedrsic_data.manifest import Manifest
+from fedrsic_data.manifest import Manifest, Shard
 from fedrsic_data.sources.locate import cache_folder
 
 _NAME = r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,94}[A-Za-z0-9])?"
-_ADDRESS = re.compile(rf"(?:hf:/{{1,2}}(?:datasets/)?)?({_NAME}/{_NAME})(?:@([\w./-]+))?/?")
+_REVISION = r"[\w./-]+"
+_ADDRESS = re.compile(rf"(?:hf:/{{1,2}}(?:datasets/)?)?({_NAME}/{_NAME})(?:@({_REVISION}))?/?")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
-_TOKEN = re.compile(r"hf_\w+")
-_LONGEST = 300  # characters of somebody else's message
 TIMEOUT = 30.0  # seconds
 _UNKNOWN, _FORBIDDEN, _ABSENT = 401, 403, 404
+_UNSENT = {"UnsupportedProtocol", "InvalidURL", "LocalProtocolError", "UnicodeError"}  # errors of what is asked with
 _PASSING = {408, 409, 412, 429, 500, 502, 503, 504}  # statuses that may be gone on the next try
 _WAITS = (1.0, 2.0, 4.0, 8.0, 16.0)  # seconds before each further try
 _LATE = 15.0  # seconds after which a failed question was not for want of patience
@@ -75,6 +75,11 @@ def address(text: str | os.PathLike[str]) -> Address:
     return Address(match[1], match[2])
 
 
+def is_revision(text: str) -> bool:
+    """Whether an address can name it as its branch, tag or commit."""
+    return re.fullmatch(_REVISION, text) is not None and ".." not in text
+
+
 @contextmanager
 def speaking(to: Address) -> Iterator[None]:
     """Calls to the Hub: without chatter, and with failures in one line.
@@ -82,8 +87,12 @@ def speaking(to: Address) -> Iterator[None]:
     Raises:
         HubError: Whatever the client raised.
     """
-    from huggingface_hub import utils
-
+    try:
+        from huggingface_hub import utils
+    except ValueError as error:  # it reads its settings when it is imported
+        raise HubError(
+            f"{to}: huggingface_hub cannot be used ({discreet(error)}); mend the variables HF_... of the environment"
+        ) from None
     loud, bars = utils.logging.get_verbosity(), not utils.are_progress_bars_disabled()
     utils.logging.set_verbosity(utils.logging.ERROR)
     if bars:
@@ -123,9 +132,11 @@ def _words(to: Address, error: Exception) -> str:
         return f"{to}: your token may not do this (403); take one with write access to it: hf auth login"
     if status == _ABSENT:
         return f"{to}: there is no such dataset or revision, or it is private; log in with: hf auth login"
-    words = _TOKEN.sub("hf_...", " ".join(str(error).split())) or type(error).__name__
-    words = words if len(words) <= _LONGEST else words[:_LONGEST] + "..."
-    return f"{to}: the Hub cannot be used ({words}); try again later"
+    if isinstance(error, OSError) and error.filename is not None:  # the login, or a file to send
+        return f"{to}: {error.filename} cannot be used ({error.strerror}); mend it or its permissions"
+    if _kinds(error) & _UNSENT:
+        return f"{to}: the Hub cannot be asked ({discreet(error)}); mend HF_ENDPOINT, or log in: hf auth login"
+    return f"{to}: the Hub cannot be used ({discreet(error)}); try again later"
 
 
 def patiently(call: Callable[[], T], *, whatever_it_took: bool = False) -> T:
@@ -147,7 +158,7 @@ def patiently(call: Callable[[], T], *, whatever_it_took: bool = False) -> T:
         except HubError as error:
             answer = response(error)
             asked = answer.headers.get("Retry-After", "") if answer is not None else ""
-            seconds = float(asked) if asked.isdigit() else 0.0
+            seconds = float(asked) if asked.isdecimal() else 0.0
             late = time.monotonic() - begun > _LATE and not whatever_it_took
             if wait is None or late or seconds > _LONGEST_WAIT or not _passing(error):
                 raise
@@ -157,8 +168,13 @@ def patiently(call: Callable[[], T], *, whatever_it_took: bool = False) -> T:
 
 def lost(error: BaseException | None) -> bool:
     """Whether the connection broke, so that nobody knows what the server did."""
-    # either of the HTTP libraries that the client has used has a class of this name
-    return any(kind.__name__ == "TransportError" for one in _chain(error) for kind in type(one).__mro__)
+    kinds = _kinds(error)
+    return "TransportError" in kinds and not kinds & _UNSENT
+
+
+def _kinds(error: BaseException | None) -> set[str]:
+    """Names of the classes of an error and of what it came of; the client's HTTP libraries have them in common."""
+    return {kind.__name__ for one in _chain(error) for kind in type(one).__mro__}
 
 
 def _passing(error: HubError) -> bool:
@@ -174,14 +190,15 @@ def pinned(where: Address) -> Address:
     """
     if where.revision and _COMMIT.fullmatch(where.revision):
         return where
-    from huggingface_hub import HfApi
 
     def ask() -> str | None:
         with speaking(where):
+            from huggingface_hub import HfApi
+
             return HfApi().dataset_info(where.repo, revision=where.revision, expand=["sha"], timeout=TIMEOUT).sha
 
     commit = patiently(ask)
-    if not commit:
+    if not isinstance(commit, str) or not _COMMIT.fullmatch(commit):  # it becomes part of a path
         raise HubError(f"{where}: the Hub names no commit of it")
     return Address(where.repo, commit)
 
@@ -204,11 +221,24 @@ class Remote:
         self._at = pinned(self._asked)
         self.where = str(self._at)
         self.folder = cache_folder() / "published" / self.where.removeprefix("hf://").replace("/", "--")
-        self._fetch(manifest.NAME)
-        self.manifest: Manifest = manifest.load(self.folder / manifest.NAME)
-        if manifest.digest(self.manifest) != self.manifest.digest:
-            (self.folder / manifest.NAME).unlink()
+        with _caching(self.folder):
+            self._fetch(manifest.NAME)
+            self.manifest = self._trusted(self.folder / manifest.NAME)
+
+    def _trusted(self, path: Path) -> Manifest:
+        """The manifest; one that cannot be used is not kept, so that it is fetched again."""
+        try:
+            found = manifest.load(path)
+        except ManifestError:
+            path.unlink(missing_ok=True)
+            raise
+        if manifest.digest(found) != found.digest:
+            path.unlink()
             raise ManifestError(f"{self.where}: its {manifest.NAME} was edited; it cannot be trusted")
+        return found
+
+    def prove(self, shard: Shard) -> None:
+        """See ``Files.prove``: a commit names its files by their content."""
 
     def parquet(self, name: str) -> Any:
         """See ``Files.parquet``."""
@@ -233,22 +263,25 @@ class Remote:
     def _small(self, name: str) -> Path:
         """A file beside the manifest, fetched once and as the manifest says."""
         path = manifest.safe(self.folder, name)
-        self._fetch(name)
         wanted = {entry.path: entry.sha256 for entry in manifest.files(self.manifest)}
-        if hashlib.sha256(path.read_bytes()).hexdigest() != wanted[name]:
-            path.unlink()
-            raise ManifestError(f"{self.where}: {name} is not what its manifest says; it has to be published again")
+        with _caching(self.folder):
+            self._fetch(name)
+            if hashlib.sha256(path.read_bytes()).hexdigest() != wanted[name]:
+                path.unlink()
+                raise ManifestError(f"{self.where}: {name} is not what its manifest says; it has to be published again")
         return path
 
     def _fetch(self, name: str) -> None:
         if (self.folder / name).is_file():
             return
-        from huggingface_hub import hf_hub_download
-        from huggingface_hub.errors import RemoteEntryNotFoundError
+        self.folder.mkdir(parents=True, exist_ok=True)
 
         def fetch() -> None:
             at, to = self._at, self.folder
             with speaking(self._asked):
+                from huggingface_hub import hf_hub_download
+                from huggingface_hub.errors import RemoteEntryNotFoundError
+
                 try:
                     # not into the Hub's own cache: it is made of links, and a manifest's paths may not leave its folder
                     hf_hub_download(at.repo, name, repo_type="dataset", revision=at.revision, local_dir=to)
@@ -256,6 +289,21 @@ class Remote:
                     raise ManifestError(f"{self._asked}: holds no {name}; fedkit did not publish it") from None
 
         patiently(fetch)
+
+
+@contextmanager
+def _caching(folder: Path) -> Iterator[None]:
+    """Work with what is kept of a dataset on this machine.
+
+    Raises:
+        HubError: It cannot be kept there.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise HubError(
+            f"{error.filename or folder}: the cache cannot be used ({error.strerror}); choose another with FEDKIT_CACHE"
+        ) from None
 
 
 class Ranges(io.RawIOBase):
@@ -303,19 +351,25 @@ class Ranges(io.RawIOBase):
         return data
 
     def _range(self, start: int, end: int) -> bytes:
-        from huggingface_hub import constants, hf_hub_url
-        from huggingface_hub.utils import build_hf_headers, hf_raise_for_status, http_backoff
-
         with speaking(self.at):
+            from huggingface_hub import constants, hf_hub_url
+            from huggingface_hub.utils import build_hf_headers, hf_raise_for_status, http_stream_backoff
+
             url = hf_hub_url(self.at.repo, self.name, repo_type="dataset", revision=self.at.revision)
             headers = {**build_hf_headers(), "Range": f"bytes={start}-{end - 1}"}
-            answer = http_backoff("GET", url, headers=headers, timeout=constants.HF_HUB_DOWNLOAD_TIMEOUT)
-            hf_raise_for_status(answer)
-            total = answer.headers.get("Content-Range", "").rpartition("/")[2]
-            if answer.status_code != 206 or len(answer.content) != end - start or total != str(self.size):
+            timeout, data = constants.HF_HUB_DOWNLOAD_TIMEOUT, bytearray()
+            # without its own tries again: they do not go with an answer that breaks off
+            with http_stream_backoff("GET", url, headers=headers, timeout=timeout, max_retries=0) as answer:
+                hf_raise_for_status(answer)
+                total = answer.headers.get("Content-Range", "").rpartition("/")[2]
+                if answer.status_code == 206 and total == str(self.size):
+                    for chunk in answer.iter_bytes():
+                        data += chunk
+                        if len(data) > end - start:  # whoever sends more may never end
+                            break
+            if len(data) != end - start:
                 raise ManifestError(f"{self.at}: {self.name} is not as long as the manifest says; publish it again")
-            content: bytes = answer.content
-            return content
+            return bytes(data)
 
 
 @lru_cache(maxsize=16)  # clients are mostly read in order

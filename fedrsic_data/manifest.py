@@ -180,6 +180,15 @@ class SubsetEntry:
     shards: tuple[Shard, ...]
     fine: FineEntry | None = None
 
+    def __post_init__(self) -> None:
+        """Refuses figures of other classes than there are.
+
+        Raises:
+            UsageError: There is no class, or no number of training rows for one.
+        """
+        if not self.classes or len(self.train_counts) != len(self.classes):
+            raise UsageError(f"train_counts has {len(self.train_counts)} numbers for {len(self.classes)} classes")
+
 
 @dataclass(frozen=True)
 class Manifest:

@@ -170,7 +170,7 @@ def write(target: Path, drafted: Draft, *, force: bool = False) -> None:
 
 def check(target: Path, *, force: bool) -> None:
     """Refuses to write over what is there, before anything is looked at; errors as for ``write``."""
-    if os.path.isdir(target):  # noqa: PTH112 - pathlib raises on names that are too long
+    if os.path.isdir(target):
         raise OutputError(f"{target}: is a folder; give the recipe a file name, such as {target / 'recipe.json'}")
     if os.path.lexists(target) and not force:
         raise OutputError(f"{target}: exists already; replace it with --force, or choose another name")

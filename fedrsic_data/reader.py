@@ -25,6 +25,10 @@ if TYPE_CHECKING:
     import datasets
 
 
+_SKEW = ({"value"}, {"value", "iid_low", "iid_high"})
+"""What is known of a metric: its value, and the band that chance gives, where it has a say."""
+
+
 @dataclass(frozen=True)
 class Piece:
     """Row groups of one file that hold one client's rows of a split."""
@@ -43,7 +47,7 @@ class Dataset:
         self.files: Files = Remote(path) if is_address(path) else Local(Path(path))
         self.manifest = self.files.manifest
         for name, subset in self.manifest.subsets.items():
-            if "train" not in subset.rows or not all("value" in facts for facts in subset.skew.values()):
+            if "train" not in subset.rows or not all(facts.keys() in _SKEW for facts in subset.skew.values()):
                 raise ManifestError(f"{self.where}: rows or skew of {name} are incomplete; run: fedkit verify")
 
     @property
@@ -141,6 +145,21 @@ class Subset:
         whole = pc.count_distinct(ids[0]).as_py() == len(ids[0]) and all(some.equals(ids[0]) for some in ids)
         if not whole or not countable(mine, self.classes):
             where = f"{self.dataset.where}/{self.dataset.manifest.clients.path}"
+            raise ManifestError(f"{where}: does not fit what the manifest says of {self.name}; run: fedkit verify")
+        return mine
+
+    @cached_property
+    def plan(self) -> pa.Table:
+        """The subset's rows of ``plan.parquet``.
+
+        Raises:
+            ManifestError: Images that someone owns have labels that are no classes of the subset, or none at all.
+        """
+        mine = _where(self.dataset.plan, "subset", self.name)
+        owned = mine.filter(pc.is_valid(mine.column("client_id")))
+        known = pc.is_in(pc.list_flatten(owned.column("labels")), value_set=pa.array(self.classes, pa.string()))
+        if any(owned.column(name).null_count for name in ("labels", "domain", "split")) or not pc.all(known).as_py():
+            where = f"{self.dataset.where}/{self.dataset.manifest.plan.path}"
             raise ManifestError(f"{where}: does not fit what the manifest says of {self.name}; run: fedkit verify")
         return mine
 
@@ -343,13 +362,15 @@ def countable(clients: pa.Table, classes: Sequence[str]) -> bool:
     """Whether rows of ``schema.CLIENTS_SCHEMA`` count what a subset of these classes can hold."""
     labels, domains = pc.list_flatten(clients.column("labels")), pc.list_flatten(clients.column("domains"))
     numbers = [clients.column("rows"), *(pc.list_flatten(clients.column(n)) for n in ("counts", "domain_counts"))]
+    held = clients.filter(pc.is_valid(clients.column("file")))
+    places = [held.column("row_group"), held.column("row_groups")]
     lengths = [pc.list_value_length(clients.column(n)) for n in ("labels", "counts", "domains", "domain_counts")]
-    whole = not any(column.null_count for column in (labels, domains, *numbers, *lengths))
+    whole = not any(column.null_count for column in (labels, domains, *numbers, *lengths, *places))
     return (
         whole
         and lengths[0].equals(lengths[1])
         and lengths[2].equals(lengths[3])
-        and not any(_outside(column, 2**40) for column in numbers)
+        and not any(_outside(column, 2**40) for column in (*numbers, *places))
         and not _outside(labels, len(classes) - 1)
     )
 

@@ -35,6 +35,17 @@ def recipe_of(name: str, changes: Mapping[str, Any]) -> tuple[Recipe, Expected]:
     return published.manifest.recipe, published
 
 
+def command(recipe: Recipe, where: str) -> str:
+    """The command that builds a published dataset again, with a place to fill in for every source it cannot fetch."""
+    sources = {name: recipe.source(name) for subset in recipe.subsets.values() for name in subset.sources}
+    if recipe.sample is not None:
+        sources = {}
+    # a person's own source has a place of its own, or None on the Hub, and is not searched for by name
+    own = [f"--source {name}=PATH" for name, source in sources.items() if getattr(source, "place", None) is not None]
+    known = ["--sources PATH"] if any(not hasattr(source, "place") for source in sources.values()) else []
+    return " ".join(["fedkit build", where, *known, *own])
+
+
 class Expected:
     """What a build must give: anything."""
 

@@ -24,7 +24,7 @@ from fedrsic_data.build import QUIET, Built, Listener
 from fedrsic_data.describe import CARD
 from fedrsic_data.engines import chosen
 from fedrsic_data.engines.base import Engine
-from fedrsic_data.errors import OutputError, UsageError
+from fedrsic_data.errors import FedkitError, OutputError, UsageError
 from fedrsic_data.plan import Planned
 from fedrsic_data.recipe import to_json
 from fedrsic_data.sources.locate import cache_folder
@@ -82,13 +82,13 @@ def _opened(out: str) -> tuple[fs.FileSystem, str]:
     """The file system of a URI and the path in it."""
     try:
         found, path = fs.FileSystem.from_uri(out)
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError):
+    except (pa.ArrowException, OSError):
         import fsspec
 
         try:
             inner, path = fsspec.core.url_to_fs(out)
-        except (ValueError, ImportError) as error:
-            raise UsageError(f"--out {out}: no file system for it ({' '.join(str(error).split())})") from None
+        except Exception as error:  # each file system fails in its own way
+            raise UsageError(f"--out {out}: no file system for it ({_line(error)})") from None
         found = fs.PyFileSystem(fs.FSSpecHandler(inner))
     path = path.rstrip("/")
     if not path.strip("/"):
@@ -101,8 +101,10 @@ def _speaking(out: str) -> Iterator[None]:
     """Says in one line that a remote place could not be read or written."""
     try:
         yield
-    except (pa.ArrowException, OSError) as error:
-        raise OutputError(f"{out}: cannot be written ({' '.join(str(error).split())[:300]})") from None
+    except FedkitError:
+        raise
+    except Exception as error:  # each file system fails in its own way
+        raise OutputError(f"{out}: cannot be written ({_line(error)})") from None
 
 
 def _standing(remote: fs.FileSystem, root: str, out: str, planned: Planned, *, overwrite: bool) -> str | None:
@@ -116,16 +118,24 @@ def _standing(remote: fs.FileSystem, root: str, out: str, planned: Planned, *, o
         if not found:
             return None
         if [info.base_name for info in found] != [manifest.NAME]:
-            raise OutputError(f"{out}: is not empty and holds no fedkit dataset; choose another --out")
+            raise OutputError(  # noqa: TRY301 - known only once the place was looked at
+                f"{out}: is not empty and holds no fedkit dataset; choose another --out"
+            )
         with remote.open_input_stream(found[0].path) as file:
             data = json.loads(file.read())
         same = (data["plan"]["digest"], data["recipe"]) == (planned.digest, to_json(planned.recipe))
         digest = str(data["digest"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise OutputError(f"{out}: cannot be read ({' '.join(str(error).split())[:300]})") from None
+    except FedkitError:
+        raise
+    except Exception as error:
+        raise OutputError(f"{out}: cannot be read ({_line(error)})") from None
     if not same and not overwrite:
         raise OutputError(f"{out}: holds another dataset; replace it with --overwrite, or choose another --out")
     return digest
+
+
+def _line(error: Exception) -> str:
+    return (" ".join(str(error).split()) or type(error).__name__)[:300]
 
 
 def _files(remote: fs.FileSystem, root: str) -> list[fs.FileInfo]:

@@ -67,6 +67,8 @@ def split(
     if problems:
         raise VerificationError(f"{path}: {problems[0].file} {problems[0].words}; build it again before handing it out")
     dataset = Dataset(path)
+    if Path(os.path.realpath(out)).is_relative_to(os.path.realpath(dataset.folder)):
+        raise OutputError(f"--out {out}: is inside the dataset, where nothing else may be; choose another")
     aside = out.with_name(out.name + ".incomplete")
     try:
         _begin(out, aside)

@@ -284,14 +284,17 @@ def _band(
     kinds = np.repeat(np.arange(width), counts.sum(axis=0))
     values: dict[str, list[float]] = {name: [] for name in metrics}
     for _ in range(draws if total else 1):
-        drawn = dealt() if dealt else np.bincount(place + rng.permutation(kinds), minlength=counts.size)
-        drawn = drawn.reshape(counts.shape)
+        drawn = dealt() if dealt else _dealt(counts, place, rng.permutation(kinds))
         for name, metric in metrics.items():
             values[name].append(metric(drawn))
     return {
         name: {"iid_low": float(low), "iid_high": float(high)}
         for name, (low, high) in ((name, np.percentile(found, [5, 95])) for name, found in values.items())
     }
+
+
+def _dealt(counts: Counts, place: NDArray[np.int64], kinds: NDArray[np.int64]) -> Counts:
+    return np.bincount(place + kinds, minlength=counts.size).reshape(counts.shape)
 
 
 def _rounded(facts: Mapping[str, float]) -> dict[str, float]:

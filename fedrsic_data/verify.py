@@ -257,8 +257,52 @@ def _summary(built: Manifest, name: str, subset: SubsetEntry, plan: pa.Table, cl
         return
     if train_counts(clients, len(subset.classes)) != subset.train_counts:
         yield Problem(manifest.NAME, f"train_counts of {name} are not those of clients.parquet")
+    if not _as_planned(subset, plan, clients):
+        yield Problem(built.clients.path, f"does not count what the plan gives the clients of {name}")
+        return
     measured = skew.measure(
         clients, plan if subset.multi_label else None, subset.classes, seeds.generator(built.recipe.seed, name, "skew")
     )
     if measured != subset.skew:
         yield Problem(manifest.NAME, f"skew of {name} is not what clients.parquet gives")
+
+
+def _as_planned(subset: SubsetEntry, plan: pa.Table, clients: pa.Table) -> bool:
+    """Whether the client table counts the labels and domains that the plan gives each client in each split."""
+    skipped = pa.array([skip.sample_id for skip in subset.skipped], pa.string())
+    whole = pc.invert(pc.is_in(plan.column("sample_id"), value_set=skipped))
+    owned = plan.filter(pc.and_(pc.is_valid(plan.column("client_id")), whole))
+    labels = _rows_and_values(owned, "labels")
+    codes = _rows_and_values(clients, "labels")[1]
+    names = pa.array(subset.classes, pa.string()).take(codes)
+    domains = _rows_and_values(clients, "domains")[1]
+    return bool(
+        _told(clients, "counts", names).equals(_counted(*labels))
+        and _told(clients, "domain_counts", domains).equals(_counted(owned, schema.whole(owned.column("domain"))))
+    )
+
+
+def _told(clients: pa.Table, counts: str, names: pa.Array) -> pa.Table:
+    """What a column of counts says: a row a client, split and name."""
+    rows, numbers = _rows_and_values(clients, counts)
+    told = _sorted(rows, names, numbers)
+    return told.filter(pc.greater(told.column("count"), 0))
+
+
+def _counted(rows: pa.Table, names: pa.Array) -> pa.Table:
+    """The same of rows that are to be counted."""
+    ones = _sorted(rows, names, pa.repeat(pa.scalar(1, pa.int64()), rows.num_rows))
+    counted = ones.group_by(["client_id", "split", "name"]).aggregate([("count", "sum")])
+    return _sorted(counted, counted.column("name"), counted.column("count_sum"))
+
+
+def _rows_and_values(table: pa.Table, column: str) -> tuple[pa.Table, pa.Array]:
+    """The values in a column of lists, and for each of them the row that it is in."""
+    lists = schema.whole(table.column(column))
+    return table.select(["client_id", "split"]).take(pc.list_parent_indices(lists)), pc.list_flatten(lists)
+
+
+def _sorted(rows: pa.Table, names: pa.Array, counts: pa.Array) -> pa.Table:
+    columns = [rows.column("client_id"), rows.column("split"), names, counts]
+    made = pa.table(columns, names=["client_id", "split", "name", "count"])
+    return made.sort_by([(name, "ascending") for name in made.column_names])

@@ -17,6 +17,7 @@ Device = Literal["auto", "cpu", "cuda", "mps"]
 Precision = Literal["auto", "float32", "bfloat16"]
 
 _MOST = 2**53  # whole numbers up to here are exact in JSON everywhere; none that means anything is beyond
+_LARGEST = 1e38
 _ARGUMENTS = ("method", "manifest", "subset", "method_settings", "dp", "flower")  # not for --set
 _NESTED = ("dp", "flower")  # their fields are, with their names in front
 NEUTRAL = ("flower", "manifest", "cohort", "checkpoint_every", "store", "tensorboard")
@@ -145,6 +146,8 @@ class RunConfig:
         for name, value in (vars(self) | self.method_settings).items():
             if type(value) is int and value > _MOST:
                 raise UsageError(f"{name}={value} should be at most {_MOST:,}")
+            if type(value) is float and abs(value) > _LARGEST:
+                raise UsageError(f"{name}={value} should be at most {_LARGEST}, about the largest float32")
         at_least("rounds", 0 if self.rounds is None else self.rounds, 0)
         at_least("seed", self.seed, 0)
         for name in ("eval_every", "checkpoint_every", "cohort"):

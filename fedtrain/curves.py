@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import zlib
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -16,7 +15,7 @@ from numpy.typing import NDArray
 from fedrsic_data.errors import OutputError
 from fedrsic_data.pictures import style
 from fedrsic_data.pictures.style import Drawing, Numbers, count, short
-from fedtrain.files import METRICS
+from fedtrain.files import METRICS, is_number, parsed, read
 from fedtrain.folder import Result
 from fedtrain.report import Group
 
@@ -27,6 +26,7 @@ REFERENCE = "zeroshot"
 """What the others start from: drawn as a grey line."""
 
 _COLOURED = ("fedrsclip", "fedpgp", "fedlgt", "promptfl", "local", "fedavg", "kgcoop", "fedprox")  # a method, a colour
+_OWN = {"loss": -1e100, "floats_sent": 0}  # figures of a line itself, and the least they can be
 _DASHES = ("-", "--", ":", "-.")
 _QUANTILES = (0.0, 0.1, 0.25, 0.5, 0.75, 0.9, 1.0)
 
@@ -98,10 +98,10 @@ def names(runs: Iterable[Runs]) -> tuple[str, ...]:
 
 def curve(subset: str, figure: str, runs: Sequence[Runs]) -> Drawing:
     """A figure over rounds: the mean over seeds, and a band from the smallest to the largest."""
-    from matplotlib.ticker import MaxNLocator
-
     rows: list[tuple[str | int | float | None, ...]] = []
     with style.look():
+        from matplotlib.ticker import MaxNLocator
+
         drawn = style.figure(3.0 + 0.2 * (len(runs) // 2), sample=runs[0].group.sample)
         axes = drawn.subplots()
         for one in runs:
@@ -229,8 +229,8 @@ def _counts(axes: Axes) -> None:
 
 
 def _value(line: dict[str, Any], figure: str) -> float | None:
-    value = line.get(figure) if figure in ("loss", "floats_sent") else line.get("figures", {}).get(figure)
-    return value if isinstance(value, int | float) else None
+    value: float | None = line.get(figure) if figure in _OWN else line.get("figures", {}).get(figure)
+    return value
 
 
 def _lines(result: Result) -> tuple[dict[str, Any], ...]:
@@ -238,10 +238,23 @@ def _lines(result: Result) -> tuple[dict[str, Any], ...]:
     if not path.is_file():  # nothing was trained
         return ()
     try:
-        lines = tuple(json.loads(text) for text in path.read_text(encoding="utf-8").splitlines())
-        whole = all(isinstance(line["round"], int) and isinstance(line.get("figures", {}), dict) for line in lines)
-    except (OSError, ValueError, LookupError, TypeError):
-        whole = False
-    if not whole:
+        lines = tuple(parsed(text) for text in read(path).splitlines())
+    except ValueError:
+        lines = (None,)
+    if not all(map(_whole, lines)):
         raise OutputError(f"{path}: is damaged; start the run anew with --overwrite")
     return lines
+
+
+def _whole(line: object) -> bool:
+    """Whether a line of ``metrics.jsonl`` holds what is drawn of it."""
+    if not isinstance(line, dict):
+        return False
+    figures = line.get("figures", {})
+    return (
+        type(line.get("round")) is int
+        and 0 <= line["round"] < 2**31
+        and all(line.get(name) is None or is_number(line[name], least) for name, least in _OWN.items())
+        and isinstance(figures, dict)
+        and all(value is None or is_number(value) for value in figures.values())
+    )

@@ -71,11 +71,12 @@ def features(
     Raises:
         UsageError: There is no such split, or the images have several labels.
         BadImageError: An image cannot be decoded.
-        ManifestError: A shard is missing or does not hold the rows it should.
+        ManifestError: A shard is missing or is not what the manifest says.
         OutputError: The cache cannot be written.
     """
     if subset.entry.multi_label:
         raise UsageError(f"{subset.name}: images have several labels; features are for single-label subsets")
+    _prove(subset, split)
     labels, client, domain, domains = _rows(subset, split)
     if len(labels) != len(client):
         raise ManifestError(
@@ -101,6 +102,14 @@ def _rows(subset: Subset, split: str) -> tuple[torch.Tensor, torch.Tensor, torch
     client = torch.repeat_interleave(torch.arange(len(rows)), rows)
     labels = torch.tensor(table.column("label").to_pylist(), dtype=torch.long)
     return labels, client, torch.from_numpy(domain.astype(np.int64)), tuple(map(str, domains))
+
+
+def _prove(subset: Subset, split: str) -> None:
+    """Refuses shards that changed: what is made of them would be kept under the digests they should have."""
+    read = {piece.file for name in subset.clients for piece in subset.pieces(name, split)}
+    for shard in subset.entry.shards:
+        if shard.path in read:
+            subset.dataset.files.prove(shard)
 
 
 def _key(clip: Clip, subset: Subset, split: str) -> str:

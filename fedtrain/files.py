@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from fedrsic_data.errors import OutputError
 
@@ -23,12 +25,45 @@ def write(path: Path, data: bytes) -> None:
     """
     aside = path.with_name(path.name + ".tmp")
     with writing(path):
-        with aside.open("wb") as file:
+        aside.unlink(missing_ok=True)  # it may be a link, through which another file would be written over
+        with aside.open("xb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
         os.replace(aside, path)
         sync(path.parent)
+
+
+def read(path: Path) -> str:
+    """The text of a run's file.
+
+    Raises:
+        OutputError: It cannot be read.
+        ValueError: It is no text.
+    """
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise OutputError(f"{path}: cannot be read ({error.strerror})") from None
+
+
+def parsed(text: str) -> Any:
+    """A JSON value that can be written again: without NaN, infinities, and halves of characters.
+
+    Raises:
+        ValueError: It is none.
+    """
+    try:
+        data = json.loads(text)
+        json.dumps(data, ensure_ascii=False, allow_nan=False).encode()
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+    return data
+
+
+def is_number(value: object, least: float = -1e100) -> bool:
+    """Whether a JSON value is a number that can be reckoned with; the bound leaves room for squares and sums."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and least <= value <= 1e100
 
 
 @contextmanager

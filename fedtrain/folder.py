@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,12 +13,64 @@ from typing import Any
 
 from fedrsic_data.errors import OutputError
 from fedtrain.config import NEUTRAL
-from fedtrain.files import CHECKPOINT, CONFIG, RESULT, STATE, write, writing
+from fedtrain.files import CHECKPOINT, CONFIG, RESULT, STATE, is_number, parsed, read, write, writing
 
 FORMAT = 1
 """Version of both files."""
 
 _LOCK = ".lock"
+
+
+def _text(value: object) -> bool:
+    return isinstance(value, str)
+
+
+def _texts(value: object) -> bool:
+    return isinstance(value, list) and all(map(_text, value))
+
+
+def _object(value: object) -> bool:
+    return isinstance(value, dict)
+
+
+def _count(value: object) -> bool:
+    return isinstance(value, int) and is_number(value, 0)
+
+
+def _figures(value: object) -> bool:
+    return isinstance(value, dict) and all(one is None or is_number(one) for one in value.values())
+
+
+def _clients(value: object) -> bool:
+    """Split -> figure -> client -> value."""
+    return isinstance(value, dict) and all(
+        isinstance(split, dict) and all(map(_figures, split.values())) for split in value.values()
+    )
+
+
+_Fields = Mapping[str, Callable[[object], bool]]
+
+_FACTS: _Fields = {
+    **dict.fromkeys(("run", "group", "config.method", "config.subset", "config.manifest"), _text),
+    **dict.fromkeys(("dataset.name", "dataset.digest"), _text),
+    "config.seed": _count,
+    "config.method_settings": _object,
+    "config.method_settings.labels": lambda value: value is None or isinstance(value, str),
+    "dataset.sample": lambda value: isinstance(value, bool),
+    "dataset.sources": _texts,
+    "versions": _object,
+}
+_DATA: _Fields = {
+    "rounds": _count,
+    "seconds": lambda value: is_number(value, 0),
+    "figures": _figures,
+    "clients": _clients,
+    "clients_without_training_rows": _texts,
+    "counters.client_floats": _count,
+    "counters.client_bytes": _count,
+    **{f"counters.{name}": _count for name in ("updates", "refused", "dropped", "floats", "bytes")},
+}
+"""What is read of a finished run, and what fits there."""
 
 
 @dataclass(frozen=True)
@@ -110,7 +162,7 @@ def load(folder: Path) -> Result:
     """A finished run.
 
     Raises:
-        OutputError: It holds no run, or one that is not finished.
+        OutputError: It holds no run, or one that is damaged or not finished.
     """
     if not (folder / CONFIG).is_file():
         raise OutputError(f"{folder}: holds no run; give folders that fedkit train wrote")
@@ -118,10 +170,10 @@ def load(folder: Path) -> Result:
     if not (folder / RESULT).is_file():
         raise OutputError(f"{folder}: is not finished; run the same fedkit train again, it resumes")
     data = _read(folder / RESULT)
-    wanted = ((CONFIG, facts, ("config", "dataset")), (RESULT, data, ("figures", "clients", "counters")))
-    for name, held, keys in wanted:
-        if not all(isinstance(held.get(key), dict) for key in keys):
-            raise OutputError(f"{folder / name}: is damaged; start the run anew with --overwrite")
+    for name, held, fields in ((CONFIG, facts, _FACTS), (RESULT, data, _DATA)):
+        for field, fits in fields.items():
+            if not fits(_at(held, field)):
+                raise OutputError(f"{folder / name}: is damaged ({field}); start the run anew with --overwrite")
     return Result(folder, facts, data)
 
 
@@ -197,10 +249,17 @@ def _difference(there: Mapping[str, Any], here: Mapping[str, Any]) -> str:
     return "holds another run"
 
 
+def _at(data: Any, field: str) -> Any:
+    """What stands at a field of a field; None where nothing does."""
+    for key in field.split("."):
+        data = data.get(key) if isinstance(data, dict) else None
+    return data
+
+
 def _read(path: Path) -> dict[str, Any]:
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        data = parsed(read(path))
+    except ValueError as error:
         raise OutputError(f"{path}: cannot be read ({error}); start the run anew with --overwrite") from None
     if not isinstance(data, dict) or data.get("fedkit") != FORMAT:
         raise OutputError(f"{path}: was not written by this version of fedkit; choose another folder")

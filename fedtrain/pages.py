@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -43,12 +44,12 @@ def report(paths: Sequence[Path], out: Path, *, images: bool = True, overwrite: 
     made = page(paths, images=images)
     html = render(made)
     aside = out.with_name(out.name + ".tmp")
-    try:
+    with _writing(out):
         out.parent.mkdir(parents=True, exist_ok=True)
-        aside.write_bytes(html.encode())
+        aside.unlink(missing_ok=True)  # it may be a link, through which another file would be written over
+        with aside.open("xb") as file:
+            file.write(html.encode())
         os.replace(aside, out)
-    except OSError as error:
-        raise OutputError(f"--out {out}: cannot be written ({error.strerror}); choose another") from None
     data = {"report": str(out), "bytes": len(html.encode()), "sections": [section.title for section in made.sections]}
     size = f"{len(html.encode()) / 1e6:.1f} MB"
     return Shown(data, f"{out}: {len(made.sections)} sections, {size}, one file; open it in a browser")
@@ -76,21 +77,39 @@ def page(paths: Sequence[Path], *, images: bool = True) -> Page:
 
 def _has_runs(path: Path) -> bool:
     """Whether a path is a run or a folder of runs; else it is a dataset, or nothing."""
-    return any(next(path.glob(f"{depth}{CONFIG}"), None) for depth in ("", "*/", "*/*/"))
+    try:
+        return any(next(path.glob(f"{depth}{CONFIG}"), None) for depth in ("", "*/", "*/*/"))
+    except OSError:  # what is asked for a manifest next says why
+        return False
 
 
 def _writable(out: Path, *, overwrite: bool) -> None:
-    if out.is_dir():
-        raise UsageError(f"--out {out}: is a folder; name a file, such as {out / 'report.html'}")
-    if out.suffix.lower() not in (".html", ".htm"):
-        raise UsageError(f"--out {out}: should end in .html")
-    if out.exists() and not overwrite:
-        with out.open("rb") as file:
-            ours = b"Content-Security-Policy" in file.read(400)
-        if not ours:
+    with _writing(out):
+        if out.is_dir():
+            raise UsageError(f"--out {out}: is a folder; name a file, such as {out / 'report.html'}")
+        if out.suffix.lower() not in (".html", ".htm"):
+            raise UsageError(f"--out {out}: should end in .html")
+        if not out.exists():
+            return
+        if not out.is_file():  # to open a pipe would be to wait for ever
+            raise OutputError(f"--out {out}: is no regular file; choose another")
+        if not overwrite and not _is_report(out):
             raise OutputError(
                 f"--out {out}: is there already and no report of fedkit's; choose another, or --overwrite"
             )
+
+
+def _is_report(path: Path) -> bool:
+    with path.open("rb") as file:
+        return b"Content-Security-Policy" in file.read(400)
+
+
+@contextmanager
+def _writing(out: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise OutputError(f"--out {out}: cannot be written ({error.strerror}); choose another") from None
 
 
 def _grouped(paths: Sequence[Path], note: Callable[[str], None]) -> list[Runs]:

@@ -109,7 +109,7 @@ def _ranked(part: Part, results: Sequence[Result]) -> list[tuple[str, dict[str, 
     rows = []
     for result in results:
         counters = result.data["counters"]
-        facts = {part.figure: result.data["figures"][part.figure], "sent": counters["client_floats"]}
+        facts = {part.figure: result.data["figures"].get(part.figure), "sent": counters["client_floats"]}
         rows.append((result.facts["config"]["method"], facts))
     return sorted(rows, key=lambda row: -(row[1][part.figure] or 0.0))
 

@@ -66,7 +66,7 @@ def resolved(config: RunConfig, dataset: Dataset, method: Any) -> RunConfig:
         raise UsageError("tensorboard=true: the package is not installed; pip install 'fedkit[tensorboard]'")
     device = _device(config.device)
     sample = dataset.manifest.recipe.sample is not None
-    clip = config.clip or ("tiny" if sample else "ViT-B-16:openai")
+    clip = ("tiny" if sample else "ViT-B-16:openai") if config.clip is None else config.clip
     settings = full_settings(config.method, config.method_settings, method.Settings)
     count = config.clients_per_round
     if count is None and config.sampling != "all":

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from fedrsic_data.errors import UsageError
+from fedrsic_data.errors import OutputError, UsageError
 from fedrsic_data.reader import Dataset
 from fedrsic_data.settings import decode, encode
 from fedtrain import folder as folders
@@ -138,6 +138,8 @@ def train(
     method = method_class(config.method)
     facts = _facts(config, subset.dataset)
     folder = out or _default_folder(config, facts)
+    if Path(os.path.realpath(folder)).is_relative_to(os.path.realpath(subset.dataset.folder)):
+        raise OutputError(f"--out {folder}: is inside the dataset, where nothing else may be; choose another")
     with folders.held(folder, facts, overwrite=overwrite) as held:
         if held.standing is not None:
             return held.standing

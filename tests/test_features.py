@@ -15,8 +15,9 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 import fedrsic_data
-from fedrsic_data.errors import BadImageError, OutputError, UsageError
-from fedrsic_data.reader import Subset
+from fedrsic_data.errors import BadImageError, ManifestError, OutputError, UsageError
+from fedrsic_data.files import Local
+from fedrsic_data.reader import Dataset, Subset
 from fedtrain import features as module
 from fedtrain.features import Features, features
 from fedtrain.models import clip as clips
@@ -100,7 +101,9 @@ def test_the_cache_gives_what_was_computed(subset: Subset, tmp_path: Path, encod
     assert [p.suffix for p in (tmp_path / "features").iterdir()] == [".safetensors"]
 
 
-def test_another_clip_split_or_shard_is_computed(subset: Subset, tmp_path: Path, encoded: list[int]) -> None:
+def test_another_clip_split_or_shard_is_computed(
+    subset: Subset, tmp_path: Path, encoded: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
     first = features(small(), subset, "test", cache=tmp_path)
     count = len(encoded)
     other = features(small(1), subset, "test", cache=tmp_path)
@@ -114,6 +117,7 @@ def test_another_clip_split_or_shard_is_computed(subset: Subset, tmp_path: Path,
     )
     assert shards != subset.entry.shards
     subset.entry = dataclasses.replace(subset.entry, shards=shards)
+    monkeypatch.setattr(Local, "prove", lambda *_: None)  # as if the shards were those of another build
     same(first, features(small(), subset, "test", cache=tmp_path))
     assert len(encoded) > count
     assert len(list((tmp_path / "features").iterdir())) == 4
@@ -176,3 +180,16 @@ def test_a_split_that_is_not_there_and_label_sets_are_refused(subset: Subset) ->
     subset.entry = dataclasses.replace(subset.entry, multi_label=True)
     with pytest.raises(UsageError, match="several labels"):
         features(small(), subset, "test")
+
+
+def test_shards_that_were_exchanged_are_not_kept_as_what_they_should_be(tmp_path: Path) -> None:
+    """Else a sound dataset would be given their features, under the digests that both manifests name."""
+    built = sampled(tmp_path / "fed", "clients=2", "sample.per_class=2").path
+    first, second = sorted((built / "fed-ucmerced" / "train").iterdir())
+    aside = tmp_path / "aside"
+    for source, target in ((first, aside), (second, first), (aside, second)):
+        source.rename(target)
+    clip = clips.load("tiny")
+    with pytest.raises(ManifestError, match="is not what the manifest says; run: fedkit verify"):
+        features(clip, Dataset(built).subset("fed-ucmerced"), "train", cache=tmp_path / "cache")
+    assert not (tmp_path / "cache").exists()

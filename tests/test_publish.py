@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import html
+import itertools
 import json
 import os
 import re
@@ -9,8 +11,11 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from subprocess import CompletedProcess
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import yaml
@@ -18,9 +23,9 @@ from conftest import ROOT, answer, contents, fails, fedkit, make, tiny_image
 from hubserver import READER, WRITER, Fault, Hub, Repo, broken, serving
 
 import fedrsic_data
-from fedrsic_data import manifest
-from fedrsic_data.errors import HubError, ManifestError, OutputError, UsageError, VerificationError
-from fedrsic_data.hub import Address, address, is_address, speaking
+from fedrsic_data import manifest, rebuild, recipe
+from fedrsic_data.errors import HubError, ManifestError, OutputError, UsageError, VerificationError, discreet
+from fedrsic_data.hub import Address, Ranges, address, is_address, patiently, pinned, speaking
 from fedrsic_data.publish.contents import contents as published
 from fedrsic_data.publish.run import publish
 from fedrsic_data.publish.upload import Target
@@ -271,6 +276,11 @@ def test_refusals_without_a_hub(sample_build: Path, dataset: Path, monkeypatch: 
         (Target("me/fed@main"), "USER/NAME"),
         (Target("../fed"), "USER/NAME"),
         (Target("me/fed", "next", create_pr=True), "main branch"),
+        (Target("me/fed", "a b"), "--revision 'a b': should be"),
+        (Target("me/fed", "?x=1"), "--revision"),
+        (Target("me/fed", "HEAD^"), "--revision"),
+        (Target("me/fed", "main/.."), "--revision"),
+        (Target("me/fed", ""), "--revision"),
     ):
         with pytest.raises(UsageError, match=words):
             publish(sample_build, target)
@@ -400,13 +410,135 @@ def test_what_is_no_address(text: str) -> None:
 
 
 def test_a_token_is_in_no_message() -> None:
-    with pytest.raises(HubError, match=r"hf_\.\.\.") as caught, speaking(Address("me/fed")):
+    with pytest.raises(HubError, match=r"Bearer \.\.\.") as caught, speaking(Address("me/fed")):
         raise RuntimeError(f"Bearer {WRITER} was refused")
     assert WRITER not in str(caught.value)
     with pytest.raises(HubError) as caught, speaking(Address("me/fed")):
         raise RuntimeError("one line\nand another " + "x" * 10_000)
     assert "\n" not in str(caught.value)
     assert len(str(caught.value)) < 500
+
+
+@pytest.mark.parametrize(
+    ("words", "shown"),
+    [
+        (r"Illegal header value b'Bearer hf_abc-SECRETTAIL\x00q'", "Illegal header value b'Bearer ..."),
+        ("Illegal header value b'Bearer SECRET and\tSECRET'", "Illegal header value b'Bearer ..."),
+        ("token hf_SECRET-SECRET.SECRET, refused", "token ..., refused"),
+        ("http://me:SECRET@hub.example/x for http://me:SEC@RET@hub", "http://...@hub.example/x for http://...@hub"),
+        ("hf://me/fed@main: HTTP 500", "hf://me/fed@main: HTTP 500"),
+    ],
+)
+def test_messages_are_discreet(words: str, shown: str) -> None:
+    assert discreet(ValueError(words)) == shown
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        *("~~~", "```", "~~a~~", "a & b &lt; &amp; &#36;", "$x$ $$y$$", "- a", "-", "+ a", "---", "===", "a\n==="),
+        *("1. a", "12) b", "1", "2.5 m", "> a", "# a #", "| a |", "[a](b) ![c](d) <e>", "*a* __b__ \n\n  c", "::"),
+        r"\(x\) \\(y\\) \a",
+    ],
+)
+def test_text_on_the_card_is_text(words: str) -> None:
+    from markdown_it import MarkdownIt
+
+    from fedrsic_data.publish.card import text
+
+    told = " ".join(words.split())
+    assert MarkdownIt("gfm-like", {"linkify": False}).render(text(words)) == f"<p>{html.escape(told)}</p>\n"
+    assert "$" not in text(words)
+    assert "\\\\" not in text(words), "a formula, to the Hub"
+
+
+def test_the_command_that_builds_again() -> None:
+    def told(sources: dict[str, Any]) -> str:
+        subsets = {name: {"sources": [name]} for name in sources}
+        settings = {name: source for name, source in sources.items() if source}
+        data = {"fedkit": 1, "name": "x", "subsets": subsets, "sources": settings, "partition": {"name": "iid"}}
+        return rebuild.command(recipe.from_json(data, "test"), "hf://me/x")
+
+    mine, theirs = {"kind": "folder", "path": "/mine"}, {"kind": "hub", "repo": "u/d"}
+    assert told({"ucmerced": None}) == "fedkit build hf://me/x --sources PATH"
+    assert told({"mine": mine}) == "fedkit build hf://me/x --source mine=PATH"
+    assert told({"theirs": theirs}) == "fedkit build hf://me/x"
+    assert told({"mine": mine, "ucmerced": None}) == "fedkit build hf://me/x --sources PATH --source mine=PATH"
+
+
+def test_a_login_that_cannot_be_read(sample_build: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_TOKEN", "")
+    monkeypatch.setattr("huggingface_hub.constants.HF_TOKEN_PATH", str(tmp_path / "token"))
+    (tmp_path / "token").mkdir()
+    with pytest.raises(HubError, match="token cannot be used .Is a directory"):
+        publish(sample_build, Target("me/fed"))
+    (tmp_path / "token").rmdir()
+    (tmp_path / "token").write_bytes(b"\xff")
+    with pytest.raises(HubError, match="hf auth login"):
+        publish(sample_build, Target("me/fed"))
+
+
+def test_settings_of_the_client_that_cannot_be_used(hub: Hub, tmp_path: Path) -> None:
+    env = around(hub, tmp_path)
+    fails(1, "variables HF_", done=fedkit("inspect", "hf://me/fed", **{**env, "HF_HUB_ETAG_TIMEOUT": "abc"}))
+    fails(1, "mend HF_ENDPOINT", done=fedkit("inspect", "hf://me/fed", **{**env, "HF_ENDPOINT": "nonsense"}))
+
+
+@pytest.mark.parametrize("sha", ["a" * 5000, "../../etc", "", None, 5])
+def test_a_commit_is_one(sha: object, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.HfApi.dataset_info", lambda *_, **__: SimpleNamespace(sha=sha))
+    with pytest.raises(HubError, match="names no commit"):
+        pinned(Address("me/fed"))
+
+
+def test_a_cache_that_cannot_be_used(sample_build: Path, hub: Hub, tmp_path: Path) -> None:
+    hub.adopt("me/fed", sample_build)
+    env = around(hub, tmp_path)
+    assert fedkit("inspect", "hf://me/fed", **env).returncode == 0
+    kept = next((tmp_path / "cache").rglob("manifest.json"))
+    whole = kept.read_bytes()
+    kept.write_bytes(whole[:100])
+    again, damaged = (("inspect", "hf://me/fed"), {}), {"FEDKIT_CACHE": str(kept)}
+    first, second, third = commands(env, again, again, (again[0], damaged))
+    fails(1, "not valid JSON", done=first)
+    assert second.returncode == 0
+    assert kept.read_bytes() == whole, "it was fetched again"
+    fails(1, "the cache cannot be used", "FEDKIT_CACHE", done=third)
+
+
+@pytest.mark.parametrize(("status", "size"), [(200, 10), (206, 10), (206, 11), (206, 9)])
+def test_what_is_no_range_is_not_read_whole(status: int, size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    taken = itertools.count()
+
+    @contextmanager
+    def flood(*_: object, **__: object) -> Iterator[Any]:
+        headers = {"Content-Range": f"bytes 0-3/{size}"}
+        yield SimpleNamespace(
+            status_code=status,
+            headers=headers,
+            raise_for_status=lambda: None,
+            iter_bytes=lambda: (b"xxx" for _ in taken),  # for ever
+        )
+
+    monkeypatch.setattr("huggingface_hub.utils.http_stream_backoff", flood)
+    with pytest.raises(ManifestError, match="not as long as the manifest says"):
+        Ranges(Address("me/fed", "0" * 40), "x.parquet", 10).read(4)
+    assert next(taken) == (2 if (status, size) == (206, 10) else 0)
+
+
+@pytest.mark.parametrize("asked", ["\xb2", "soon", "-1", "9" * 400])
+def test_a_server_asks_for_patience_in_nonsense(asked: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    waited: list[float] = []
+    monkeypatch.setattr("fedrsic_data.hub._sleep", waited.append)
+
+    def call() -> None:
+        error = HubError("429")
+        error.response = SimpleNamespace(status_code=429, headers={"Retry-After": asked})  # type: ignore[attr-defined]
+        raise error
+
+    with pytest.raises(HubError):
+        patiently(call)
+    assert waited == ([] if asked.isdecimal() else [1, 2, 4, 8, 16])
 
 
 def test_reading_waits_out_what_passes(sample_build: Path, hub: Hub, tmp_path: Path) -> None:

@@ -156,3 +156,10 @@ def test_the_server_folder_says_what_it_is(sample_build: Path, tmp_path: Path) -
     done = fedkit("train", "zeroshot", "--manifest", server, "--rounds", 0, cwd=tmp_path)
     fails(2, "holds no images, they are at the sites; train with: fedkit flower run", done=done)
     assert not (tmp_path / "runs").exists()
+
+
+def test_nothing_goes_into_the_dataset(sample_build: Path) -> None:
+    before = contents(sample_build)
+    with pytest.raises(OutputError, match="is inside the dataset"):
+        sites.split(sample_build, sample_build / "sites")
+    assert contents(sample_build) == before

@@ -408,6 +408,19 @@ def test_a_dataset_of_the_hub(repo: str, hub: dict[str, str], tmp_path: Path) ->
     assert row["image"]["bytes"] == images(30)[int(row["sample_id"].rpartition("/")[2])]
 
 
+def test_no_message_shows_a_login(hub: dict[str, str], tmp_path: Path) -> None:
+    (tmp_path / "hf").mkdir()
+    (tmp_path / "hf/token").write_text("hf_abc-SECRETTAIL\0q")
+    done = fedkit("new", "x.json", "--hub", "u/d", cwd=tmp_path, **hub, HF_TOKEN="")
+    fails(1, "hf://u/d: cannot be reached", done=done)
+    assert "SECRET" not in done.stderr
+    (tmp_path / "hf/token").unlink()
+    endpoint = hub["HF_ENDPOINT"].replace("http://", "http://me:SECRET@")
+    done = fedkit("new", "x.json", "--hub", "u/none", cwd=tmp_path, **{**hub, "HF_ENDPOINT": endpoint})
+    fails(1, "hf://u/none: cannot be reached", done=done)
+    assert "SECRET" not in done.stderr
+
+
 def test_a_hub_that_has_no_such_dataset(hub: dict[str, str], tmp_path: Path) -> None:
     fails(1, "hf://u/none", "cannot be reached", done=fedkit("new", "x.json", "--hub", "u/none", cwd=tmp_path, **hub))
     assert not (tmp_path / "x.json").exists()

@@ -112,6 +112,8 @@ def test_whole_numbers_that_mean_nothing() -> None:
     for key in ("rounds", "cohort", "seed", "clients_per_round"):
         with pytest.raises(UsageError, match=f"{key}=99999999999999999999 should be at most 9,007,199,254,740,992"):
             dataclasses.replace(BASE, **{key: 99999999999999999999})
+    with pytest.raises(UsageError, match="lr=1e\\+308 should be at most 1e\\+38"):
+        dataclasses.replace(BASE, method_settings={"lr": 1e308})
     with pytest.raises(UsageError, match="batch=99999999999999999999"):
         dataclasses.replace(BASE, method_settings={"batch": 99999999999999999999})
 

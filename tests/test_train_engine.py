@@ -448,3 +448,9 @@ def _context(manifest: Path, subset: str = "fed-ucmerced", held_out: str | None 
     wanted = configs.changed(RunConfig("softmax", str(manifest), subset), sets, Softmax.Settings)
     _, opened, rows = resolve.prepared(wanted)
     return Context(opened, opened.clients, rows, 0, torch.device("cpu"))
+
+
+def test_runs_do_not_go_into_the_dataset(sample_build: Path) -> None:
+    with pytest.raises(OutputError, match="is inside the dataset"):
+        run.train(config(sample_build), sample_build / "run")
+    assert not (sample_build / "run").exists()

@@ -12,6 +12,8 @@ from fedrsic_data.settings import at_least
 
 ENGINES = ("local", "ray")
 
+_MOST = 1024  # processes
+
 
 def chosen(name: str = "local", jobs: int | None = None, ray_address: str | None = None) -> Engine:
     """The engine that a command line means.
@@ -28,6 +30,8 @@ def chosen(name: str = "local", jobs: int | None = None, ray_address: str | None
         raise UsageError(f"--engine {name}: should be one of {', '.join(ENGINES)}")
     if jobs is not None:
         at_least("--jobs", jobs, 1)
+        if jobs > _MOST:
+            raise UsageError(f"--jobs {jobs} should be at most {_MOST:,}")
     if name == "local":
         if ray_address is not None:
             raise UsageError(f"--ray-address {ray_address}: is for --engine ray; add that, or leave the address out")

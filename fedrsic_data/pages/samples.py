@@ -29,9 +29,9 @@ def sheet(subset: Subset, each: int = 3) -> Sheet:
     Raises:
         ManifestError: Its plan or a shard cannot be read.
     """
-    plan = subset.dataset.plan
-    mine = pc.and_(pc.equal(plan.column("subset"), subset.name), pc.is_valid(plan.column("client_id")))
-    train = plan.filter(pc.and_(mine, pc.equal(plan.column("split"), TRAIN))).combine_chunks()
+    plan = subset.plan
+    owned = pc.is_valid(plan.column("client_id"))
+    train = plan.filter(pc.and_(owned, pc.equal(plan.column("split"), TRAIN))).combine_chunks()
     domains = sorted(pc.unique(train.column("domain")).to_pylist())
     cells = max(len(subset.classes) * len(domains), 1)
     chosen = _chosen(subset, train, domains, max(1, min(each, MOST // cells)))

@@ -130,11 +130,11 @@ def legend(axes: Axes, edges: Sequence[float] = EDGES) -> None:
 
 
 def _size_bars(summary: Summary, of: Columns, words: str) -> Drawing:
-    from matplotlib.ticker import MaxNLocator
-
     order = np.concatenate(of.members) if of.members else np.zeros(0, np.int64)
     rows = summary.rows[order]
     with style.look():
+        from matplotlib.ticker import MaxNLocator
+
         figure = style.figure(2.2 + _foot(of), sample=summary.sample)
         axes = figure.subplots()
         _stack(axes, summary.splits, rows.astype(float))

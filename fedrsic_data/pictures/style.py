@@ -7,6 +7,7 @@ drawing serves light and dark pages; a PNG has the light theme.
 from __future__ import annotations
 
 import io
+import os
 import re
 import unicodedata
 import warnings
@@ -136,6 +137,7 @@ def figure(height: float, *, sample: bool = False) -> Figure:
         height: In inches.
         sample: Say below the picture that its data are procedural.
     """
+    _matplotlib()
     from matplotlib.figure import Figure
 
     made = Figure(figsize=(WIDTH, height + 0.2 * sample), layout="constrained", facecolor="none")
@@ -150,10 +152,8 @@ def look(salt: str = "fedkit") -> Any:
     Args:
         salt: What the ids in an SVG are drawn from, instead of a random number.
     """
-    import matplotlib as mpl
-
     wanted: Any = {**_RC, "svg.hashsalt": salt}
-    return mpl.rc_context(wanted)
+    return _matplotlib().rc_context(wanted)
 
 
 def slug(name: str) -> str:
@@ -221,6 +221,16 @@ def count(number: float) -> str:
             scaled = number / (1e6 if unit == "M" else 1e3)
             return f"{scaled:.3g}{unit}"
     return f"{number:,.0f}"
+
+
+def _matplotlib() -> Any:
+    """matplotlib, also where ``MPLBACKEND`` names what it does not know: nothing here needs a backend."""
+    try:
+        import matplotlib as mpl
+    except ValueError:
+        os.environ.pop("MPLBACKEND", None)
+        import matplotlib as mpl
+    return mpl
 
 
 def _opening(drawing: Drawing) -> Callable[[re.Match[str]], str]:

@@ -12,6 +12,7 @@ import yaml
 from fedrsic_data import partition
 from fedrsic_data.manifest import Manifest, SubsetEntry
 from fedrsic_data.pictures import Picture
+from fedrsic_data.rebuild import command
 from fedrsic_data.recipe import to_json
 
 _SIZES = ((10**3, "n<1K"), (10**4, "1K<n<10K"), (10**5, "10K<n<100K"), (10**6, "100K<n<1M"), (10**7, "1M<n<10M"))
@@ -24,7 +25,11 @@ _REFERENCE = (
     "> **Without images**: this repository says who has which image, in `plan.parquet` and `clients.parquet`. The "
     "images are built from the sources, see below, and must then have the digests in `manifest.json`."
 )
-_MARKUP = re.compile(r"([\\`*_\[\]<>|#])")
+# the Hub reads $ and a double backslash as the beginning of a formula
+_PLAIN = str.maketrans(
+    {"&": "&amp;", "<": "&lt;", ">": "&gt;", "$": "&#36;", "\\": "&#92;", **{c: f"\\{c}" for c in "`*_[]|#~"}}
+)
+_ITEM = re.compile(r"^(\d+(?=[.)](?:\s|$))|(?=[-+=]))")  # how a list or a rule begins
 
 
 def render(built: Manifest, repo: str, tag: str, pictures: Sequence[Picture]) -> str:
@@ -55,7 +60,7 @@ def render(built: Manifest, repo: str, tag: str, pictures: Sequence[Picture]) ->
 
 def text(words: str) -> str:
     """One line that is nothing but text, whatever it holds."""
-    return _MARKUP.sub(r"\\\1", " ".join(words.split())).replace("\\<", "&lt;").replace("\\>", "&gt;")
+    return _ITEM.sub(r"\1\\", " ".join(words.split()).translate(_PLAIN))
 
 
 def _head(built: Manifest, repo: str) -> dict[str, Any]:
@@ -228,9 +233,8 @@ fedkit train {"fedlgt" if subset.multi_label else "fedpgp"} --manifest hf://{rep
 
 def _rebuilding(built: Manifest, repo: str) -> Iterator[str]:
     versions = ", ".join(f"{text(name)} {text(version)}" for name, version in built.writer.items())
-    place = "" if built.recipe.sample is not None else " --sources PATH"
     yield "## How to build it again"
-    yield f"```bash\nfedkit build hf://{repo}{place}\n```"
+    yield f"```bash\n{command(built.recipe, f'hf://{repo}')}\n```"
     yield f"From the same sources this gives the same plan, and with the same {versions} the same shards, to the byte."
 
 

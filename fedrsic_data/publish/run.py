@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from fedrsic_data.errors import HubError, UsageError, VerificationError
-from fedrsic_data.hub import address
+from fedrsic_data.hub import address, is_revision, speaking
 from fedrsic_data.publish.contents import Contents, contents
 from fedrsic_data.publish.upload import Changes, Sent, Target, plan, send
 from fedrsic_data.reader import Dataset
+from fedrsic_data.rebuild import command
 from fedrsic_data.shown import Shown, plain
 from fedrsic_data.verify import verify
 
@@ -57,15 +58,21 @@ def publish(
         VerificationError: The dataset is not what its manifest says.
         HubError: The Hub cannot be reached, or refuses.
     """
-    from huggingface_hub import get_token
-
     if address(target.repo).repo != target.repo:
         raise UsageError(f"--repo {target.repo}: should look like USER/NAME")
+    if target.revision is not None and not is_revision(target.revision):
+        raise UsageError(
+            f"--revision {target.revision!r}: should be a branch of letters, digits, '.', '_', '-' and '/'"
+        )
     if target.create_pr and target.revision is not None:
         raise UsageError(
             f"--revision {target.revision}: a pull request is opened against the main branch; leave it out"
         )
-    if not dry_run and get_token() is None:
+    with speaking(target.address):
+        from huggingface_hub import get_token
+
+        stranger = get_token() is None
+    if stranger and not dry_run:
         raise HubError(f"{target.address}: nobody is logged in to the Hub; run: hf auth login, or set HF_TOKEN")
     listener.step(f"verifying {path}")
     _, problems = verify(path, listener.verified)
@@ -117,8 +124,7 @@ def _sent(target: Target, what: Contents, sent: Sent) -> Shown:
         return Shown(data, _text([*lines, "next:", f"  merge {sent.pull_request}"]))
     lines += [f"  commit {sent.commit}, tag {what.tag}", "next:"]
     if what.manifest.reference:
-        place = "" if what.manifest.recipe.sample is not None else " --sources PATH"
-        lines += [f"  fedkit build {target.address}{place}", f"  fedkit inspect {target.address}"]
+        lines += [f"  {command(what.manifest.recipe, str(target.address))}", f"  fedkit inspect {target.address}"]
     else:
         at = f", revision={target.revision!r}" if target.revision else ""
         code = f"from datasets import load_dataset; load_dataset({target.repo!r}, {first!r}{at})"

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from pathlib import Path
 
-from fedrsic_data.errors import DownloadError
+from fedrsic_data.errors import DownloadError, discreet
 from fedrsic_data.sources.base import HubMirror
+
+_COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
 def mirror(repo: HubMirror, cache: Path, *, offline: bool = False) -> Path:
@@ -74,22 +77,22 @@ def _folder(cache: Path, repo: str, revision: str) -> Path:
 
 
 def _resolve(repo: str, revision: str | None) -> str:
-    from huggingface_hub import HfApi
-
     try:
+        from huggingface_hub import HfApi  # it reads its settings, which may be wrong
+
         commit = HfApi().dataset_info(repo, revision=revision, timeout=30).sha
     except Exception as error:  # the client raises a dozen kinds, its own and the HTTP library's
-        raise DownloadError(f"hf://{repo}: cannot be reached ({_line(error)})") from None
-    if not commit:
+        raise DownloadError(f"hf://{repo}: cannot be reached ({discreet(error)})") from None
+    if not isinstance(commit, str) or not _COMMIT.fullmatch(commit):  # it becomes part of a path
         raise DownloadError(f"hf://{repo}: the Hub names no commit for revision {revision!r}")
     return commit
 
 
 def _download(repo: str, commit: str, folder: Path) -> None:
-    from huggingface_hub import snapshot_download
-
     aside = folder.with_name(folder.name + ".incomplete")
     try:
+        from huggingface_hub import snapshot_download
+
         snapshot_download(
             repo,
             repo_type="dataset",
@@ -98,12 +101,9 @@ def _download(repo: str, commit: str, folder: Path) -> None:
             local_dir=aside,
         )
     except Exception as error:
-        raise DownloadError(f"hf://{repo}@{commit}: download failed ({_line(error)}); run it again to resume") from None
+        raise DownloadError(
+            f"hf://{repo}@{commit}: download failed ({discreet(error)}); run it again to resume"
+        ) from None
     if not any(aside.rglob("*.parquet")):
         raise DownloadError(f"hf://{repo}@{commit}: holds no Parquet files; name another mirror")
     os.replace(aside, folder)
-
-
-def _line(error: Exception) -> str:
-    words = " ".join(str(error).split())
-    return words if len(words) <= 200 else words[:200] + "..."
