@@ -452,3 +452,10 @@ def test_the_app_is_what_flower_takes(single: Path, tmp_path: Path) -> None:
     (tmp_path / "mine" / "thesis.tex").write_text("precious")
     with pytest.raises(OutputError, match="is not empty and holds no app"):
         app.write(tmp_path / "mine", "fedpgp", at, None, [], None)
+
+
+def test_an_app_that_could_not_run_is_not_written(single: Path, tmp_path: Path) -> None:
+    for method, subset, words in (("fedpgp", "nope", "no subset 'nope'"), ("fedlgt", None, "is for multi-label data")):
+        with pytest.raises(UsageError, match=words):
+            app.write(tmp_path / "x", method, single, subset, [], None)
+    assert not (tmp_path / "x").exists()

@@ -100,9 +100,10 @@ def write(
         ManifestError: The dataset cannot be read.
         OutputError: The folder holds something else, or cannot be written.
     """
-    from fedtrain import run
+    from fedtrain import resolve, run
 
-    run.configs(method, manifest, [subset] if subset else [], sets)  # what cannot be is said now
+    for config in run.configs(method, manifest, [subset] if subset else [], sets):
+        resolve.prepared(config)  # what cannot be is said now
     wanted = Wanted(
         method,
         str(manifest.resolve()),
@@ -113,8 +114,8 @@ def write(
     there = set(folder.iterdir()) if folder.is_dir() else set()
     if there - {folder / "pyproject.toml", folder / PACKAGE}:
         raise OutputError(f"{folder}: is not empty and holds no app of fedkit; choose another folder")
-    config = "\n".join(f"{key} = {json.dumps(value)}" for key, value in vars(wanted).items())
-    project = _PROJECT.format(name=PACKAGE.replace("_", "-"), package=PACKAGE, config=config)
+    entries = "\n".join(f"{key} = {json.dumps(value)}" for key, value in vars(wanted).items())
+    project = _PROJECT.format(name=PACKAGE.replace("_", "-"), package=PACKAGE, config=entries)
     files = {
         f"{PACKAGE}/__init__.py": '"""A federation of fedkit."""\n',
         f"{PACKAGE}/server.py": _SERVER,
