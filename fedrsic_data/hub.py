@@ -89,11 +89,12 @@ def speaking(to: Address) -> Iterator[None]:
     """
     try:
         from huggingface_hub import utils
-    except ValueError as error:  # it reads its settings when it is imported
+
+        loud, bars = utils.logging.get_verbosity(), not utils.are_progress_bars_disabled()
+    except ValueError as error:  # it reads its settings when its modules are imported
         raise HubError(
             f"{to}: huggingface_hub cannot be used ({discreet(error)}); mend the variables HF_... of the environment"
         ) from None
-    loud, bars = utils.logging.get_verbosity(), not utils.are_progress_bars_disabled()
     utils.logging.set_verbosity(utils.logging.ERROR)
     if bars:
         utils.disable_progress_bars()

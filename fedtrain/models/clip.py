@@ -20,7 +20,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from fedrsic_data.errors import DownloadError, ManifestError, UsageError
+from fedrsic_data.errors import DownloadError, ManifestError, UsageError, discreet
 from fedrsic_data.settings import suggest
 from fedtrain.models import tiny
 
@@ -277,7 +277,7 @@ def _fetched(spec: str, arch: str, known: Mapping[str, Any]) -> Path:
             hub.get_session().head(hub.constants.ENDPOINT, timeout=10)
         return Path(open_clip.download_pretrained(known))
     except Exception as error:  # what a hub's client raises is its own affair
-        words = _line(error)
+        words = discreet(error)
         raise DownloadError(
             f"clip {spec!r}: its weights are not here and cannot be fetched ({words}); "
             f"connect once, or give a file: --set clip={arch}:PATH"
@@ -298,7 +298,7 @@ def _read(model: nn.Module, path: Path, name: str) -> None:
     try:
         open_clip.load_checkpoint(model, str(path), weights_only=True)
     except Exception as error:  # pickle, zip, safetensors and torch have each their own
-        words = _line(error)
+        words = discreet(error)
         raise ManifestError(f"{path}: does not hold the weights of clip {name!r} ({words})") from None
 
 
@@ -320,8 +320,3 @@ def _digest(config: Mapping[str, Any], weights: Mapping[str, torch.Tensor]) -> s
         digest.update(f"{key} {value.dtype} {tuple(value.shape)} ".encode())
         digest.update(value.reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
-
-
-def _line(error: Exception) -> str:
-    words = " ".join(str(error).split()) or type(error).__name__
-    return words if len(words) < 160 else words[:160] + " ..."
