@@ -13,10 +13,10 @@ _SECRET = re.compile(r"(?<=Bearer ).+|hf_[\w.-]+|(?<=://)[^/\s]+(?=@)", re.IGNOR
 _LONGEST = 300  # characters of somebody else's message
 
 
-def discreet(error: object) -> str:
-    """Somebody else's message as one line of some length, without tokens and without passwords of addresses."""
+def discreet(error: object, most: int = _LONGEST) -> str:
+    """Somebody else's message as one line of at most so many characters, without tokens and passwords of addresses."""
     words = _SECRET.sub("...", " ".join(str(error).split())) or type(error).__name__
-    return words if len(words) <= _LONGEST else words[:_LONGEST] + "..."
+    return words if len(words) <= most else words[:most] + "..."
 
 
 class FedkitError(Exception):

@@ -277,7 +277,7 @@ def _fetched(spec: str, arch: str, known: Mapping[str, Any]) -> Path:
             hub.get_session().head(hub.constants.ENDPOINT, timeout=10)
         return Path(open_clip.download_pretrained(known))
     except Exception as error:  # what a hub's client raises is its own affair
-        words = discreet(error)
+        words = discreet(error, 160)
         raise DownloadError(
             f"clip {spec!r}: its weights are not here and cannot be fetched ({words}); "
             f"connect once, or give a file: --set clip={arch}:PATH"
@@ -298,7 +298,7 @@ def _read(model: nn.Module, path: Path, name: str) -> None:
     try:
         open_clip.load_checkpoint(model, str(path), weights_only=True)
     except Exception as error:  # pickle, zip, safetensors and torch have each their own
-        words = discreet(error)
+        words = discreet(error, 160)
         raise ManifestError(f"{path}: does not hold the weights of clip {name!r} ({words})") from None
 
 
