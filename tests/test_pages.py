@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import re
 from collections.abc import Iterator
 from dataclasses import replace
@@ -20,10 +21,11 @@ from PIL import Image
 
 import fedrsic_data
 from fedrsic_data import build, images, manifest, new, recipe, schema
-from fedrsic_data.errors import BadImageError
+from fedrsic_data.errors import BadImageError, ManifestError, OutputError
 from fedrsic_data.pages import PAGE_ROWS, Page, Section, Sheet, Table, Thumbnail, partition, render, samples
 from fedrsic_data.pictures.style import Numbers
 from fedrsic_data.sources.locate import Places
+from fedtrain.pages import report as write_report
 
 HOSTILE = (
     "<script>document.title='owned'</script>",
@@ -317,3 +319,26 @@ def test_pages_of_subsets_without_rows(tmp_path: Path, browser: Any) -> None:
     with opened(browser, html(built.path, tmp_path / "report.html"), 390) as report:
         assert report.run(LAYOUT) == []
         assert report.said == []
+
+
+def test_nothing_but_the_report_is_written(sample_build: Path, tmp_path: Path) -> None:
+    victim = tmp_path / "victim"
+    victim.write_text("mine")
+    (tmp_path / "r.html.tmp").symlink_to(victim)
+    write_report([sample_build], tmp_path / "r.html", images=False)
+    assert victim.read_text() == "mine"
+    assert (tmp_path / "r.html").is_file()
+    assert not (tmp_path / "r.html").is_symlink()
+
+
+@pytest.mark.skipif(os.name == "nt", reason="has no pipes with names")
+def test_outputs_that_are_no_files(sample_build: Path, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.html")
+    for overwrite in (False, True):
+        with pytest.raises(OutputError, match=r"pipe.html: is no regular file"):
+            write_report([sample_build], tmp_path / "pipe.html", overwrite=overwrite)
+    with pytest.raises(OutputError, match=r"cannot be written .File name too long"):
+        write_report([sample_build], tmp_path / ("x" * 300 + ".html"))
+    with pytest.raises(ManifestError, match=r"cannot be read .File name too long"):
+        write_report([tmp_path / ("x" * 300)], tmp_path / "r.html")
+    assert not list(tmp_path.glob("r.html*"))

@@ -194,3 +194,9 @@ def test_inspect_writes_the_pictures(sample_build: Path, tmp_path: Path) -> None
         assert ElementTree.parse(path).getroot().tag.endswith("svg")
     (tmp_path / "file").write_text("")
     fails(1, "cannot be written", done=fedkit("inspect", sample_build, "--plot", tmp_path / "file"))
+
+
+def test_no_backend_is_asked_for(sample_build: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MPLBACKEND", "nonsense")
+    assert answer(fedkit("inspect", sample_build, "--plot", tmp_path / "pictures", "--json"))
+    assert list((tmp_path / "pictures").glob("*.svg"))

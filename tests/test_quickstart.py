@@ -15,6 +15,7 @@ from matplotlib.colors import to_hex
 from rich.console import Console
 
 from fedrsic_data import quickstart as samples
+from fedrsic_data.errors import UsageError
 from fedrsic_data.pages import Figure
 from fedrsic_data.shown import Shown
 from fedtrain import pages, quickstart, run
@@ -138,3 +139,8 @@ def test_what_cannot_be_reported_is_said(toured: tuple[Path, Shown], tmp_path: P
     (damaged / "metrics.jsonl").write_text("{not json")
     fails(1, "metrics.jsonl", "damaged", done=fedkit("report", damaged, "--out", tmp_path / "r.html"))
     assert not list(tmp_path.glob("r.html*"))
+
+
+def test_an_address_is_no_folder() -> None:
+    with pytest.raises(UsageError, match="is an address; name a folder of this machine"):
+        samples.built(Path("hf://me/fed"))

@@ -19,7 +19,7 @@ from rich.console import Console
 from test_train_engine import config
 
 from fedrsic_data.errors import OutputError, UsageError
-from fedtrain import methods, published, report, run
+from fedtrain import curves, methods, pages, published, report, run
 
 
 @pytest.fixture(scope="module")
@@ -102,6 +102,70 @@ def test_what_cannot_be_compared(runs: Path, tmp_path: Path) -> None:
     (tmp_path / "half/result.json").write_text("{}")
     with pytest.raises(OutputError, match="config.json: cannot be read"):
         report.found([tmp_path / "half"])
+
+
+@pytest.mark.parametrize(
+    ("file", "field", "value"),
+    [
+        *(("config.json", field, None) for field in ("run", "group", "config.method", "config.seed", "versions")),
+        *(("config.json", field, None) for field in ("config.manifest", "config.method_settings", "dataset.name")),
+        *(("config.json", "dataset.sample", 1), ("config.json", "dataset.sources", [[]])),
+        *(("result.json", "figures", []), ("result.json", "clients.test", "x"), ("result.json", "seconds", "x")),
+        *(("result.json", "seconds", 10**400), ("result.json", "counters.client_floats", None)),
+        ("result.json", "figures.test/accuracy/mean", 1e308),
+    ],
+)
+def test_a_damaged_run_is_one_line(file: str, field: str, value: object, runs: Path, tmp_path: Path) -> None:
+    shutil.copytree(runs / "b", tmp_path / "b")
+    data = json.loads((tmp_path / "b" / file).read_text())
+    *above, last = field.split(".")
+    held = data
+    for key in above:
+        held = held[key]
+    held[last] = value
+    (tmp_path / "b" / file).write_text(json.dumps(data))
+    with pytest.raises(OutputError, match=rf"{file}: is damaged .*start the run anew with --overwrite"):
+        report.found([tmp_path / "b"])
+
+
+@pytest.mark.parametrize("text", ['{"fedkit": NaN}', '{"fedkit": 1e999}', '{"fedkit": "\\ud800"}', "[" * 100_000])
+def test_json_that_cannot_be_told_again(text: str, runs: Path, tmp_path: Path) -> None:
+    shutil.copytree(runs / "b", tmp_path / "b")
+    (tmp_path / "b/config.json").write_text(text)
+    with pytest.raises(OutputError, match=r"config.json: cannot be read .*start the run anew with --overwrite"):
+        report.found([tmp_path / "b"])
+    line = text.replace("fedkit", "loss")
+    (tmp_path / "b/config.json").write_bytes((runs / "b/config.json").read_bytes())
+    (tmp_path / "b/metrics.jsonl").write_text(line)
+    with pytest.raises(OutputError, match=r"metrics.jsonl: is damaged"):
+        pages.page([tmp_path / "b"])
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        *({"round": 10**30}, {"round": -1}, {"round": True}, {"loss": 10**400}, {"loss": "x"}, {"floats_sent": -5}),
+        *({"figures": []}, {"figures": {"test/accuracy/mean": 1e308}}, {"figures": {"test/accuracy/mean": "x"}}),
+    ],
+)
+def test_damaged_rounds_are_one_line(change: dict[str, object], runs: Path, tmp_path: Path) -> None:
+    shutil.copytree(runs / "b", tmp_path / "b")
+    path = tmp_path / "b/metrics.jsonl"
+    first, *others = path.read_text().splitlines()
+    path.write_text("\n".join([json.dumps({**json.loads(first), **change}), *others]))
+    with pytest.raises(OutputError, match=r"metrics.jsonl: is damaged; start the run anew with --overwrite"):
+        pages.page([tmp_path / "b"])
+
+
+def test_files_that_may_not_be_read(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def closed(path: Path, encoding: str) -> str:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    (held,) = report.found([runs / "b"])
+    monkeypatch.setattr(Path, "read_text", closed)
+    for look in (lambda: report.found([runs / "b"]), lambda: curves.Runs(report.grouped([held])[0], (held,), 0).lines):
+        with pytest.raises(OutputError, match=r"(config.json|metrics.jsonl): cannot be read .Permission denied.$"):
+            look()
 
 
 def test_folders_of_runs(runs: Path, tmp_path: Path) -> None:

@@ -196,6 +196,8 @@ def test_paths_stay_in_the_folder(path: str, words: str, dataset: Path, tmp_path
         (lambda m: m.pop("plan"), "'plan' is missing"),
         (lambda m: m.update(extra=1), "unknown key 'extra'"),
         (lambda m: m["subsets"]["fed-ucmerced"].update(clients="ten"), "should be a whole number"),
+        (lambda m: m["subsets"]["fed-ucmerced"].update(classes=[], train_counts=[]), "0 numbers for 0 classes"),
+        (lambda m: m["subsets"]["fed-ucmerced"]["train_counts"].pop(), "20 numbers for 21 classes"),
     ],
 )
 def test_manifests_that_are_none(change: Callable[[dict], None], words: str, dataset: Path) -> None:
@@ -237,13 +239,32 @@ def uncountable(name: str, value: object) -> Callable[[pa.Table], pa.Table]:
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("labels", [99]), ("labels", [-1]), ("labels", None), ("counts", [-1]), ("counts", [1] * 50), ("domains", [None])],
+    [
+        *(("labels", [99]), ("labels", [-1]), ("labels", None), ("counts", [-1]), ("counts", [1] * 50)),
+        *(("domains", [None]), ("row_group", None), ("row_groups", None), ("row_group", -1)),
+    ],
 )
 def test_client_tables_that_agree_and_lie(name: str, value: object, dataset: Path) -> None:
     rewrite("clients.parquet", uncountable(name, value))(dataset)
     assert "clients.parquet" in {problem.file for problem in verify(dataset)[1]}
     with pytest.raises(ManifestError, match=r"clients.parquet: does not fit"):
         fedrsic_data.open(dataset).subset("fed-ucmerced").client_table  # noqa: B018
+
+
+@pytest.mark.parametrize(("name", "value"), [("domain_counts", [2**40]), ("domains", ["moon"])])
+def test_domains_are_counted_from_the_plan(name: str, value: object, dataset: Path) -> None:
+    rewrite("clients.parquet", uncountable(name, value))(dataset)
+    assert [problem.words for problem in verify(dataset)[1]] == [
+        "does not count what the plan gives the clients of fed-ucmerced"
+    ]
+
+
+@pytest.mark.parametrize(("name", "value"), [("labels", ["moon"]), ("labels", None), ("domain", None)])
+def test_plans_that_lie_are_one_line_to_readers(name: str, value: object, dataset: Path) -> None:
+    rewrite("plan.parquet", uncountable(name, value))(dataset)
+    assert "plan.parquet" in {problem.file for problem in verify(dataset)[1]}
+    with pytest.raises(ManifestError, match=r"plan.parquet: does not fit"):
+        fedrsic_data.open(dataset).subset("fed-ucmerced").plan  # noqa: B018
 
 
 def test_labels_beyond_the_classes(dataset: Path) -> None:
@@ -254,7 +275,13 @@ def test_labels_beyond_the_classes(dataset: Path) -> None:
     assert [problem.file for problem in verify(dataset)[1]] == ["fed-ucmerced"]
 
 
-@pytest.mark.parametrize("lie", [{"rows": {}}, {"skew": {"x": {}}}, {"rows": {"train": 1, "more": 1}}])
+@pytest.mark.parametrize(
+    "lie",
+    [
+        *({"rows": {}}, {"rows": {"train": 1, "more": 1}}),
+        *({"skew": {"x": {}}}, {"skew": {"x": {"value": 1.0, "iid_low": 0.0}}}),
+    ],
+)
 def test_manifests_that_lie_are_one_line_to_readers(lie: dict, dataset: Path) -> None:
     edit(lambda m: m["subsets"]["fed-ucmerced"].update(lie), reseal=True)(dataset)
     assert verify(dataset)[1]

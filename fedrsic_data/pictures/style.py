@@ -9,10 +9,11 @@ from __future__ import annotations
 import io
 import os
 import re
+import sys
 import unicodedata
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from html import escape
 from typing import TYPE_CHECKING, Any
@@ -225,11 +226,14 @@ def count(number: float) -> str:
 
 def _matplotlib() -> Any:
     """matplotlib, also where ``MPLBACKEND`` names what it does not know: nothing here needs a backend."""
-    try:
+    if "matplotlib" in sys.modules or (name := os.environ.pop("MPLBACKEND", None)) is None:
         import matplotlib as mpl
-    except ValueError:
-        os.environ.pop("MPLBACKEND", None)
+    else:
         import matplotlib as mpl
+
+        os.environ["MPLBACKEND"] = name
+        with suppress(ValueError):  # as its import does, which a name that it does not know would end
+            mpl.rcParams["backend"] = name
     return mpl
 
 
