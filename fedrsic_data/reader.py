@@ -158,7 +158,10 @@ class Subset:
         mine = _where(self.dataset.plan, "subset", self.name)
         owned = mine.filter(pc.is_valid(mine.column("client_id")))
         known = pc.is_in(pc.list_flatten(owned.column("labels")), value_set=pa.array(self.classes, pa.string()))
-        if any(owned.column(name).null_count for name in ("labels", "domain", "split")) or not pc.all(known).as_py():
+        if (
+            any(owned.column(name).null_count for name in ("labels", "domain", "split"))
+            or pc.all(known).as_py() is False
+        ):
             where = f"{self.dataset.where}/{self.dataset.manifest.plan.path}"
             raise ManifestError(f"{where}: does not fit what the manifest says of {self.name}; run: fedkit verify")
         return mine
