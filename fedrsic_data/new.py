@@ -22,7 +22,7 @@ from fedrsic_data.errors import OutputError, UsageError
 from fedrsic_data.index import Index
 from fedrsic_data.plan import PlannedSubset
 from fedrsic_data.settings import encode
-from fedrsic_data.shown import Shown, plain
+from fedrsic_data.shown import Shown, together
 from fedrsic_data.sources import GENERAL, SOURCES, configured, locate, own
 from fedrsic_data.splits import TRAIN
 
@@ -178,8 +178,6 @@ def check(target: Path, *, force: bool) -> None:
 
 def shown(target: Path, drafted: Draft) -> Shown:
     """What was seen, what the recipe does, and what to do next."""
-    from rich.text import Text
-
     seen, planned = drafted.seen, drafted.planned
     sizes = planned.domain_counts().sum(axis=1)
     partition = drafted.recipe["partition"]
@@ -209,7 +207,7 @@ def shown(target: Path, drafted: Draft) -> Shown:
     lines.append(f"{target}: {spec}: {len(planned.clients):,} clients of {sizes.min():,} to {sizes.max():,} images")
     lines += [f"  {hint}" for hint in drafted.hints]
     lines += ["next:", f"  fedkit build {shlex.quote(str(target))}"]
-    return Shown(data, Text("\n".join(map(plain, lines)), no_wrap=True, overflow="ignore"))
+    return Shown(data, together(lines))
 
 
 def _name(chosen: Mapping[str, Any], given: str | None) -> str:

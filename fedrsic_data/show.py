@@ -18,7 +18,7 @@ from fedrsic_data.manifest import NAME, Manifest, SubsetEntry
 from fedrsic_data.plan import Planned
 from fedrsic_data.reader import Dataset
 from fedrsic_data.settings import encode, suggest
-from fedrsic_data.shown import Shown, plain
+from fedrsic_data.shown import Shown, plain, together
 from fedrsic_data.sites import SERVER, Site
 from fedrsic_data.verify import Problem
 
@@ -58,7 +58,7 @@ def planned(plan: Planned) -> Shown:
             + (f", {subset.moved:,} moved to reach min_size" if subset.moved else "")
             + (f", {left_out:,} left out" if left_out else "")
         )
-    return Shown(data, _group(parts))
+    return Shown(data, together(parts))
 
 
 def built(done: Built) -> Shown:
@@ -94,11 +94,11 @@ def built(done: Built) -> Shown:
         files = f"{done.uri}/{first}/train/*.parquet"
         code = shlex.quote(f"import datasets; print(datasets.load_dataset('parquet', data_files={files!r}))")
         parts += ["next:", f"  python -c {code}"]
-        return Shown(data, _group(parts))
+        return Shown(data, together(parts))
     method = "fedlgt" if manifest.subsets[first].multi_label else "fedpgp"
     train = f"  fedkit train {method} --manifest {word} --subset {shlex.quote(first)}"
     parts += ["next:", f"  fedkit inspect {word}", f"  fedkit verify {word}", train, f"  python -c {code}"]
-    return Shown(data, _group(parts))
+    return Shown(data, together(parts))
 
 
 def handed_out(out: Path, written: Sequence[Site]) -> Shown:
@@ -113,7 +113,7 @@ def handed_out(out: Path, written: Sequence[Site]) -> Shown:
         f"  fedkit verify {first}",
         f"  fedkit flower app federation --method fedpgp --manifest {shlex.quote(str(out / SERVER))}",
     ]
-    return Shown(data, _group(parts))
+    return Shown(data, together(parts))
 
 
 def inspected(dataset: Dataset, wanted: Sequence[str], most: int) -> Shown:
@@ -127,13 +127,13 @@ def inspected(dataset: Dataset, wanted: Sequence[str], most: int) -> Shown:
         facts, text = _subset(dataset, name, most)
         data["subsets"][name] = facts
         parts += text
-    return Shown(data, _group(parts))
+    return Shown(data, together(parts))
 
 
 def with_files(shown: Shown, files: Sequence[Path]) -> Shown:
     """An answer, and the pictures that were written beside it."""
     lines = ["pictures:", *(f"  {_short(path)}" for path in files)]
-    return Shown({**shown.data, "pictures": [str(path) for path in files]}, _group([shown.text, *lines]))
+    return Shown({**shown.data, "pictures": [str(path) for path in files]}, together([shown.text, *lines]))
 
 
 def verified(path: Path, manifest: Manifest, problems: Sequence[Problem]) -> Shown:
@@ -147,16 +147,16 @@ def verified(path: Path, manifest: Manifest, problems: Sequence[Problem]) -> Sho
     rows = sum(n for subset in manifest.subsets.values() for n in subset.rows.values())
     shards = sum(len(subset.shards) for subset in manifest.subsets.values())
     if problems:
-        return Shown(data, _group([f"{problem.file}: {problem.words}" for problem in problems] + ["FAILED"]))
+        return Shown(data, together([f"{problem.file}: {problem.words}" for problem in problems] + ["FAILED"]))
     if rows and not shards and not manifest.reference:
         return Shown(
-            data, _group([f"{path}: clients and sizes are what the manifest says; its images are at the sites"])
+            data, together([f"{path}: clients and sizes are what the manifest says; its images are at the sites"])
         )
     if manifest.reference:
         return Shown(
-            data, _group([f"{path}: the owners of {rows:,} images are what the manifest says; it holds no images"])
+            data, together([f"{path}: the owners of {rows:,} images are what the manifest says; it holds no images"])
         )
-    return Shown(data, _group([f"{path}: {rows:,} images in {shards} shards are what the manifest says"]))
+    return Shown(data, together([f"{path}: {rows:,} images in {shards} shards are what the manifest says"]))
 
 
 def listed(what: str | None) -> Shown:
@@ -174,7 +174,7 @@ def listed(what: str | None) -> Shown:
         rows = tables[name]()
         data[name] = rows
         parts += [name, _table(list(rows[0]), [[_cell(v) for v in row.values()] for row in rows]), ""]
-    return Shown(data, _group(parts[:-1]))
+    return Shown(data, together(parts[:-1]))
 
 
 def _cell(value: Any) -> str:
@@ -360,12 +360,3 @@ def _table(
     for row in rows:
         table.add_row(*(Text(plain(cell)) for cell in row))
     return table
-
-
-def _group(parts: Sequence[RenderableType]) -> RenderableType:
-    from rich.console import Group
-    from rich.text import Text
-
-    # a line is never broken: people copy commands from here, and machines read it
-    lines = (Text(plain(p), no_wrap=True, overflow="ignore") if isinstance(p, str) else p for p in parts)
-    return Group(*lines)

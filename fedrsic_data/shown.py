@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -25,3 +26,14 @@ class Shown:
 def plain(text: str) -> str:
     """A line with what would steer a terminal written as an escape: names come from other people's data."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
+
+
+def together(parts: Sequence[RenderableType]) -> RenderableType:
+    """Parts of an answer below one another; a text is a line, taken as it is and not as rich's markup.
+
+    A line is never broken: people copy commands from here, and machines read it.
+    """
+    from rich.console import Group
+    from rich.text import Text
+
+    return Group(*(Text(plain(p), no_wrap=True, overflow="ignore") if isinstance(p, str) else p for p in parts))

@@ -112,13 +112,11 @@ def curve(subset: str, figure: str, runs: Sequence[Runs]) -> Drawing:
                 if len(values) > 1:
                     axes.fill_between(rounds, low, high, color=one.color, alpha=0.15, linewidth=0)
                 every = max(len(rounds) // 8, 1)
-                axes.plot(
-                    rounds, mean, one.dash, color=one.color, marker=one.marker, markevery=every, ms=5, label=_label(one)
-                )
+                axes.plot(rounds, mean, one.dash, markevery=every, **_look(one))
                 cells = zip(rounds.tolist(), mean.tolist(), low.tolist(), high.tolist(), strict=True)
                 rows += [(one.group.label, r, m, a, b) for r, m, a, b in cells]
             elif final is not None:
-                axes.axhline(final.mean, color=one.color, linestyle=(0, (1, 2)), label=_label(one))
+                _level(axes, one, final.mean, _label(one))
                 rows.append((one.group.label, None, final.mean, final.least, final.most))
         axes.set(xlabel="round", ylabel=figure)
         axes.grid(axis="y")
@@ -145,7 +143,7 @@ def clients(subset: str, split: str, figure: str, runs: Sequence[Runs]) -> Drawi
         for i, (one, values) in enumerate(held):
             _box(axes, i, np.quantile(values, _QUANTILES), one.color)
         axes.set_yticks(range(len(held)), [short(one.group.label, 24) for one, _ in held])
-        axes.set(ylim=(len(held) - 0.4, -0.6), xlabel=f"{split}/{figure} of a client")
+        axes.set(ylim=(len(held) - 0.4, -0.6), xlabel=f"{split}/{figure}, each client")
         axes.grid(axis="x")
     rows = tuple((one.group.label, len(values), *np.quantile(values, _QUANTILES).tolist()) for one, values in held)
     middle = [f"{one.group.label} {np.median(values):.1f}" for one, values in held]
@@ -172,12 +170,10 @@ def sent(subset: str, figure: str, runs: Sequence[Runs]) -> Drawing:
             by_then = {r: floats[1][:, i].mean() for i, r in enumerate(floats[0].tolist())}
             cells = [(by_then[r], values[:, i].mean()) for i, r in enumerate(rounds.tolist()) if by_then.get(r)]
             if cells:
-                axes.plot(
-                    *zip(*cells, strict=True), one.dash, color=one.color, marker=one.marker, ms=5, label=_label(one)
-                )
+                axes.plot(*zip(*cells, strict=True), one.dash, **_look(one))
                 rows += [(one.group.label, round(x), float(y)) for x, y in cells]
             elif final is not None:
-                axes.axhline(final.mean, color=one.color, linestyle=(0, (1, 2)), label=f"{_label(one)}: none sent")
+                _level(axes, one, final.mean, f"{_label(one)}: none sent")
                 rows.append((one.group.label, 0, final.mean))
         if any(row[1] for row in rows):
             axes.set_xscale("log")
@@ -208,7 +204,12 @@ def _of_clients(one: Runs, split: str, figure: str) -> NDArray[np.float64]:
 
 
 def _look(one: Runs) -> dict[str, Any]:
-    return {"color": one.color, "marker": one.marker, "markersize": 5}
+    return {"color": one.color, "marker": one.marker, "ms": 5, "label": _label(one)}
+
+
+def _level(axes: Axes, one: Runs, value: float, label: str) -> None:
+    """A dotted line across, for runs that have one value and no curve."""
+    axes.axhline(value, color=one.color, linestyle=(0, (1, 2)), label=label)
 
 
 def _label(one: Runs) -> str:

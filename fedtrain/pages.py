@@ -16,8 +16,8 @@ from fedrsic_data.pages import partition as partitions
 from fedrsic_data.pictures import style
 from fedrsic_data.pictures.style import Numbers
 from fedrsic_data.reader import Dataset
-from fedrsic_data.shown import Shown
-from fedtrain.files import CONFIG
+from fedrsic_data.shown import Shown, together
+from fedtrain.files import CONFIG, write
 
 if TYPE_CHECKING:
     from fedtrain.curves import Runs
@@ -42,17 +42,13 @@ def report(paths: Sequence[Path], out: Path, *, images: bool = True, overwrite: 
     """
     _writable(out, overwrite=overwrite)
     made = page(paths, images=images)
-    html = render(made)
-    aside = out.with_name(out.name + ".tmp")
+    html = render(made).encode()
     with _writing(out):
         out.parent.mkdir(parents=True, exist_ok=True)
-        aside.unlink(missing_ok=True)  # it may be a link, through which another file would be written over
-        with aside.open("xb") as file:
-            file.write(html.encode())
-        os.replace(aside, out)
-    data = {"report": str(out), "bytes": len(html.encode()), "sections": [section.title for section in made.sections]}
-    size = f"{len(html.encode()) / 1e6:.1f} MB"
-    return Shown(data, f"{out}: {len(made.sections)} sections, {size}, one file; open it in a browser")
+    write(out, html)
+    data = {"report": str(out), "bytes": len(html), "sections": [section.title for section in made.sections]}
+    size = f"{len(html) / 1e6:.1f} MB"
+    return Shown(data, together([f"{out}: {len(made.sections)} sections, {size}, one file; open it in a browser"]))
 
 
 def page(paths: Sequence[Path], *, images: bool = True) -> Page:
@@ -114,14 +110,11 @@ def _writing(out: Path) -> Iterator[None]:
 
 def _grouped(paths: Sequence[Path], note: Callable[[str], None]) -> list[Runs]:
     from fedtrain.curves import Runs
-    from fedtrain.report import found, grouped
+    from fedtrain.report import by_seed, found, grouped
 
     results = found(paths, note)
-    sets: dict[str, list[Any]] = {}
-    for result in results:
-        sets.setdefault(result.facts["group"], []).append(result)
     made: list[Runs] = []
-    for group, runs in zip(grouped(results), sets.values(), strict=True):
+    for group, runs in zip(grouped(results), by_seed(results), strict=True):
         method = runs[0].facts["config"]["method"]
         place = sum(one.method == method and one.group.subset == group.subset for one in made)
         made.append(Runs(group, tuple(runs), place))

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fedrsic_data.shown import Shown, plain
+from fedrsic_data.shown import Shown, together
 from fedtrain import pages, run
 from fedtrain.engines.base import QUIET, Listener
 from fedtrain.folder import Result
@@ -121,9 +121,7 @@ def _text(
     out: Path,
 ) -> RenderableType:
     from rich import box
-    from rich.console import Group
     from rich.table import Table
-    from rich.text import Text
 
     parts: list[RenderableType] = []
     for part in tour:
@@ -134,7 +132,7 @@ def _text(
         for method, facts in tables[part.subset]:
             value = facts[part.figure]
             table.add_row(method, "-" if value is None else f"{value:.1f}", f"{facts['sent']:,}")
-        parts += [_line(f"{part.subset} (procedural sample, not real data): {part.words}"), table]
+        parts += [f"{part.subset} (procedural sample, not real data): {part.words}", table]
     scenes, report = shlex.quote(str(datasets[tour[0].subset])), out / "report.html"
     steps = [
         "next:",
@@ -144,10 +142,4 @@ def _text(
         "  fedkit new my.json --folder PATH       images of your own",
         "  fedkit build fed-rsic                  the real images",
     ]
-    return Group(*parts, Text(""), *(_line(step) for step in steps))
-
-
-def _line(words: str) -> RenderableType:
-    from rich.text import Text
-
-    return Text(plain(words), no_wrap=True, overflow="ignore")
+    return together([*parts, "", *steps])

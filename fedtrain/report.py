@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from fedrsic_data.errors import UsageError
 from fedrsic_data.settings import encode, suggest
-from fedrsic_data.shown import Shown
+from fedrsic_data.shown import Shown, plain, together
 from fedtrain import folder as folders
 from fedtrain import published
 from fedtrain.config import NEUTRAL
@@ -92,7 +92,7 @@ def trained(results: Sequence[Result], sets: Sequence[str] = ()) -> Shown:
         same = [word for text in sets if text.partition("=")[0] not in ("seed", "run.seed") for word in ("--set", text)]
         words = ["fedkit", "train", first["method"], "--manifest", path, "--subset", subset, *same, "--seed", str(seed)]
         parts.append(f"  {shlex.join(words)}")
-    return Shown(data, _group(parts))
+    return Shown(data, together(parts))
 
 
 def found(paths: Sequence[Path], note: Callable[[str], None] = lambda _: None) -> list[Result]:
@@ -128,14 +128,20 @@ def learned(results: Sequence[Result]) -> bool:
     return not any(held["updates"] and held["refused"] == held["updates"] for held in counters)
 
 
-def grouped(results: Sequence[Result]) -> list[Group]:
-    """Runs with the same config but for the seed, as one group each, in the order they were named."""
+def by_seed(results: Sequence[Result]) -> list[list[Result]]:
+    """Runs with the same config but for the seed beside each other, in the order they were named."""
     sets: dict[str, list[Result]] = {}
     for result in results:
         sets.setdefault(result.facts["group"], []).append(result)
-    labels = _labels([runs[0] for runs in sets.values()])
+    return list(sets.values())
+
+
+def grouped(results: Sequence[Result]) -> list[Group]:
+    """A group for each of ``by_seed``, told apart from the others by its label."""
+    sets = by_seed(results)
+    labels = _labels([runs[0] for runs in sets])
     groups = []
-    for label, runs in zip(labels, sets.values(), strict=True):
+    for label, runs in zip(labels, sets, strict=True):
         facts = runs[0].facts
         names = dict.fromkeys(name for run in runs for name in _figures(run))
         groups.append(
@@ -195,7 +201,7 @@ def methods() -> Shown:
         }
         for row in rows
     }
-    return Shown({"methods": rows}, _group(["methods", _rows("method", cells)]))
+    return Shown({"methods": rows}, together(["methods", _rows("method", cells)]))
 
 
 def _run(result: Result) -> dict[str, Any]:
@@ -289,7 +295,7 @@ def _as_text(groups: Sequence[Group]) -> RenderableType:
         parts += [title, _rows("method", rows, right=True)]
     if any(len(group.seeds) > 1 for group in groups):
         parts.append("mean ± standard deviation over runs that differ in their seed alone")
-    return _group(parts)
+    return together(parts)
 
 
 def _as_markdown(groups: Sequence[Group]) -> str:
@@ -370,19 +376,14 @@ def _rows(corner: str, rows: Mapping[str, Mapping[str, str]], *, right: bool = F
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column(corner, overflow="fold")
     for name in _names(rows):
-        table.add_column(Text(name), justify="right" if right else "left", overflow="fold")
+        table.add_column(Text(plain(name)), justify="right" if right else "left", overflow="fold")
     for name, cells in rows.items():
-        table.add_row(Text(name), *(Text(cell) for cell in cells.values()))
+        table.add_row(*(Text(plain(cell)) for cell in (name, *cells.values())))
     return table
 
 
 def _verbatim(text: str) -> RenderableType:
-    return _group([text])
-
-
-def _group(parts: Sequence[RenderableType]) -> RenderableType:
     from rich.console import Group as Together
     from rich.text import Text
 
-    # a line is never broken: people copy commands from here, and machines read it
-    return Together(*(Text(part, no_wrap=True, overflow="ignore") if isinstance(part, str) else part for part in parts))
+    return Together(Text(text, no_wrap=True, overflow="ignore"))  # alone, it would lose these settings

@@ -17,7 +17,6 @@ import pytest
 from conftest import ROOT, answer, contents, fails, fedkit, make, mirrored, sampled
 
 from fedrsic_data import build, engines, manifest, recipe, remote, shards
-from fedrsic_data.engines import processes
 from fedrsic_data.engines.base import Task
 from fedrsic_data.errors import BadImageError, OutputError, UsageError
 from fedrsic_data.plan import Planned
@@ -118,7 +117,7 @@ def test_a_worker_that_dies_leaves_a_build_to_resume(tmp_path: Path, monkeypatch
                 os.kill(child.pid, signal.SIGKILL)
         return receipt
 
-    monkeypatch.setattr(processes.Future, "result", killing)
+    monkeypatch.setattr(Future, "result", killing)
     with pytest.raises(OutputError, match="a process that wrote shards died.*resumes"):
         build.build(planned(), tmp_path / "out", engine=engines.chosen(jobs=2))
     monkeypatch.undo()

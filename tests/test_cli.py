@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import io
 import os
 import subprocess
 import sys
 from pathlib import Path
 
 from conftest import ROOT, answer, fails, fedkit
+from rich.console import Console
+
+from fedrsic_data.shown import together
 
 SAMPLE = ("build", "fed-rsic", "--sample", "--set", "sample.per_class=4", "--set", "sample.size=32")
 
@@ -88,3 +92,13 @@ def test_a_closed_standard_error_never_becomes_a_file(tmp_path: Path) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
     assert int(done.stdout) == Path(os.devnull).stat().st_rdev
+
+
+def test_answers_are_texts_and_never_markup() -> None:
+    """Names come from other people: brackets stay, and what would steer a terminal is written out."""
+    out = io.StringIO()
+    Console(file=out, width=80, color_system="truecolor", force_terminal=True).print(
+        together(["[red]x[/red] [/y]", "a\x1b[2Jb", "long " * 40]), crop=False
+    )
+    assert out.getvalue().split("\n")[:2] == ["[red]x[/red] [/y]", "a\\x1b[2Jb"]
+    assert "long " * 39 in out.getvalue()

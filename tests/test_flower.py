@@ -459,3 +459,11 @@ def test_an_app_that_could_not_run_is_not_written(single: Path, tmp_path: Path) 
         with pytest.raises(UsageError, match=words):
             app.write(tmp_path / "x", method, single, subset, [], None)
     assert not (tmp_path / "x").exists()
+
+
+def test_workers_open_datasets_from_any_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    from fedtrain.flower import simulation
+
+    monkeypatch.chdir(tmp_path)
+    assert simulation._anywhere("data/fed") == str(tmp_path.resolve() / "data/fed")
+    assert simulation._anywhere("hf://me/fed@0123") == "hf://me/fed@0123"

@@ -177,7 +177,7 @@ def test_images_are_kept_back_unless_asked_for(barred: Path, optimal31: Path, hu
     env = around(hub, tmp_path)
     done = fedkit("publish", barred, "--repo", "me/fed", **env)
     assert done.returncode == 0, done.stderr
-    assert "publishing without images: OPTIMAL-31" in done.stderr
+    assert "no licence is known to let OPTIMAL-31 be published again" in done.stderr
     assert "--redistribute" in done.stderr
     files = at(hub)
     assert sorted(p for p in files if p.endswith(".parquet")) == ["clients.parquet", "plan.parquet"]

@@ -95,9 +95,10 @@ def test_what_cannot_be_compared(runs: Path, tmp_path: Path) -> None:
         report.compared(report.grouped(report.found([runs / "b"])), "cvs")
     (tmp_path / "half").mkdir()
     (tmp_path / "half/config.json").write_bytes((runs / "b/config.json").read_bytes())
-    for path in (tmp_path / "half", tmp_path):  # by name, and as all that there is
-        with pytest.raises(OutputError, match="half: is not finished; run the same fedkit train again|holds no run"):
-            report.found([path])
+    with pytest.raises(OutputError, match="half: is not finished; run the same fedkit train again"):
+        report.found([tmp_path / "half"])
+    with pytest.raises(OutputError, match="holds no run"):  # nothing else is in the folder
+        report.found([tmp_path])
     (tmp_path / "half/config.json").write_text("{")
     (tmp_path / "half/result.json").write_text("{}")
     with pytest.raises(OutputError, match="config.json: cannot be read"):
@@ -178,7 +179,7 @@ def test_folders_of_runs(runs: Path, tmp_path: Path) -> None:
     assert [r.folder.name for r in held] == ["again", "a0", "a2", "c"]
     assert [note.replace(str(tmp_path), "") for note in notes] == [
         "/all/first/a1: is not finished, left out",
-        f"/all/first/b: is the same run as {tmp_path}/all/again, left out".replace(str(tmp_path), ""),
+        "/all/first/b: is the same run as /all/again, left out",
     ]
 
 

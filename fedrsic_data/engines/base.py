@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -60,6 +61,24 @@ class Engine(Protocol):
             OutputError: A worker died, or wrote somewhere else.
         """
         ...
+
+
+def pooled(
+    pool: Executor, most: int, tasks: Iterator[Task], submit: Callable[[Task], Future[Receipt]]
+) -> Iterator[tuple[Task, Receipt]]:
+    """Runs tasks in a pool, no more than ``most`` waiting; what is left is given up when one fails."""
+    pending: dict[Future[Receipt], Task] = {}
+    try:
+        for task in tasks:
+            pending[submit(task)] = task
+            while len(pending) > most:
+                for future in wait(pending, return_when=FIRST_COMPLETED).done:
+                    yield pending.pop(future), future.result()
+        for future, task in pending.items():
+            yield task, future.result()
+    except BaseException:
+        pool.shutdown(wait=True, cancel_futures=True)
+        raise
 
 
 def write(task: Task, containers: Containers, folder: Path) -> Receipt:

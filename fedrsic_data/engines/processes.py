@@ -7,11 +7,11 @@ import os
 import signal
 import threading
 from collections.abc import Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
-from fedrsic_data.engines.base import Containers, Task, write
+from fedrsic_data.engines.base import Containers, Task, pooled, write
 from fedrsic_data.errors import OutputError
 from fedrsic_data.shards import Receipt
 
@@ -28,25 +28,15 @@ class Processes:
 
     def run(self, tasks: Iterator[Task], containers: Containers, folder: Path) -> Iterator[tuple[Task, Receipt]]:
         """See ``Engine.run``."""
-        pending: dict[Future[Receipt], Task] = {}
         context = multiprocessing.get_context("spawn")  # a fork would copy the locks of Arrow's threads
         with ProcessPoolExecutor(self.jobs, context, _begin, (containers,)) as pool:
             try:
-                for task in tasks:
-                    pending[pool.submit(_write, task.sent(), folder)] = task
-                    while len(pending) > self.jobs:
-                        for future in wait(pending, return_when=FIRST_COMPLETED).done:
-                            yield pending.pop(future), future.result()
-                for future, task in pending.items():
-                    yield task, future.result()
+                yield from pooled(pool, self.jobs, tasks, lambda task: pool.submit(_write, task.sent(), folder))
             except BrokenProcessPool:
                 raise OutputError(
                     f"{folder}: a process that wrote shards died, perhaps for lack of memory; "
                     f"run the same command, it resumes, with fewer than --jobs {self.jobs} if it happens again"
                 ) from None
-            except BaseException:
-                pool.shutdown(wait=True, cancel_futures=True)
-                raise
 
 
 def _begin(containers: Containers) -> None:

@@ -219,7 +219,7 @@ def _across(axes: Axes, of: Columns, empty: int = 0) -> None:
     every = max(-(-n // _TICKS), 1)
     axes.set_xticks(range(0, n, every), [short(label[len(start) :], 14) for label in of.labels[::every]], rotation=90)
     words = f"clients ({short(start, 20)}…)" if start else "clients"
-    axes.set_xlabel(words + (f", every {every}th named" if every > 1 else "") + nothing)
+    axes.set_xlabel(words + (f", one in {every} named" if every > 1 else "") + nothing)
 
 
 def _foot(of: Columns) -> float:

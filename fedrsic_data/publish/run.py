@@ -13,7 +13,7 @@ from fedrsic_data.publish.contents import Contents, contents
 from fedrsic_data.publish.upload import Changes, Sent, Target, plan, send
 from fedrsic_data.reader import Dataset
 from fedrsic_data.rebuild import command
-from fedrsic_data.shown import Shown, plain
+from fedrsic_data.shown import Shown, together
 from fedrsic_data.verify import verify
 
 _LISTED = 20  # files of a dry run that are shown to a person
@@ -81,7 +81,7 @@ def publish(
     what = contents(Dataset(path), target.repo, reference_only=reference_only, redistribute=redistribute)
     if what.kept_back:
         listener.step(
-            f"publishing without images: {', '.join(what.kept_back)} may not be published again "
+            f"publishing without images: no licence is known to let {', '.join(what.kept_back)} be published again "
             "(--redistribute, if you hold the right to)"
         )
     if dry_run:
@@ -111,7 +111,7 @@ def _planned(target: Target, what: Contents, changes: Changes) -> Shown:
     lines += [f"  {item.path}  {item.bytes:,} bytes" for item in changes.send[-_LISTED:]]
     lines += [f"  ... and {len(changes.send) - _LISTED} more"] if len(changes.send) > _LISTED else []
     lines += [f"  {path}  would be removed" for path in changes.delete]
-    return Shown(data, _text(lines))
+    return Shown(data, together(lines))
 
 
 def _sent(target: Target, what: Contents, sent: Sent) -> Shown:
@@ -121,7 +121,7 @@ def _sent(target: Target, what: Contents, sent: Sent) -> Shown:
     done = f"{len(changes.send)} files, {size / 1e6:,.1f} MB" if changes else "was there already, nothing sent"
     lines = [f"{target.address}: {done}" + (f", {len(changes.delete)} removed" if changes.delete else "")]
     if sent.pull_request is not None:
-        return Shown(data, _text([*lines, "next:", f"  merge {sent.pull_request}"]))
+        return Shown(data, together([*lines, "next:", f"  merge {sent.pull_request}"]))
     lines += [f"  commit {sent.commit}, tag {what.tag}", "next:"]
     if what.manifest.reference:
         lines += [f"  {command(what.manifest.recipe, str(target.address))}", f"  fedkit inspect {target.address}"]
@@ -129,11 +129,4 @@ def _sent(target: Target, what: Contents, sent: Sent) -> Shown:
         at = f", revision={target.revision!r}" if target.revision else ""
         code = f"from datasets import load_dataset; load_dataset({target.repo!r}, {first!r}{at})"
         lines += [f'  python -c "{code}"', f"  fedkit inspect {target.address}"]
-    return Shown(data, _text(lines))
-
-
-def _text(lines: list[str]) -> Any:
-    from rich.console import Group
-    from rich.text import Text
-
-    return Group(*(Text(plain(line), no_wrap=True, overflow="ignore") for line in lines))
+    return Shown(data, together(lines))

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from fedrsic_data.errors import FedkitError, OutputError, UsageError
-from fedrsic_data.shown import Shown
+from fedrsic_data.shown import Shown, together
 
 PACKAGE = "fedkit_federation"
 _POLL = 5.0  # seconds from one look at a run to the next
@@ -130,7 +130,7 @@ def write(
         raise OutputError(f"{folder}: cannot be written ({error.strerror}); choose another folder") from None
     words = [f"{folder}: the app of {method} on {manifest}", f"  its run will be in {wanted.out}, on the server"]
     words += ["next:", f"  fedkit flower run {shlex.quote(str(folder))} CONNECTION"]
-    return Shown({"app": str(folder), **vars(wanted)}, "\n".join(words))
+    return Shown({"app": str(folder), **vars(wanted)}, together(words))
 
 
 def run(folder: Path, connection: str | None, overrides: Sequence[str], say: Callable[[str], None]) -> Shown:
@@ -162,7 +162,7 @@ def run(folder: Path, connection: str | None, overrides: Sequence[str], say: Cal
             raise FedkitError(f"flwr list --run-id {number}: {told.get('error-message', 'knows no such run')}")
         status = str(runs[0]["status"]) if runs else ""
         if status == "finished:completed":
-            return Shown({"run": number, "status": status}, f"run {number}: {status}")
+            return Shown({"run": number, "status": status}, together([f"run {number}: {status}"]))
         if status.startswith("finished"):
             raise FedkitError(
                 f"run {number} ended as {status}; see: flwr log {shlex.join([number, *at])}; "

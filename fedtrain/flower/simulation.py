@@ -57,7 +57,7 @@ def run(method: Method, context: Context, config: RunConfig, folder: Path, key: 
 
     nodes, stop = min(len(context.clients), _NODES), Event()
     shared = Place(
-        manifest=str(Path(config.manifest).resolve()),
+        manifest=_anywhere(config.manifest),
         states=str((folder / CHECKPOINT / "personal").resolve()),
         cache=str(context.cache.resolve()) if context.cache else None,
         device=config.device,
@@ -89,6 +89,11 @@ def run(method: Method, context: Context, config: RunConfig, folder: Path, key: 
     if not done:
         raise FedkitError("the simulation ended before the run did; run the same command, it resumes")
     return done[0]
+
+
+def _anywhere(manifest: str) -> str:
+    """What opens a dataset from any folder: workers have one of their own."""
+    return manifest if "://" in manifest else str(Path(manifest).resolve())
 
 
 def _backend(config: RunConfig) -> Any:
