@@ -56,6 +56,32 @@ def fedkit(
         print(context.get_help())
 
 
+@app.command(short_help="The five-minute tour: build, train, look.")
+def quickstart(
+    out: Annotated[Path, typer.Option(help="Folder for its datasets, runs and report.")] = Path("quickstart"),
+    json: Json = False,
+) -> None:
+    """Build two procedural samples, train three methods and their baselines on them briefly, and write a report.
+
+    Nothing is downloaded. What is finished is kept, so that it may be interrupted and run again.
+
+    \b
+    Examples:
+      fedkit quickstart
+      fedkit quickstart --out /tmp/tour
+    """
+    from fedrsic_data import quickstart as samples
+    from fedrsic_data.sources.locate import cache_folder
+
+    with listening(quiet=json) as listener:
+        datasets = samples.built(out / "data", listener=listener)
+    from fedtrain import quickstart as tour
+
+    with _training(quiet=json) as hears:
+        shown = tour.train(datasets, out, cache=cache_folder(), listener=hears)
+    answer(shown, json)
+
+
 app.command(short_help="Build a federated dataset from a recipe.")(commands.build)
 app.command(short_help="Write a recipe for images of your own.")(commands.new)
 app.command(short_help="Give the images of a built dataset to other clients.")(commands.resplit)
@@ -199,32 +225,6 @@ def flower_run(
             print(words, file=sys.stderr)
 
     answer(federation.run(folder, connection, run_config or [], tell), json)
-
-
-@app.command(short_help="The five-minute tour: build, train, look.")
-def quickstart(
-    out: Annotated[Path, typer.Option(help="Folder for its datasets, runs and report.")] = Path("quickstart"),
-    json: Json = False,
-) -> None:
-    """Build two procedural samples, train three methods and their baselines on them briefly, and write a report.
-
-    Nothing is downloaded. What is finished is kept, so that it may be interrupted and run again.
-
-    \b
-    Examples:
-      fedkit quickstart
-      fedkit quickstart --out /tmp/tour
-    """
-    from fedrsic_data import quickstart as samples
-    from fedrsic_data.sources.locate import cache_folder
-
-    with listening(quiet=json) as listener:
-        datasets = samples.built(out / "data", listener=listener)
-    from fedtrain import quickstart as tour
-
-    with _training(quiet=json) as hears:
-        shown = tour.train(datasets, out, cache=cache_folder(), listener=hears)
-    answer(shown, json)
 
 
 @app.command(short_help="Write a report of datasets and runs that opens in a browser.")

@@ -189,6 +189,19 @@ class SubsetEntry:
         if not self.classes or len(self.train_counts) != len(self.classes):
             raise UsageError(f"train_counts has {len(self.train_counts)} numbers for {len(self.classes)} classes")
 
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """What is not as one would think, in words: images moved, left out, skipped or kept together."""
+        words = [f"{self.moved:,} images were moved so that every client has its minimum"] if self.moved else []
+        for left in self.left_out:
+            some = f" ({left.examples[0]}, ...)" if left.examples else ""
+            words.append(f"{left.count:,} images are left out: {left.reason}{some}")
+        words += [f"{len(self.skipped):,} damaged images were skipped"] if self.skipped else []
+        words += [f"{len(self.novel):,} classes are novel: never trained on"] if self.novel else []
+        if self.duplicates:
+            words.append(f"{len(self.duplicates):,} pictures are in several sources; each is kept in one split")
+        return tuple(words)
+
 
 @dataclass(frozen=True)
 class Manifest:

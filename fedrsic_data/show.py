@@ -14,7 +14,7 @@ import numpy as np
 from fedrsic_data import partition, recipe, skew, sources, splits
 from fedrsic_data.build import Built
 from fedrsic_data.errors import UsageError
-from fedrsic_data.manifest import NAME, Manifest, SubsetEntry
+from fedrsic_data.manifest import NAME, Manifest
 from fedrsic_data.plan import Planned
 from fedrsic_data.reader import Dataset
 from fedrsic_data.settings import encode, suggest
@@ -83,7 +83,7 @@ def built(done: Built) -> Shown:
         parts.append(
             f"  {name}: {_many(len(subset.classes), 'class')}, {_rows(subset.rows)}, {_many(subset.clients, 'client')}"
         )
-        parts += [f"  {remark}" for remark in _remarks(subset)]
+        parts += [f"    {remark}" for remark in subset.remarks]
         parts += [f"      {skip.sample_id}: {skip.reason}" for skip in subset.skipped]
     for source in manifest.sources.values():
         parts += [f"  incomplete copy of {source.title}: {words}" for words in source.missing]
@@ -214,7 +214,7 @@ def _subset(dataset: Dataset, name: str, most: int) -> tuple[dict[str, Any], lis
     }
     size = f"{_many(len(entry.classes), 'class')}, {_many(entry.clients, 'client')}, {_rows(entry.rows)}"
     text: list[RenderableType] = [f"{name}{_sample(wanted)}: {size}", f"  {_spec(spec)}, seed {wanted.seed}"]
-    text += _remarks(entry)
+    text += [f"  {remark}" for remark in entry.remarks]
     wide = get_terminal_size((_WIDE, 0)).columns >= _WIDE
     train_domains = sorted({d for d, n in zip(kinds, domains.sum(axis=0), strict=False) if n}) if domains.size else []
     rows = []
@@ -238,17 +238,6 @@ def _subset(dataset: Dataset, name: str, most: int) -> tuple[dict[str, Any], lis
         "",
     ]
     return facts, text
-
-
-def _remarks(entry: SubsetEntry) -> list[RenderableType]:
-    """What is not as one would think: rows moved, left out, skipped, kept together, never trained on."""
-    lines = [f"  {entry.moved:,} rows moved so that every client has min_size"] if entry.moved else []
-    lines += [f"  {left.count:,} left out: {left.reason} ({left.examples[0]}, ...)" for left in entry.left_out]
-    lines += [f"  {len(entry.skipped):,} damaged images skipped"] if entry.skipped else []
-    lines += [f"  {len(entry.novel)} novel classes, never trained on"] if entry.novel else []
-    if entry.duplicates:
-        lines.append(f"  {len(entry.duplicates):,} pictures are in several sources; each is kept in one split")
-    return list(lines)
 
 
 def _spec(spec: Mapping[str, Any]) -> str:

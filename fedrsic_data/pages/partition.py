@@ -42,7 +42,7 @@ def _subset(subset: Subset, *, images: bool) -> Section:
     spec = partition.to_json(manifest.recipe.partitioner(subset.name))
     settings = [f"{k}={v}" for k, v in spec.items() if k != "name" and v is not None and v is not False]
     how = f"Partition: {' '.join([str(spec['name']), *settings])}, seed {manifest.recipe.seed}."
-    words = (size, how, *_remarks(subset.entry))
+    words = (size, how, *(f"{remark}." for remark in subset.entry.remarks))
     return Section(f"subset-{style.slug(subset.name)}", f"{subset.name} of {manifest.name}", words, tuple(blocks))
 
 
@@ -85,16 +85,6 @@ def _classes(summary: Summary, entry: SubsetEntry) -> Table:
     )
     header = ("class", "training rows", "share, %", "clients that have it", "of it at one client, %")
     return Table("Classes", Numbers(header, rows), digits=1)
-
-
-def _remarks(entry: SubsetEntry) -> list[str]:
-    words = [f"{entry.moved:,} rows were moved so that every client has its minimum."] if entry.moved else []
-    words += [f"{left.count:,} images are left out: {left.reason}." for left in entry.left_out]
-    words += [f"{len(entry.skipped):,} damaged images were skipped."] if entry.skipped else []
-    words += [f"{len(entry.novel)} classes are novel: never trained on."] if entry.novel else []
-    if entry.duplicates:
-        words.append(f"{len(entry.duplicates):,} pictures are in several sources; each is kept in one split.")
-    return words
 
 
 def _provenance(manifest: Manifest) -> Section:

@@ -171,7 +171,8 @@ def _partition(built: Manifest, tag: str) -> Iterator[str]:
         how = f"{text(spec['name'])} ({text(settings)}), seed {built.recipe.seed}. {text(kind.cites)}."
         yield f"**{text(name)}**: {how}"
         yield _skew(subset.skew)
-        yield from _remarks(subset)
+        if subset.remarks:
+            yield "\n".join(f"- {text(remark)}." for remark in subset.remarks)
     yield (
         f"Measured on the training rows, each beside the 5th to 95th percentile of IID splits of the same sizes. "
         f"The plan, the owner of every image, has the digest `{built.plan.digest}`; the tag `{tag}` names the commit "
@@ -190,17 +191,6 @@ def _skew(measured: Mapping[str, Mapping[str, float]]) -> str:
         for name, facts in measured.items()
     ]
     return _markdown(["skew", "measured", "by chance"], rows)
-
-
-def _remarks(subset: SubsetEntry) -> Iterator[str]:
-    """What is not as one would think."""
-    lines = [f"{subset.moved:,} images were moved so that every client reaches its minimum."] if subset.moved else []
-    lines += [f"{left.count:,} left out: {text(left.reason)}." for left in subset.left_out]
-    lines += [f"{len(subset.skipped):,} damaged images were left out."] if subset.skipped else []
-    lines += [f"{len(subset.novel):,} classes are novel: never trained on."] if subset.novel else []
-    lines += [f"{len(subset.duplicates):,} pictures are in several sources."] if subset.duplicates else []
-    if lines:
-        yield "\n".join(f"- {line}" for line in lines)
 
 
 def _loading(built: Manifest, repo: str) -> Iterator[str]:
