@@ -130,6 +130,7 @@ def train(
       fedkit train fedpgp --manifest hf://USER/NAME --rounds 20
       fedkit train fedpgp --manifest data/fed-rsic --set rank=4 --set eval_every=5 --out runs/rank-4
       fedkit train fedpgp --manifest data/fed-rsic --engine flower --set flower.cpus=2
+      fedkit train fedpgp --manifest data/fed-rsic --engine flower --set dp.noise=0.5
     """
     from fedrsic_data import twin
     from fedrsic_data.sources.locate import Places, cache_folder
@@ -140,6 +141,7 @@ def train(
         *(set_ or []),
     ]
     from fedtrain import report, run
+    from fedtrain.results import learned
 
     where = run.engine(engine)
     run.draft(method, sets)  # what is mistyped is said before anything is built
@@ -150,7 +152,7 @@ def train(
         wanted = run.configs(method, built, subset or [], sets)
         results = run.train_all(wanted, out, overwrite=overwrite, cache=cache_folder(), listener=hears, engine=where)
     answer(report.trained(results, sets), json)
-    if not report.learned(results):
+    if not learned(results):
         raise FedkitError("every update was refused as not finite, nothing was learnt; lower lr")
 
 
@@ -169,9 +171,10 @@ def compare(
       fedkit compare runs --format markdown > table.md
     """
     from fedtrain import report
+    from fedtrain.results import found, grouped
 
-    found = report.found(runs, note=lambda words: print(words, file=sys.stderr))
-    answer(report.compared(report.grouped(found), form), json)
+    held = found(runs, note=lambda words: print(words, file=sys.stderr))
+    answer(report.compared(grouped(held), form), json)
 
 
 flower = typer.Typer(add_completion=False, rich_markup_mode=None, help="A federation of real sites, over Flower.")
@@ -187,28 +190,34 @@ def flower_app(
     rounds: Annotated[int | None, typer.Option(help="Rounds to train; default as published.")] = None,
     seed: Seed = None,
     set_: RunSets = None,
-    out: Annotated[Path | None, typer.Option(help="The run's folder, on the server; default runs beside it.")] = None,
+    out: Annotated[Path | None, typer.Option(help="The run's folder, on the server; default runs/FOLDER.")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace another app that stands there.")] = False,
     json: Json = False,
 ) -> None:
     """Write the thin Flower app of a federation: its modules import fedkit, which server and sites have installed.
 
     \b
     Examples:
-      fedkit flower app federation --method fedpgp --manifest sites/server --subset fed-ucmerced
-      fedkit flower app federation --method fedlgt --manifest sites/server --set flower.scores=true
+      fedkit flower app my-app --method fedpgp --manifest sites/server --subset fed-ucmerced
+      fedkit flower app my-app --method fedlgt --manifest sites/server --set flower.scores=true
+      fedkit flower app my-app --method fedpgp --manifest sites/server --set dp.noise=0.5
     """
     from fedtrain.flower import app as federation
 
     sets = [*given(rounds=rounds, seed=seed), *(set_ or [])]
-    answer(federation.write(folder, method, manifest, subset, sets, out), json)
+    answer(federation.write(folder, method, manifest, subset, sets, out, overwrite=overwrite), json)
 
 
 @flower.command("run", short_help="Run such an app and wait; exits with 1 if it fails.")
 def flower_run(
     folder: Annotated[Path, typer.Argument(help="The app's folder.")],
-    connection: Annotated[str | None, typer.Argument(help="A SuperLink of Flower's config.toml.")] = None,
+    connection: Annotated[str | None, typer.Argument(help="A SuperLink's name in Flower's config.toml.")] = None,
     run_config: Annotated[
-        list[str] | None, typer.Option(metavar="KEY=VALUE", help="For flwr run --run-config; repeatable.")
+        list[str] | None,
+        typer.Option(
+            metavar="KEY=VALUE",
+            help="Changes of the app: method, manifest, subset, sets, out or overwrite, texts in quotes.",
+        ),
     ] = None,
     json: Json = False,
 ) -> None:
@@ -216,7 +225,8 @@ def flower_run(
 
     \b
     Examples:
-      fedkit flower run federation my-superlink
+      fedkit flower run my-app federation
+      fedkit flower run my-app federation --run-config "sets='rounds=50 seed=1' out='/srv/runs/seed-1'"
     """
     from fedtrain.flower import app as federation
 

@@ -17,7 +17,7 @@ from fedrsic_data.pictures import style
 from fedrsic_data.pictures.style import Drawing, Numbers, count, short
 from fedtrain.files import METRICS, is_number, parsed, read
 from fedtrain.folder import Result
-from fedtrain.report import Group
+from fedtrain.results import Group
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -47,8 +47,8 @@ def report(paths: Sequence[Path], out: Path, *, images: bool = True, overwrite: 
         out.parent.mkdir(parents=True, exist_ok=True)
     write(out, html)
     data = {"report": str(out), "bytes": len(html), "sections": [section.title for section in made.sections]}
-    size = f"{len(html) / 1e6:.1f} MB"
-    return Shown(data, together([f"{out}: {len(made.sections)} sections, {size}, one file; open it in a browser"]))
+    size, count = f"{len(html) / 1e6:.1f} MB", f"{len(made.sections)} section{'s' * (len(made.sections) != 1)}"
+    return Shown(data, together([f"{out}: {count}, {size}, one file; open it in a browser"]))
 
 
 def page(paths: Sequence[Path], *, images: bool = True) -> Page:
@@ -110,7 +110,7 @@ def _writing(out: Path) -> Iterator[None]:
 
 def _grouped(paths: Sequence[Path], note: Callable[[str], None]) -> list[Runs]:
     from fedtrain.curves import Runs
-    from fedtrain.report import by_seed, found, grouped
+    from fedtrain.results import by_seed, found, grouped
 
     results = found(paths, note)
     made: list[Runs] = []

@@ -6,69 +6,18 @@ import csv
 import io
 import json
 import shlex
-import statistics
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fedrsic_data.errors import UsageError
 from fedrsic_data.settings import encode, suggest
 from fedrsic_data.shown import Shown, plain, together
-from fedtrain import folder as folders
 from fedtrain import published
-from fedtrain.config import NEUTRAL
-from fedtrain.files import CONFIG, RESULT
 from fedtrain.folder import Result
+from fedtrain.results import BYTES, FLOATS, Group, Spread, engine, figures, story
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
-
-FLOATS, BYTES = "sent/floats per client and round", "sent/bytes per client and round"
-
-
-@dataclass(frozen=True)
-class Spread:
-    """A figure over runs that differ in their seed alone.
-
-    Attributes:
-        mean: Its mean.
-        std: Its standard deviation (of a sample: divided by runs - 1); None for one run.
-        least: Its smallest value.
-        most: Its largest value.
-        runs: How many runs have it.
-    """
-
-    mean: float
-    std: float | None
-    least: float
-    most: float
-    runs: int
-
-
-@dataclass(frozen=True)
-class Group:
-    """Runs that differ in their seed alone.
-
-    Attributes:
-        label: The method, and what tells it from other groups of that method.
-        subset: The federation.
-        dataset: Name of the dataset.
-        sample: Whether its images are procedural.
-        sources: Names of the sources of its dataset.
-        labels: ``coarse`` or ``fine``, where images have label sets; else empty.
-        seeds: Seeds of the runs.
-        figures: Spread of every figure.
-    """
-
-    label: str
-    subset: str
-    dataset: str
-    sample: bool
-    sources: tuple[str, ...]
-    labels: str
-    seeds: tuple[int, ...]
-    figures: dict[str, Spread]
 
 
 def trained(results: Sequence[Result], sets: Sequence[str] = ()) -> Shown:
@@ -80,83 +29,21 @@ def trained(results: Sequence[Result], sets: Sequence[str] = ()) -> Shown:
     """
     data = {"runs": [_run(result) for result in results]}
     first = results[0].facts["config"]
-    columns = {r.facts["config"]["subset"]: {name: _cell(name, v) for name, v in _figures(r).items()} for r in results}
+    columns = {r.facts["config"]["subset"]: {name: _cell(name, v) for name, v in figures(r).items()} for r in results}
     sample = " (procedural sample, not real data)" if results[0].facts["dataset"]["sample"] else ""
     parts: list[RenderableType] = [f"{first['method']} on {results[0].facts['dataset']['name']}{sample}"]
-    parts += [f"  {result.folder}: {_story(result)}" for result in results]
+    parts += [f"  {result.folder}: {story(result)}" for result in results]
     parts += [_table("figure", columns), "next:"]
     parts.append(f"  fedkit compare {shlex.join(str(r.folder) for r in results)}")
     if len(results) == 1:
         subset, path = first["subset"], first["manifest"]
         seed = first["seed"] + 1
+        where = ["--engine", "flower"] if engine(results[0]) == "simulation" else []
         same = [word for text in sets if text.partition("=")[0] not in ("seed", "run.seed") for word in ("--set", text)]
-        words = ["fedkit", "train", first["method"], "--manifest", path, "--subset", subset, *same, "--seed", str(seed)]
+        words = ["fedkit", "train", first["method"], "--manifest", path, "--subset", subset, *same, *where]
+        words += ["--seed", str(seed)]
         parts.append(f"  {shlex.join(words)}")
     return Shown(data, together(parts))
-
-
-def found(paths: Sequence[Path], note: Callable[[str], None] = lambda _: None) -> list[Result]:
-    """The finished runs that a person names, each once.
-
-    Args:
-        paths: Folders of runs, or folders that hold such folders, or folders of those.
-        note: Told which of the runs in a folder are left out, and why.
-
-    Raises:
-        OutputError: A folder holds no finished run.
-    """
-    runs: dict[str, Result] = {}
-    for path in paths:
-        inner = []
-        if not (path / CONFIG).is_file():
-            inner = sorted(p.parent for depth in ("*", "*/*") for p in path.glob(f"{depth}/{CONFIG}"))
-        finished = [one for one in inner if (one / RESULT).is_file()]
-        for one in inner:
-            if one not in finished:
-                note(f"{one}: is not finished, left out")
-        for one in finished or [path]:
-            run = folders.load(one)
-            twin = runs.setdefault(run.facts["run"], run)
-            if twin.folder.resolve() != one.resolve():
-                note(f"{one}: is the same run as {twin.folder}, left out")
-    return list(runs.values())
-
-
-def learned(results: Sequence[Result]) -> bool:
-    """Whether every run that trained could use an update."""
-    counters = [result.data["counters"] for result in results]
-    return not any(held["updates"] and held["refused"] == held["updates"] for held in counters)
-
-
-def by_seed(results: Sequence[Result]) -> list[list[Result]]:
-    """Runs with the same config but for the seed beside each other, in the order they were named."""
-    sets: dict[str, list[Result]] = {}
-    for result in results:
-        sets.setdefault(result.facts["group"], []).append(result)
-    return list(sets.values())
-
-
-def grouped(results: Sequence[Result]) -> list[Group]:
-    """A group for each of ``by_seed``, told apart from the others by its label."""
-    sets = by_seed(results)
-    labels = _labels([runs[0] for runs in sets])
-    groups = []
-    for label, runs in zip(labels, sets, strict=True):
-        facts = runs[0].facts
-        names = dict.fromkeys(name for run in runs for name in _figures(run))
-        groups.append(
-            Group(
-                label=label,
-                subset=facts["config"]["subset"],
-                dataset=facts["dataset"]["name"],
-                sample=facts["dataset"]["sample"],
-                sources=tuple(facts["dataset"].get("sources", ())),
-                labels=facts["config"]["method_settings"].get("labels", ""),
-                seeds=tuple(run.facts["config"]["seed"] for run in runs),
-                figures={name: spread for name in names if (spread := _spread([_figures(r)[name] for r in runs]))},
-            )
-        )
-    return groups
 
 
 def compared(groups: Sequence[Group], form: str) -> Shown:
@@ -214,55 +101,6 @@ def _run(result: Result) -> dict[str, Any]:
         "config": config,
         **{key: value for key, value in result.data.items() if key != "fedkit"},
     }
-
-
-def _figures(result: Result) -> dict[str, float | None]:
-    """Its figures, and what its clients sent."""
-    counters = result.data["counters"]
-    sent = {FLOATS: float(counters["client_floats"]), BYTES: float(counters["client_bytes"])}
-    return {**result.data["figures"], **sent}
-
-
-def _story(result: Result) -> str:
-    """How a run went, in words."""
-    data, counters = result.data, result.data["counters"]
-    words = [f"{data['rounds']} rounds in {data['seconds']:,.1f} s" if result.trained else "was finished already"]
-    if n := len(data["clients_without_training_rows"]):
-        words.append(f"{n} clients without training rows")
-    words += [f"{counters[key]} updates {key}" for key in ("refused", "dropped") if counters[key]]
-    if not learned([result]):
-        words.append("which is every one: the model is the one it began with")
-    return ", ".join(words)
-
-
-def _spread(values: Sequence[float | None]) -> Spread | None:
-    held = [value for value in values if value is not None]
-    if not held:
-        return None
-    std = statistics.stdev(held) if len(held) > 1 else None
-    return Spread(statistics.fmean(held), std, min(held), max(held), len(held))
-
-
-def _labels(results: Sequence[Result]) -> list[str]:
-    """Names of groups: the method, and what of its config differs between groups of that method on that subset."""
-    flat = [_flat(result) for result in results]
-    labels = []
-    for mine in flat:
-        rivals = [f for f in flat if (f["method"], f["subset"]) == (mine["method"], mine["subset"])]
-        differing = [key for key in mine if any(f.get(key) != mine[key] for f in rivals)]
-        settings = [f"{key}={_word(mine[key])}" for key in differing]
-        labels.append(" ".join([mine["method"], *settings]))
-    return labels
-
-
-def _flat(result: Result) -> dict[str, Any]:
-    config = result.facts["config"]
-    flat = {k: v for k, v in config.items() if k not in (*NEUTRAL, "seed", "method_settings")}
-    return {**flat, **config["method_settings"], "manifest": config["manifest"]}
-
-
-def _word(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value)
 
 
 def _cell(name: str, value: float | Spread | None) -> str:

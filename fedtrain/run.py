@@ -167,7 +167,7 @@ def train(
             around.enter_context(_threads(getattr(bound, "threads", None)))
             held.begin()
             done = engine.run(bound, context, config, folder, facts["run"], listener)
-        data = _result(context, config, done)
+        data = _result(context, config, done, engine.name)
         write(folder / RESULT, folders.text(data))
     return folders.Result(folder, facts, data, trained=True)
 
@@ -211,11 +211,12 @@ def _default_folder(config: RunConfig, facts: Mapping[str, Any]) -> Path:
     return Path("runs") / "-".join(names)
 
 
-def _result(context: Context, config: RunConfig, done: Outcome) -> dict[str, Any]:
+def _result(context: Context, config: RunConfig, done: Outcome, engine: str) -> dict[str, Any]:
     """What ``result.json`` holds."""
     counters = encode(done.counters)
     return {
         "fedkit": folders.FORMAT,
+        "engine": engine,
         "rounds": config.rounds,
         "figures": figures(done.evaluations),
         "clients": {

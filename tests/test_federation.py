@@ -121,15 +121,11 @@ def federation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Federation]
     folder = tmp_path_factory.mktemp("federation")
     link, *nodes = free_ports(3)
     changes = {
-        "DNS:server.example.org": "IP:127.0.0.1",
-        "server.example.org": "127.0.0.1",
-        "--host 0.0.0.0": "--host 127.0.0.1",
+        "server.example.org": "localhost",
         "9443": str(link),
         "9094": str(nodes[0]),
         "9095": str(nodes[1]),
-        "'sites/": f"'{folder}/sites/",
-        "'states-": f"'{folder}/states-",
-        '"ca.crt"': f'"{folder}/ca.crt"',
+        "/srv/federation": str(folder),
     }
     env = {
         **os.environ,

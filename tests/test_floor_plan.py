@@ -50,7 +50,7 @@ TRAIN_FLOORS = (
     ("checkpoint",),
     ("folder",),
     ("engines",),
-    ("resolve",),
+    ("resolve", "results"),
     ("run", "report", "flower"),
     ("curves",),
     ("pages",),

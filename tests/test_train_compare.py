@@ -20,6 +20,7 @@ from test_train_engine import config
 
 from fedrsic_data.errors import OutputError, UsageError
 from fedtrain import curves, methods, pages, published, report, run
+from fedtrain.results import Group, Spread, found, grouped
 
 
 @pytest.fixture(scope="module")
@@ -44,8 +45,8 @@ def shown(text: object) -> str:
 
 
 def test_mean_and_spread_over_seeds(runs: Path) -> None:
-    results = report.found([runs / f"a{seed}" for seed in range(3)])
-    (group,) = report.grouped(results)
+    results = found([runs / f"a{seed}" for seed in range(3)])
+    (group,) = grouped(results)
     assert group.label == "softmax"
     assert group.seeds == (0, 1, 2)
     for name in results[0].data["figures"]:
@@ -58,19 +59,19 @@ def test_mean_and_spread_over_seeds(runs: Path) -> None:
 
 
 def test_groups_are_told_apart_by_what_differs(runs: Path) -> None:
-    groups = report.grouped(report.found([runs]))
+    groups = grouped(found([runs]))
     assert [(g.label, g.seeds) for g in groups] == [("softmax lr=0.5", (0, 1, 2, 3)), ("softmax lr=0.05", (0,))]
     assert groups[1].figures["test/accuracy/mean"].std is None
 
 
 def test_the_same_dataset_drawn_with_another_seed_is_the_same_group(runs: Path) -> None:
-    results = report.found([runs / "a0", runs / "c"])
+    results = found([runs / "a0", runs / "c"])
     assert results[0].facts["dataset"]["digest"] != results[1].facts["dataset"]["digest"]
-    assert len(report.grouped(results)) == 1
+    assert len(grouped(results)) == 1
 
 
 def test_forms_tell_the_same(runs: Path) -> None:
-    groups = report.grouped(report.found([runs]))
+    groups = grouped(found([runs]))
     mean = groups[0].figures["test/accuracy/mean"]
     cell = f"{mean.mean:.2f} ± {mean.std:.2f}"
     data = json.loads(shown(report.compared(groups, "json").text))
@@ -90,19 +91,19 @@ def test_forms_tell_the_same(runs: Path) -> None:
 
 def test_what_cannot_be_compared(runs: Path, tmp_path: Path) -> None:
     with pytest.raises(OutputError, match="holds no run"):
-        report.found([tmp_path])
+        found([tmp_path])
     with pytest.raises(UsageError, match="--format 'cvs': there is no such form; did you mean 'csv'"):
-        report.compared(report.grouped(report.found([runs / "b"])), "cvs")
+        report.compared(grouped(found([runs / "b"])), "cvs")
     (tmp_path / "half").mkdir()
     (tmp_path / "half/config.json").write_bytes((runs / "b/config.json").read_bytes())
     with pytest.raises(OutputError, match="half: is not finished; run the same fedkit train again"):
-        report.found([tmp_path / "half"])
+        found([tmp_path / "half"])
     with pytest.raises(OutputError, match="holds no run"):  # nothing else is in the folder
-        report.found([tmp_path])
+        found([tmp_path])
     (tmp_path / "half/config.json").write_text("{")
     (tmp_path / "half/result.json").write_text("{}")
     with pytest.raises(OutputError, match="config.json: cannot be read"):
-        report.found([tmp_path / "half"])
+        found([tmp_path / "half"])
 
 
 @pytest.mark.parametrize(
@@ -126,7 +127,7 @@ def test_a_damaged_run_is_one_line(file: str, field: str, value: object, runs: P
     held[last] = value
     (tmp_path / "b" / file).write_text(json.dumps(data))
     with pytest.raises(OutputError, match=rf"{file}: is damaged .*start the run anew with --overwrite"):
-        report.found([tmp_path / "b"])
+        found([tmp_path / "b"])
 
 
 @pytest.mark.parametrize("text", ['{"fedkit": NaN}', '{"fedkit": 1e999}', '{"fedkit": "\\ud800"}', "[" * 100_000])
@@ -134,7 +135,7 @@ def test_json_that_cannot_be_told_again(text: str, runs: Path, tmp_path: Path) -
     shutil.copytree(runs / "b", tmp_path / "b")
     (tmp_path / "b/config.json").write_text(text)
     with pytest.raises(OutputError, match=r"config.json: cannot be read .*start the run anew with --overwrite"):
-        report.found([tmp_path / "b"])
+        found([tmp_path / "b"])
     line = text.replace("fedkit", "loss")
     (tmp_path / "b/config.json").write_bytes((runs / "b/config.json").read_bytes())
     (tmp_path / "b/metrics.jsonl").write_text(line)
@@ -162,9 +163,9 @@ def test_files_that_may_not_be_read(runs: Path, monkeypatch: pytest.MonkeyPatch)
     def closed(path: Path, encoding: str) -> str:
         raise PermissionError(13, "Permission denied", str(path))
 
-    (held,) = report.found([runs / "b"])
+    (held,) = found([runs / "b"])
     monkeypatch.setattr(Path, "read_text", closed)
-    for look in (lambda: report.found([runs / "b"]), lambda: curves.Runs(report.grouped([held])[0], (held,), 0).lines):
+    for look in (lambda: found([runs / "b"]), lambda: curves.Runs(grouped([held])[0], (held,), 0).lines):
         with pytest.raises(OutputError, match=r"(config.json|metrics.jsonl): cannot be read .Permission denied.$"):
             look()
 
@@ -175,7 +176,7 @@ def test_folders_of_runs(runs: Path, tmp_path: Path) -> None:
     shutil.copytree(runs / "b", tmp_path / "all/again")
     (tmp_path / "all/first/a1/result.json").unlink()
     notes: list[str] = []
-    held = report.found([tmp_path / "all", tmp_path / "all/again"], notes.append)
+    held = found([tmp_path / "all", tmp_path / "all/again"], notes.append)
     assert [r.folder.name for r in held] == ["again", "a0", "a2", "c"]
     assert [note.replace(str(tmp_path), "") for note in notes] == [
         "/all/first/a1: is not finished, left out",
@@ -192,18 +193,18 @@ def test_comparing_needs_no_torch(runs: Path) -> None:
 
 
 def test_a_figure_that_only_some_have(runs: Path) -> None:
-    results = report.found([runs / "a0", runs / "b"])
+    results = found([runs / "a0", runs / "b"])
     results[1].data["figures"]["novel/accuracy"] = 5.0
     results[0].data["figures"]["novel/accuracy"] = None
-    text = shown(report.compared(report.grouped(results), "text").text)
+    text = shown(report.compared(grouped(results), "text").text)
     (line,) = [line for line in text.splitlines() if "novel/accuracy" in line]
     assert line.split() == ["novel/accuracy", "-", "5.00"]
 
 
-def label_runs(source: str, labels: str, label: str = "fedlgt") -> report.Group:
+def label_runs(source: str, labels: str, label: str = "fedlgt") -> Group:
     """A group with figures of label sets."""
-    figures = {f"test/{name}": report.Spread(50.0 + i, None, 0.0, 99.0, 1) for i, name in enumerate(published.COLUMNS)}
-    return report.Group(label, source, source, False, (source,), labels, (0,), figures)
+    figures = {f"test/{name}": Spread(50.0 + i, None, 0.0, 99.0, 1) for i, name in enumerate(published.COLUMNS)}
+    return Group(label, source, source, False, (source,), labels, (0,), figures)
 
 
 def test_published_figures_stand_below_ours_and_say_whose_they_are() -> None:

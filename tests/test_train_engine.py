@@ -15,12 +15,13 @@ from federated_softmax import Softmax
 from fedrsic_data.errors import OutputError, UsageError
 from fedrsic_data.reader import Subset
 from fedtrain import config as configs
-from fedtrain import methods, report, resolve, run
+from fedtrain import methods, resolve, run
 from fedtrain.aggregate import WeightedMean
 from fedtrain.config import RunConfig
 from fedtrain.engines import base
 from fedtrain.engines.base import Listener
 from fedtrain.methods.base import Evaluation, Update
+from fedtrain.results import learned
 from fedtrain.state import PersonalStore, load_state
 
 
@@ -383,8 +384,8 @@ def test_folders_of_several_subsets_are_checked_before_the_first_begins(sample_b
 def test_a_run_whose_every_update_is_refused_says_so(sample_build: Path, tmp_path: Path) -> None:
     done = run.train(config(sample_build, "lr=1e38", "rounds=1"), tmp_path / "run")
     assert done.data["counters"]["refused"] == done.data["counters"]["updates"] == 10
-    assert not report.learned([done])
-    assert report.learned([run.train(config(sample_build, "rounds=1"), tmp_path / "good")])
+    assert not learned([done])
+    assert learned([run.train(config(sample_build, "rounds=1"), tmp_path / "good")])
 
 
 @pytest.mark.parametrize("error", [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory: you ...")])

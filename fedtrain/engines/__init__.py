@@ -15,6 +15,11 @@ class Engine(Protocol):
     """Where clients train."""
 
     @property
+    def name(self) -> str:
+        """What results call it."""
+        ...
+
+    @property
     def at_sites(self) -> bool:
         """Whether images are at sites of their own, and none are needed here."""
         ...

@@ -17,6 +17,7 @@ from fedtrain.files import CHECKPOINT
 from fedtrain.methods.base import Context, Evaluation, Method, State, Update
 from fedtrain.state import PersonalStore, placed
 
+name = "local"
 at_sites = False
 
 

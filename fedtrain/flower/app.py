@@ -15,10 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from fedrsic_data.errors import FedkitError, OutputError, UsageError
-from fedrsic_data.shown import Shown, together
+from fedrsic_data.shown import Shown, plain, together
 
 PACKAGE = "fedkit_federation"
 _POLL = 5.0  # seconds from one look at a run to the next
+_OURS = "fedkit: "  # begins the lines of a server's log that are ours
 _DEAF = 5  # looks in a row that may fail: a SuperLink is at times too busy to answer
 _SERVER = '''"""The server's side."""
 
@@ -83,17 +84,25 @@ class Wanted:
 
 
 def write(
-    folder: Path, method: str, manifest: Path, subset: str | None, sets: Sequence[str], out: Path | None
+    folder: Path,
+    method: str,
+    manifest: Path,
+    subset: str | None,
+    sets: Sequence[str],
+    out: Path | None,
+    *,
+    overwrite: bool = False,
 ) -> Shown:
     """Writes the app, and says what comes next.
 
     Args:
-        folder: Made anew; of an older app, its files are replaced.
+        folder: Made anew.
         method: Name of a method.
         manifest: The server's.
         subset: Which subset; None: all.
         sets: ``key=value`` texts; see ``config.changed``.
-        out: The run's folder; None: ``runs`` beside the app.
+        out: The run's folder; None: one named like the app, in ``runs`` beside it.
+        overwrite: Replace another app that stands there.
 
     Raises:
         UsageError: There is no such method, subset or setting.
@@ -109,7 +118,7 @@ def write(
         str(manifest.resolve()),
         subset or "",
         shlex.join(sets),
-        str((out or folder.with_name("runs")).resolve()),
+        str((out or folder.parent / "runs" / folder.absolute().name).resolve()),
     )
     there = set(folder.iterdir()) if folder.is_dir() else set()
     if there - {folder / "pyproject.toml", folder / PACKAGE}:
@@ -125,6 +134,10 @@ def write(
     try:
         (folder / PACKAGE).mkdir(parents=True, exist_ok=True)
         for name, text in files.items():
+            path = folder / name
+            if path.exists() and path.read_text(encoding="utf-8") != text and not overwrite:
+                raise OutputError(f"{folder}: holds another app; choose another folder, or replace it with --overwrite")
+        for name, text in files.items():
             (folder / name).write_text(text, encoding="utf-8")
     except OSError as error:
         raise OutputError(f"{folder}: cannot be written ({error.strerror}); choose another folder") from None
@@ -134,13 +147,13 @@ def write(
 
 
 def run(folder: Path, connection: str | None, overrides: Sequence[str], say: Callable[[str], None]) -> Shown:
-    """Runs an app through ``flwr``, waits until it ends, and says what it came to.
+    """Runs an app through ``flwr``, waits until it ends, and tells what the server says meanwhile.
 
     Args:
         folder: The app.
         connection: A SuperLink that Flower's ``config.toml`` names; None: its default.
         overrides: ``key=value`` texts for ``--run-config``.
-        say: Told the run's number.
+        say: Told how the run goes, in words.
 
     Raises:
         FedkitError: It could not be started, or failed.
@@ -152,7 +165,7 @@ def run(folder: Path, connection: str | None, overrides: Sequence[str], say: Cal
     if not started.get("success", True) or not number:
         raise FedkitError(f"flwr run {folder}: {started.get('error-message', 'gave no run')}")
     say(f"run {number}; its log: flwr log {shlex.join([number, *at])}")
-    deaf = 0
+    deaf, status, said = 0, "", list[str]()
     while True:
         # from a folder without others: Flower takes a connection for an app where a folder has its name
         told = _flwr("list", *at, "--run-id", number, "--format", "json", folder=folder / PACKAGE)
@@ -160,15 +173,31 @@ def run(folder: Path, connection: str | None, overrides: Sequence[str], say: Cal
         deaf = 0 if runs else deaf + 1
         if deaf > _DEAF:
             raise FedkitError(f"flwr list --run-id {number}: {told.get('error-message', 'knows no such run')}")
-        status = str(runs[0]["status"]) if runs else ""
+        before, status = status, str(runs[0]["status"]) if runs else status
+        if status != before:
+            say(f"run {number}: {status}")
+        for line in (heard := _heard(number, at, folder / PACKAGE))[len(said) :]:
+            say(line)
+        said = heard or said
         if status == "finished:completed":
-            return Shown({"run": number, "status": status}, together([f"run {number}: {status}"]))
+            return Shown(
+                {"run": number, "status": status, "log": said}, together([f"run {number}: {status}", *said[-2:]])
+            )
         if status.startswith("finished"):
+            why = next((line for line in reversed(said) if line.startswith("error: ")), "")
             raise FedkitError(
-                f"run {number} ended as {status}; see: flwr log {shlex.join([number, *at])}; "
-                "the same command goes on from its last checkpoint"
+                f"run {number} ended as {status}{', ' * bool(why)}{why}; its log: flwr log {shlex.join([number, *at])} "
+                "--show; the same command goes on from the last checkpoint, if there is one"
             )
         time.sleep(_POLL)
+
+
+def _heard(number: str, at: Sequence[str], folder: Path) -> list[str]:
+    """What the server's side of a run has said so far; nothing if its log cannot be had now."""
+    done = subprocess.run(
+        ["flwr", "log", number, *at, "--show"], cwd=folder, capture_output=True, text=True, check=False
+    )
+    return [line.partition(_OURS)[2] for line in done.stdout.splitlines() if _OURS in line]
 
 
 def _flwr(*arguments: str, folder: Path | None = None) -> dict[str, Any]:
@@ -205,14 +234,12 @@ def server_app(cache: Path) -> Any:
         from fedtrain import run as runs
         from fedtrain.engines.base import Listener
         from fedtrain.flower import server
+        from fedtrain.results import story
 
         def tell(words: str) -> None:
-            print(words, flush=True)
+            print(_OURS + plain(words), flush=True)
 
         wanted = Wanted(**{key: context.run_config[key] for key in vars(Wanted())})
-        configs = runs.configs(
-            wanted.method, Path(wanted.manifest), [wanted.subset] if wanted.subset else [], shlex.split(wanted.sets)
-        )
         listener = Listener(
             say=tell,
             note=tell,
@@ -220,14 +247,23 @@ def server_app(cache: Path) -> Any:
                 f"round {line['round']} of {total}: {line['clients']} clients, loss {line['loss']}"
             ),
         )
-        runs.train_all(
-            configs,
-            Path(wanted.out),
-            overwrite=wanted.overwrite,
-            cache=cache,
-            listener=listener,
-            engine=server.Over(server.Link(grid)),
-        )
+        try:
+            results = runs.train_all(
+                runs.configs(
+                    wanted.method, wanted.manifest, [wanted.subset] if wanted.subset else [], shlex.split(wanted.sets)
+                ),
+                Path(wanted.out),
+                overwrite=wanted.overwrite,
+                cache=cache,
+                listener=listener,
+                engine=server.Over(server.Link(grid)),
+            )
+        except FedkitError as error:
+            tell(f"error: {error}")
+            raise
+        for result in results:
+            tell(f"{result.folder}, on the server: {story(result)}")
+        tell(f"next, on the server: fedkit compare {shlex.quote(wanted.out)}")
 
     return app
 

@@ -108,6 +108,7 @@ class Over:
     def __init__(self, link: Link) -> None:
         self._link = link
 
+    name = "federation"
     at_sites = True
 
     def check(self, config: RunConfig) -> None:

@@ -21,6 +21,7 @@ from fedtrain.flower import server
 from fedtrain.flower.site import Place, client_app
 from fedtrain.methods.base import Context, Method
 
+name = "simulation"
 at_sites = False
 
 _NODES = 256  # most nodes; beyond, a node has several clients
