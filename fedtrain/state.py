@@ -84,6 +84,7 @@ class PersonalStore:
         rounds: Mapping[int, int] | None = None,
         key: str = "",
         only: int | None = None,
+        prune: bool = True,
     ) -> None:
         """Goes on where a checkpoint left off.
 
@@ -92,9 +93,10 @@ class PersonalStore:
             initial: The state a client starts with.
             device: Where states are wanted.
             in_memory: Keep states in memory between rounds.
-            rounds: From a checkpoint: client -> the round its state is of. Files of other states are removed.
+            rounds: From a checkpoint: client -> the round its state is of.
             key: Digest of what the run is; a state of another run is refused.
             only: The one client whose states this is about; those of others in the folder are left alone.
+            prune: Remove the files of other states. Not where ``rounds`` are ahead of the newest checkpoint.
         """
         self._folder = folder
         self._initial = initial
@@ -106,7 +108,8 @@ class PersonalStore:
         self._held: dict[int, State] = {}
         self._unsaved: set[int] = set()
         folder.mkdir(parents=True, exist_ok=True)
-        self.prune()
+        if prune:
+            self.prune()
 
     def get(self, client: int) -> State:
         """A client's state, not to be changed in place.

@@ -200,7 +200,7 @@ def test_only_what_is_shared_and_figures_leave_a_site(single: Path, tmp_path: Pa
             assert not reply.content.config_records
     assert kinds == {"query.join": 4, "train": 8, "evaluate": 8}
     crossed = b"".join(raw(message.content) for message, _ in grid.sent)
-    kept = sorted((tmp_path / "states").glob("client-*.safetensors"))
+    kept = sorted((tmp_path / "states").glob("*/client-*.safetensors"))
     assert {p.name[:12] for p in kept} == {f"client-{k:05d}" for k in range(4)}
     for path in kept:
         for name, value in load_state(path, torch.device("cpu"))[0].items():
@@ -254,7 +254,7 @@ def test_a_site_that_dies_in_a_round_is_left_out_and_comes_back_with_its_state(s
     assert [line["dropped"] for line in logged] == [0, 1, 1, 0]
     assert any("round 2: client-0003: it did not answer" in note for note in notes)
     assert seen[4] == [3, 3, 3, 1]  # it goes on from what the server last had of it, not from the start
-    files = sorted(p.name for p in states.glob("client-00003-*"))
+    files = sorted(p.name for p in states.glob("*/client-00003-*"))
     assert files == ["client-00003-round-00004.safetensors"] or "client-00003-round-00004.safetensors" in files
 
 
@@ -266,6 +266,9 @@ def test_a_server_that_dies_goes_on_to_the_bit(single: Path, tmp_path: Path) -> 
     def intercept(message: Message) -> None:
         told = message.content.config_records["config"]
         if message.metadata.message_type == "evaluate" and told["round"] == 3:
+            grid.app(
+                message, grid.nodes[message.metadata.dst_node_id]
+            )  # a site that judged has what the server has not
             raise KeyboardInterrupt
 
     grid.intercept = intercept
@@ -276,6 +279,72 @@ def test_a_server_that_dies_goes_on_to_the_bit(single: Path, tmp_path: Path) -> 
     again = trained("fedpgp", at, tmp_path / "run", *sets, grid=fresh)
     assert again.data["figures"] == whole.data["figures"]
     assert lines(tmp_path / "run") == lines(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("kind", ["query.join", "train", "evaluate"])
+def test_garbage_from_one_site_costs_that_site_alone(single: Path, tmp_path: Path, kind: str) -> None:
+    grid, notes, spoilt = grid_of(single, tmp_path / "states"), [], []
+    victim = min(grid.nodes)
+    deliver = grid.app
+
+    def deliver_spoilt(message: Message, context: object) -> Message:
+        reply = deliver(message, context)
+        if message.metadata.message_type == kind and message.metadata.dst_node_id == victim:
+            spoilt.append(kind)
+            for record in reply.content.metric_records.values():
+                for name in record:
+                    record[name] = math.inf
+        return reply
+
+    grid.app = deliver_spoilt
+    if kind == "query.join":
+        with pytest.raises(FedkitError, match="1 of 4 clients have no site"):
+            trained(
+                "fedpgp",
+                single.parent / "sites" / "server",
+                tmp_path / "run",
+                *PROMPTS,
+                "flower.wait=0.1",
+                grid=grid,
+                notes=notes,
+            )
+    else:
+        trained(
+            "fedpgp", single.parent / "sites" / "server", tmp_path / "run", *PROMPTS, "rounds=1", grid=grid, notes=notes
+        )
+        assert result_clients(tmp_path / "run") == (3 if kind == "train" else 4)
+    assert spoilt
+    assert any("cannot be used" in note for note in notes), notes
+
+
+def test_a_round_that_nobody_judges_ends_the_run(single: Path, tmp_path: Path) -> None:
+    grid = grid_of(single, tmp_path / "states")
+
+    def fail(message: Message) -> None:
+        if message.metadata.message_type == "evaluate":
+            raise RuntimeError("no")
+
+    grid.intercept = fail
+    with pytest.raises(FedkitError, match="round 1: none of the 4 clients with held-out rows could judge"):
+        trained("fedpgp", single.parent / "sites" / "server", tmp_path / "run", *PROMPTS, "rounds=1", grid=grid)
+    assert not (tmp_path / "run" / "result.json").exists()
+
+
+def test_runs_that_share_a_folder_of_states_leave_each_other_alone(single: Path, tmp_path: Path) -> None:
+    at, sets = single.parent / "sites" / "server", (*PROMPTS, "rounds=3")
+    whole = trained("fedpgp", at, tmp_path / "whole", *sets, grid=grid_of(single, tmp_path / "a"))
+    grid = grid_of(single, tmp_path / "b")
+
+    def stop(message: Message) -> None:
+        if message.content.config_records["config"].get("round") == 2:
+            raise KeyboardInterrupt
+
+    grid.intercept = stop
+    with pytest.raises(KeyboardInterrupt):
+        trained("fedpgp", at, tmp_path / "run", *sets, grid=grid)
+    trained("fedpgp", at, tmp_path / "other", *sets, "lr=0.01", grid=grid_of(single, tmp_path / "b"))
+    again = trained("fedpgp", at, tmp_path / "run", *sets, grid=grid_of(single, tmp_path / "b"))
+    assert again.data["figures"] == whole.data["figures"]
 
 
 def test_a_node_without_a_folder_keeps_its_state_while_it_lives(single: Path, tmp_path: Path) -> None:
@@ -300,11 +369,13 @@ def test_a_node_without_a_folder_keeps_its_state_while_it_lives(single: Path, tm
 
 def test_sites_that_cannot_take_part(single: Path, multi: Path, tmp_path: Path) -> None:
     at, sets = single.parent / "sites" / "server", (*PROMPTS, "rounds=1", "flower.wait=0.1")
+    (tmp_path / "file").touch()
     for change, words in (
         ({"manifest": str(tmp_path / "none")}, "does not exist"),
         ({"manifest": ""}, "the node's config has no manifest"),
         ({"manifest": str(multi)}, "no subset 'fed-ucmerced'"),
-        ({"manifest": str(single.parent / "sites" / "client-0001")}, "another node has it already"),
+        ({"device": "abacus"}, "device='abacus' cannot be used"),
+        ({"state-dir": str(tmp_path / "file")}, "state-dir='"),
         ({"staet-dir": "x"}, "unknown key 'staet-dir'"),
     ):
         notes: list[str] = []
@@ -313,6 +384,10 @@ def test_sites_that_cannot_take_part(single: Path, multi: Path, tmp_path: Path) 
         with pytest.raises(FedkitError, match="1 of 4 clients have no site after 0.1 s"):
             trained("fedpgp", at, tmp_path / "run", *sets, grid=grid, notes=notes)
         assert any(words in note for note in notes), notes
+    grid = grid_of(single, tmp_path / "states")
+    grid.nodes[max(grid.nodes)].node_config["manifest"] = str(single.parent / "sites" / "client-0001")
+    with pytest.raises(FedkitError, match="client-0001: two nodes say that they have it"):
+        trained("fedpgp", at, tmp_path / "run", *sets, grid=grid)
 
 
 def test_answers_that_cannot_be_used(single: Path) -> None:
@@ -329,8 +404,30 @@ def test_answers_that_cannot_be_used(single: Path) -> None:
             wire.updated(wire.update(Update(0, 5, wrong, {}, 0.5), finite=True), 3, like, 5)
     with pytest.raises(ValueError, match="it trained on 5 rows, it has 4"):
         wire.updated(good, 3, like, 4)
+    for name, number, words in (
+        ("weight", 1e9, "weighs itself"),
+        ("weight", math.nan, "weighs"),
+        ("more", 1, "not asked"),
+    ):
+        more = wire.update(Update(0, 5, {"sigma": torch.ones(2, 3)}, {}, 0.5), finite=True)
+        more.metric_records["metrics"][name] = number
+        with pytest.raises(ValueError, match=words):
+            wire.updated(more, 3, like, 5)
     with pytest.raises(ValueError, match="it says nothing of val"):
-        wire.read_judged(wire.judged({"test": Judged(Evaluation({}, {}, [1]))}), ["val"])
+        wire.read_judged(wire.judged({"test": Judged(Evaluation({}, {}, [1]))}), {"val": 1})
+    for said, words in (
+        (Evaluation({"pooled": 50.0}, {"local": [50.0]}, [9], {"pooled": 4}), "it judged 9 rows of test, it has 4"),
+        (Evaluation({"pooled": 1e9}, {"local": [50.0]}, [4], {"pooled": 4}), "test/pooled=1e.09 is no percentage"),
+        (Evaluation({"pooled": 50.0}, {"local": [-1.0]}, [4], {"pooled": 4}), "test/local=-1 is no percentage"),
+        (Evaluation({"pooled": math.nan}, {}, [4], {"pooled": 4}), "test/pooled=nan is no percentage"),
+        (Evaluation({"pooled": 50.0}, {}, [4], {"pooled": 10**12}), "over 1e.12 rows, it has 4"),
+        (Evaluation({"pooled": 50.0}, {}, [4], {"other": 4}), "test/other is over 4 rows"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            wire.read_judged(wire.judged({"test": Judged(said)}), {"test": 4})
+    short = wire.judged({"test": Judged(Evaluation({}, {}, [4]), {"owner": torch.zeros(3)})})
+    with pytest.raises(ValueError, match="its scores of test are not of 4 rows"):
+        wire.read_judged(short, {"test": 4})
     assert math.isnan(wire.updated(wire.update(Update(0, 5, like, {}, 0.5), finite=False), 3, like, 5).loss)
 
 
@@ -443,7 +540,25 @@ def test_the_app_is_what_flower_takes(single: Path, tmp_path: Path) -> None:
     assert app.shlex.split(written["config"]["sets"]) == ["rounds=3", 'clip=a "b" c']
     assert set(written["components"].values()) == {"fedkit_federation.server:app", "fedkit_federation.site:app"}
     assert sorted(p.name for p in (tmp_path / "app").rglob("*.py")) == ["__init__.py", "server.py", "site.py"]
-    app.write(tmp_path / "app", "fedpgp", at, None, [], None)  # again
+    answer(fedkit(*wanted, "--rounds", 3, "--json"))  # the same again
+    with pytest.raises(OutputError, match="holds another app"):
+        app.write(tmp_path / "app", "fedpgp", at, None, ["rounds=2"], None)
+    app.write(tmp_path / "app", "fedpgp", at, None, ["rounds=2"], None, overwrite=True)
+    app.write(tmp_path / "srv😀", "fedpgp", at, None, [], tmp_path / "runs😀")
+    assert tomllib.loads((tmp_path / "srv😀" / "pyproject.toml").read_text())["tool"]["flwr"]["app"]["config"][
+        "out"
+    ] == str(tmp_path / "runs😀")
+    assert "rounds=2" in (tmp_path / "app" / "pyproject.toml").read_text()
+    (tmp_path / "foreign").mkdir()
+    (tmp_path / "foreign" / "pyproject.toml").write_text("mine")
+    (tmp_path / "linked").mkdir()
+    (tmp_path / "linked" / "pyproject.toml").symlink_to(tmp_path / "app" / "pyproject.toml")
+    for folder in (tmp_path / "foreign", tmp_path / "linked"):
+        with pytest.raises(OutputError, match="holds no app of fedkit"):
+            app.write(folder, "fedpgp", at, None, [], None)
+    assert (tmp_path / "foreign" / "pyproject.toml").read_text() == "mine"
+    with pytest.raises(OutputError, match="cannot be written"):
+        app.write(tmp_path / ("x" * 300), "fedpgp", at, None, [], None)
     with pytest.raises(UsageError, match="no method 'fedppg'"):
         app.write(tmp_path / "x", "fedppg", at, None, [], None)
     with pytest.raises(ManifestError, match="does not exist"):
@@ -459,6 +574,14 @@ def test_an_app_that_could_not_run_is_not_written(single: Path, tmp_path: Path) 
         with pytest.raises(UsageError, match=words):
             app.write(tmp_path / "x", method, single, subset, [], None)
     assert not (tmp_path / "x").exists()
+
+
+def test_changes_that_flower_would_pass_over_are_refused(tmp_path: Path) -> None:
+    for text in ("not toml ' x", "mehtod='fedpgp'", "method=fedpgp", "sets='rounds=1' x"):
+        with pytest.raises(UsageError, match="--run-config"):
+            app.run(tmp_path, None, [text], print)
+    with pytest.raises(UsageError, match="no name of a SuperLink"):
+        app.run(tmp_path, "--help", [], print)
 
 
 def test_workers_open_datasets_from_any_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

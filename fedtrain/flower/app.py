@@ -6,10 +6,11 @@ The app holds no code of its own. Server and sites have fedkit installed, and th
 from __future__ import annotations
 
 import json
+import re
 import shlex
 import subprocess
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -83,6 +84,9 @@ class Wanted:
     overwrite: bool = False
 
 
+_CHANGES = re.compile(rf"""\s*(({"|".join(vars(Wanted()))})=('[^']*'|"[^"]*"|true|false)(\s+|$))+""")
+
+
 def write(
     folder: Path,
     method: str,
@@ -120,10 +124,7 @@ def write(
         shlex.join(sets),
         str((out or folder.parent / "runs" / folder.absolute().name).resolve()),
     )
-    there = set(folder.iterdir()) if folder.is_dir() else set()
-    if there - {folder / "pyproject.toml", folder / PACKAGE}:
-        raise OutputError(f"{folder}: is not empty and holds no app of fedkit; choose another folder")
-    entries = "\n".join(f"{key} = {json.dumps(value)}" for key, value in vars(wanted).items())
+    entries = "\n".join(f"{key} = {_toml(value)}" for key, value in vars(wanted).items())
     project = _PROJECT.format(name=PACKAGE.replace("_", "-"), package=PACKAGE, config=entries)
     files = {
         f"{PACKAGE}/__init__.py": '"""A federation of fedkit."""\n',
@@ -132,6 +133,7 @@ def write(
         "pyproject.toml": project,
     }
     try:
+        _ours(folder, files)
         (folder / PACKAGE).mkdir(parents=True, exist_ok=True)
         for name, text in files.items():
             path = folder / name
@@ -146,6 +148,28 @@ def write(
     return Shown({"app": str(folder), **vars(wanted)}, together(words))
 
 
+def _ours(folder: Path, files: Collection[str]) -> None:
+    """Refuses a folder that holds anything but an app of fedkit, so that nothing else is written over."""
+    if not folder.exists():
+        return
+    project, package = folder / "pyproject.toml", folder / PACKAGE
+    there = {*folder.iterdir(), *(package.iterdir() if package.is_dir() else ())}
+    known = {package, *(folder / name for name in files)}
+    strange = {path for path in there - known if path.name != "__pycache__"}
+    head = _PROJECT.partition("\n")[0]
+    if any(path.is_symlink() for path in there) or strange or (there and not _begins(project, head)):
+        raise OutputError(f"{folder}: is not empty and holds no app of fedkit; choose another folder")
+
+
+def _begins(path: Path, words: str) -> bool:
+    return path.is_file() and path.read_bytes().startswith(words.encode())
+
+
+def _toml(value: str | bool) -> str:
+    """A value as TOML spells it: as JSON, but with characters beyond the first plane as they are."""
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+
+
 def run(folder: Path, connection: str | None, overrides: Sequence[str], say: Callable[[str], None]) -> Shown:
     """Runs an app through ``flwr``, waits until it ends, and tells what the server says meanwhile.
 
@@ -158,9 +182,17 @@ def run(folder: Path, connection: str | None, overrides: Sequence[str], say: Cal
     Raises:
         FedkitError: It could not be started, or failed.
     """
+    if connection is not None and connection.startswith("-"):
+        raise UsageError(f"{connection}: is no name of a SuperLink; give one of Flower's config.toml")
+    for text in overrides:
+        if not text.endswith(".toml") and not _CHANGES.fullmatch(text):  # Flower would pass over what it cannot read
+            raise UsageError(
+                f"--run-config {text!r}: should be KEY=VALUE texts with a space between them, KEY one of "
+                f"{', '.join(vars(Wanted()))}, and VALUE true, false or a text in quotes"
+            )
     changes = [word for text in overrides for word in ("--run-config", text)]
     at = [connection] if connection else []
-    started = _flwr("run", str(folder), *at, *changes, "--format", "json")
+    started = _flwr("run", str(folder.absolute()), *at, *changes, "--format", "json")
     number = str(started.get("run-id", ""))
     if not started.get("success", True) or not number:
         raise FedkitError(f"flwr run {folder}: {started.get('error-message', 'gave no run')}")
@@ -239,7 +271,8 @@ def server_app(cache: Path) -> Any:
         def tell(words: str) -> None:
             print(_OURS + plain(words), flush=True)
 
-        wanted = Wanted(**{key: context.run_config[key] for key in vars(Wanted())})
+        changed: Mapping[str, Any] = context.run_config
+        wanted = Wanted(**{key: type(value)(changed[key]) for key, value in vars(Wanted()).items()})
         listener = Listener(
             say=tell,
             note=tell,
@@ -292,6 +325,7 @@ def site_app(cache: Path) -> Any:
             states=str(told["state-dir"]) if told.get("state-dir") else None,
             cache=str(told.get("cache-dir") or cache),
             device=str(told.get("device", "cpu")),
+            several=True,
         )
 
     return client_app(place)

@@ -14,6 +14,7 @@ from flwr.serverapp import Grid
 
 from fedrsic_data.errors import FedkitError, UsageError
 from fedrsic_data.manifest import FineEntry
+from fedrsic_data.shown import plain
 from fedtrain import checkpoint
 from fedtrain.aggregate import WeightedMean
 from fedtrain.checkpoint import Checkpoint
@@ -45,7 +46,11 @@ class Link:
     stop: Event = field(default_factory=Event)
 
     def ask(self, messages: Sequence[Message], timeout: float) -> list[Message]:
-        """The replies that come in time, in the order in which they come; errors are among them."""
+        """The replies that come in time, in the order in which they come; errors are among them.
+
+        Raises:
+            FedkitError: The run was stopped: what came is half a round.
+        """
         waiting = set(self.grid.push_messages(messages))
         deadline, pause = time.monotonic() + timeout, _POLLS[0]
         found: list[Message] = []
@@ -54,6 +59,8 @@ class Link:
                 found.append(reply)
                 waiting.discard(reply.metadata.reply_to_message_id)
             pause = min(pause * 1.5, _POLLS[1])
+        if self.stop.is_set():
+            raise FedkitError("the run was stopped; run the same command, it resumes")
         return found
 
 
@@ -147,6 +154,7 @@ class Sites:
         self._number = {name: number for number, name in enumerate(context.clients)}
         self._nodes: dict[int, int] = {}  # client -> node
         self._met: set[int] = set()
+        self._begun = False
         self._central: privacy.Central | None = None
         self._replies: dict[int, Message] = {}
         self._kept: list[int] = []
@@ -164,6 +172,7 @@ class Sites:
             self._meet()
             missing = [client for client in wanted if client not in self._nodes]
             if not missing:
+                self._begun = True
                 return
             if time.monotonic() > deadline or self._link.stop.wait(_LOOK):
                 names = ", ".join(self._context.clients[client] for client in missing[:5])
@@ -191,8 +200,8 @@ class Sites:
         for client in sorted(self._replies):
             try:
                 update = wire.updated(self._replies[client].content, client, shared, self._context.rows[client])
-            except (ValueError, KeyError, TypeError) as error:
-                self._lost(client, round_, f"its answer cannot be used ({error})")
+            except Exception as error:  # a site may send anything
+                self._lost(client, round_, f"its answer cannot be used ({_why(error)})")
             else:
                 yield update
 
@@ -214,22 +223,32 @@ class Sites:
         return privacy.NoisyMean(noisy)
 
     def evaluate(self, shared: State, splits: Sequence[str], round_: int) -> dict[str, Evaluation]:
-        """See ``rounds.Clients.evaluate``: every client that has held-out rows judges on its own."""
+        """See ``rounds.Clients.evaluate``: every client that has held-out rows judges on its own.
+
+        Raises:
+            FedkitError: Of all that have, none answered.
+        """
         self._meet()
         subset, count = self._context.subset, len(self._context.clients)
-        held = [n for n, name in enumerate(self._context.clients) if any(subset.client(name).rows(s) for s in splits)]
+        rows = {n: {s: subset.client(c).rows(s) for s in splits} for n, c in enumerate(self._context.clients)}
+        held = [n for n, of in rows.items() if any(of.values())]
         messages = self._messages(
             MessageType.EVALUATE, held, round_, tuple(splits), wire.arrays(shared), ConfigRecord()
         )
         found: dict[str, dict[int, wire.Judged]] = {split: {} for split in splits}
         for client, reply in sorted(self._answers(messages, round_).items()):
             try:
-                said = wire.read_judged(reply.content, splits)
-            except (ValueError, KeyError, TypeError) as error:
-                self._lost(client, round_, f"its figures cannot be used ({error})")
+                said = wire.read_judged(reply.content, rows[client])
+            except Exception as error:  # a site may send anything
+                self._lost(client, round_, f"its figures cannot be used ({_why(error)})")
                 continue
             for split, one in said.items():
                 found[split][client] = one
+        if held and not any(found.values()):
+            raise FedkitError(
+                f"round {round_}: none of the {len(held)} clients with held-out rows could judge; see that their sites "
+                "run, and run the same command, it resumes"
+            )
         method = self._method
         if self._config.flower.scores and isinstance(method, Ranked):
             return {split: merge.ranked(method, said) for split, said in found.items()}
@@ -254,14 +273,18 @@ class Sites:
             node = reply.metadata.src_node_id
             self._met.add(node)
             if reply.has_error():
-                self._listener.note(f"a site cannot take part: {reply.error.reason}")
+                self._note(f"a site cannot take part: {reply.error.reason}")
                 continue
-            said, rows = reply.content.config_records[wire.CONFIG], reply.content.metric_records[wire.METRICS]["rows"]
-            for name, n in zip(said["clients"], rows, strict=True):
-                if words := self._refused(str(name), n, str(said["labels"]), node):
-                    self._listener.note(f"{name}: its site cannot take part: {words}")
+            try:
+                clients, labels = wire.joined(reply.content)
+            except Exception as error:  # a site may send anything
+                self._note(f"a site cannot take part: its answer cannot be used ({_why(error)})")
+                continue
+            for name, n in clients.items():
+                if words := self._refused(name, n, labels, node):
+                    self._note(f"{name}: its site cannot take part: {words}")
                 else:
-                    self._nodes[self._number[str(name)]] = node
+                    self._nodes[self._number[name]] = node
 
     def _refused(self, name: str, rows: object, labels: str, node: int) -> str:
         """Why a client of a site cannot take part, or nothing."""
@@ -273,6 +296,10 @@ class Sites:
         if rows != self._context.rows[number]:
             return f"it has {rows} training rows, the server's manifest says {self._context.rows[number]}"
         if self._nodes.get(number, node) != node:
+            if not self._begun:  # later, the older one may be dead and not known for it yet
+                raise FedkitError(
+                    f"{name}: two nodes say that they have it; stop one of them, and run the same command"
+                )
             return "another node has it already"
         return ""
 
@@ -300,26 +327,34 @@ class Sites:
 
     def _answers(self, messages: Sequence[Message], round_: int) -> dict[int, Message]:
         """Client -> its reply, for those that answered."""
-        asked = {int(message.metadata.group_id): message for message in messages}
+        asked = {message.metadata.group_id: message for message in messages}
         found = {}
         for reply in self._link.ask(messages, self._config.flower.timeout) if messages else []:
-            client = int(reply.metadata.group_id)
-            if client not in asked or reply.metadata.src_node_id != asked[client].metadata.dst_node_id:
+            of = reply.metadata.group_id
+            if of not in asked or reply.metadata.src_node_id != asked[of].metadata.dst_node_id:
                 continue
             if reply.has_error():
-                self._lost(client, round_, reply.error.reason or "its site failed")
-                asked.pop(client)
+                self._lost(int(of), round_, reply.error.reason or "its site failed")
+                asked.pop(of)
                 if reply.error.code != wire.FAILED:  # the node may be gone: look again
                     self._met.discard(reply.metadata.src_node_id)
             else:
-                found[client] = reply
-        for client in asked.keys() - found.keys():
+                found[int(of)] = reply
+        for client in sorted({int(of) for of in asked} - found.keys()):
             self._lost(client, round_, f"it did not answer within {self._config.flower.timeout:g} s")
         return found
 
     def _lost(self, client: int, round_: int, words: str) -> None:
         words = " ".join(words.split())[:300]
-        self._listener.note(f"round {round_}: {self._context.clients[client]}: {words}; left out")
+        self._note(f"round {round_}: {self._context.clients[client]}: {words}; left out")
+
+    def _note(self, words: str) -> None:
+        """Much of it is what sites said: one line, and nothing that would steer a terminal."""
+        self._listener.note(plain(" ".join(words.split()))[:500])
+
+
+def _why(error: Exception) -> str:
+    return str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
 
 
 def _ranks(fine: FineEntry | None) -> tuple[int, ...]:

@@ -35,6 +35,7 @@ class Place:
         manifest: Its dataset.
         clients: Which of the dataset's clients are here; empty: all.
         states: Folder of personal states; None: only in the node's memory, which a restart empties.
+        several: Whether several runs have their states there; each has a folder of its own in it then.
         cache: Folder for what can be computed again; None: keep nothing.
         device: Where to compute.
     """
@@ -44,6 +45,7 @@ class Place:
     states: str | None = None
     cache: str | None = None
     device: str = "cpu"
+    several: bool = False
 
 
 def client_app(place: Callable[[Context], Place]) -> ClientApp:
@@ -94,7 +96,12 @@ def _answer(message: Message, work: Callable[[], RecordDict]) -> Message:
 
 
 def _joined(message: Message, place: Place) -> RecordDict:
-    """Names of the clients that are here, and their training rows."""
+    """Names of the clients that are here, and their training rows.
+
+    Raises:
+        FedkitError: The node's config names what is not there, or cannot be used.
+    """
+    _usable(place)
     dataset = Dataset(place.manifest)
     name = str(message.content.config_records[wire.CONFIG]["subset"])
     subset = dataset.subset(name)
@@ -104,10 +111,26 @@ def _joined(message: Message, place: Place) -> RecordDict:
     return RecordDict({wire.CONFIG: facts, wire.METRICS: MetricRecord({"rows": rows})})
 
 
+def _usable(place: Place) -> None:
+    """Says before the first round what would fail in it."""
+    try:
+        torch.empty(1, device=place.device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        words = str(error).splitlines()[0][:120]
+        raise UsageError(f"the node's config: device={place.device!r} cannot be used ({words}); take cpu") from None
+    if place.states is not None:
+        try:
+            Path(place.states).mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UsageError(
+                f"the node's config: state-dir={place.states!r} cannot be made ({error.strerror}); name another folder"
+            ) from None
+
+
 def _trained(message: Message, context: Context, place: Place) -> RecordDict:
     told = wire.ordered(message.content.config_records[wire.CONFIG])
     method, device = _ready(told, place)
-    kept = _Kept(told, method, context.state, place, device)
+    kept = _Kept(told, method, context.state, place, device, prune=True)
     shared = wire.state(message.content.array_records[wire.ARRAYS], device)
     (update,) = method.train(shared, [kept.get()], [0], told.round)
     whole = finite(update)
@@ -119,7 +142,8 @@ def _trained(message: Message, context: Context, place: Place) -> RecordDict:
 def _judged(message: Message, context: Context, place: Place) -> RecordDict:
     told = wire.ordered(message.content.config_records[wire.CONFIG])
     method, device = _ready(told, place)
-    personal = _Kept(told, method, context.state, place, device).get()
+    # what was trained this round is in no checkpoint of the server yet: what is older has to stay
+    personal = _Kept(told, method, context.state, place, device, prune=False).get()
     shared = wire.state(message.content.array_records[wire.ARRAYS], device)
     found = {}
     for split in told.splits:
@@ -134,7 +158,7 @@ class _Kept:
     """The personal state of the client of an order: in the node's memory, and in its folder if it has one."""
 
     def __init__(
-        self, told: wire.Order, method: Method, memory: RecordDict, place: Place, device: torch.device
+        self, told: wire.Order, method: Method, memory: RecordDict, place: Place, device: torch.device, *, prune: bool
     ) -> None:
         self._told, self._memory, self._device = told, memory, device
         self._start = placed(method.personal(0), device)
@@ -142,13 +166,14 @@ class _Kept:
         self._store: PersonalStore | None = None
         if place.states is not None:
             self._store = PersonalStore(
-                Path(place.states),
+                Path(place.states) / told.key[:16] if place.several else Path(place.states),
                 lambda _: method.personal(0),
                 device,
                 in_memory=False,
                 rounds={told.number: told.since} if told.since else {},
                 key=told.key,
                 only=told.number,
+                prune=prune,
             )
 
     def get(self) -> State:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -22,6 +22,7 @@ from fedtrain.methods.base import Evaluation, State, Update
 ARRAYS, METRICS, CONFIG = "arrays", "metrics", "config"
 JOIN = "query.join"
 """Message type by which a server asks a node which clients it has."""
+_ROUNDING = 1e-3  # how far above 100 a sum of float32 may end
 FAILED = 1
 """Code of an error that a site tells of in words."""
 
@@ -70,6 +71,16 @@ def state(record: ArrayRecord, device: torch.device) -> State:
     return {name: value.to(device) for name, value in record.to_torch_state_dict().items()}
 
 
+def joined(content: RecordDict) -> tuple[dict[str, int], str]:
+    """Training rows of each client of a node, and the digest of its label space, from its answer to ``JOIN``.
+
+    Raises:
+        Exception: It is not what was asked for.
+    """
+    said, rows = content.config_records[CONFIG], content.metric_records[METRICS]["rows"]
+    return {str(name): int(n) for name, n in zip(said["clients"], rows, strict=True)}, str(said["labels"])
+
+
 def order(told: Order) -> ConfigRecord:
     """An order as a record."""
     config = json.dumps(to_json(replace(told.config, manifest="")))
@@ -107,6 +118,10 @@ def updated(content: RecordDict, client: int, like: State, rows: int) -> Update:
         ValueError: It is not what was asked for; the message says how.
     """
     numbers, device = content.metric_records[METRICS], next((v.device for v in like.values()), torch.device("cpu"))
+    if set(content) != {ARRAYS, METRICS} or set(numbers) != {"rows", "loss", "finite", "weight"}:
+        raise ValueError("it says what it was not asked, or not what it was")
+    if numbers["weight"] != 1.0:
+        raise ValueError(f"it weighs itself {numbers['weight']}, and all weigh 1")
     shared = state(content.array_records[ARRAYS], device)
     kinds = [{name: (v.shape, v.dtype) for name, v in one.items()} for one in (shared, like)]
     if kinds[0] != kinds[1]:
@@ -132,25 +147,40 @@ def judged(found: Mapping[str, Judged]) -> RecordDict:
     return content
 
 
-def read_judged(content: RecordDict, splits: Sequence[str]) -> dict[str, Judged]:
+def read_judged(content: RecordDict, rows: Mapping[str, int]) -> dict[str, Judged]:
     """Figures of one client from a reply.
 
+    Args:
+        content: Of the reply.
+        rows: Split it was asked to judge on -> how many rows the client has there.
+
     Raises:
-        ValueError: It is not what was asked for.
+        ValueError: It is not what was asked for; the message says how.
     """
     found, cpu = {}, torch.device("cpu")
-    for split in splits:
+    for split, known in rows.items():
         try:
             parts = [content.metric_records[f"{split}/{name}"] for name in ("metrics", "clients", "over", "rows")]
         except KeyError:
             raise ValueError(f"it says nothing of {split}") from None
-        metrics, clients, over, rows = ({k: float(v) for k, v in part.items()} for part in parts)
+        metrics, clients, over, held = ({k: float(v) for k, v in part.items()} for part in parts)
+        if held["rows"] != known:
+            raise ValueError(f"it judged {held['rows']:g} rows of {split}, it has {known}")
+        for name, value in (*metrics.items(), *clients.items()):
+            if not (0 <= value <= 100 + _ROUNDING or (math.isnan(value) and not over.get(name))):
+                raise ValueError(f"{split}/{name}={value:g} is no percentage")
+        for name, value in over.items():
+            if name not in metrics or not (0 <= value <= known and value.is_integer()):
+                raise ValueError(f"{split}/{name} is over {value:g} rows, it has {known}")
         evaluation = Evaluation(
             metrics,
             {name: [value] for name, value in clients.items()},
-            [int(rows["rows"])],
+            [known],
             {name: int(value) for name, value in over.items()},
         )
         scores = content.array_records.get(f"{split}/scores")
-        found[split] = Judged(evaluation, {} if scores is None else state(scores, cpu))
+        said = {} if scores is None else state(scores, cpu)
+        if any(value.dim() == 0 or len(value) != known for value in said.values()):
+            raise ValueError(f"its scores of {split} are not of {known} rows")
+        found[split] = Judged(evaluation, said)
     return found
