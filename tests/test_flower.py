@@ -297,22 +297,13 @@ def test_garbage_from_one_site_costs_that_site_alone(single: Path, tmp_path: Pat
         return reply
 
     grid.app = deliver_spoilt
+    at, sets = single.parent / "sites" / "server", (*PROMPTS, "rounds=1", "flower.wait=0.1")
     if kind == "query.join":
         with pytest.raises(FedkitError, match="1 of 4 clients have no site"):
-            trained(
-                "fedpgp",
-                single.parent / "sites" / "server",
-                tmp_path / "run",
-                *PROMPTS,
-                "flower.wait=0.1",
-                grid=grid,
-                notes=notes,
-            )
+            trained("fedpgp", at, tmp_path / "run", *sets, grid=grid, notes=notes)
     else:
-        trained(
-            "fedpgp", single.parent / "sites" / "server", tmp_path / "run", *PROMPTS, "rounds=1", grid=grid, notes=notes
-        )
-        assert result_clients(tmp_path / "run") == (3 if kind == "train" else 4)
+        trained("fedpgp", at, tmp_path / "run", *sets, grid=grid, notes=notes)
+        assert lines(tmp_path / "run")[-1]["clients"] == (3 if kind == "train" else 4)
     assert spoilt
     assert any("cannot be used" in note for note in notes), notes
 
@@ -545,9 +536,8 @@ def test_the_app_is_what_flower_takes(single: Path, tmp_path: Path) -> None:
         app.write(tmp_path / "app", "fedpgp", at, None, ["rounds=2"], None)
     app.write(tmp_path / "app", "fedpgp", at, None, ["rounds=2"], None, overwrite=True)
     app.write(tmp_path / "srv😀", "fedpgp", at, None, [], tmp_path / "runs😀")
-    assert tomllib.loads((tmp_path / "srv😀" / "pyproject.toml").read_text())["tool"]["flwr"]["app"]["config"][
-        "out"
-    ] == str(tmp_path / "runs😀")
+    plain = tomllib.loads((tmp_path / "srv😀" / "pyproject.toml").read_text())
+    assert plain["tool"]["flwr"]["app"]["config"]["out"] == str(tmp_path / "runs😀")
     assert "rounds=2" in (tmp_path / "app" / "pyproject.toml").read_text()
     (tmp_path / "foreign").mkdir()
     (tmp_path / "foreign" / "pyproject.toml").write_text("mine")
