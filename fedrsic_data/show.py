@@ -234,10 +234,11 @@ def _subset(dataset: Dataset, name: str, most: int) -> tuple[dict[str, Any], lis
     if len(subset.clients) > most:
         text.append(f"  ... and {_many(len(subset.clients) - most, 'more client')} (--clients N, or --json)")
     withheld = sizes[splits.TRAIN].any() and not labels.any()  # see sites: the server's copy
-    text += [
-        "  classes and labels stay at the sites: skew is not known here" if withheld else _skew_table(entry.skew),
-        "",
-    ]
+    if withheld:
+        text.append("  classes and labels stay at the sites: skew is not known here")
+    elif len(subset.clients) > 1:  # one alone is skewed against nobody
+        text.append(_skew_table(entry.skew))
+    text.append("")
     return facts, text
 
 

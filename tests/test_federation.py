@@ -197,8 +197,13 @@ def test_the_page_to_its_end(federation: Federation) -> None:
     last = [line for language, text in page() if language == "bash" for line in text.splitlines()]
     for line in last[[line.startswith("fedkit flower run") for line in last].index(True) :]:
         said = federation.must(line)
+        if line.startswith("fedkit flower run"):
+            assert "runs/federation, on the server: 2 rounds" in said
         if line.startswith("fedkit compare"):
             assert "test/local/mean" in said
+            assert "engine=federation" in said
+            assert "engine=local" in said
+            assert "±" not in said  # one seed: two engines, and no spread
     runs = federation.folder / "runs"
     close(result(runs / "federation")["figures"], result(runs / "local")["figures"])
     simulation = simulated(federation, "fedpgp", "data/fed", "runs/simulation", "rounds=2")
@@ -240,7 +245,9 @@ def test_a_run_that_fails_says_so(federation: Federation) -> None:
     change = shlex.quote("manifest='/nowhere' out='/nowhere'")
     done = federation.run(f"fedkit flower run my-app federation --run-config {change}")
     assert done.returncode == 1, done.stderr
-    assert "ended as finished:failed" in done.stderr.splitlines()[-1]
+    assert "ended as finished:failed, error: /nowhere: does not exist" in done.stderr.splitlines()[-1]
+    done = federation.run("fedkit flower run my-app federation --run-config \"sets='dp.epsilonn=1' out='/nowhere'\"")
+    assert "did you mean 'dp.epsilon'" in done.stderr.splitlines()[-1]
 
 
 def test_a_node_killed_in_a_round_comes_back_with_its_prompts(federation: Federation) -> None:
