@@ -65,7 +65,7 @@ class Built:
         path: Where it is, or where it was before it went to ``uri``.
         manifest: Its manifest.
         written: How many shards had to be written.
-        uri: Where it is, if that is no folder of this machine.
+        uri: Where it is, if that is no folder of this machine; secrets of the address are masked.
     """
 
     path: Path
