@@ -78,7 +78,7 @@ def prepare(recipe: Recipe, places: locate.Places, listener: Listener = QUIET) -
 
     Raises:
         SourceError: A source is missing, incomplete or not what it should be.
-        UsageError: The partition cannot be met.
+        UsageError: The partition cannot be met, or a setting of the sample has no effect.
     """
     recipe = pinned(recipe)
     indexes, inputs = _indexes(recipe, places, listener)
@@ -156,9 +156,11 @@ def _place(planned: Planned, given: Path) -> Path:
 
 def _indexes(recipe: Recipe, places: locate.Places, listener: Listener) -> tuple[dict[str, Index], list[Path]]:
     wanted = list(dict.fromkeys(s for subset in recipe.subsets.values() for s in subset.sources))
-    if recipe.sample is not None:
-        return {name: sample_source.index(recipe.source(name), recipe.sample) for name in wanted}, []
     sources = {name: recipe.source(name) for name in wanted}
+    if recipe.sample is not None:
+        drawn = {name: sample_source.index(source, recipe.sample) for name, source in sources.items()}
+        sample_source.check(sources.values(), recipe.sample)
+        return drawn, []
     locate.check_names(places.given, {**SOURCES, **sources})
     here = {name: locate.find(sources[name], places) for name in wanted}
     if places.folder is not None and not any(here.values()):
