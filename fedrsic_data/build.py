@@ -34,7 +34,6 @@ from fedrsic_data.verify import strays
 from fedrsic_data.workspace import file_digest
 
 _MOST_FILES = 300  # clients up to which each gets files of its own, in layout "auto"
-_LONGEST = 3000  # bytes of a path, with room for the names below it
 _THREADS = Threads()
 
 
@@ -65,7 +64,7 @@ class Built:
         path: Where it is, or where it was before it went to ``uri``.
         manifest: Its manifest.
         written: How many shards had to be written.
-        uri: Where it is, if that is no folder of this machine.
+        uri: Where it is, if that is no folder of this machine; secrets of the address are masked.
     """
 
     path: Path
@@ -79,7 +78,7 @@ def prepare(recipe: Recipe, places: locate.Places, listener: Listener = QUIET) -
 
     Raises:
         SourceError: A source is missing, incomplete or not what it should be.
-        UsageError: The partition cannot be met.
+        UsageError: The partition cannot be met, or a setting of the sample has no effect.
     """
     recipe = pinned(recipe)
     indexes, inputs = _indexes(recipe, places, listener)
@@ -119,6 +118,7 @@ def build(
         check: Shown the manifest before the dataset is put in place; what it raises keeps it out.
 
     Raises:
+        UsageError: The folder is an address.
         OutputError: The folder cannot be written, or holds something else.
         SourceError: A file cannot be read or is no image.
     """
@@ -142,23 +142,12 @@ def build(
 
 def _place(planned: Planned, given: Path) -> Path:
     """Where to write, links followed; refused where a folder must not be put or replaced."""
+    out = workspace.place(given)
     try:
-        if len(os.fspath(given).encode()) > _LONGEST:
-            raise OutputError(f"--out {os.fspath(given)[:60]}...: the name is too long; choose a shorter one")
-        out = Path(os.path.realpath(given))
-        here = Path.cwd()
-        if given.is_symlink() and not given.exists():
-            raise OutputError(f"--out {given}: is a link to nothing; choose another --out")
-        if out.exists() and not out.is_dir():
-            raise OutputError(f"--out {given}: is a file; choose another --out")
         if out.exists() and any(out.iterdir()) and not (out / manifest.NAME).is_file():
             raise OutputError(f"--out {given}: is not empty and holds no fedkit dataset; choose another --out")
-    except ValueError:
-        raise OutputError(f"--out {os.fspath(given)!r}: not a valid name; choose another --out") from None
     except OSError as error:
         raise OutputError(f"--out {given}: cannot be written ({error.strerror}); choose another --out") from None
-    if here.is_relative_to(out):
-        raise OutputError(f"--out {given}: is the folder you are in, or above it; give the dataset a folder of its own")
     for path in planned.inputs:
         if out.is_relative_to(os.path.realpath(path)):
             raise OutputError(f"--out {given}: lies inside the source {path}; choose another --out")
@@ -167,9 +156,11 @@ def _place(planned: Planned, given: Path) -> Path:
 
 def _indexes(recipe: Recipe, places: locate.Places, listener: Listener) -> tuple[dict[str, Index], list[Path]]:
     wanted = list(dict.fromkeys(s for subset in recipe.subsets.values() for s in subset.sources))
-    if recipe.sample is not None:
-        return {name: sample_source.index(recipe.source(name), recipe.sample) for name in wanted}, []
     sources = {name: recipe.source(name) for name in wanted}
+    if recipe.sample is not None:
+        drawn = {name: sample_source.index(source, recipe.sample) for name, source in sources.items()}
+        sample_source.check(sources.values(), recipe.sample)
+        return drawn, []
     locate.check_names(places.given, {**SOURCES, **sources})
     here = {name: locate.find(sources[name], places) for name in wanted}
     if places.folder is not None and not any(here.values()):

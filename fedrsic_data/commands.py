@@ -82,6 +82,7 @@ def build(
     from fedrsic_data.sources.locate import Places
 
     runs = engines.chosen(engine, jobs, ray_address)
+    remote.check_lasting(out or "")
     sets = [
         *given(alpha=alpha, clients=clients, seed=seed, on_bad_image=on_bad_image),
         *(["allow_partial=true"] if allow_partial else []),

@@ -7,15 +7,36 @@ command line prints it without a traceback and exits with ``exit_code``.
 from __future__ import annotations
 
 import re
+from urllib.parse import quote, unquote
 
 # a login may hold anything, so what follows "Bearer" is all taken for it
 _SECRET = re.compile(r"(?<=Bearer ).+|hf_[\w.-]+|(?<=://)[^/\s]+(?=@)", re.IGNORECASE)
+# a password, and the values of a query, save those that only say where something is; a secret may hold an @ or an &
+_HIDDEN = re.compile(
+    r"(://[^:/?@]*:).*(?=@)|([?&;](?!(?:scheme|region|endpoint_override)=)[^=&;]*=).*?(?=[&;][^=&;]*=|$)", re.DOTALL
+)
 _LONGEST = 300  # characters of somebody else's message
 
 
-def discreet(error: object, most: int = _LONGEST) -> str:
-    """Somebody else's message as one line of at most so many characters, without tokens and passwords of addresses."""
-    words = _SECRET.sub("...", " ".join(str(error).split())) or type(error).__name__
+def masked(address: str) -> str:
+    """An address that can be shown: ``***`` stands for its password and for the values of its query."""
+    return _HIDDEN.sub(lambda found: f"{found[1] or found[2]}***", address)
+
+
+def discreet(error: object, most: int = _LONGEST, address: str = "") -> str:
+    """Somebody else's message as one line of at most so many characters, without tokens and passwords of addresses.
+
+    Args:
+        error: What somebody else says.
+        most: Characters.
+        address: What they were given; what is masked in it is not said in any other way either.
+    """
+    words = str(error)
+    secrets = (found[0][len(found[1] or found[2]) :] for found in _HIDDEN.finditer(address))
+    forms = {form for raw in secrets for form in (raw, unquote(raw), quote(unquote(raw), safe="")) if form}
+    for form in sorted(forms, key=len, reverse=True):
+        words = words.replace(form, "***")
+    words = _SECRET.sub("...", " ".join(words.split())) or type(error).__name__
     return words if len(words) <= most else words[:most] + "..."
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from fedrsic_data import build, recipe
@@ -20,12 +21,12 @@ _RECIPES = {
 }
 
 
-def built(folder: Path, sets: tuple[str, ...] = (), listener: Listener = QUIET) -> dict[str, Path]:
+def built(folder: Path, sets: Mapping[str, Sequence[str]] | None = None, listener: Listener = QUIET) -> dict[str, Path]:
     """Builds both below a folder; what is there already is checked and kept.
 
     Args:
         folder: Where their folders are made.
-        sets: ``key=value`` texts for both recipes, such as ``sample.size=32``.
+        sets: Subset -> ``key=value`` texts for its recipe, such as ``sample.size=32``.
         listener: Hears of the progress.
 
     Returns:
@@ -39,7 +40,9 @@ def built(folder: Path, sets: tuple[str, ...] = (), listener: Listener = QUIET) 
         raise UsageError(f"--out {folder}: is an address; name a folder of this machine")
     folders = {}
     for subset, (name, *own) in _RECIPES.items():
-        data = recipe.override(recipe.load(name), subsets=[subset], sample=True, sets=[*own, *sets])
+        data = recipe.override(
+            recipe.load(name), subsets=[subset], sample=True, sets=[*own, *(sets or {}).get(subset, ())]
+        )
         prepared = build.prepare(recipe.from_json(data, f"recipe {name}"), Places(offline=True), listener)
         build.build(prepared, folder / subset, listener=listener)
         folders[subset] = folder / subset

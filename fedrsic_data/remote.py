@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -24,12 +25,24 @@ from fedrsic_data.build import QUIET, Built, Listener
 from fedrsic_data.describe import CARD
 from fedrsic_data.engines import chosen
 from fedrsic_data.engines.base import Engine
-from fedrsic_data.errors import FedkitError, OutputError, UsageError
+from fedrsic_data.errors import FedkitError, OutputError, UsageError, discreet, masked
 from fedrsic_data.plan import Planned
 from fedrsic_data.recipe import to_json
 from fedrsic_data.sources.locate import cache_folder
 
 _BLOCK = 4 * 2**20
+_ADDRESS = re.compile(r"[A-Za-z][\w+.:-]*://")
+_PASSING = ("memory://", "mock://")  # file systems inside a process
+
+
+def check_lasting(out: str) -> None:
+    """Looks at an output of which a command is to leave something.
+
+    Raises:
+        UsageError: Nothing there would outlast this process.
+    """
+    if out.lower().startswith(_PASSING):
+        raise UsageError(f"--out {masked(out)}: goes with this process; name a folder, or a place such as s3://...")
 
 
 def build(
@@ -61,6 +74,7 @@ def build(
     if "://" not in out:
         return pipeline.build(planned, Path(out), overwrite=overwrite, listener=listener, engine=engine, check=check)
     remote, root = _opened(out)
+    shown = masked(out)
     standing = _standing(remote, root, out, planned, overwrite=overwrite)
     staged = cache_folder() / "staged" / hashlib.sha256(out.encode()).hexdigest()[:16]
     built = pipeline.build(planned, staged, overwrite=overwrite, listener=listener, engine=engine, check=check)
@@ -71,15 +85,17 @@ def build(
             whole = {path: size for path, size in whole.items() if _size(remote, f"{root}/{path}") != size}
             written = len(whole)
         elif standing is not None and not overwrite:
-            raise OutputError(f"{out}: the sources changed after it was built; rebuild it with --overwrite")
-        listener.step(f"copying {len(whole)} files to {out}")
+            raise OutputError(f"{shown}: the sources changed after it was built; rebuild it with --overwrite")
+        listener.step(f"copying {len(whole)} files to {shown}")
         _copy(remote, root, staged, whole, fresh=standing != built.manifest.digest)
     shutil.rmtree(staged)
-    return replace(built, written=written, uri=out)
+    return replace(built, written=written, uri=shown)
 
 
 def _opened(out: str) -> tuple[fs.FileSystem, str]:
     """The file system of a URI and the path in it."""
+    if not _ADDRESS.match(out):
+        raise UsageError(f"--out {masked(out)}: is no address such as s3://BUCKET/FOLDER; name one, or a folder")
     try:
         found, path = fs.FileSystem.from_uri(out)
     except (pa.ArrowException, OSError):
@@ -88,11 +104,11 @@ def _opened(out: str) -> tuple[fs.FileSystem, str]:
         try:
             inner, path = fsspec.core.url_to_fs(out)
         except Exception as error:  # each file system fails in its own way
-            raise UsageError(f"--out {out}: no file system for it ({_line(error)})") from None
+            raise UsageError(f"--out {masked(out)}: no file system for it ({discreet(error, address=out)})") from None
         found = fs.PyFileSystem(fs.FSSpecHandler(inner))
     path = path.rstrip("/")
     if not path.strip("/"):
-        raise UsageError(f"--out {out}: names no folder; give the dataset one of its own")
+        raise UsageError(f"--out {masked(out)}: names no folder; give the dataset one of its own")
     return found, path
 
 
@@ -104,7 +120,7 @@ def _speaking(out: str) -> Iterator[None]:
     except FedkitError:
         raise
     except Exception as error:  # each file system fails in its own way
-        raise OutputError(f"{out}: cannot be written ({_line(error)})") from None
+        raise OutputError(f"{masked(out)}: cannot be written ({discreet(error, address=out)})") from None
 
 
 def _standing(remote: fs.FileSystem, root: str, out: str, planned: Planned, *, overwrite: bool) -> str | None:
@@ -119,7 +135,7 @@ def _standing(remote: fs.FileSystem, root: str, out: str, planned: Planned, *, o
             return None
         if [info.base_name for info in found] != [manifest.NAME]:
             raise OutputError(  # noqa: TRY301 - known only once the place was looked at
-                f"{out}: is not empty and holds no fedkit dataset; choose another --out"
+                f"{masked(out)}: is not empty and holds no fedkit dataset; choose another --out"
             )
         with remote.open_input_stream(found[0].path) as file:
             data = json.loads(file.read())
@@ -128,14 +144,10 @@ def _standing(remote: fs.FileSystem, root: str, out: str, planned: Planned, *, o
     except FedkitError:
         raise
     except Exception as error:
-        raise OutputError(f"{out}: cannot be read ({_line(error)})") from None
+        raise OutputError(f"{masked(out)}: cannot be read ({discreet(error, address=out)})") from None
     if not same and not overwrite:
-        raise OutputError(f"{out}: holds another dataset; replace it with --overwrite, or choose another --out")
+        raise OutputError(f"{masked(out)}: holds another dataset; replace it with --overwrite, or choose another --out")
     return digest
-
-
-def _line(error: Exception) -> str:
-    return (" ".join(str(error).split()) or type(error).__name__)[:300]
 
 
 def _files(remote: fs.FileSystem, root: str) -> list[fs.FileInfo]:

@@ -21,12 +21,13 @@ import pyarrow.parquet as pq
 
 from fedrsic_data import card, manifest, schema, seeds, shards, skew
 from fedrsic_data.describe import CARD, CLIENTS, PLAN, file_entry, train_counts, write_small
-from fedrsic_data.errors import OutputError, VerificationError
+from fedrsic_data.errors import OutputError, UsageError, VerificationError
 from fedrsic_data.manifest import Manifest, Plan, Shard, SubsetEntry
 from fedrsic_data.reader import Dataset, Subset
 from fedrsic_data.settings import at_least
 from fedrsic_data.splits import TRAIN
 from fedrsic_data.verify import verify
+from fedrsic_data.workspace import place
 
 SERVER = "server"
 _PLAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,95}")
@@ -59,19 +60,26 @@ def split(
 
     Raises:
         VerificationError: The dataset is damaged.
+        ManifestError: It says who has which image, without the images.
         OutputError: The folder is there already, or cannot be written.
-        UsageError: ``group`` is below 1.
+        UsageError: ``group`` is below 1, ``out`` is an address, or the dataset is the server's part of another.
     """
     at_least("--group", group, 1)
+    given, out = out, place(out)
     _, problems = verify(path)
     if problems:
         raise VerificationError(f"{path}: {problems[0].file} {problems[0].words}; build it again before handing it out")
     dataset = Dataset(path)
-    if Path(os.path.realpath(out)).is_relative_to(os.path.realpath(dataset.folder)):
-        raise OutputError(f"--out {out}: is inside the dataset, where nothing else may be; choose another")
+    dataset.check_images()
+    if any(sum(entry.rows.values()) and not entry.shards for entry in dataset.manifest.subsets.values()):
+        raise UsageError(f"{path}: holds no images; take apart the dataset that has them")
+    if out.is_relative_to(os.path.realpath(dataset.folder)):
+        raise OutputError(f"--out {given}: is inside the dataset, where nothing else may be; choose another")
     aside = out.with_name(out.name + ".incomplete")
     try:
-        _begin(out, aside)
+        if out.exists() and any(out.iterdir()):
+            raise OutputError(f"--out {given}: is there already; choose another --out")
+        _begin(aside)
         sites = list(_written(dataset, aside, group, progress))
         (aside / _MARK).unlink()
         if out.exists():
@@ -84,12 +92,10 @@ def split(
     return tuple(sites)
 
 
-def _begin(out: Path, aside: Path) -> None:
+def _begin(aside: Path) -> None:
     """Makes the folder to write in; what an interrupted call left there goes."""
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise OutputError(f"--out {out}: is there already; choose another --out")
-    if aside.exists():
-        if not (aside / _MARK).exists():
+    if os.path.lexists(aside):
+        if aside.is_symlink() or not (aside / _MARK).exists():
             raise OutputError(f"{aside}: was not left by fedkit split-sites; move it away")
         shutil.rmtree(aside)
     aside.mkdir(parents=True)

@@ -11,18 +11,48 @@ import errno
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from fedrsic_data.errors import FedkitError, OutputError
+from fedrsic_data.errors import FedkitError, OutputError, UsageError
 from fedrsic_data.settings import decode
 from fedrsic_data.shards import Receipt
 
 _LOCK, _KEY, _JOURNAL, _DATA, _OLD = ".lock", ".key.json", ".receipts.jsonl", "data", "old"
 _FULL = (errno.ENOSPC, errno.EDQUOT)
+_LONGEST = 3000  # bytes of a path, with room for the names below it
+_ADDRESS = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+|):[/\\]")
+
+
+def place(given: Path) -> Path:
+    """Where to write a folder, links followed.
+
+    Raises:
+        UsageError: It is an address.
+        OutputError: No folder can be there, or none must be put there.
+    """
+    if address := _ADDRESS.match(os.fspath(given)):  # what follows may be a password
+        raise UsageError(f"--out {address[1]}://...: is an address; name a folder of this machine")
+    try:
+        if len(os.fspath(given).encode()) > _LONGEST:
+            raise OutputError(f"--out {os.fspath(given)[:60]}...: the name is too long; choose a shorter one")
+        out = Path(os.path.realpath(given))
+        here = Path.cwd()
+        if given.is_symlink() and not given.exists():
+            raise OutputError(f"--out {given}: is a link to nothing; choose another --out")
+        if out.exists() and not out.is_dir():
+            raise OutputError(f"--out {given}: is a file; choose another --out")
+    except ValueError:
+        raise OutputError(f"--out {os.fspath(given)!r}: not a valid name; choose another --out") from None
+    except OSError as error:
+        raise OutputError(f"--out {given}: cannot be written ({error.strerror}); choose another --out") from None
+    if here.is_relative_to(out):
+        raise OutputError(f"--out {given}: is the folder you are in, or above it; give the dataset a folder of its own")
+    return out
 
 
 class Workspace:
@@ -43,6 +73,8 @@ class Workspace:
         self._root = out.with_name(out.name + ".incomplete")
         self.folder = self._root / _DATA
         self.kept: dict[str, Receipt] = {}
+        if self._root.is_symlink():
+            raise OutputError(f"{self._root}: is a link, no build left that there; move it away")
         self._lock = _locked(self._root)
         if not (self._root / _KEY).exists() and (foreign := sorted(set(os.listdir(self._root)) - {_LOCK})):
             self._lock.close()

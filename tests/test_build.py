@@ -344,12 +344,12 @@ def test_subsets_may_mix_sources_under_unified_names(ucmerced: Path, optimal31: 
 
 
 def planned_of(*subsets: str, **partition: object) -> build.Planned:
-    """A drawn plan of sample images; of the multi-label sample too, whose users are groups."""
+    """A drawn plan of sample images, one label each."""
     data = {
         "fedkit": 1,
         "name": "plan",
         "subsets": {name: {"sources": [name], "class_names": "native"} for name in subsets},
-        "sample": {"per_class": 7, "users": 10, "size": 32},
+        "sample": {"per_class": 7, "size": 32},
         "partition": {"name": "dirichlet", "clients": 4, **partition},
     }
     return build.prepare(recipe.from_json(data, "test"), Places())

@@ -164,6 +164,20 @@ def test_no_cluster_there(tmp_path: Path) -> None:
     assert not list(tmp_path.glob("fed*"))
 
 
+@pytest.mark.parametrize("given", ["its address", "auto"])
+def test_what_listens_there_is_no_ray(tmp_path: Path, given: str) -> None:
+    """Ray would wait for it for minutes."""
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        address = f"127.0.0.1:{other.getsockname()[1]}"
+        asked = "auto" if given == "auto" else address
+        began = time.monotonic()
+        wanted = (*WANTED, *SETS, "--engine", "ray", "--ray-address", asked, "--out", tmp_path / "fed")
+        done = fedkit(*wanted, **QUIET, RAY_ADDRESS=address)
+    fails(2, f"--ray-address {asked}: no Ray answers there", "HOST:PORT", done=done)
+    assert time.monotonic() - began < 60
+    assert not list(tmp_path.glob("fed*"))
+
+
 @pytest.fixture
 def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """An empty bucket of an S3 on loopback, as a URI."""

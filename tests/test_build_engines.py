@@ -16,16 +16,17 @@ import numpy as np
 import pytest
 from conftest import ROOT, answer, contents, fails, fedkit, make, mirrored, sampled
 
-from fedrsic_data import build, engines, manifest, recipe, remote, shards
+from fedrsic_data import build, console, engines, manifest, recipe, remote, shards, show
 from fedrsic_data.engines.base import Task
-from fedrsic_data.errors import BadImageError, OutputError, UsageError
+from fedrsic_data.errors import BadImageError, OutputError, UsageError, discreet, masked
 from fedrsic_data.plan import Planned
 from fedrsic_data.sources.locate import Places
 from fedrsic_data.verify import verify
 
 
 def planned(*sets: str, places: Places | None = None, sample: bool = True, name: str = "fed-rsic") -> Planned:
-    sets = ("sample.per_class=6", "sample.size=32", *sets) if sample else sets
+    few = "sample.per_class=6" if name == "fed-rsic" else "sample.users=10"
+    sets = (few, "sample.size=32", *sets) if sample else sets
     subsets = ["fed-ucmerced"] if name == "fed-rsic" else []
     data = recipe.override(recipe.load(name), subsets=subsets, sample=sample, sets=list(sets))
     return build.prepare(recipe.from_json(data, "test"), places or Places(offline=True))
@@ -71,9 +72,8 @@ def test_every_kind_of_source_can_be_sent(ucmerced: Path, tmp_path: Path) -> Non
 
 @pytest.mark.slow
 def test_label_sets_and_fine_labels_can_be_sent(tmp_path: Path) -> None:
-    sets = ("sample.users=10", "sample.size=64")
-    one = build.build(planned(*sets, name="flair"), tmp_path / "threads")
-    two = build.build(planned(*sets, name="flair"), tmp_path / "processes", engine=engines.chosen(jobs=2))
+    one = build.build(planned("sample.size=64", name="flair"), tmp_path / "threads")
+    two = build.build(planned("sample.size=64", name="flair"), tmp_path / "processes", engine=engines.chosen(jobs=2))
     assert contents(one.path) == contents(two.path)
 
 
@@ -141,6 +141,8 @@ def test_engines_that_cannot_be(monkeypatch: pytest.MonkeyPatch) -> None:
         (("dask",), "--engine dask: should be one of local, ray"),
         (("local", 0), "--jobs=0 should be at least 1"),
         (("local", None, "auto"), "--ray-address auto: is for --engine ray"),
+        (("local", None, ""), "--ray-address '': is empty"),
+        (("ray", None, ""), "--ray-address '': is empty"),
     ):
         with pytest.raises(UsageError, match=words):
             engines.chosen(*arguments)
@@ -158,6 +160,8 @@ def test_the_command(tmp_path: Path) -> None:
     assert told["digest"] == one["digest"]
     assert contents(tmp_path / "one") == contents(tmp_path / "two")
     fails(2, "--out nowhere://x/y", "no file system", done=fedkit(*wanted, "--out", "nowhere://x/y"))
+    for passing in ("memory://x", "mock://x/y"):
+        fails(2, f"--out {passing}: goes with this process", done=fedkit(*wanted, "--out", passing))
     assert sorted(p.name for p in tmp_path.iterdir() if p.name != "cache") == ["one", "two"]
     assert str(ROOT)
 
@@ -232,3 +236,74 @@ def test_what_is_no_dataset_is_left_alone(memory) -> None:
         remote.build(planned(), "memory://bucket/two")
     with pytest.raises(UsageError, match="names no folder"):
         remote.build(planned(), "memory://")
+
+
+@pytest.mark.parametrize("out", ["://x", "./a://x", ":/x", "s3:/bucket/fed"])
+def test_what_is_neither_address_nor_folder(out: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UsageError, match="--out .*: is (no|an) address"):
+        remote.build(planned(), out)
+    assert os.listdir(tmp_path) == []
+
+
+# secrets in an address
+
+
+@pytest.mark.parametrize(
+    ("address", "shown", "secrets"),
+    [
+        ("s3://KEY:Super/Secret@bucket/fed?region=x", "s3://KEY:***@bucket/fed?region=x", ["Super/Secret"]),
+        ("s3://KEY:Super%2FSecret@bucket/x", "s3://KEY:***@bucket/x", ["Super%2FSecret", "Super/Secret"]),
+        ("s3://KEY:Super%2fSecret@bucket/x", "s3://KEY:***@bucket/x", ["Super%2fSecret", "Super/Secret"]),
+        ("ftp://user:Super@Secret?Odd@host/x", "ftp://user:***@host/x", ["Super@Secret?Odd"]),
+        (
+            "s3://b/x?scheme=http&secret_key=Super&Secret&session_token=Other&endpoint_override=h:1",
+            "s3://b/x?scheme=http&secret_key=***&session_token=***&endpoint_override=h:1",
+            ["Super&Secret", "Other"],
+        ),
+        ("s3://KEY:Super@b/x?token=SuperSecret", "s3://KEY:***@b/x?token=***", ["Super", "SuperSecret"]),
+        ("s3://b/x?SECRET%5FKEY=Super", "s3://b/x?SECRET%5FKEY=***", ["Super"]),
+        ("abfs://container@account/x", "abfs://container@account/x", []),
+        ("s3://bucket/10:30@noon", "s3://bucket/10:30@noon", []),
+        ("memory://bucket/fed", "memory://bucket/fed", []),
+    ],
+)
+def test_secrets_of_an_address_are_masked(address: str, shown: str, secrets: list[str]) -> None:
+    assert masked(address) == shown
+    told = discreet(ValueError(f"no port {secrets} in {address}"), address=address)
+    assert "no port" in told
+    assert not [secret for secret in secrets if secret in told]
+
+
+def test_secrets_are_in_no_answer(memory, capsys: pytest.CaptureFixture[str]) -> None:
+    """Neither in what a finished build says and gives to machines, nor in its steps, nor when it fails."""
+    heard: list[str] = []
+    out = "memory://KEY:SuPerSecret@bucket/fed"
+    done = remote.build(planned(), out, listener=build.Listener(step=heard.append))
+    console.answer(show.built(done), json=True)
+    console.answer(show.built(done), json=False)
+    heard += capsys.readouterr()
+    with pytest.raises(OutputError) as other:
+        remote.build(planned("clients=3"), out)
+    memory.pipe("/KEY:SuPerSecret@bucket/two/manifest.json", b"[1]")
+    with pytest.raises(OutputError) as damaged:
+        remote.build(planned(), out.replace("fed", "two"))
+    said = " ".join([*heard, str(other.value), str(damaged.value), str(done)])
+    assert "SuPerSecret" not in said
+    assert said.count("memory://KEY:***@bucket/") > 5
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "out",
+    [
+        "s3://AKIAKEY:SuPerSecret@buck/ds?endpoint_override=127.0.0.1:1&scheme=http",
+        "s3://buck/ds?secret_key=SuPerSecret&access_key=KEY&endpoint_override=127.0.0.1:1",
+        "nowhere://user:SuPerSecret@127.0.0.1/x",
+    ],
+)
+def test_secrets_are_in_no_error_of_the_command(out: str) -> None:
+    done = fedkit("build", "fed-rsic", "--sample", "--subset", "fed-ucmerced", "--clients", 2, "--out", out)
+    assert done.returncode in {1, 2}
+    assert masked(out) in done.stderr
+    assert "SuPerSecret" not in done.stdout + done.stderr

@@ -35,7 +35,10 @@ def tour() -> list[quickstart.Part]:
 
 @pytest.fixture(scope="module")
 def datasets(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    sets = ("sample.per_class=6", "sample.users=30", "sample.size=32")
+    sets = {
+        samples.SCENES: ("sample.per_class=6", "sample.size=32"),
+        samples.PHOTOS: ("sample.users=30", "sample.size=32"),
+    }
     return samples.built(tmp_path_factory.mktemp("tour") / "data", sets)
 
 

@@ -11,6 +11,7 @@ import pyarrow.compute as pc
 import pytest
 from PIL import Image
 
+from fedrsic_data import build, recipe
 from fedrsic_data.errors import UsageError
 from fedrsic_data.sample import (
     CAMERAS,
@@ -28,6 +29,7 @@ from fedrsic_data.sample.habits import CONCENTRATION, MOST_COARSE, MOST_FINE, PL
 from fedrsic_data.sample.labels import COARSE_NAME, PHRASES
 from fedrsic_data.sample.layout import arrange
 from fedrsic_data.sample.photos import render
+from fedrsic_data.sources.locate import Places
 
 LAND = {"bare_soil", "chaparral", "field", "grass", "pavement", "sand", "trees"}
 AFLOAT = {"dock", "ship"}
@@ -421,3 +423,25 @@ def test_errors_of_a_photograph(given, words):
 def test_lists_are_int32(table):
     assert table.schema.field("labels").type == pa.list_(pa.int32())
     assert table.schema.field("fine_labels").type == pa.list_(pa.int32())
+
+
+@pytest.mark.parametrize(
+    ("names", "sets", "words"),
+    [
+        (["voc"], ["sample.per_class=2"], "sample.per_class=2: has no effect on these sources; set sample.users"),
+        (["ucmerced"], ["sample.users=20"], "sample.users=20: has no effect on these sources; set sample.per_class"),
+        (["voc"], ["sample.per_class=40", "sample.users=10"], None),
+        (["ucmerced"], ["sample.per_class=2", "sample.users=200"], None),
+        (["ucmerced", "flair"], ["sample.per_class=2", "sample.users=10"], None),
+    ],
+)
+def test_a_setting_counts_or_is_refused(names, sets, words):
+    """Photographs are made by users, scenes by class; a recipe of both kinds has both settings."""
+    subsets = {name: {"sources": [name]} for name in names}
+    data = {"fedkit": 1, "name": "some", "subsets": subsets, "partition": {"name": "iid", "clients": 2}}
+    wanted = recipe.from_json(recipe.override(data, sample=True, sets=sets), "test")
+    if words is None:
+        assert build.prepare(wanted, Places(offline=True)).subsets
+        return
+    with pytest.raises(UsageError, match=words):
+        build.prepare(wanted, Places(offline=True))

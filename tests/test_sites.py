@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow as pa
@@ -10,8 +12,8 @@ import pyarrow.compute as pc
 import pytest
 from conftest import answer, contents, fails, fedkit, sampled
 
-from fedrsic_data import build, recipe, sites
-from fedrsic_data.errors import OutputError, UsageError, VerificationError
+from fedrsic_data import build, manifest, recipe, resplit, sites
+from fedrsic_data.errors import ManifestError, OutputError, UsageError, VerificationError
 from fedrsic_data.reader import Dataset
 from fedrsic_data.sources.locate import Places
 from fedrsic_data.verify import verify
@@ -163,3 +165,73 @@ def test_nothing_goes_into_the_dataset(sample_build: Path) -> None:
     with pytest.raises(OutputError, match="is inside the dataset"):
         sites.split(sample_build, sample_build / "sites")
     assert contents(sample_build) == before
+
+
+@pytest.mark.parametrize(
+    ("out", "words"),
+    [
+        (".", "is the folder you are in"),
+        ("..", "is the folder you are in"),
+        ("s3://bucket/fed", "--out s3://...: is an address; name a folder of this machine"),
+        ("s3://KEY:SuPerSecret@bucket/fed", "--out s3://...: is an address; name a folder of this machine"),
+        ("s3:///x", "is an address"),
+        ("://x", "is an address"),
+        ("n" * 300, "cannot be written .File name too long"),
+        ("n" * 250, "cannot be written .File name too long"),
+        ("d/" * 2000, "name is too long"),
+        ("a\0b", "not a valid name"),
+        ("file", "is a file"),
+        ("file/below", "cannot be written"),
+        ("nothing", "is a link to nothing"),
+    ],
+)
+def test_places_for_no_folder(
+    out: str, words: str, sample_build: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Refused in one line before anything is written; so it is by a build."""
+    inside = tmp_path / "inside"
+    inside.mkdir()
+    (inside / "file").touch()
+    (inside / "nothing").symlink_to("nowhere")
+    monkeypatch.chdir(inside)
+    for writes in (sites.split, resplit_to):
+        with pytest.raises((UsageError, OutputError), match=words) as caught:
+            writes(sample_build, Path(out))
+        assert "\n" not in str(caught.value)
+        assert "SuPerSecret" not in str(caught.value)
+        assert sorted(os.listdir(inside)) == ["file", "nothing"]
+
+
+def resplit_to(whole: Path, out: Path) -> None:
+    build.build(resplit.prepare(whole, lambda recipe: recipe), out)
+
+
+def test_links_are_followed_or_refused(sample_build: Path, tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to("real")
+    sites.split(sample_build, tmp_path / "link")
+    same_rows(sample_build, tmp_path / "real")
+    assert (tmp_path / "link").is_symlink()
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "empty" / sites._MARK).touch()
+    for name, writes in (("new", sites.split), ("built", resplit_to)):
+        aside = tmp_path / f"{name}.incomplete"
+        aside.symlink_to("empty")
+        with pytest.raises(OutputError, match=f"{name}.incomplete: .*move it away"):
+            writes(sample_build, tmp_path / name)
+        assert aside.is_symlink()
+        assert os.listdir(tmp_path / "empty") == [sites._MARK]
+        assert not (tmp_path / name).exists()
+
+
+def test_what_has_no_images_is_not_taken_apart(sample_build: Path, tmp_path: Path) -> None:
+    sites.split(sample_build, tmp_path / "sites")
+    with pytest.raises(UsageError, match="server: holds no images; take apart the dataset that has them"):
+        sites.split(tmp_path / "sites" / sites.SERVER, tmp_path / "again")
+    reference = Path(shutil.copytree(sample_build, tmp_path / "reference"))
+    shutil.rmtree(reference / "fed-ucmerced")
+    said = manifest.dumps(manifest.sealed(replace(manifest.load(reference), reference=True)))
+    (reference / manifest.NAME).write_text(said, encoding="utf-8")
+    with pytest.raises(ManifestError, match="without the images"):
+        sites.split(reference, tmp_path / "again")
+    assert sorted(os.listdir(tmp_path)) == ["reference", "sites"]

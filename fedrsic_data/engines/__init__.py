@@ -32,6 +32,8 @@ def chosen(name: str = "local", jobs: int | None = None, ray_address: str | None
         at_least("--jobs", jobs, 1)
         if jobs > _MOST:
             raise UsageError(f"--jobs {jobs} should be at most {_MOST:,}")
+    if ray_address == "":
+        raise UsageError("--ray-address '': is empty; give HOST:PORT of a cluster's head, or auto")
     if name == "local":
         if ray_address is not None:
             raise UsageError(f"--ray-address {ray_address}: is for --engine ray; add that, or leave the address out")

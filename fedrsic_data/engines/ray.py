@@ -10,6 +10,8 @@ from __future__ import annotations
 import logging
 import os
 import socket
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,6 +22,11 @@ from fedrsic_data.errors import OutputError, UsageError
 from fedrsic_data.shards import Receipt
 
 _RETRIES = 3  # of a task whose worker or node died, or whose file system failed
+_PATIENCE = 20  # seconds that Ray has to answer
+_MEND = {  # whether it was "auto"
+    False: "give HOST:PORT of its head, or auto",
+    True: "start one, or give HOST:PORT of its head (auto takes RAY_ADDRESS or the Ray that this machine started last)",
+}
 
 
 class Ray:
@@ -89,7 +96,7 @@ def _connected(address: str | None, cpus: int | None) -> Iterator[Any]:
     if ray.is_initialized():
         yield ray
         return
-    if address and address != "auto":
+    if address:
         _answers(address)
     given: dict[str, Any] = {"address": address} if address else {"address": "local", "num_cpus": cpus}
     if not address:
@@ -106,15 +113,22 @@ def _connected(address: str | None, cpus: int | None) -> Iterator[Any]:
 
 
 def _answers(address: str) -> None:
-    """Ray itself would try for minutes.
+    """Ray itself would try for minutes, and longer where something else listens.
 
     Raises:
-        UsageError: Nothing listens at ``HOST:PORT``.
+        UsageError: No Ray answers at ``HOST:PORT``, or at the address that Ray takes for ``auto``.
     """
-    host, _, port = address.rpartition(":")
+    asked = [sys.executable, "-P", "-m", "ray.scripts.scripts", "health-check", "--skip-version-check"]
     try:
-        socket.create_connection((host, int(port)), timeout=10).close()
+        if address != "auto":
+            host, _, port = address.rpartition(":")
+            socket.create_connection((host, int(port)), timeout=10).close()
+        # in a process of its own: nothing else puts an end to it
+        done = subprocess.run([*asked, "--address", address], capture_output=True, timeout=_PATIENCE, check=False)
+        words = "there is no cluster" if done.returncode else ""
+    except subprocess.TimeoutExpired:
+        words = f"what is there said nothing in {_PATIENCE} seconds"
     except (OSError, ValueError, OverflowError) as error:
-        raise UsageError(
-            f"--ray-address {address}: no Ray answers there ({error}); give HOST:PORT of its head, or auto"
-        ) from None
+        words = str(error)
+    if words:
+        raise UsageError(f"--ray-address {address}: no Ray answers there ({words}); {_MEND[address == 'auto']}")

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -74,6 +74,19 @@ class SceneContainer:
             size=self.settings.size,
         )
         return sample.encode(scene)
+
+
+def check(sources: Iterable[Source], settings: SampleSettings) -> None:
+    """Looks for settings that none of the sources heeds.
+
+    Raises:
+        UsageError: There is one, with another value than its default.
+    """
+    heeded = {"users" if source.kind in photos.KINDS else "per_class" for source in sources}
+    for name, other in (("per_class", "users"), ("users", "per_class")):
+        value = getattr(settings, name)
+        if name not in heeded and value != getattr(SampleSettings, name):
+            raise UsageError(f"sample.{name}={value}: has no effect on these sources; set sample.{other}")
 
 
 def index(source: Source, settings: SampleSettings) -> Index:
