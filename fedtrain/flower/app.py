@@ -197,18 +197,31 @@ def run(folder: Path, connection: str | None, overrides: Sequence[str], say: Cal
     if not started.get("success", True) or not number:
         raise FedkitError(f"flwr run {folder}: {started.get('error-message', 'gave no run')}")
     say(f"run {number}; its log: flwr log {shlex.join([number, *at])}")
+    # from a folder without others: Flower takes a connection for an app where a folder has its name
+    return _followed(number, at, folder / PACKAGE, say)
+
+
+def _followed(number: str, at: Sequence[str], folder: Path, say: Callable[[str], None]) -> Shown:
+    """Waits for the end of a run.
+
+    Raises:
+        FedkitError: It failed, or cannot be seen any more.
+    """
     deaf, status, said = 0, "", list[str]()
     while True:
-        # from a folder without others: Flower takes a connection for an app where a folder has its name
-        told = _flwr("list", *at, "--run-id", number, "--format", "json", folder=folder / PACKAGE)
+        try:
+            told = _flwr("list", *at, "--run-id", number, "--format", "json", folder=folder)
+        except FedkitError as error:
+            told = {"error-message": str(error)}
         runs = told.get("runs", [])
         deaf = 0 if runs else deaf + 1
         if deaf > _DEAF:
-            raise FedkitError(f"flwr list --run-id {number}: {told.get('error-message', 'knows no such run')}")
+            words = told.get("error-message", "knows no such run")
+            raise FedkitError(f"run {number}: it cannot be seen how it goes ({words}); see: flwr list {shlex.join(at)}")
         before, status = status, str(runs[0]["status"]) if runs else status
         if status != before:
             say(f"run {number}: {status}")
-        for line in (heard := _heard(number, at, folder / PACKAGE))[len(said) :]:
+        for line in (heard := _heard(number, at, folder))[len(said) :]:
             say(line)
         said = heard or said
         if status == "finished:completed":
