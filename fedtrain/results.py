@@ -98,13 +98,13 @@ def learned(results: Sequence[Result]) -> bool:
 def by_seed(results: Sequence[Result]) -> list[list[Result]]:
     """Runs of one engine with the same config but for the seed beside each other, in the order they were named.
 
-    A seed that comes again is of another dataset, built by the same recipe, and no repetition: it begins a set.
+    Seeds of run and dataset that both come again are of a copy of the dataset, and no repetition: they begin a set.
     """
     sets: dict[tuple[str, str, int], list[Result]] = {}
-    times: Counter[tuple[str, str, int]] = Counter()
+    times: Counter[tuple[str, str, int, int]] = Counter()
     for result in results:
         like = result.facts["group"], engine(result)
-        again = (*like, result.facts["config"]["seed"])
+        again = (*like, result.facts["config"]["seed"], result.facts["dataset"]["seed"])
         sets.setdefault((*like, times[again]), []).append(result)
         times[again] += 1
     return list(sets.values())

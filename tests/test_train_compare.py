@@ -70,6 +70,26 @@ def test_the_same_dataset_drawn_with_another_seed_is_the_same_group(runs: Path) 
     assert len(grouped(results)) == 1
 
 
+def test_engines_and_copies_of_a_dataset_are_no_repetitions(runs: Path, tmp_path: Path) -> None:
+    """The same seeds again give no spread: each stands in a column of its own, named by what it differs in."""
+    for name, changes in (("sites", {"engine": "federation"}), ("copy", {})):
+        shutil.copytree(runs / "a0", tmp_path / name)
+        facts = json.loads((tmp_path / name / "config.json").read_text())
+        facts["run"], facts["config"]["manifest"] = name, f"data/{name}"
+        (tmp_path / name / "config.json").write_text(json.dumps(facts))
+        data = json.loads((tmp_path / name / "result.json").read_text()) | changes
+        (tmp_path / name / "result.json").write_text(json.dumps(data))
+    shutil.copytree(tmp_path / "sites", tmp_path / "again")
+    notes: list[str] = []
+    groups = grouped(
+        found([runs / "a0", runs / "a1", *(tmp_path / n for n in ("sites", "copy", "again"))], notes.append)
+    )
+    assert [group.seeds for group in groups] == [(0, 1), (0,), (0,)]
+    assert [group.label.split()[2:] for group in groups] == [["engine=local"], ["engine=federation"], ["engine=local"]]
+    assert groups[1].label.split()[1] == "manifest=data/sites"
+    assert [note.replace(str(tmp_path), "") for note in notes] == ["/again: is the same run as /sites, left out"]
+
+
 def test_forms_tell_the_same(runs: Path) -> None:
     groups = grouped(found([runs]))
     mean = groups[0].figures["test/accuracy/mean"]
