@@ -148,7 +148,7 @@ def order(rows: Mapping[str, Sequence[Figures]], better: str, worse: str) -> str
     """Whether one method is above another in C-AP, by how much, and in how many seeds."""
     differences = [a["C-AP"] - b["C-AP"] for a, b in zip(rows[better], rows[worse], strict=True)]
     mean, won = statistics.mean(differences), sum(d > 0 for d in differences)
-    verdict = "holds" if mean > 0 else "does not hold"
+    verdict = "holds" if mean > 0 and 2 * won > len(differences) else "is not decided" if mean > 0 else "does not hold"
     return f"- {better} above {worse}: {verdict}, {mean:+.1f} points, in {won} of {len(differences)} seeds"
 
 
