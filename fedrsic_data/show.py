@@ -111,8 +111,8 @@ def handed_out(out: Path, written: Sequence[Site]) -> Shown:
     parts += [
         "next:",
         f"  fedkit verify {first}",
-        f"  fedkit flower app my-app --method fedpgp --manifest {shlex.quote(str(out / SERVER))}",
         "  hand each folder to its site; certificates and nodes: docs/distributed.md",
+        f"  fedkit flower app my-app --method fedpgp --manifest {shlex.quote(str(out / SERVER))}",
     ]
     return Shown(data, together(parts))
 

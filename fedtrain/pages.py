@@ -47,7 +47,8 @@ def report(paths: Sequence[Path], out: Path, *, images: bool = True, overwrite: 
         out.parent.mkdir(parents=True, exist_ok=True)
     write(out, html)
     data = {"report": str(out), "bytes": len(html), "sections": [section.title for section in made.sections]}
-    size, count = f"{len(html) / 1e6:.1f} MB", f"{len(made.sections)} section{'s' * (len(made.sections) != 1)}"
+    size = f"{len(html) / 1e6:.1f} MB" if len(html) >= 1e5 else f"{len(html) / 1e3:.0f} kB"
+    count = f"{len(made.sections)} section{'s' * (len(made.sections) != 1)}"
     return Shown(data, together([f"{out}: {count}, {size}, one file; open it in a browser"]))
 
 
