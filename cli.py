@@ -185,7 +185,7 @@ app.add_typer(flower, name="flower", short_help="A federation of real sites, ove
 def flower_app(
     folder: Annotated[Path, typer.Argument(help="Folder to write.")],
     method: Annotated[str, typer.Option(help="A method by name; see: fedkit list methods.")],
-    manifest: Annotated[Path, typer.Option(help="The server's manifest; see: fedkit split-sites.")],
+    manifest: Annotated[str, typer.Option(help="The server's manifest; see: fedkit split-sites.")],
     subset: Annotated[str | None, typer.Option(help="Only this subset.")] = None,
     rounds: Annotated[int | None, typer.Option(help="Rounds to train; default as published.")] = None,
     seed: Seed = None,
@@ -228,13 +228,13 @@ def flower_run(
       fedkit flower run my-app federation
       fedkit flower run my-app federation --run-config "sets='rounds=50 seed=1' out='/srv/runs/seed-1'"
     """
-    from fedtrain.flower import app as federation
+    from fedtrain.flower import launch
 
     def tell(words: str) -> None:
         if not json:
             print(words, file=sys.stderr)
 
-    answer(federation.run(folder, connection, run_config or [], tell), json)
+    answer(launch.run(folder, connection, run_config or [], tell), json)
 
 
 @app.command(short_help="Write a report of datasets and runs that opens in a browser.")

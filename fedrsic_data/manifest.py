@@ -190,6 +190,11 @@ class SubsetEntry:
             raise UsageError(f"train_counts has {len(self.train_counts)} numbers for {len(self.classes)} classes")
 
     @property
+    def withheld(self) -> bool:
+        """Whether its images are at sites of their own: it has rows, and no shards to hold them; see ``sites``."""
+        return any(self.rows.values()) and not self.shards
+
+    @property
     def remarks(self) -> tuple[str, ...]:
         """What is not as one would think, in words: images moved, left out, skipped or kept together."""
         words = [f"{self.moved:,} images were moved so that every client has its minimum"] if self.moved else []

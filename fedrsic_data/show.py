@@ -149,7 +149,7 @@ def verified(path: Path, manifest: Manifest, problems: Sequence[Problem]) -> Sho
     shards = sum(len(subset.shards) for subset in manifest.subsets.values())
     if problems:
         return Shown(data, together([f"{problem.file}: {problem.words}" for problem in problems] + ["FAILED"]))
-    if rows and not shards and not manifest.reference:
+    if all(subset.withheld for subset in manifest.subsets.values()):
         return Shown(
             data, together([f"{path}: clients and sizes are what the manifest says; its images are at the sites"])
         )
@@ -233,8 +233,7 @@ def _subset(dataset: Dataset, name: str, most: int) -> tuple[dict[str, Any], lis
         text.append(_table(header, rows, right=range(1, len(subset.splits) + 2), fold=False))
     if len(subset.clients) > most:
         text.append(f"  ... and {_many(len(subset.clients) - most, 'more client')} (--clients N, or --json)")
-    withheld = sizes[splits.TRAIN].any() and not labels.any()  # see sites: the server's copy
-    if withheld:
+    if entry.withheld:
         text.append("  classes and labels stay at the sites: skew is not known here")
     elif len(subset.clients) > 1:  # one alone is skewed against nobody
         text.append(_skew_table(entry.skew))

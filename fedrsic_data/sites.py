@@ -71,7 +71,7 @@ def split(
         raise VerificationError(f"{path}: {problems[0].file} {problems[0].words}; build it again before handing it out")
     dataset = Dataset(path)
     dataset.check_images()
-    if any(sum(entry.rows.values()) and not entry.shards for entry in dataset.manifest.subsets.values()):
+    if any(entry.withheld for entry in dataset.manifest.subsets.values()):
         raise UsageError(f"{path}: holds no images; take apart the dataset that has them")
     if out.is_relative_to(os.path.realpath(dataset.folder)):
         raise OutputError(f"--out {given}: is inside the dataset, where nothing else may be; choose another")

@@ -133,7 +133,7 @@ def train(
     """
     config, subset, rows = prepared(config)
     engine.check(config)
-    if not subset.entry.shards and not engine.at_sites:
+    if subset.entry.withheld and not engine.at_sites:
         raise UsageError(f"{config.manifest}: holds no images, they are at the sites; train with: fedkit flower run")
     method = method_class(config.method)
     facts = _facts(config, subset.dataset)

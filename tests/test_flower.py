@@ -26,7 +26,7 @@ from fedtrain import run
 from fedtrain.config import NEUTRAL
 from fedtrain.engines.base import Listener
 from fedtrain.files import CHECKPOINT
-from fedtrain.flower import app, merge, privacy, server, wire
+from fedtrain.flower import app, launch, merge, privacy, server, wire
 from fedtrain.flower.wire import Judged
 from fedtrain.methods.base import Evaluation, Update
 from fedtrain.state import load_state
@@ -533,9 +533,9 @@ def test_the_app_is_what_flower_takes(single: Path, tmp_path: Path) -> None:
     assert sorted(p.name for p in (tmp_path / "app").rglob("*.py")) == ["__init__.py", "server.py", "site.py"]
     answer(fedkit(*wanted, "--rounds", 3, "--json"))  # the same again
     with pytest.raises(OutputError, match="holds another app"):
-        app.write(tmp_path / "app", "fedpgp", at, None, ["rounds=2"], None)
-    app.write(tmp_path / "app", "fedpgp", at, None, ["rounds=2"], None, overwrite=True)
-    app.write(tmp_path / "srv😀", "fedpgp", at, None, [], tmp_path / "runs😀")
+        app.write(tmp_path / "app", "fedpgp", str(at), None, ["rounds=2"], None)
+    app.write(tmp_path / "app", "fedpgp", str(at), None, ["rounds=2"], None, overwrite=True)
+    app.write(tmp_path / "srv😀", "fedpgp", str(at), None, [], tmp_path / "runs😀")
     plain = tomllib.loads((tmp_path / "srv😀" / "pyproject.toml").read_text())
     assert plain["tool"]["flwr"]["app"]["config"]["out"] == str(tmp_path / "runs😀")
     assert "rounds=2" in (tmp_path / "app" / "pyproject.toml").read_text()
@@ -545,38 +545,36 @@ def test_the_app_is_what_flower_takes(single: Path, tmp_path: Path) -> None:
     (tmp_path / "linked" / "pyproject.toml").symlink_to(tmp_path / "app" / "pyproject.toml")
     for folder in (tmp_path / "foreign", tmp_path / "linked"):
         with pytest.raises(OutputError, match="holds no app of fedkit"):
-            app.write(folder, "fedpgp", at, None, [], None)
+            app.write(folder, "fedpgp", str(at), None, [], None)
     assert (tmp_path / "foreign" / "pyproject.toml").read_text() == "mine"
     with pytest.raises(OutputError, match="cannot be written"):
-        app.write(tmp_path / ("x" * 300), "fedpgp", at, None, [], None)
+        app.write(tmp_path / ("x" * 300), "fedpgp", str(at), None, [], None)
     with pytest.raises(UsageError, match="no method 'fedppg'"):
-        app.write(tmp_path / "x", "fedppg", at, None, [], None)
+        app.write(tmp_path / "x", "fedppg", str(at), None, [], None)
     with pytest.raises(ManifestError, match="does not exist"):
-        app.write(tmp_path / "x", "fedpgp", tmp_path / "no", None, [], None)
+        app.write(tmp_path / "x", "fedpgp", str(tmp_path / "no"), None, [], None)
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.tex").write_text("precious")
     with pytest.raises(OutputError, match="is not empty and holds no app"):
-        app.write(tmp_path / "mine", "fedpgp", at, None, [], None)
+        app.write(tmp_path / "mine", "fedpgp", str(at), None, [], None)
 
 
 def test_an_app_that_could_not_run_is_not_written(single: Path, tmp_path: Path) -> None:
     for method, subset, words in (("fedpgp", "nope", "no subset 'nope'"), ("fedlgt", None, "is for multi-label data")):
         with pytest.raises(UsageError, match=words):
-            app.write(tmp_path / "x", method, single, subset, [], None)
+            app.write(tmp_path / "x", method, str(single), subset, [], None)
     assert not (tmp_path / "x").exists()
 
 
 def test_changes_that_flower_would_pass_over_are_refused(tmp_path: Path) -> None:
     for text in ("not toml ' x", "mehtod='fedpgp'", "method=fedpgp", "sets='rounds=1' x"):
         with pytest.raises(UsageError, match="--run-config"):
-            app.run(tmp_path, None, [text], print)
+            launch.run(tmp_path, None, [text], print)
     with pytest.raises(UsageError, match="no name of a SuperLink"):
-        app.run(tmp_path, "--help", [], print)
+        launch.run(tmp_path, "--help", [], print)
 
 
 def test_workers_open_datasets_from_any_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    from fedtrain.flower import simulation
-
     monkeypatch.chdir(tmp_path)
-    assert simulation._anywhere("data/fed") == str(tmp_path.resolve() / "data/fed")
-    assert simulation._anywhere("hf://me/fed@0123") == "hf://me/fed@0123"
+    assert app.anywhere("data/fed") == str(tmp_path.resolve() / "data/fed")
+    assert app.anywhere("hf://me/fed@0123") == "hf://me/fed@0123"

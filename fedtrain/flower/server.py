@@ -112,11 +112,11 @@ def run(
 class Over:
     """Flower as an engine, over a grid that is there; see ``engines.Engine``."""
 
-    def __init__(self, link: Link) -> None:
-        self._link = link
-
     name = "federation"
     at_sites = True
+
+    def __init__(self, link: Link) -> None:
+        self._link = link
 
     def check(self, config: RunConfig) -> None:
         """See ``check``."""
@@ -280,7 +280,7 @@ class Sites:
             except Exception as error:  # a site may send anything
                 self._note(f"a site cannot take part: its answer cannot be used ({_why(error)})")
                 continue
-            for name, n in clients.items():
+            for name, n in clients:
                 if words := self._refused(name, n, labels, node):
                     self._note(f"{name}: its site cannot take part: {words}")
                 else:

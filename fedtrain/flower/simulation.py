@@ -18,6 +18,7 @@ from fedtrain.engines.base import Listener
 from fedtrain.engines.rounds import Outcome
 from fedtrain.files import CHECKPOINT
 from fedtrain.flower import server
+from fedtrain.flower.app import anywhere
 from fedtrain.flower.site import Place, client_app
 from fedtrain.methods.base import Context, Method
 
@@ -49,8 +50,8 @@ def run(method: Method, context: Context, config: RunConfig, folder: Path, key: 
     Raises:
         FedkitError: A worker failed, or the simulation could not be started.
     """
-    for name in ("FLWR_TELEMETRY_ENABLED", "RAY_USAGE_STATS_ENABLED", "RAY_ENABLE_UV_RUN_RUNTIME_ENV"):
-        os.environ.setdefault(name, "0")
+    for variable in ("FLWR_TELEMETRY_ENABLED", "RAY_USAGE_STATS_ENABLED", "RAY_ENABLE_UV_RUN_RUNTIME_ENV"):
+        os.environ.setdefault(variable, "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     os.environ.setdefault("FLWR_DISABLE_UPDATE_CHECK", "1")
     logging.getLogger("flwr").setLevel(logging.ERROR)
@@ -58,7 +59,7 @@ def run(method: Method, context: Context, config: RunConfig, folder: Path, key: 
 
     nodes, stop = min(len(context.clients), _NODES), Event()
     shared = Place(
-        manifest=_anywhere(config.manifest),
+        manifest=anywhere(config.manifest),
         states=str((folder / CHECKPOINT / "personal").resolve()),
         cache=str(context.cache.resolve()) if context.cache else None,
         device=config.device,
@@ -90,11 +91,6 @@ def run(method: Method, context: Context, config: RunConfig, folder: Path, key: 
     if not done:
         raise FedkitError("the simulation ended before the run did; run the same command, it resumes")
     return done[0]
-
-
-def _anywhere(manifest: str) -> str:
-    """What opens a dataset from any folder: workers have one of their own."""
-    return manifest if "://" in manifest else str(Path(manifest).resolve())
 
 
 def _backend(config: RunConfig) -> Any:

@@ -71,14 +71,14 @@ def state(record: ArrayRecord, device: torch.device) -> State:
     return {name: value.to(device) for name, value in record.to_torch_state_dict().items()}
 
 
-def joined(content: RecordDict) -> tuple[dict[str, int], str]:
-    """Training rows of each client of a node, and the digest of its label space, from its answer to ``JOIN``.
+def joined(content: RecordDict) -> tuple[list[tuple[str, object]], str]:
+    """Clients of a node, each with its training rows, and the digest of the label space, from an answer to ``JOIN``.
 
     Raises:
-        Exception: It is not what was asked for.
+        KeyError, TypeError, ValueError: It is not what was asked for.
     """
     said, rows = content.config_records[CONFIG], content.metric_records[METRICS]["rows"]
-    return {str(name): int(n) for name, n in zip(said["clients"], rows, strict=True)}, str(said["labels"])
+    return [(str(name), n) for name, n in zip(said["clients"], rows, strict=True)], str(said["labels"])
 
 
 def order(told: Order) -> ConfigRecord:
