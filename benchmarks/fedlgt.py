@@ -1,4 +1,4 @@
-"""A FedLGT round beside its plain formulation, in one run: seconds, and peak memory on a GPU.
+"""A FedLGT round beside its plain formulation, in one run: seconds, share of the device's matrix rate, memory on a GPU.
 
 Both sides train the same clients on the same photographs with networks of the same size: ResNet-18 on 256 x 256
 pixels, three encoder layers of width 512, random weights. Clients have as many photographs as FLAIR's users do.
@@ -36,6 +36,7 @@ from PIL import Image
 from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
+from torch.utils.flop_counter import FlopCounterMode
 from torchvision import transforms
 from torchvision.models import resnet18
 
@@ -188,7 +189,7 @@ def federation(folder: Path, counts: list[int], labels: str) -> Path:
     return build.build(planned, folder / "built").path
 
 
-def measured(device: torch.device, action: Any) -> dict[str, float]:
+def measured(device: torch.device, action: Any, digits: int = 2) -> dict[str, float]:
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
         torch.cuda.synchronize()
@@ -203,7 +204,22 @@ def measured(device: torch.device, action: Any) -> dict[str, float]:
     found = {"seconds": time.perf_counter() - start, "processor seconds": used}
     if device.type == "cuda":
         found["peak GB"] = torch.cuda.max_memory_allocated() / 1e9
-    return {name: round(value, 2) for name, value in found.items()}
+    return {name: round(value, digits) for name, value in found.items()}
+
+
+def arithmetic(method: FedLGT, count: int) -> float:
+    """Floating-point operations of our round (convolutions, products, attention), counted while it runs."""
+    with FlopCounterMode(display=False) as counter:
+        ours_round(method, count)
+    return float(counter.get_total_flops())
+
+
+def matrix_rate(device: torch.device) -> float:
+    """Floating-point operations a second of a large product of matrices, the best of five."""
+    side = 8192 if device.type == "cuda" else 2048
+    a, b = torch.randn(side, side, device=device), torch.randn(side, side, device=device)
+    a @ b
+    return 2 * side**3 / min(measured(device, lambda: a @ b, 6)["seconds"] for _ in range(5))
 
 
 def main() -> None:
@@ -235,6 +251,7 @@ def main() -> None:
             jpegs = [row["bytes"] for row in part.column("image").to_pylist()]
             files.append(Files(jpegs, part.column("labels").to_pylist(), len(table)))
         model = Plain(table, states).to(device)
+        work, rate = arithmetic(method, len(clients)), matrix_rate(device)
         ours = measured(device, lambda: ours_round(method, len(clients)))
         plain = measured(device, lambda: plain_round(files, model, settings, device))
     print(f"machine    {torch.cuda.get_device_name() if device.type == 'cuda' else platform.processor() or 'CPU'}, "
@@ -243,6 +260,11 @@ def main() -> None:
     print(f"settings   {asdict(settings)}")
     print(f"plain      {plain}")
     print(f"fedkit     {ours}")
+    print(f"work       {work / 1e12:.2f} TFLOP, {sum(rows) * settings.epochs / ours['seconds']:.1f} images/s")
+    print(
+        f"rate       {work / ours['seconds'] / 1e9:.0f} GFLOP/s, {work / ours['seconds'] / rate:.0%} of a product of "
+        f"matrices ({rate / 1e9:.0f}); at that rate, and nothing else, {plain['seconds'] * rate / work:.2f} times"
+    )
     for name in ("seconds", "processor seconds"):
         print(f"ratio      {plain[name] / ours[name]:.2f} in {name}")
 

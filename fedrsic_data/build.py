@@ -17,7 +17,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from fedrsic_data import duplicates, manifest, plan, schema, shards, workspace
+from fedrsic_data import duplicates, manifest, memory, plan, schema, shards, workspace
 from fedrsic_data.describe import CARD, CLIENTS, PLAN, describe, source_entry, writer
 from fedrsic_data.download import Progress
 from fedrsic_data.engines.base import Engine, Task
@@ -80,19 +80,25 @@ def prepare(recipe: Recipe, places: locate.Places, listener: Listener = QUIET) -
         SourceError: A source is missing, incomplete or not what it should be.
         UsageError: The partition cannot be met, or a setting of the sample has no effect.
     """
-    recipe = pinned(recipe)
+    with memory.tables():
+        return _planned(pinned(recipe), places, listener)
+
+
+def _planned(recipe: Recipe, places: locate.Places, listener: Listener) -> Planned:
     indexes, inputs = _indexes(recipe, places, listener)
-    subsets = []
-    for name, subset in recipe.subsets.items():
-        listener.step(f"planning {name}")
-        merged = plan.merge(subset, [indexes[source] for source in subset.sources])
-        subsets.append(plan.divide(recipe, name, merged, _duplicates(merged, listener)))
+    merged = {
+        name: plan.merge(subset, [indexes[source] for source in subset.sources])
+        for name, subset in recipe.subsets.items()
+    }
     sources = {name: source_entry(recipe, name, index) for name, index in indexes.items()}
     stamp = fingerprint((name, index.fingerprint) for name, index in sorted(indexes.items()))
     newest = max(index.newest for index in indexes.values())
-    planned = Planned.of(recipe, sources, subsets, stamp, newest, inputs)
-    pa.default_memory_pool().release_unused()  # Arrow would keep what the tables were made of
-    return planned
+    del indexes  # from here on they are on disk
+    subsets = []
+    for name, images in merged.items():
+        listener.step(f"planning {name}")
+        subsets.append(plan.divide(recipe, name, images, _duplicates(images, listener)))
+    return Planned.of(recipe, sources, subsets, stamp, newest, inputs)
 
 
 def build(
@@ -132,8 +138,8 @@ def build(
             return built
         work.begin(_key(planned))
         receipts = _receipts(planned, work, listener, engine)
-        pa.default_memory_pool().release_unused()
-        described = describe(planned, work.folder, receipts)
+        with memory.tables():
+            described = describe(planned, work.folder, receipts)
         check(described)
         (work.folder / manifest.NAME).write_text(manifest.dumps(described), encoding="utf-8")
         work.finish([manifest.NAME, *(file.path for file in manifest.files(described))])
@@ -247,11 +253,11 @@ def _duplicates(merged: plan.Merged, listener: Listener) -> list[NDArray[np.int6
         return []
     listener.step(f"comparing the pictures of {len(merged.containers)} sources")
     origin = merged.table.column("origin").to_numpy()
-    rows = shards.Rows(merged.table, origin, (), merged.containers, merged.table.schema)
+    places = merged.table.select(["key", "origin"]).slice(0, len(origin))
     with tempfile.TemporaryDirectory() as scratch:
         for container in merged.containers:
             container.prepare(Path(scratch))
-        return duplicates.find(lambda wanted: shards.read(rows, wanted), origin)
+        return duplicates.find(lambda rows: shards.read(places.take(pa.array(rows)), merged.containers), origin)
 
 
 def _holds(out: Path, file: File | Plan | Shard) -> bool:
@@ -267,12 +273,13 @@ def _receipts(
     todo: list[Task] = []
     order: dict[str, list[str]] = {}
     for subset in planned.subsets:
-        rows, jobs = _jobs(planned.recipe, subset)
+        with memory.tables():
+            rows, jobs = _jobs(planned.recipe, subset)
         order[subset.name] = [job.path for job, _ in jobs]
         todo += [Task(subset.name, job, rows, _options(planned.recipe, window)) for job, window in jobs]
-    total = sum(len(task.job.rows) for task in todo)
+    total = sum(task.job.count for task in todo)
     done = {path: work.kept[path] for paths in order.values() for path in paths if path in work.kept}
-    count = sum(len(task.job.rows) for task in todo if task.job.path in done)
+    count = sum(task.job.count for task in todo if task.job.path in done)
     listener.step("writing shards")
     listener.images(count, total)
     containers = {subset.name: subset.containers for subset in planned.subsets}
@@ -280,7 +287,7 @@ def _receipts(
     for task, receipt in engine.run(waiting, containers, work.folder):
         work.add(receipt)
         done[receipt.path] = receipt
-        count += len(task.job.rows)
+        count += task.job.count
         listener.images(count, total)
     return {name: [done[path] for path in paths] for name, paths in order.items()}
 
@@ -295,29 +302,31 @@ def _options(recipe: Recipe, window: int) -> dict[str, Any]:
 
 def _jobs(recipe: Recipe, subset: PlannedSubset) -> tuple[shards.Rows, list[tuple[shards.Job, int]]]:
     """The shards of a subset, each with its reading window in images."""
+    order = np.lexsort((subset.owner, subset.split))
+    order = order[subset.owner[order] >= 0]
+    owner, split = subset.owner[order], subset.split[order]
+    named = [name for name in subset.table.column_names if name not in ("group", "split")]
     rows = shards.Rows(
-        table=subset.table.drop_columns(["group", "split"]),
-        client=subset.owner,
+        table=subset.table.select(named).take(order).append_column("client", pa.array(owner)),
         clients=subset.clients,
         containers=subset.containers,
         schema=schema.shard_schema(
             subset.classes, multi_label=subset.multi_label, fine=subset.fine.classes if subset.fine else ()
         ),
     )
-    mean = _mean_bytes(rows)
+    mean = _mean_bytes(subset)
     window = max(1, recipe.layout.row_group_bytes // mean)
     packed = recipe.layout.files == "packed" or (recipe.layout.files == "auto" and len(subset.clients) > _MOST_FILES)
     files = _file_names(subset.clients)
     jobs: list[shards.Job] = []
-    for code, split in enumerate(subset.split_names):
-        mine = np.flatnonzero((subset.split == code) & (subset.owner >= 0))
-        mine = mine[np.argsort(subset.owner[mine], kind="stable")]
-        starts = np.flatnonzero(np.diff(subset.owner[mine], prepend=-1))  # where each client's rows begin
+    for code, of in enumerate(subset.split_names):
+        begin, end = np.searchsorted(split, [code, code + 1]).tolist()
+        starts = np.flatnonzero(np.diff(owner[begin:end], prepend=-1))  # where each client's rows begin
         if packed:
-            starts = _packs(starts, len(mine), recipe.layout.shard_bytes // mean)
-        for number, (first, end) in enumerate(pairwise([*starts, len(mine)])):
-            name = f"{split}-{number:05d}-of-{len(starts):05d}" if packed else files[subset.owner[mine[first]]]
-            jobs.append(shards.Job(f"{subset.name}/{split}/{name}.parquet", split, mine[first:end]))
+            starts = _packs(starts, end - begin, recipe.layout.shard_bytes // mean)
+        for number, (first, last) in enumerate(pairwise([*(begin + starts).tolist(), end])):
+            name = f"{of}-{number:05d}-of-{len(starts):05d}" if packed else files[owner[first]]
+            jobs.append(shards.Job(f"{subset.name}/{of}/{name}.parquet", of, first, last - first))
     return rows, [(job, window) for job in jobs]
 
 
@@ -336,11 +345,14 @@ def _packs(starts: NDArray[np.int64], total: int, most: int) -> NDArray[np.int64
     return np.array(packs, np.int64)
 
 
-def _mean_bytes(rows: shards.Rows) -> int:
+def _mean_bytes(subset: PlannedSubset) -> int:
     """Mean image size, from a few short runs of images."""
-    n = rows.table.num_rows
+    n = subset.table.num_rows
     picks = np.unique(np.concatenate([np.arange(s, min(s + 8, n)) for s in np.linspace(0, n - 1, 4).astype(int)]))
-    return max(1, int(np.mean([len(d) for d in shards.read(rows, picks)])))
+    runs = np.split(picks, np.flatnonzero(np.diff(picks) > 1) + 1)
+    places = subset.table.select(["key", "origin"])
+    read = [shards.read(places.slice(int(run[0]), len(run)), subset.containers) for run in runs]
+    return max(1, int(np.mean([len(data) for run in read for data in run])))
 
 
 def _key(planned: Planned) -> dict[str, Any]:

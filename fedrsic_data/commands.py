@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from fedrsic_data.console import answer, bars, give_memory_back, listening, telling
+from fedrsic_data.console import answer, bars, listening, telling
 
 Alpha = Annotated[float | None, typer.Option(help="Dirichlet concentration; small is skewed.")]
 Clients = Annotated[int | None, typer.Option(help="Number of clients.")]
@@ -78,7 +78,7 @@ def build(
       fedkit build hf://USER/NAME --sources ~/datasets
     """
     from fedrsic_data import build as pipeline
-    from fedrsic_data import engines, rebuild, remote, show
+    from fedrsic_data import engines, memory, rebuild, remote, show
     from fedrsic_data.sources.locate import Places
 
     runs = engines.chosen(engine, jobs, ray_address)
@@ -91,7 +91,7 @@ def build(
     changes = {"subsets": subset or [], "partitioner": partition, "sample": sample, "sets": sets}
     wanted, published = rebuild.recipe_of(recipe, changes)
     places = Places(folder=sources, given=_pairs(source or []), offline=offline)
-    give_memory_back()
+    memory.frugal()
     with listening(quiet=json) as listener:
         planned = pipeline.prepare(wanted, places, listener)
         published.check_plan(planned)
@@ -158,16 +158,16 @@ def resplit(
       fedkit resplit data/fed-rsic --set shots=16 --set base_to_novel=true --out data/fed-rsic-base
     """
     from fedrsic_data import build as pipeline
+    from fedrsic_data import memory, show
     from fedrsic_data import recipe as recipes
     from fedrsic_data import resplit as again
-    from fedrsic_data import show
 
     def change(old: recipes.Recipe) -> recipes.Recipe:
         sets = [*given(alpha=alpha, clients=clients, seed=seed), *(set_ or [])]
         data = recipes.override(recipes.to_json(old), subsets=subset or [], partitioner=partition, sets=sets)
         return recipes.from_json(data, f"recipe of {manifest}")
 
-    give_memory_back()
+    memory.frugal()
     with listening(quiet=json) as listener:
         planned = again.prepare(manifest, change, listener)
         if dry_run:

@@ -88,17 +88,6 @@ def telling(*, quiet: bool) -> Callable[[str], None]:
     return tell
 
 
-def give_memory_back() -> None:
-    """Keeps glibc from holding on to what windows of images leave behind; elsewhere, nothing to do."""
-    import ctypes
-    from contextlib import suppress
-
-    with suppress(OSError, AttributeError):
-        mallopt = ctypes.CDLL(None).mallopt
-        mallopt(-3, 1 << 17)  # M_MMAP_THRESHOLD: given, it no longer grows with the largest block ever freed
-        mallopt(-1, 1 << 17)  # M_TRIM_THRESHOLD
-
-
 def run_app(app: typer.Typer) -> NoReturn:
     """Runs a command line; every failure is one line on the standard error, and an exit code of 1 or 2."""
     from fedrsic_data.errors import FedkitError

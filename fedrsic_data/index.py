@@ -115,10 +115,7 @@ class Index:
 
 @dataclass(frozen=True)
 class ClassRows:
-    """The images of one class: ``sample_id``, ``key`` and ``file`` as string arrays of one length.
-
-    A container that reads by sample ids may be given the same array as keys, which is then held once.
-    """
+    """The images of one class: ``sample_id``, ``key`` and ``file`` as string arrays of one length."""
 
     ids: pa.Array
     keys: pa.Array
@@ -136,15 +133,15 @@ def single_label_table(domain: str, classes: Sequence[ClassRows]) -> pa.Table:
     n = sum(counts)
     labels = np.repeat(np.arange(len(classes), dtype=np.int32), counts)
     nothing = pa.nulls(n, pa.string())
-    ids = pa.concat_arrays([rows.ids for rows in classes])
+    ids = pa.chunked_array([rows.ids for rows in classes], pa.string())  # in pieces, which need no copy
     columns = [
         ids,
         pa.ListArray.from_arrays(pa.array(np.arange(n + 1, dtype=np.int32)), pa.array(labels)),
         pa.repeat(pa.scalar(domain, pa.string()), n),
         nothing,
         nothing,
-        ids if all(rows.keys is rows.ids for rows in classes) else pa.concat_arrays([rows.keys for rows in classes]),
-        pa.concat_arrays([rows.files for rows in classes]),
+        pa.chunked_array([rows.keys for rows in classes], pa.string()),
+        pa.chunked_array([rows.files for rows in classes], pa.string()),
     ]
     return pa.table(columns, schema=INDEX_SCHEMA)
 

@@ -19,6 +19,7 @@ from fedrsic_data.errors import UsageError
 from fedrsic_data.index import Container, Fine, Index
 from fedrsic_data.manifest import Counted, SourceEntry
 from fedrsic_data.recipe import Recipe, Subset
+from fedrsic_data.spill import Spilled
 
 _UNDRAWN = "given to no client by the partitioner"
 _SHARED = ("domain", "group", "split")
@@ -33,7 +34,7 @@ class PlannedSubset:
         name: Its name.
         classes: Class names in index order.
         multi_label: Whether images have label sets.
-        table: The indexes of its sources, in the order of ``sample_id``, ``labels`` in the subset's class
+        table: The indexes of its sources, on disk, in the order of ``sample_id``, ``labels`` in the subset's class
             indices, ``domain``, ``group`` and ``split`` as texts or dictionaries of them, and ``origin`` int32, the
             container that has the bytes.
         containers: Read the bytes.
@@ -51,7 +52,7 @@ class PlannedSubset:
     name: str
     classes: tuple[str, ...]
     multi_label: bool
-    table: pa.Table
+    table: Spilled
     containers: tuple[Container, ...]
     owner: NDArray[np.int32]
     split: NDArray[np.int8]
@@ -141,7 +142,7 @@ class Merged:
     Attributes:
         classes: Class names in index order.
         multi_label: Whether images have label sets.
-        table: As in ``PlannedSubset``.
+        table: As in ``PlannedSubset``; on disk.
         containers: Read the bytes.
         left_out: What is in the sources and not here, by reason.
         fine: The finer label space, where the sources have one.
@@ -149,7 +150,7 @@ class Merged:
 
     classes: tuple[str, ...]
     multi_label: bool
-    table: pa.Table
+    table: Spilled
     containers: tuple[Container, ...]
     left_out: tuple[Counted, ...] = ()
     fine: Fine | None = None
@@ -184,12 +185,12 @@ def merge(subset: Subset, indexes: Sequence[Index]) -> Merged:
             examples = tuple(lost.column("sample_id").slice(0, 5).to_pylist())
             reason = f"of a class of {subset.sources[origin]} that not all sources have"
             left_out.append(Counted(reason, lost.num_rows, examples))
-    merged = _encoded(pa.concat_tables(parts).combine_chunks())
+    merged = Spilled.of(_encoded(pa.concat_tables(parts)))
     order = partition.sorting(merged.column("sample_id"))
     return Merged(
         classes=classes,
         multi_label=any(index.multi_label for index in indexes),
-        table=merged if order is None else merged.take(pa.array(order)).combine_chunks(),
+        table=merged if order is None else merged.take(order),
         containers=tuple(index.container for index in indexes),
         left_out=tuple(left_out),
         fine=fine,
@@ -329,7 +330,7 @@ def _relabelled(table: pa.Table, codes: NDArray[np.int32]) -> tuple[pa.Table, pa
     return relabelled.filter(pa.array(~lost)), table.filter(pa.array(lost))
 
 
-def _rows(table: pa.Table, classes: Sequence[str]) -> partition.Rows:
+def _rows(table: Spilled, classes: Sequence[str]) -> partition.Rows:
     lists = schema.whole(table.column("labels"))
     domains, domain_names = codes_of(table.column("domain"))
     groups, group_names = (None, ()) if table.column("group").null_count else codes_of(table.column("group"))
@@ -356,23 +357,23 @@ def _cells(planned: Sequence[PlannedSubset], name: str, start: int, stop: int) -
     for subset in sorted(planned, key=lambda subset: subset.name):
         n = len(subset.owner)
         if start < n and stop > 0:
-            chunks.append(_column(subset, name, slice(max(start, 0), min(stop, n))))
+            chunks.append(_column(subset, name, max(start, 0), min(stop, n)))
         start, stop = start - n, stop - n
     return pa.chunked_array(chunks, schema.PLAN_SCHEMA.field(name).type)
 
 
-def _column(subset: PlannedSubset, name: str, rows: slice) -> pa.Array:
-    """What the plan tells of some of a subset's rows in one of its columns."""
-    owner = subset.owner[rows]
+def _column(subset: PlannedSubset, name: str, start: int, stop: int) -> pa.Array:
+    """What the plan tells of rows ``start`` to ``stop`` of a subset in one of its columns."""
+    owner = subset.owner[start:stop]
     if name == "subset":
         return pa.repeat(pa.scalar(subset.name), len(owner))
     if name == "client_id":
         return _named(subset.clients, owner)
     if name == "split":
-        return _named(subset.split_names, np.where(owner >= 0, subset.split[rows], -1))
+        return _named(subset.split_names, np.where(owner >= 0, subset.split[start:stop], -1))
     if name == "fine_labels" and subset.fine is None:
         return pa.nulls(len(owner), pa.list_(pa.string()))
-    cells = schema.whole(subset.table.column(name))[rows]
+    cells = schema.whole(subset.table.select([name]).slice(start, stop - start).column(name))
     if name == "labels":
         return _spelled(cells, subset.classes)
     if name == "fine_labels" and subset.fine is not None:

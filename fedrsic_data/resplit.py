@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from fedrsic_data import manifest, plan
+from fedrsic_data import manifest, memory, plan, schema
 from fedrsic_data.build import QUIET, Listener
 from fedrsic_data.containers import ParquetContainer
 from fedrsic_data.errors import UsageError, VerificationError
@@ -24,6 +24,7 @@ from fedrsic_data.manifest import Counted
 from fedrsic_data.plan import Planned
 from fedrsic_data.reader import Dataset, Subset
 from fedrsic_data.recipe import Recipe, pinned
+from fedrsic_data.spill import Spilled
 from fedrsic_data.verify import verify
 
 _ABSENT = "in no shard of the dataset that was split again; build from the sources to have them"
@@ -58,8 +59,9 @@ def prepare(
     subsets = []
     for name in recipe.subsets:
         listener.step(f"planning {name}")
-        merged = _merged(dataset, dataset.subset(name))
-        subsets.append(plan.divide(recipe, name, merged, _groups(dataset.subset(name), merged)))
+        with memory.tables():
+            merged = _merged(dataset, dataset.subset(name))
+            subsets.append(plan.divide(recipe, name, merged, _groups(dataset.subset(name), merged)))
     listed = {source for subset in recipe.subsets.values() for source in subset.sources}
     sources = {name: entry for name, entry in old.sources.items() if name in listed}
     newest = (dataset.folder / manifest.NAME).stat().st_mtime_ns
@@ -115,7 +117,7 @@ def _merged(dataset: Dataset, subset: Subset) -> plan.Merged:
     return plan.Merged(
         classes=entry.classes,
         multi_label=entry.multi_label,
-        table=table.take(order).combine_chunks(),
+        table=Spilled.of(table.take(order)),
         containers=(ParquetContainer(files),),
         left_out=_left_out(subset, owners, n),
         fine=Fine(entry.fine.classes, entry.fine.parents) if entry.fine else None,
@@ -139,7 +141,7 @@ def _left_out(subset: Subset, owners: pa.Table, held: int) -> tuple[Counted, ...
 
 def _groups(subset: Subset, merged: plan.Merged) -> list[NDArray[np.int64]]:
     """The near-duplicates found when the dataset was built, as row numbers."""
-    ids = merged.table.column("sample_id").combine_chunks()
+    ids = schema.whole(merged.table.column("sample_id"))
     found = [
         pc.index_in(pa.array(group), value_set=ids).to_numpy(zero_copy_only=False) for group in subset.entry.duplicates
     ]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import mmap
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import accumulate, pairwise
@@ -25,7 +25,8 @@ from numpy.typing import NDArray
 from fedrsic_data import images
 from fedrsic_data.errors import BadImageError
 from fedrsic_data.index import Container
-from fedrsic_data.schema import IMAGE, class_names
+from fedrsic_data.schema import IMAGE, class_names, whole
+from fedrsic_data.spill import Spilled
 
 _WINDOW = 1024  # most images in memory at once, however small they are
 _AT_ONCE = 256  # images read before they are checked and put behind one another
@@ -38,29 +39,29 @@ class Job:
     Attributes:
         path: Relative to the dataset's folder.
         split: Name of the split.
-        rows: int64 [n], rows of the table, sorted by client.
+        start: The first of its rows.
+        count: How many it has.
     """
 
     path: str
     split: str
-    rows: NDArray[np.int64]
+    start: int
+    count: int
 
 
 @dataclass(frozen=True)
 class Rows:
-    """The columns all jobs of a subset share, a row an image.
+    """The rows of a subset in the order of its shards, and in each of them by client.
 
     Attributes:
-        table: ``sample_id, labels, domain, key, file``, ``fine_labels`` where there are such, and ``origin``, int32,
-            which container has the bytes.
-        client: int32 [N], index into ``clients``.
+        table: ``sample_id, labels, domain, key, file``, ``fine_labels`` where there are such, ``origin``, int32,
+            which container has the bytes, and ``client``, int32, index into ``clients``.
         clients: Client names.
         containers: Read the bytes.
         schema: Schema of the shards.
     """
 
-    table: pa.Table
-    client: NDArray[np.int32]
+    table: pa.Table | Spilled
     clients: tuple[str, ...]
     containers: tuple[Container, ...]
     schema: pa.Schema
@@ -74,11 +75,6 @@ class Rows:
     def names(self) -> pa.Array:
         """Client names as string [clients]."""
         return pa.array(self.clients, pa.string())
-
-    @cached_property
-    def columns(self) -> pa.Table:
-        """The columns that shards take over, a single chunk each."""
-        return self.table.drop_columns(["key", "origin"]).combine_chunks()
 
 
 @dataclass(frozen=True)
@@ -160,14 +156,15 @@ class Buffer:
 
     def extend(self, data: Sequence[bytes]) -> None:
         """Adds some."""
-        joined = b"".join(data)
-        start, end = self._ends[-1], self._ends[-1] + len(joined)
-        if end > len(self._pages):
-            wider = mmap.mmap(-1, 2 * end)
+        start = self._ends[-1]
+        ends = [start + size for size in accumulate(map(len, data))]
+        if data and ends[-1] > len(self._pages):
+            wider = mmap.mmap(-1, 2 * ends[-1])
             wider[:start] = memoryview(self._pages)[:start]
             self._pages = wider
-        self._pages[start:end] = joined
-        self._ends += [start + size for size in accumulate(map(len, data))]
+        for one, end in zip(data, ends, strict=True):  # not joined first: that would be as much memory again
+            self._pages[end - len(one) : end] = one
+        self._ends += ends
 
     def array(self) -> pa.Array:
         """The byte strings as binary [n], not copied.
@@ -227,26 +224,28 @@ def write(
     beside = target.with_name(target.name + aside)
     window = max(1, min(window, _WINDOW))
     groups: list[tuple[int, int]] = []  # client and image bytes, a row group each
-    held: list[NDArray[np.int64]] = []
+    held: list[pa.Table] = []
     skipped: list[dict[str, str]] = []
     buffer = Buffer(row_group_bytes)
     with beside.open("wb") as file:
         sink = HashingFile(file)
         with parquet_writer(sink, rows.schema) as writer:
-            for start in range(0, len(job.rows), window):
-                good, image = _images(rows, job.split, job.rows[start : start + window], buffer, on_bad_image, skipped)
+            for done in range(0, job.count, window):
+                part = rows.table.slice(job.start + done, min(window, job.count - done)).combine_chunks()
+                good, image = _images(rows, job.split, part, buffer, on_bad_image, skipped)
                 table = _table(rows, good, image)
                 sizes = pc.binary_length(image).to_numpy().astype(np.int64)
-                for begin, end in _row_groups(rows.client[good], sizes, row_group_bytes):
+                client = _codes(good)
+                for begin, end in _row_groups(client, sizes, row_group_bytes):
                     writer.write_table(table.slice(begin, end - begin), row_group_size=end - begin)
-                    groups.append((int(rows.client[good[begin]]), int(sizes[begin:end].sum())))
-                held.append(good)
+                    groups.append((int(client[begin]), int(sizes[begin:end].sum())))
+                held.append(good.drop_columns(["sample_id", "key", "file", "origin"]))
     os.replace(beside, target)
-    kept = np.concatenate(held) if held else job.rows[:0]
+    kept = pa.concat_tables(held).combine_chunks()
     return Receipt(
         path=job.path,
         split=job.split,
-        rows=len(kept),
+        rows=kept.num_rows,
         bytes=sink.bytes,
         sha256=sink.sha256.hexdigest(),
         clients=_client_columns(rows, kept, groups),
@@ -261,27 +260,25 @@ def alone(job: Job, rows: Rows) -> tuple[Job, Rows]:
     Returns:
         Job and rows that give the same shard, once the rows have the containers.
     """
-    wanted = pa.array(job.rows)
-    client = rows.client[job.rows]
-    mine, codes = np.unique(client, return_inverse=True)
+    part = rows.table.slice(job.start, job.count).combine_chunks()
+    mine, codes = np.unique(_codes(part), return_inverse=True)
     few = replace(
         rows,
-        table=rows.table.take(wanted).combine_chunks(),
-        client=codes.astype(np.int32),
+        table=part.set_column(part.column_names.index("client"), "client", pa.array(codes.astype(np.int32))),
         clients=tuple(rows.clients[code] for code in mine),
         containers=(),
     )
-    return replace(job, rows=np.arange(len(job.rows))), few
+    return replace(job, start=0), few
 
 
-def read(rows: Rows, wanted: NDArray[np.int64]) -> list[bytes]:
-    """The image files of the rows ``wanted`` int64 [n], as they are."""
-    keys = rows.table.column("key").take(pa.array(wanted)).to_pylist()
-    origins = rows.table.column("origin").take(pa.array(wanted)).to_numpy()
+def read(part: pa.Table, containers: Sequence[Container]) -> list[bytes]:
+    """The image files of rows with ``key`` and ``origin``, as they are."""
+    keys = part.column("key").to_pylist()
+    origins = part.column("origin").to_numpy()
     data: list[bytes] = [b""] * len(keys)
     for origin in np.unique(origins):
         places = np.flatnonzero(origins == origin)
-        for place, one in zip(places, rows.containers[origin].read([keys[i] for i in places]), strict=True):
+        for place, one in zip(places, containers[origin].read([keys[i] for i in places]), strict=True):
             data[place] = one
     return data
 
@@ -289,40 +286,40 @@ def read(rows: Rows, wanted: NDArray[np.int64]) -> list[bytes]:
 def _images(
     rows: Rows,
     split: str,
-    wanted: NDArray[np.int64],
+    part: pa.Table,
     buffer: Buffer,
     on_bad_image: str,
     skipped: list[dict[str, str]],
-) -> tuple[NDArray[np.int64], pa.Array]:
-    """Which of the rows ``wanted`` have whole images, and those: int64 [n] and binary [n], in the buffer."""
+) -> tuple[pa.Table, pa.Array]:
+    """Those of some rows that have whole images, and these: binary [n], in the buffer."""
     good: list[int] = []
     buffer.clear()
-    for start in range(0, len(wanted), _AT_ONCE):
-        few = wanted[start : start + _AT_ONCE]
-        whole: list[bytes] = []
-        for row, one in zip(few.tolist(), read(rows, few), strict=True):
+    for start in range(0, part.num_rows, _AT_ONCE):
+        data: list[bytes] = []
+        for row, one in enumerate(read(part.slice(start, _AT_ONCE), rows.containers), start):
             try:
                 images.check(one, "")
             except BadImageError as error:
-                skipped.append(_refused(rows, split, row, str(error).removeprefix(": "), on_bad_image))
+                reason = str(error).removeprefix(": ")
+                skipped.append(_refused(rows, split, part.slice(row, 1).to_pylist()[0], reason, on_bad_image))
             else:
                 good.append(row)
-                whole.append(one)
-        buffer.extend(whole)
-    return np.array(good, np.int64), buffer.array()
+                data.append(one)
+        buffer.extend(data)
+    kept = part if len(good) == part.num_rows else part.take(pa.array(good, pa.int64())).combine_chunks()
+    return kept, buffer.array()
 
 
-def _refused(rows: Rows, split: str, row: int, reason: str, on_bad_image: str) -> dict[str, str]:
+def _refused(rows: Rows, split: str, row: Mapping[str, Any], reason: str, on_bad_image: str) -> dict[str, str]:
     """A damaged image as it is listed among those left out.
 
     Raises:
         BadImageError: None is to be left out.
     """
-    at = {name: rows.table.column(name)[row].as_py() for name in ("sample_id", "key", "origin")}
     if on_bad_image == "error":
-        raise BadImageError(f"{rows.containers[at['origin']].where(at['key'])}: {reason}") from None
-    client = rows.clients[rows.client[row]]
-    return {"sample_id": at["sample_id"], "client_id": client, "split": split, "reason": reason.split(";")[0]}
+        raise BadImageError(f"{rows.containers[row['origin']].where(row['key'])}: {reason}") from None
+    client = rows.clients[row["client"]]
+    return {"sample_id": row["sample_id"], "client_id": client, "split": split, "reason": reason.split(";")[0]}
 
 
 def _row_groups(client: NDArray[np.int32], sizes: NDArray[np.int64], most: int) -> list[tuple[int, int]]:
@@ -341,33 +338,36 @@ def _row_groups(client: NDArray[np.int32], sizes: NDArray[np.int64], most: int) 
     return found
 
 
-def _table(rows: Rows, wanted: NDArray[np.int64], data: pa.Array) -> pa.Table:
-    taken = rows.columns.take(pa.array(wanted)).combine_chunks()
-    column = {name: taken.column(name).combine_chunks() for name in taken.column_names}
+def _codes(part: pa.Table) -> NDArray[np.int32]:
+    """The clients of some rows, int32 [n]."""
+    return np.asarray(part.column("client").to_numpy())
+
+
+def _table(rows: Rows, part: pa.Table, data: pa.Array) -> pa.Table:
+    column = {name: whole(part.column(name)) for name in part.column_names}
     image = pa.StructArray.from_arrays([data, column["file"]], fields=list(IMAGE))
-    column |= {"image": image, "client_id": rows.names.take(pa.array(rows.client[wanted]))}
+    column |= {"image": image, "client_id": rows.names.take(column["client"])}
     if not rows.multi_label:
         column["label"] = column["labels"].flatten()
     return pa.Table.from_arrays([column[f.name].cast(f.type) for f in rows.schema], schema=rows.schema)
 
 
-def _fine_counts(rows: Rows, kept: NDArray[np.int64]) -> tuple[int, ...]:
+def _fine_counts(rows: Rows, kept: pa.Table) -> tuple[int, ...]:
     if "fine_labels" not in rows.schema.names:
         return ()
-    codes = rows.columns.column("fine_labels").take(pa.array(kept)).combine_chunks().flatten().to_numpy()
+    codes = whole(kept.column("fine_labels")).flatten().to_numpy()
     return tuple(np.bincount(codes, minlength=len(class_names(rows.schema, "fine_labels"))).tolist())
 
 
-def _client_columns(rows: Rows, kept: NDArray[np.int64], groups: Sequence[tuple[int, int]]) -> dict[str, Any]:
+def _client_columns(rows: Rows, kept: pa.Table, groups: Sequence[tuple[int, int]]) -> dict[str, Any]:
     """What a shard holds of each client, by the columns of the client table."""
-    owner = rows.client[kept]
+    owner = _codes(kept)
     clients = owner[np.flatnonzero(np.diff(owner, prepend=-1))]
     place = np.repeat(np.arange(len(clients)), np.diff([*np.flatnonzero(np.diff(owner, prepend=-1)), len(owner)]))
     of_group = np.array([client for client, _ in groups], np.int64)
     first = np.flatnonzero(np.diff(of_group, prepend=-1))
-    taken = rows.columns.select(["labels", "domain"]).take(pa.array(kept)).combine_chunks()
-    lists = taken.column("labels").combine_chunks()
-    domain = taken.column("domain").combine_chunks().dictionary_encode()
+    lists = whole(kept.column("labels"))
+    domain = whole(kept.column("domain")).dictionary_encode()
     labels, counts = _counted(np.repeat(place, pc.list_value_length(lists)), lists.flatten().to_numpy(), len(clients))
     kinds, domain_counts = _counted(place, domain.indices.to_numpy(), len(clients))
     names = domain.dictionary.to_pylist()

@@ -17,6 +17,8 @@ FLOORS = (
         "images",
         "index",
         "schema",
+        "memory",
+        "spill",
         "tables",
         "skew",
         "archives",

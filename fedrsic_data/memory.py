@@ -1,0 +1,53 @@
+"""Free memory goes back to the system between the stages of a build: what one needed is not added to the next."""
+
+from __future__ import annotations
+
+import ctypes
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pyarrow as pa
+
+_KEPT = 1 << 17  # bytes; larger blocks are pages of their own, as glibc begins
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
+
+
+def frugal() -> None:
+    """Keeps glibc from holding on to what windows of images leave behind, for a process that builds and ends.
+
+    It would otherwise keep blocks as large as the largest that was ever freed. Elsewhere, nothing to do.
+    """
+    mallopt = _glibc("mallopt")
+    if mallopt is not None:
+        mallopt(_M_MMAP_THRESHOLD, _KEPT)
+        mallopt(_M_TRIM_THRESHOLD, _KEPT)
+
+
+@contextmanager
+def tables() -> Iterator[None]:
+    """For what makes a few tables as long as a dataset: in the C library's heap, whose free pages can be given back.
+
+    Arrow's own allocators would keep most of them.
+    """
+    before = pa.default_memory_pool()
+    _release(before)
+    pa.set_memory_pool(pa.system_memory_pool())
+    try:
+        yield
+    finally:
+        pa.set_memory_pool(before)
+    _release(before)
+
+
+def _release(pool: pa.MemoryPool) -> None:
+    pool.release_unused()
+    trim = _glibc("malloc_trim")
+    if trim is not None:
+        trim(0)
+
+
+def _glibc(name: str) -> Any:
+    """A function of glibc, or None where the C library is another one."""
+    return getattr(ctypes.CDLL(None), name, None) if sys.platform == "linux" else None

@@ -1,0 +1,136 @@
+"""Tables on disk, and a build whose memory is no longer for more images."""
+
+from __future__ import annotations
+
+import gc
+import os
+import subprocess
+import sys
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from conftest import ROOT
+
+from fedrsic_data import memory, spill
+from fedrsic_data.errors import OutputError
+from fedrsic_data.spill import Spilled
+
+
+def a_table(rows: int) -> pa.Table:
+    rng = np.random.default_rng(rows)
+    texts = [None if i % 7 == 3 else f"größe-{i}" for i in range(rows)]
+    lists = [rng.integers(0, 9, rng.integers(0, 4)).tolist() for _ in range(rows)]
+    table = pa.table(
+        {
+            "text": pa.array(texts, pa.string()),
+            "labels": pa.array(lists, pa.list_(pa.int32())),
+            "domain": pa.array([f"d{i % 3}" for i in range(rows)], pa.string()).dictionary_encode(),
+            "nothing": pa.nulls(rows, pa.string()),
+            "origin": pa.array(np.arange(rows, dtype=np.int32)),
+        }
+    )
+    return pa.concat_tables([table.slice(0, rows // 3), table.slice(rows // 3)])
+
+
+def same(spilled: pa.Table, wanted: pa.Table) -> bool:
+    spilled.validate(full=True)
+    return spilled.schema == wanted.schema and spilled.to_pylist() == wanted.to_pylist()
+
+
+@pytest.mark.parametrize("rows", [0, 1, 9, 10, 11, 95])
+def test_a_spilled_table_reads_as_it_was(rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(spill, "_BATCH", 10)
+    table = a_table(rows)
+    spilled = Spilled.of(table)
+    assert (spilled.num_rows, spilled.column_names) == (rows, table.column_names)
+    for name in table.column_names:
+        assert spilled.column(name).to_pylist() == table.column(name).to_pylist()
+    for start in (0, 1, 9, 10, 19, rows):
+        for length in (0, 1, 10, 11, 1000):
+            assert same(spilled.slice(start, length), table.slice(start, length))
+    assert same(spilled.select(["origin", "text"]).slice(0, rows), table.select(["origin", "text"]))
+    order = np.random.default_rng(1).permutation(rows)[: rows // 2]
+    more = pa.array(np.arange(rows // 2))
+    taken = spilled.take(order).append_column("more", more)
+    assert same(taken.slice(0, rows), table.take(pa.array(order)).append_column("more", more))
+    assert same(spilled.slice(0, rows), table)  # which is not changed
+
+
+def test_threads_may_read_a_spilled_table_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(spill, "_BATCH", 16)
+    table = a_table(1000)
+    spilled = Spilled.of(table)
+    with ThreadPoolExecutor(8) as pool:
+        slices = list(pool.map(lambda start: spilled.slice(start, 40), range(0, 1000, 10)))
+    assert all(same(part, table.slice(10 * i, 40)) for i, part in enumerate(slices))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="open files are listed otherwise elsewhere")
+def test_its_files_go_with_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    gc.collect()
+    before = len(os.listdir("/proc/self/fd"))
+    spilled = Spilled.of(a_table(100))
+    assert list(tmp_path.iterdir()) == []  # they have no names: nothing stays behind, however the process ends
+    assert len(os.listdir("/proc/self/fd")) > before
+    del spilled
+    gc.collect()
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_no_room_for_temporary_files_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "gone"))
+    with pytest.raises(OutputError, match=r"gone: cannot hold temporary files \(No such file.*set TMPDIR"):
+        Spilled.of(a_table(1))
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no full device")
+def test_a_full_disk_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "TemporaryFile", lambda: Path("/dev/full").open("w+b", buffering=0))
+    with pytest.raises(OutputError, match=r"No space left on device.*set TMPDIR"):
+        Spilled.of(a_table(10))
+
+
+def test_the_allocator_is_as_before_whatever_happens() -> None:
+    before = pa.default_memory_pool().backend_name
+    with memory.tables():
+        assert pa.default_memory_pool().backend_name == "system"
+    assert pa.default_memory_pool().backend_name == before
+    with pytest.raises(KeyError), memory.tables():
+        raise KeyError
+    assert pa.default_memory_pool().backend_name == before
+
+
+BUILD = """
+import resource, sys
+import cli
+from fedrsic_data import sample
+from fedrsic_data.sources.sample import SceneContainer
+one = sample.encode(sample.render("beach", "ucmerced", seed=0, index=0, size=32))
+SceneContainer.read = lambda self, keys: [bytes(bytearray(one)) for _ in keys]  # one picture, which costs no time
+sys.argv = ["fedkit", "build", "fed-rsic", "--subset", "fed-ucmerced", "--sample", "--json", *sys.argv[1:]]
+try:
+    cli.main()
+except SystemExit as end:
+    assert not end.code, end.code
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10, file=sys.stderr)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="what is free is kept elsewhere")
+def test_the_memory_of_a_build_does_not_grow_with_its_images(tmp_path: Path) -> None:
+    def peak(per_class: int) -> int:
+        settings = ["--set", f"sample.per_class={per_class}", "--set", "sample.size=32"]
+        command = [sys.executable, "-c", BUILD, *settings, "--out", str(tmp_path / str(per_class))]
+        env = {**os.environ, "PYTHONPATH": str(ROOT)}
+        done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=300, check=True)
+        return int(done.stderr.split()[-1])
+
+    # both fill the windows in which images are read; held whole, the index of the larger one is 14 MB
+    few, many = peak(1000), peak(9524)
+    assert many - few < 10, (few, many)
