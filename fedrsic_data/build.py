@@ -304,7 +304,7 @@ def _jobs(recipe: Recipe, subset: PlannedSubset) -> tuple[shards.Rows, list[tupl
     """The shards of a subset, each with its reading window in images."""
     order = np.lexsort((subset.owner, subset.split))
     order = order[subset.owner[order] >= 0]
-    owner, split = subset.owner[order], subset.split[order]
+    owner, splits = subset.owner[order], subset.split[order]
     named = [name for name in subset.table.column_names if name not in ("group", "split")]
     rows = shards.Rows(
         table=subset.table.select(named).take(order).append_column("client", pa.array(owner)),
@@ -319,14 +319,14 @@ def _jobs(recipe: Recipe, subset: PlannedSubset) -> tuple[shards.Rows, list[tupl
     packed = recipe.layout.files == "packed" or (recipe.layout.files == "auto" and len(subset.clients) > _MOST_FILES)
     files = _file_names(subset.clients)
     jobs: list[shards.Job] = []
-    for code, of in enumerate(subset.split_names):
-        begin, end = np.searchsorted(split, [code, code + 1]).tolist()
+    for code, split in enumerate(subset.split_names):
+        begin, end = np.searchsorted(splits, [code, code + 1]).tolist()
         starts = np.flatnonzero(np.diff(owner[begin:end], prepend=-1))  # where each client's rows begin
         if packed:
             starts = _packs(starts, end - begin, recipe.layout.shard_bytes // mean)
         for number, (first, last) in enumerate(pairwise([*(begin + starts).tolist(), end])):
-            name = f"{of}-{number:05d}-of-{len(starts):05d}" if packed else files[owner[first]]
-            jobs.append(shards.Job(f"{subset.name}/{of}/{name}.parquet", of, first, last - first))
+            name = f"{split}-{number:05d}-of-{len(starts):05d}" if packed else files[owner[first]]
+            jobs.append(shards.Job(f"{subset.name}/{split}/{name}.parquet", split, first, last - first))
     return rows, [(job, window) for job in jobs]
 
 

@@ -132,16 +132,20 @@ def single_label_table(domain: str, classes: Sequence[ClassRows]) -> pa.Table:
     counts = [len(rows.ids) for rows in classes]
     n = sum(counts)
     labels = np.repeat(np.arange(len(classes), dtype=np.int32), counts)
-    nothing = pa.nulls(n, pa.string())
-    ids = pa.chunked_array([rows.ids for rows in classes], pa.string())  # in pieces, which need no copy
+    most = max(counts, default=0)
+    same, nothing = pa.repeat(pa.scalar(domain, pa.string()), most), pa.nulls(most, pa.string())
+
+    def by_class(pieces: Iterable[pa.Array]) -> pa.ChunkedArray:
+        return pa.chunked_array(pieces, pa.string())  # in pieces, which need no copy
+
     columns = [
-        ids,
+        by_class(rows.ids for rows in classes),
         pa.ListArray.from_arrays(pa.array(np.arange(n + 1, dtype=np.int32)), pa.array(labels)),
-        pa.repeat(pa.scalar(domain, pa.string()), n),
-        nothing,
-        nothing,
-        pa.chunked_array([rows.keys for rows in classes], pa.string()),
-        pa.chunked_array([rows.files for rows in classes], pa.string()),
+        by_class(same[:count] for count in counts),
+        by_class(nothing[:count] for count in counts),
+        by_class(nothing[:count] for count in counts),
+        by_class(rows.keys for rows in classes),
+        by_class(rows.files for rows in classes),
     ]
     return pa.table(columns, schema=INDEX_SCHEMA)
 

@@ -132,7 +132,7 @@ class Planned:
     def slices(self, most: int) -> Iterator[pa.Table]:
         """The rows of ``table``, ``most`` at a time: all slices but the last are as long as that."""
         for start in range(0, self.rows, most):
-            yield _table(self.subsets, start, min(start + most, self.rows))
+            yield table(self.subsets, start, min(start + most, self.rows))
 
 
 @dataclass(frozen=True)
@@ -185,8 +185,9 @@ def merge(subset: Subset, indexes: Sequence[Index]) -> Merged:
             examples = tuple(lost.column("sample_id").slice(0, 5).to_pylist())
             reason = f"of a class of {subset.sources[origin]} that not all sources have"
             left_out.append(Counted(reason, lost.num_rows, examples))
-    merged = Spilled.of(_encoded(pa.concat_tables(parts)))
-    order = partition.sorting(merged.column("sample_id"))
+    whole = _encoded(pa.concat_tables(parts))
+    order = partition.sorting(whole.column("sample_id"))
+    merged = Spilled.of(whole)
     return Merged(
         classes=classes,
         multi_label=any(index.multi_label for index in indexes),
@@ -220,9 +221,11 @@ def drawn(reason: str) -> bool:
     return reason == _UNDRAWN or reason.endswith(_BEYOND.removeprefix("beyond {}"))
 
 
-def table(planned: Sequence[PlannedSubset]) -> pa.Table:
-    """The plan as a table of ``schema.PLAN_SCHEMA``, sorted by subset and sample id."""
-    return _table(planned, 0, sum(len(subset.owner) for subset in planned))
+def table(planned: Sequence[PlannedSubset], start: int = 0, stop: int | None = None) -> pa.Table:
+    """The plan, or its rows ``start`` to ``stop``, of ``schema.PLAN_SCHEMA``, sorted by subset and sample id."""
+    end = sum(len(subset.owner) for subset in planned) if stop is None else stop
+    columns = [_cells(planned, name, start, end) for name in schema.PLAN_SCHEMA.names]
+    return pa.table(columns, schema=schema.PLAN_SCHEMA).combine_chunks()
 
 
 def codes_of(column: pa.ChunkedArray) -> tuple[NDArray[np.int32], tuple[str, ...]]:
@@ -237,7 +240,7 @@ def codes_of(column: pa.ChunkedArray) -> tuple[NDArray[np.int32], tuple[str, ...
 
 def _divide(recipe: Recipe, name: str, merged: Merged, groups: Sequence[NDArray[np.int64]]) -> PlannedSubset:
     rows = _rows(merged.table, merged.classes)
-    ids = merged.table.column("sample_id")
+    ids = merged.table.select(["sample_id"])
     fractions = recipe.fractions(name)
     trained, novel, base = _base_to_novel(rows, recipe.base_to_novel)
     some = len(trained) < len(rows)
@@ -245,7 +248,7 @@ def _divide(recipe: Recipe, name: str, merged: Merged, groups: Sequence[NDArray[
     assignment = partition.assign(
         recipe.partitioner(name),
         base_rows,
-        ids.take(pa.array(trained)) if some else ids,
+        ids.take(trained).column("sample_id") if some else ids.column("sample_id"),
         seeds.generator(recipe.seed, name, "partition"),
     )
     rng = seeds.generator(recipe.seed, name, "splits")
@@ -264,10 +267,10 @@ def _divide(recipe: Recipe, name: str, merged: Merged, groups: Sequence[NDArray[
     # a picture that is of a base class in one source and of a novel class in another stays where its labels put it
     if recipe.split_by != "source":
         split = splits.together(split, owner, rows, [g for g in groups if not np.isin(g, novel).any()])
-    left_out = [*merged.left_out, *_count(_UNDRAWN, owner < 0, ids)]
+    left_out = [*merged.left_out, *_count(_UNDRAWN, owner < 0, merged.table)]
     if recipe.shots is not None:
         beyond = splits.few_shot(rows, owner, split, recipe.shots, rng)
-        left_out += _count(_BEYOND.format(recipe.shots), beyond, ids)
+        left_out += _count(_BEYOND.format(recipe.shots), beyond, merged.table)
         owner[beyond] = -1
     return PlannedSubset(
         name=name,
@@ -281,7 +284,7 @@ def _divide(recipe: Recipe, name: str, merged: Merged, groups: Sequence[NDArray[
         clients=partition.names(assignment.clients, assignment.names),
         novel=merged.classes[base:],
         moved=assignment.moved,
-        duplicates=tuple(tuple(ids.take(pa.array(group)).to_pylist()) for group in groups),
+        duplicates=tuple(_ids(merged.table, group) for group in groups),
         left_out=tuple(left_out),
         fine=merged.fine,
     )
@@ -298,9 +301,13 @@ def _base_to_novel(rows: partition.Rows, wanted: bool) -> tuple[NDArray[np.int64
     return np.flatnonzero(rows.labels < base), np.flatnonzero(rows.labels >= base), base
 
 
-def _count(reason: str, rows: NDArray[np.bool_], ids: pa.ChunkedArray) -> list[Counted]:
-    examples = tuple(ids.take(pa.array(np.flatnonzero(rows)[:5])).to_pylist())
-    return [Counted(reason, int(rows.sum()), examples)] if rows.any() else []
+def _count(reason: str, rows: NDArray[np.bool_], table: Spilled) -> list[Counted]:
+    return [Counted(reason, int(rows.sum()), _ids(table, np.flatnonzero(rows)[:5]))] if rows.any() else []
+
+
+def _ids(table: Spilled, rows: NDArray[np.int64]) -> tuple[str, ...]:
+    """The sample ids of a few rows."""
+    return tuple(table.select(["sample_id"]).slice(int(row), 1).column(0)[0].as_py() for row in rows)
 
 
 def _encoded(table: pa.Table) -> pa.Table:
@@ -343,12 +350,6 @@ def _rows(table: Spilled, classes: Sequence[str]) -> partition.Rows:
         groups=groups,
         group_names=group_names,
     )
-
-
-def _table(planned: Sequence[PlannedSubset], start: int, stop: int) -> pa.Table:
-    """Rows ``start`` to ``stop`` of the plan."""
-    columns = [_cells(planned, name, start, stop) for name in schema.PLAN_SCHEMA.names]
-    return pa.table(columns, schema=schema.PLAN_SCHEMA).combine_chunks()
 
 
 def _cells(planned: Sequence[PlannedSubset], name: str, start: int, stop: int) -> pa.ChunkedArray:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import IO, Any
 
 import numpy as np
@@ -35,7 +35,8 @@ class Spilled:
         Raises:
             OutputError: There is no room for temporary files.
         """
-        return cls({name: _Column(table.column(name)) for name in table.column_names}, table.num_rows)
+        columns = {name: table.column(name).unify_dictionaries() for name in table.column_names}
+        return cls({name: _Column(column.type, _cut(column)) for name, column in columns.items()}, table.num_rows)
 
     @property
     def column_names(self) -> list[str]:
@@ -57,28 +58,24 @@ class Spilled:
 
     def append_column(self, name: str, column: pa.Array) -> Spilled:
         """The table with another column."""
-        return Spilled({**self._columns, name: _Column(pa.chunked_array([column]))}, self.num_rows)
+        return Spilled({**self._columns, name: _Column(column.type, _cut(column))}, self.num_rows)
 
     def take(self, rows: NDArray[np.int64]) -> Spilled:
         """Some rows, in files of their own, in the order of ``rows`` int64 [n]; a column at a time is in memory."""
-        wanted = pa.array(rows)
-        taken = {
-            name: _Column(pa.chunked_array([schema.whole(column.read(0, self.num_rows)).take(wanted)]))
-            for name, column in self._columns.items()
-        }
-        return Spilled(taken, len(rows))
+        return Spilled({name: column.take(rows) for name, column in self._columns.items()}, len(rows))
 
 
 class _Column:
     """A column in an Arrow file, in batches of ``_BATCH`` rows."""
 
-    def __init__(self, column: pa.ChunkedArray) -> None:
-        self.type = column.type
-        table = pa.table([schema.whole(column)], names=["column"])
+    def __init__(self, kind: pa.DataType, batches: Iterable[pa.Array]) -> None:
+        """Of its batches, all but the last as long as they are to be."""
+        self.type = kind
         try:
             self._file: IO[Any] = tempfile.TemporaryFile()  # noqa: SIM115, it lives as long as the column
-            with pa.ipc.new_file(self._file, table.schema) as writer:
-                writer.write_table(table, max_chunksize=_BATCH)
+            with pa.ipc.new_file(self._file, pa.schema([("column", kind)])) as writer:
+                for batch in batches:
+                    writer.write_batch(pa.record_batch([batch], names=["column"]))
             self._file.flush()
         except OSError as error:
             words = error.strerror or error
@@ -94,3 +91,16 @@ class _Column:
             batches = [self._reader.get_batch(i) for i in range(start // _BATCH, -(-stop // _BATCH))]
         chunks = [batch.column(0) for batch in batches]
         return pa.chunked_array(chunks, self.type).slice(start % _BATCH, stop - start)
+
+    def take(self, rows: NDArray[np.int64]) -> _Column:
+        """Some rows, written anew."""
+        column = schema.whole(self.read(0, self._reader.num_record_batches * _BATCH))
+        starts = range(0, len(rows), _BATCH)
+        return _Column(self.type, (column.take(pa.array(rows[start : start + _BATCH])) for start in starts))
+
+
+def _cut(column: pa.Array | pa.ChunkedArray) -> Iterator[pa.Array]:
+    """A column in batches, which are copied where they are of several chunks: it is never in one piece."""
+    for start in range(0, len(column), _BATCH):
+        batch = column.slice(start, _BATCH)
+        yield schema.whole(batch) if isinstance(batch, pa.ChunkedArray) else batch

@@ -38,7 +38,8 @@ WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT
 
 def changes(event, args):
     if event == "open":
-        return bool((args[2] or 0) & WRITES) and not str(args[0]).startswith("/dev/")
+        nowhere = str(args[0]).startswith("/dev/") or os.path.isdir(args[0])  # a file in a folder, without a name
+        return bool((args[2] or 0) & WRITES) and not nowhere
     return event in CHANGES
 
 

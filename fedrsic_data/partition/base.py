@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, ClassVar, Literal, Protocol
 
 import numpy as np
@@ -168,10 +169,10 @@ def assign(
         raise UsageError("there are no images to partition")
     _servable_clients(partitioner, len(rows))
     rows = _servable_rows(partitioner, rows)
-    ids = sample_ids.combine_chunks() if isinstance(sample_ids, pa.ChunkedArray) else sample_ids
     if partitioner.needs_ids:
+        ids = sample_ids.combine_chunks() if isinstance(sample_ids, pa.ChunkedArray) else sample_ids
         rows = dataclasses.replace(rows, sample_ids=ids)
-    order = sorting(ids)
+    order = sorting(sample_ids)
     if order is None:
         return partitioner.assign(rows, rng)
     answer = partitioner.assign(rows.take(order), rng)
@@ -226,9 +227,13 @@ def strata(rows: Rows) -> Rows:
 
 def sorting(sample_ids: pa.ChunkedArray | pa.Array) -> NDArray[np.int64] | None:
     """Row numbers in the order of their sample ids; None where they stand so already, which is cheap to see."""
-    ids = sample_ids.combine_chunks() if isinstance(sample_ids, pa.ChunkedArray) else sample_ids
-    if len(ids) < 2 or pc.all(pc.less(ids[:-1], ids[1:])).as_py():
+    chunks = sample_ids.chunks if isinstance(sample_ids, pa.ChunkedArray) else [sample_ids]
+    held = [chunk for chunk in chunks if len(chunk)]
+    if all(pc.all(pc.less(chunk[:-1], chunk[1:])).as_py() for chunk in held) and all(
+        pc.less(one[-1], next_[0]).as_py() for one, next_ in pairwise(held)
+    ):
         return None
+    ids = sample_ids.combine_chunks() if isinstance(sample_ids, pa.ChunkedArray) else sample_ids
     return np.asarray(pc.sort_indices(ids).to_numpy().astype(np.int64))
 
 
