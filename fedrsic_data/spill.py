@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from fedrsic_data import schema
 from fedrsic_data.errors import OutputError
 
-_BATCH = 1024  # rows that are read together
+_BATCH = 8192  # rows that are read together
 
 
 class Spilled:
@@ -87,10 +87,14 @@ class _Column:
 
     def read(self, start: int, stop: int) -> pa.ChunkedArray:
         """Rows ``start`` to ``stop``."""
-        with self._lock:
-            batches = [self._reader.get_batch(i) for i in range(start // _BATCH, -(-stop // _BATCH))]
-        chunks = [batch.column(0) for batch in batches]
-        return pa.chunked_array(chunks, self.type).slice(start % _BATCH, stop - start)
+        chunks = []
+        for number in range(start // _BATCH, -(-stop // _BATCH)):
+            with self._lock:
+                batch = self._reader.get_batch(number).column(0)
+            part = batch[max(start - number * _BATCH, 0) : stop - number * _BATCH]
+            # a copy of a part lets the rest of its batch go
+            chunks.append(batch if len(part) == len(batch) else pa.concat_arrays([part]))
+        return pa.chunked_array(chunks, self.type)
 
     def take(self, rows: NDArray[np.int64]) -> _Column:
         """Some rows, written anew."""
