@@ -39,6 +39,7 @@ def describe(planned: Planned, folder: Path, receipts: Mapping[str, Sequence[sha
     with pq.ParquetWriter(folder / PLAN, schema.PLAN_SCHEMA, **_SMALL) as plan_writer:
         for rows in planned.slices(_ROW_GROUP):
             plan_writer.write_table(rows, row_group_size=_ROW_GROUP)
+            del rows  # before the next are made
     write_small(pa.concat_tables(clients.values()), folder / CLIENTS)
     (folder / CARD).write_text(card.render(recipe, planned.sources, subsets), encoding="utf-8")
     plan_file = file_entry(folder, PLAN)

@@ -314,7 +314,7 @@ def _encoded(table: pa.Table) -> pa.Table:
     """The table with texts that many rows share held once."""
     for at, name in enumerate(table.column_names):
         if name in _SHARED:
-            table = table.set_column(at, name, schema.whole(table.column(name)).dictionary_encode())
+            table = table.set_column(at, name, table.column(name).dictionary_encode())
     return table
 
 

@@ -87,16 +87,13 @@ def stratified(
     split = np.zeros(len(rows), np.int8)
     shuffled = rng.permutation(len(mine))
     order = shuffled[np.argsort(cell[shuffled], kind="stable")]
-    left = np.bincount(cell, minlength=clients * rows.classes).reshape(clients, rows.classes)
-    total = left.copy()
-    start = np.cumsum(left) - left.ravel()
-    for code, fraction in enumerate(fractions.values(), 1):
-        take = round_table(_leaving_one(np.asarray(total * fraction), left), rng)
-        ranks = np.arange(len(mine)) - np.repeat(start, total.ravel())
-        used = np.repeat((total - left).ravel(), total.ravel())
-        chosen = (ranks >= used) & (ranks < used + np.repeat(take.ravel(), total.ravel()))
-        split[mine[order[chosen]]] = code
-        left -= take
+    total = np.bincount(cell, minlength=clients * rows.classes).reshape(clients, rows.classes)
+    left, taken = total.copy(), []
+    for fraction in fractions.values():
+        taken.append(round_table(_leaving_one(np.asarray(total * fraction), left), rng))
+        left -= taken[-1]
+    codes = np.array([*range(1, len(taken) + 1), 0], np.int8)  # of a cell's rows in their order, the last stay
+    split[mine[order]] = np.repeat(np.tile(codes, total.size), np.stack([*taken, left], axis=-1).ravel())
     return split
 
 
