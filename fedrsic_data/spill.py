@@ -5,7 +5,6 @@ from __future__ import annotations
 import tempfile
 import threading
 from collections.abc import Iterable, Iterator, Sequence
-from typing import IO, Any
 
 import numpy as np
 import pyarrow as pa
@@ -15,6 +14,7 @@ from fedrsic_data import schema
 from fedrsic_data.errors import OutputError
 
 _BATCH = 8192  # rows that are read together
+_SMALL = 1 << 16  # bytes of a column that needs no file
 
 
 class Spilled:
@@ -72,7 +72,7 @@ class _Column:
         """Of its batches, all but the last as long as they are to be."""
         self.type = kind
         try:
-            self._file: IO[Any] = tempfile.TemporaryFile()  # noqa: SIM115, it lives as long as the column
+            self._file = tempfile.SpooledTemporaryFile(_SMALL)  # noqa: SIM115, it lives as long as the column
             with pa.ipc.new_file(self._file, pa.schema([("column", kind)])) as writer:
                 for batch in batches:
                     writer.write_batch(pa.record_batch([batch], names=["column"]))

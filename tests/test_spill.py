@@ -42,7 +42,9 @@ def same(spilled: pa.Table, wanted: pa.Table) -> bool:
 
 
 @pytest.mark.parametrize("rows", [0, 1, 9, 10, 11, 95])
-def test_a_spilled_table_reads_as_it_was(rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("small", [1, 1 << 16], ids=["on disk", "in memory"])
+def test_a_spilled_table_reads_as_it_was(rows: int, small: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(spill, "_SMALL", small)
     monkeypatch.setattr(spill, "_BATCH", 10)
     table = a_table(rows)
     spilled = Spilled.of(table)
@@ -72,6 +74,7 @@ def test_threads_may_read_a_spilled_table_together(monkeypatch: pytest.MonkeyPat
 @pytest.mark.skipif(sys.platform != "linux", reason="open files are listed otherwise elsewhere")
 def test_its_files_go_with_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(spill, "_SMALL", 1)
     gc.collect()
     before = len(os.listdir("/proc/self/fd"))
     spilled = Spilled.of(a_table(100))
@@ -84,13 +87,15 @@ def test_its_files_go_with_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
 def test_no_room_for_temporary_files_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "gone"))
+    assert Spilled.of(a_table(100)).num_rows == 100  # which is small enough for memory
+    monkeypatch.setattr(spill, "_SMALL", 1)
     with pytest.raises(OutputError, match=r"gone: cannot hold temporary files \(No such file.*set TMPDIR"):
         Spilled.of(a_table(1))
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no full device")
 def test_a_full_disk_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tempfile, "TemporaryFile", lambda: Path("/dev/full").open("w+b", buffering=0))  # noqa: SIM115
+    monkeypatch.setattr(tempfile, "SpooledTemporaryFile", lambda _: Path("/dev/full").open("w+b", buffering=0))  # noqa: SIM115
     with pytest.raises(OutputError, match=r"No space left on device.*set TMPDIR"):
         Spilled.of(a_table(10))
 
