@@ -74,13 +74,16 @@ class Built:
 
 
 def prepare(recipe: Recipe, places: locate.Places, listener: Listener = QUIET) -> Planned:
-    """Finds the sources, reads their names and labels and draws the plan. Writes nothing (downloads apart).
+    """Finds the sources, reads their names and labels and draws the plan.
+
+    Writes nothing, downloads and temporary files apart.
 
     Raises:
         SourceError: A source is missing, incomplete or not what it should be.
         UsageError: The partition cannot be met, or a setting of the sample has no effect.
+        OutputError: There is no room for temporary files.
     """
-    with memory.tables():
+    with memory.returned():
         return _planned(pinned(recipe), places, listener)
 
 
@@ -93,7 +96,7 @@ def _planned(recipe: Recipe, places: locate.Places, listener: Listener) -> Plann
     sources = {name: source_entry(recipe, name, index) for name, index in indexes.items()}
     stamp = fingerprint((name, index.fingerprint) for name, index in sorted(indexes.items()))
     newest = max(index.newest for index in indexes.values())
-    del indexes  # from here on they are on disk
+    del indexes  # which are in the merged tables, on disk
     subsets = []
     for name, images in merged.items():
         listener.step(f"planning {name}")
@@ -138,7 +141,7 @@ def build(
             return built
         work.begin(_key(planned))
         receipts = _receipts(planned, work, listener, engine)
-        with memory.tables():
+        with memory.returned():
             described = describe(planned, work.folder, receipts)
         check(described)
         (work.folder / manifest.NAME).write_text(manifest.dumps(described), encoding="utf-8")
@@ -227,7 +230,10 @@ def _mend(planned: Planned, out: Path, standing: Manifest, listener: Listener) -
         _prepare(planned, out)
         bad = {file.path for file in broken}
         for subset in planned.subsets:
-            rows, jobs = _jobs(planned.recipe, subset)
+            if not any(path.startswith(f"{subset.name}/") for path in bad):
+                continue
+            with memory.returned():
+                rows, jobs = _jobs(planned.recipe, subset)
             for job, window in jobs:
                 if job.path in bad:
                     shards.write(job, rows, out, **_options(planned.recipe, window))
@@ -273,7 +279,7 @@ def _receipts(
     todo: list[Task] = []
     order: dict[str, list[str]] = {}
     for subset in planned.subsets:
-        with memory.tables():
+        with memory.returned():
             rows, jobs = _jobs(planned.recipe, subset)
         order[subset.name] = [job.path for job, _ in jobs]
         todo += [Task(subset.name, job, rows, _options(planned.recipe, window)) for job, window in jobs]

@@ -26,10 +26,10 @@ def frugal() -> None:
 
 
 @contextmanager
-def tables() -> Iterator[None]:
-    """For what makes a few tables as long as a dataset: in the C library's heap, whose free pages can be given back.
+def returned() -> Iterator[None]:
+    """Memory that goes back when it is free, for a stage that makes a few tables as long as a dataset.
 
-    Arrow's own allocators would keep most of them.
+    They are in the C library's heap in this block; Arrow's own allocators would keep most of the pages.
     """
     before = pa.default_memory_pool()
     _release(before)

@@ -157,10 +157,11 @@ class Merged:
 
 
 def merge(subset: Subset, indexes: Sequence[Index]) -> Merged:
-    """The indexes of a subset's sources in one table, in its label space and in the order of sample ids.
+    """The indexes of a subset's sources in one table, on disk, in its label space and in the order of sample ids.
 
     Raises:
         UsageError: The sources have different finer label spaces.
+        OutputError: There is no room for temporary files.
     """
     named = []
     for source, index in zip(subset.sources, indexes, strict=True):

@@ -47,6 +47,7 @@ def prepare(
     Raises:
         VerificationError: The old dataset is damaged.
         UsageError: The new recipe changes more than partition, splits, seed and layout, or cannot be met.
+        OutputError: There is no room for temporary files.
     """
     listener.step(f"verifying {path}")
     old, problems = verify(path, progress)
@@ -59,13 +60,14 @@ def prepare(
     subsets = []
     for name in recipe.subsets:
         listener.step(f"planning {name}")
-        with memory.tables():
+        with memory.returned():
             merged = _merged(dataset, dataset.subset(name))
             subsets.append(plan.divide(recipe, name, merged, _groups(dataset.subset(name), merged)))
     listed = {source for subset in recipe.subsets.values() for source in subset.sources}
     sources = {name: entry for name, entry in old.sources.items() if name in listed}
     newest = (dataset.folder / manifest.NAME).stat().st_mtime_ns
-    return Planned.of(recipe, sources, subsets, old.digest, newest, [dataset.folder])
+    with memory.returned():
+        return Planned.of(recipe, sources, subsets, old.digest, newest, [dataset.folder])
 
 
 def _same_images(old: Recipe, new: Recipe) -> None:

@@ -55,7 +55,7 @@ class Rows:
 
     Attributes:
         table: ``sample_id, labels, domain, key, file``, ``fine_labels`` where there are such, ``origin``, int32,
-            which container has the bytes, and ``client``, int32, index into ``clients``.
+            which container has the bytes, and ``client``, int32, index into ``clients``. In memory once sent.
         clients: Client names.
         containers: Read the bytes.
         schema: Schema of the shards.

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import errno
+import io
 import tempfile
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
+from typing import IO
 
 import numpy as np
 import pyarrow as pa
@@ -13,14 +16,14 @@ from numpy.typing import NDArray
 from fedrsic_data import schema
 from fedrsic_data.errors import OutputError
 
-_BATCH = 8192  # rows that are read together
-_SMALL = 1 << 16  # bytes of a column that needs no file
+_BATCH = 8192  # rows that are read together; a table of no more needs no files
 
 
 class Spilled:
     """A table whose columns are in temporary files without names; a column comes back whole, or rows by range.
 
-    Its methods are those of ``pyarrow.Table``. Safe for threads; it cannot be sent to other processes, its slices can.
+    Its methods are named as those of ``pyarrow.Table``. Those that make columns raise ``OutputError`` where there is no
+    room for temporary files. Safe for threads; it cannot be sent to other processes, its slices can.
     """
 
     def __init__(self, columns: dict[str, _Column], num_rows: int) -> None:
@@ -30,13 +33,8 @@ class Spilled:
 
     @classmethod
     def of(cls, table: pa.Table) -> Spilled:
-        """A table's columns, each written to a file of its own.
-
-        Raises:
-            OutputError: There is no room for temporary files.
-        """
-        columns = {name: table.column(name).unify_dictionaries() for name in table.column_names}
-        return cls({name: _Column(column.type, _cut(column)) for name, column in columns.items()}, table.num_rows)
+        """A table's columns, each written to a file of its own."""
+        return cls({name: _Column.of(table.column(name)) for name in table.column_names}, table.num_rows)
 
     @property
     def column_names(self) -> list[str]:
@@ -58,32 +56,42 @@ class Spilled:
 
     def append_column(self, name: str, column: pa.Array) -> Spilled:
         """The table with another column."""
-        return Spilled({**self._columns, name: _Column(column.type, _cut(column))}, self.num_rows)
+        return Spilled({**self._columns, name: _Column.of(pa.chunked_array([column]))}, self.num_rows)
 
     def take(self, rows: NDArray[np.int64]) -> Spilled:
-        """Some rows, in files of their own, in the order of ``rows`` int64 [n]; a column at a time is in memory."""
+        """Some rows, written anew, in the order of ``rows`` int64 [n]; a column at a time is in memory."""
         return Spilled({name: column.take(rows) for name, column in self._columns.items()}, len(rows))
 
 
 class _Column:
-    """A column in an Arrow file, in batches of ``_BATCH`` rows."""
+    """A column as an Arrow file, in batches of ``_BATCH`` rows; in memory, if there is but one."""
 
-    def __init__(self, kind: pa.DataType, batches: Iterable[pa.Array]) -> None:
-        """Of its batches, all but the last as long as they are to be."""
+    def __init__(self, kind: pa.DataType, batches: Iterable[pa.Array], num_rows: int) -> None:
+        """Of its batches, all but the last of ``_BATCH`` rows."""
         self.type = kind
         try:
-            self._file = tempfile.SpooledTemporaryFile(_SMALL)  # noqa: SIM115, it lives as long as the column
+            # it lives as long as the column
+            self._file: IO[bytes] = io.BytesIO() if num_rows <= _BATCH else tempfile.TemporaryFile()  # noqa: SIM115
             with pa.ipc.new_file(self._file, pa.schema([("column", kind)])) as writer:
                 for batch in batches:
                     writer.write_batch(pa.record_batch([batch], names=["column"]))
             self._file.flush()
         except OSError as error:
-            words = error.strerror or error
+            mend = "free space there, or set TMPDIR"
+            if error.errno in (errno.EMFILE, errno.ENFILE):
+                mend = "raise ulimit -n, or build fewer subsets at once"
             raise OutputError(
-                f"{tempfile.gettempdir()}: cannot hold temporary files ({words}); free space there, or set TMPDIR"
+                f"{tempfile.tempdir or 'TMPDIR'}: cannot hold temporary files ({error.strerror or error}); {mend}"
             ) from None
         self._reader = pa.ipc.open_file(self._file)
         self._lock = threading.Lock()
+
+    @classmethod
+    def of(cls, column: pa.ChunkedArray) -> _Column:
+        """A column, copied batch by batch where these are of several chunks: it is never in one piece."""
+        same = column.unify_dictionaries()
+        starts = range(0, len(same), _BATCH)
+        return cls(same.type, (schema.whole(same.slice(start, _BATCH)) for start in starts), len(same))
 
     def read(self, start: int, stop: int) -> pa.ChunkedArray:
         """Rows ``start`` to ``stop``."""
@@ -100,11 +108,4 @@ class _Column:
         """Some rows, written anew."""
         column = schema.whole(self.read(0, self._reader.num_record_batches * _BATCH))
         starts = range(0, len(rows), _BATCH)
-        return _Column(self.type, (column.take(pa.array(rows[start : start + _BATCH])) for start in starts))
-
-
-def _cut(column: pa.Array | pa.ChunkedArray) -> Iterator[pa.Array]:
-    """A column in batches, which are copied where they are of several chunks: it is never in one piece."""
-    for start in range(0, len(column), _BATCH):
-        batch = column.slice(start, _BATCH)
-        yield schema.whole(batch) if isinstance(batch, pa.ChunkedArray) else batch
+        return _Column(self.type, (column.take(pa.array(rows[start : start + _BATCH])) for start in starts), len(rows))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -42,10 +43,9 @@ def same(spilled: pa.Table, wanted: pa.Table) -> bool:
 
 
 @pytest.mark.parametrize("rows", [0, 1, 9, 10, 11, 95])
-@pytest.mark.parametrize("small", [1, 1 << 16], ids=["on disk", "in memory"])
-def test_a_spilled_table_reads_as_it_was(rows: int, small: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(spill, "_SMALL", small)
-    monkeypatch.setattr(spill, "_BATCH", 10)
+@pytest.mark.parametrize("batch", [10, 1000], ids=["on disk", "in memory"])
+def test_a_spilled_table_reads_as_it_was(rows: int, batch: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(spill, "_BATCH", batch)
     table = a_table(rows)
     spilled = Spilled.of(table)
     assert (spilled.num_rows, spilled.column_names) == (rows, table.column_names)
@@ -74,7 +74,7 @@ def test_threads_may_read_a_spilled_table_together(monkeypatch: pytest.MonkeyPat
 @pytest.mark.skipif(sys.platform != "linux", reason="open files are listed otherwise elsewhere")
 def test_its_files_go_with_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    monkeypatch.setattr(spill, "_SMALL", 1)
+    monkeypatch.setattr(spill, "_BATCH", 10)
     gc.collect()
     before = len(os.listdir("/proc/self/fd"))
     spilled = Spilled.of(a_table(100))
@@ -88,24 +88,43 @@ def test_its_files_go_with_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 def test_no_room_for_temporary_files_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "gone"))
     assert Spilled.of(a_table(100)).num_rows == 100  # which is small enough for memory
-    monkeypatch.setattr(spill, "_SMALL", 1)
+    monkeypatch.setattr(spill, "_BATCH", 10)
     with pytest.raises(OutputError, match=r"gone: cannot hold temporary files \(No such file.*set TMPDIR"):
-        Spilled.of(a_table(1))
+        Spilled.of(a_table(11))
 
 
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no full device")
-def test_a_full_disk_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tempfile, "SpooledTemporaryFile", lambda _: Path("/dev/full").open("w+b", buffering=0))  # noqa: SIM115
-    with pytest.raises(OutputError, match=r"No space left on device.*set TMPDIR"):
-        Spilled.of(a_table(10))
+@pytest.mark.parametrize(
+    ("limit", "most", "words"),
+    [
+        ("RLIMIT_FSIZE", 20_000, r"File too large\); free space there, or set TMPDIR"),
+        ("RLIMIT_NOFILE", 12, r"Too many open files\); raise ulimit -n, or build fewer subsets at once"),
+    ],
+)
+def test_limits_of_the_system_are_said(tmp_path: Path, limit: str, most: int, words: str) -> None:
+    code = (
+        "import resource, signal, sys\n"
+        "import cli\n"
+        "from fedrsic_data import build, show, spill\n"
+        "spill._BATCH = 10\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        f"resource.setrlimit(resource.{limit}, ({most}, {most}))\n"
+        "cli.main()"
+    )
+    options = ["build", "fed-rsic", "--sample", "--dry-run", "--set", "sample.per_class=99"]
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-c", code, *options]
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 1
+    assert re.fullmatch(rf"error: /\S+: cannot hold temporary files \({words}", done.stderr.splitlines()[-1])
+    assert "Traceback" not in done.stderr
 
 
 def test_the_allocator_is_as_before_whatever_happens() -> None:
     before = pa.default_memory_pool().backend_name
-    with memory.tables():
+    with memory.returned():
         assert pa.default_memory_pool().backend_name == "system"
     assert pa.default_memory_pool().backend_name == before
-    with pytest.raises(KeyError), memory.tables():
+    with pytest.raises(KeyError), memory.returned():
         raise KeyError
     assert pa.default_memory_pool().backend_name == before
 
