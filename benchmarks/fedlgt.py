@@ -251,9 +251,9 @@ def main() -> None:
             jpegs = [row["bytes"] for row in part.column("image").to_pylist()]
             files.append(Files(jpegs, part.column("labels").to_pylist(), len(table)))
         model = Plain(table, states).to(device)
-        work, rate = arithmetic(method, len(clients)), matrix_rate(device)
         ours = measured(device, lambda: ours_round(method, len(clients)))
         plain = measured(device, lambda: plain_round(files, model, settings, device))
+        work, rate = arithmetic(method, len(clients)), matrix_rate(device)  # last: it warms what was to be timed cold
     print(f"machine    {torch.cuda.get_device_name() if device.type == 'cuda' else platform.processor() or 'CPU'}, "
           f"{os.cpu_count()} cores, torch {torch.__version__}")  # fmt: skip
     print(f"clients    {arguments.timed} of {arguments.clients}, photographs {rows}, labels {LABELS[arguments.labels]}")

@@ -115,8 +115,7 @@ class Planned:
         inputs: Sequence[Path],
     ) -> Planned:
         """With the plan's digest filled in."""
-        total = sum(len(subset.owner) for subset in subsets)
-        digest = schema.columns_digest((name, _cells(subsets, name, 0, total)) for name in schema.PLAN_SCHEMA.names)
+        digest = schema.columns_digest((name, _cells(subsets, name)) for name in schema.PLAN_SCHEMA.names)
         return cls(recipe, sources, tuple(subsets), digest, stamp, newest, tuple(inputs))
 
     @property
@@ -224,8 +223,7 @@ def drawn(reason: str) -> bool:
 
 def table(planned: Sequence[PlannedSubset], start: int = 0, stop: int | None = None) -> pa.Table:
     """The plan, or its rows ``start`` to ``stop``, of ``schema.PLAN_SCHEMA``, sorted by subset and sample id."""
-    end = sum(len(subset.owner) for subset in planned) if stop is None else stop
-    columns = [_cells(planned, name, start, end) for name in schema.PLAN_SCHEMA.names]
+    columns = [_cells(planned, name, start, stop) for name in schema.PLAN_SCHEMA.names]
     return pa.table(columns, schema=schema.PLAN_SCHEMA).combine_chunks()
 
 
@@ -353,8 +351,9 @@ def _rows(table: Spilled, classes: Sequence[str]) -> partition.Rows:
     )
 
 
-def _cells(planned: Sequence[PlannedSubset], name: str, start: int, stop: int) -> pa.ChunkedArray:
-    """Rows ``start`` to ``stop`` of one column of the plan, a chunk for each subset they are of."""
+def _cells(planned: Sequence[PlannedSubset], name: str, start: int = 0, stop: int | None = None) -> pa.ChunkedArray:
+    """A column of the plan, or its rows ``start`` to ``stop``, a chunk for each subset they are of."""
+    stop = sum(len(subset.owner) for subset in planned) if stop is None else stop
     chunks = []
     for subset in sorted(planned, key=lambda subset: subset.name):
         n = len(subset.owner)

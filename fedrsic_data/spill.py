@@ -33,7 +33,7 @@ class Spilled:
 
     @classmethod
     def of(cls, table: pa.Table) -> Spilled:
-        """A table's columns, each written to a file of its own."""
+        """A table's columns, each in a file of its own, or in memory where the rows are few."""
         return cls({name: _Column.of(table.column(name)) for name in table.column_names}, table.num_rows)
 
     @property

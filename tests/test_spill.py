@@ -1,4 +1,4 @@
-"""Tables on disk, and a build whose memory is no longer for more images."""
+"""Tables on disk, and the memory of a build, which does not grow with its images."""
 
 from __future__ import annotations
 
