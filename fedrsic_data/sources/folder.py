@@ -3,17 +3,13 @@
 ``<class>/<image>``, as torchvision's ImageFolder; ``<domain>/<class>/<image>``, as Office-Caltech, PACS and DomainNet;
 ``<train|val|test>/<class>/<image>``; or ``labels.csv`` beside images that lie anywhere below the folder. Levels of
 folders whose name is the same everywhere (a wrapper, the ``images`` of every domain of Office-31) say nothing and
-are passed over. Names are read with ``os.scandir``, a folder at a time, and kept as Arrow columns.
+are passed over.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import heapq
-import os
-from array import array
 from collections import defaultdict
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -28,12 +24,12 @@ from fedrsic_data.errors import SourceError, UsageError
 from fedrsic_data.index import Index, LeftOut
 from fedrsic_data.sources import listing, own
 from fedrsic_data.sources.base import Facts
-from fedrsic_data.sources.classfolders import is_image, is_litter, plain, utf8
+from fedrsic_data.sources.classfolders import plain
+from fedrsic_data.sources.walk import walk
 
 Layout = Literal["auto", "class", "domain/class", "split/class", "csv"]
 
 _EXAMPLES = 5
-_BLOCK = 1 << 16  # names held as Python texts at once
 
 
 @dataclass(frozen=True)
@@ -107,18 +103,8 @@ class Folder:
 SOURCE = Folder(FolderSettings(path="."))
 
 
-@dataclass(frozen=True)
-class _Files:
-    """The images below a folder: paths from it, string [N] in byte order, and what else was seen."""
-
-    paths: pa.Array
-    fingerprint: str
-    newest: int
-    left_out: tuple[LeftOut, ...]
-
-
 def _laid_out(root: Path, name: str, layout: Layout) -> tuple[Layout, Index]:
-    files = _walk(root)
+    files = walk(root)
     levels, file = _levels(root, files.paths)
     found, above = _above(root, layout, levels, files.paths)
     classes, codes = own.encoded(levels[-1])
@@ -140,7 +126,7 @@ def _laid_out(root: Path, name: str, layout: Layout) -> tuple[Layout, Index]:
 
 def _listed(root: Path, name: str) -> Index:
     table = listing.read(root / listing.NAME)
-    files = _walk(root, but=listing.NAME)
+    files = walk(root, lambda path: path == listing.NAME)
     at = listing.places(table, root, files.paths)
     labels = table.labels()
     labels.check(str(table.path))
@@ -170,65 +156,6 @@ def _listed(root: Path, name: str) -> Index:
         multi_label=labels.multi,
         counts=labels.counts,
     )
-
-
-def _walk(root: Path, but: str | None = None) -> _Files:
-    """All images below a folder, and what is not one; hidden folders are left alone.
-
-    Args:
-        root: The folder.
-        but: A file in it that is no image and not to be counted.
-
-    Raises:
-        SourceError: No images, a link that leads back, or a name that is not UTF-8.
-    """
-    names: list[str] = []
-    paths, sizes, times = [pa.array([], pa.string())], array("q"), array("q")
-    others, examples, newest = 0, list[str](), 0
-    todo: list[tuple[str, tuple[tuple[int, int], ...]]] = [("", (_identity(root),))]
-    while todo:
-        prefix, above = todo.pop()
-        for entry in os.scandir(f"{root}{os.sep}{prefix}"):
-            path = prefix + entry.name
-            if entry.is_dir():
-                if not entry.name.startswith((".", "__MACOSX")):
-                    here = _identity(Path(entry.path))
-                    if here in above:
-                        raise SourceError(f"{entry.path}: is a link to a folder above it; remove it")
-                    todo.append((path + "/", (*above, here)))
-            elif is_image(entry.name) and entry.is_file():
-                stat = entry.stat()
-                names.append(path)
-                sizes.append(stat.st_size)
-                times.append(stat.st_mtime_ns)
-                newest = max(newest, stat.st_mtime_ns, stat.st_ctime_ns)
-            elif not is_litter(entry.name) and path != but:
-                others += 1
-                examples = heapq.nsmallest(_EXAMPLES, [*examples, path])
-            if len(names) == _BLOCK:
-                paths.append(_texts(names, root))
-                names.clear()
-    paths.append(_texts(names, root))
-    found = pa.concat_arrays(paths)
-    if not len(found):
-        raise SourceError(f"{root}: holds no images below it (names that end in .jpg, .png, .tif ...)")
-    order = pc.sort_indices(found)
-    stamps = pa.table({"path": found, "size": np.array(sizes), "time": np.array(times)}).take(order)
-    found = stamps.column("path").combine_chunks()
-    left = (LeftOut("not named as an image", others, tuple(utf8(e, root) for e in examples)),) if others else ()
-    return _Files(found, schema.content_digest(stamps)[:32], newest, left)
-
-
-def _identity(path: Path) -> tuple[int, int]:
-    stat = path.stat()
-    return stat.st_dev, stat.st_ino
-
-
-def _texts(names: Sequence[str], root: Path) -> pa.Array:
-    try:
-        return pa.array(names, pa.string())
-    except UnicodeEncodeError:
-        return pa.array([utf8(name, root) for name in names], pa.string())
 
 
 def _levels(root: Path, paths: pa.Array) -> tuple[list[pa.Array], pa.Array]:
