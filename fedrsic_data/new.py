@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib.util
 import json
 import os
 import re
@@ -277,8 +276,6 @@ def _hints(index: Index, data: Mapping[str, Any]) -> tuple[str, ...]:
     hints = []
     if data["splits"]:
         hints.append(f"{_TEST:.0%} of every client's images are held out for testing")
-        if index.multi_label and importlib.util.find_spec("iterstrat") is None:
-            hints.append("label sets are split with iterative-stratification: pip install 'fedkit[multilabel]'")
         if splits - {TRAIN}:
             hints.append(f"its own splits ({', '.join(sorted(splits))}) are not used: none is train, or some have none")
     else:

@@ -98,19 +98,10 @@ def stratified(
 
 
 def iterative(rows: Rows, owner: Owners, fractions: Mapping[str, float], rng: np.random.Generator) -> Codes:
-    """Holds out a fraction of every client's label sets by iterative stratification (Sechidis et al. 2011).
+    """Holds out a fraction of every client's multi-label rows by iterative stratification (Sechidis et al. 2011).
 
-    Within each client, by the package ``iterative-stratification``. A client with a single row keeps it.
-
-    Raises:
-        UsageError: The package is not installed.
+    A client with a single row keeps it.
     """
-    try:
-        from iterstrat.ml_stratifiers import IterativeStratification
-    except ImportError:
-        raise UsageError(
-            "splitting label sets by sample needs iterative-stratification; pip install 'fedkit[multilabel]'"
-        ) from None
     shares = np.array([1 - sum(fractions.values()), *fractions.values()])
     split = np.zeros(len(rows), np.int8)
     order = np.argsort(owner, kind="stable")
@@ -118,12 +109,55 @@ def iterative(rows: Rows, owner: Owners, fractions: Mapping[str, float], rng: np
     for mine in np.split(order, np.flatnonzero(np.diff(owner[order])) + 1):
         if len(mine) < 2:
             continue
-        hot = _multi_hot(rows.take(mine))
         state = np.random.RandomState(int(rng.integers(2**31)))
-        codes = IterativeStratification(labels=hot, r=shares, random_state=state).astype(np.int8)
+        codes = dealt(_multi_hot(rows.take(mine)), shares, state)
         if not (codes == 0).any():
             codes[0] = 0
         split[mine] = codes
+    return split
+
+
+def dealt(hot: NDArray[np.bool_], shares: NDArray[np.float64], state: np.random.RandomState) -> Codes:
+    """Deals rows to splits, the rarest label first, each row to the split that lacks most of that label.
+
+    The draws are those of the package ``iterative-stratification`` 0.1.9 (BSD licence), so the splits are the same
+    to the row. The package itself needs scikit-learn and SciPy, for this one function.
+
+    Args:
+        hot: Which labels each row has, bool [N, labels].
+        shares: The share of each split, float64 [splits]; they sum to 1.
+        state: Breaks ties.
+
+    Returns:
+        The split of each row, int8 [N].
+    """
+    split = np.zeros(len(hot), np.int8)
+    lacks, open_rows = shares * len(hot), np.ones(len(hot), bool)
+    left = hot.sum(axis=0)
+    lacks_of = np.outer(shares, left)
+
+    def tied(values: NDArray[np.float64], among: NDArray[np.int64]) -> NDArray[np.int64]:
+        most: NDArray[np.int64] = among[values[among] == values[among].max()]
+        return most
+
+    def drawn(among: NDArray[np.int64]) -> int:
+        return int(among[state.choice(len(among))] if len(among) > 1 else among[0])
+
+    every = np.arange(len(shares))
+    while left.any():
+        label = drawn(np.flatnonzero(left == left[left > 0].min()))
+        mine = np.flatnonzero(hot[:, label] & open_rows)
+        for row in mine:
+            to = drawn(tied(lacks, tied(lacks_of[:, label], every)))
+            split[row] = to
+            lacks_of[to, hot[row]] -= 1
+            lacks[to] -= 1
+        open_rows[mine] = False
+        left = left - hot[mine].sum(axis=0)
+    for row in np.flatnonzero(open_rows):  # without labels
+        to = drawn(tied(lacks, every))
+        split[row] = to
+        lacks[to] -= 1
     return split
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
 
 import numpy as np
 import pytest
@@ -11,17 +12,17 @@ from hypothesis import strategies as st
 
 from fedrsic_data.errors import UsageError
 from fedrsic_data.partition import Rows
-from fedrsic_data.splits import base_classes, check, few_shot, hold_out, stratified, together
+from fedrsic_data.splits import base_classes, check, dealt, few_shot, hold_out, stratified, together
 
 
-def dealt(seed: int, n: int = 2100, classes: int = 21, clients: int = 10) -> tuple[Rows, np.ndarray]:
+def some_owners(seed: int, n: int = 2100, classes: int = 21, clients: int = 10) -> tuple[Rows, np.ndarray]:
     rng = np.random.default_rng(seed)
     rows = Rows.single(np.repeat(np.arange(classes), n // classes), classes)
     return rows, rng.integers(0, clients, len(rows)).astype(np.int32)
 
 
 def test_a_fifth_of_every_class_client_and_cell() -> None:
-    rows, owner = dealt(0)
+    rows, owner = some_owners(0)
     split = stratified(rows, owner, 10, {"test": 0.2}, np.random.default_rng(1))
     assert np.array_equal(np.bincount(rows.labels[split == 1]), [20] * 21)
     sizes = np.bincount(owner)
@@ -33,7 +34,7 @@ def test_a_fifth_of_every_class_client_and_cell() -> None:
 
 
 def test_two_held_out_splits_do_not_overlap() -> None:
-    rows, owner = dealt(3)
+    rows, owner = some_owners(3)
     split = stratified(rows, owner, 10, {"validation": 0.1, "test": 0.2}, np.random.default_rng(1))
     assert np.array_equal(np.bincount(split), [1470, 210, 420])
     for code, each in ((1, 10), (2, 20)):
@@ -59,7 +60,7 @@ def test_fractions_that_are_no_split(fractions: dict[str, float]) -> None:
 
 
 def test_whole_clients() -> None:
-    rows, owner = dealt(0)
+    rows, owner = some_owners(0)
     split = hold_out("client", rows, owner, 10, {"validation": 0.1, "test": 0.2}, np.random.default_rng(1))
     codes = [set(split[owner == k]) for k in range(10)]
     assert all(len(c) == 1 for c in codes)
@@ -69,7 +70,7 @@ def test_whole_clients() -> None:
 
 
 def test_whole_users() -> None:
-    rows, owner = dealt(0)
+    rows, owner = some_owners(0)
     with pytest.raises(UsageError, match="natural users"):
         hold_out("group", rows, owner, 10, {"test": 0.2}, np.random.default_rng(1))
     users = np.random.default_rng(2).integers(0, 50, len(rows)).astype(np.int32)
@@ -96,8 +97,26 @@ def test_label_sets_by_iterative_stratification() -> None:
     assert np.array_equal(split, same)
 
 
+@pytest.mark.parametrize("seed", range(60))
+def test_rows_are_dealt_as_the_package_iterative_stratification_deals_them(seed: int) -> None:
+    package = pytest.importorskip("iterstrat.ml_stratifiers")
+    rng = np.random.default_rng(seed)
+    hot = rng.random((rng.integers(1, 60), rng.integers(1, 8))) < rng.uniform(0, 0.7)
+    shares = rng.dirichlet(np.ones(3)) if seed % 2 else np.array([0.5, 0.25, 0.25])  # the second has many ties
+    theirs = package.IterativeStratification(labels=hot, r=shares, random_state=np.random.RandomState(seed))
+    assert dealt(hot, shares, np.random.RandomState(seed)).tolist() == theirs.tolist()
+
+
+def test_multi_label_rows_are_split_without_further_packages(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("iterstrat", "iterstrat.ml_stratifiers", "sklearn", "scipy"):
+        monkeypatch.setitem(sys.modules, name, None)  # as if it were not installed
+    rows = Rows.multi_hot(np.random.default_rng(0).random((40, 5)) < 0.4)
+    split = hold_out("sample", rows, np.zeros(40, np.int32), 1, {"test": 0.25}, np.random.default_rng(1))
+    assert int((split == 1).sum()) == 10
+
+
 def test_few_shots() -> None:
-    rows, owner = dealt(0)
+    rows, owner = some_owners(0)
     split = stratified(rows, owner, 10, {"test": 0.2}, np.random.default_rng(1))
     beyond = few_shot(rows, owner, split, 4, np.random.default_rng(2))
     assert not beyond[split == 1].any()
@@ -109,7 +128,7 @@ def test_few_shots() -> None:
 
 
 def test_groups_end_on_one_side_and_the_splits_keep_their_sizes() -> None:
-    rows, owner = dealt(0)
+    rows, owner = some_owners(0)
     split = stratified(rows, owner, 10, {"test": 0.2}, np.random.default_rng(1))
     rng = np.random.default_rng(5)
     groups = [np.sort(g) for g in rng.permutation(2100)[:90].reshape(30, 3)]
