@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from fedrsic_data import card, manifest, plan, schema, seeds, shards, skew
+from fedrsic_data import card, distribution, manifest, plan, schema, seeds, shards, skew
 from fedrsic_data.index import Fine, Index
 from fedrsic_data.manifest import File, FineEntry, Manifest, Plan, Shard, Skipped, SourceEntry, SubsetEntry
 from fedrsic_data.plan import Planned, PlannedSubset
@@ -158,8 +157,4 @@ def file_entry(folder: Path, name: str) -> File:
 
 def writer() -> dict[str, str]:
     """What the bytes depend on beside plan and sources."""
-    try:
-        own = version("fedkit")
-    except PackageNotFoundError:
-        own = "0"
-    return {"fedkit": own, "pyarrow": pa.__version__}
+    return {"fedkit": distribution.version(), "pyarrow": pa.__version__}
