@@ -210,10 +210,10 @@ def report(bench: Bench, judged: Sequence[int], chosen: Sequence[int]) -> str:
         *table(ALL, rows[False], rates),
         "",
         (
-            "The last four train nothing. `majority class`: a client says the class that most of its training rows have. "
-            "`zero-shot, own classes`: CLIP's own text, among the classes that the client has in training. `class means`: "
-            "the class whose mean frozen feature is nearest, of the training rows of all clients, or of the client's own "
-            "rows and classes."
+            "The last four train nothing. `majority class`: a client says the class that most of its training rows "
+            "have. `zero-shot, own classes`: CLIP's own text, among the classes that the client has in training. "
+            "`class means`: the class whose mean frozen feature is nearest, of the training rows of all clients, or of "
+            "the client's own rows and classes."
         ),
         "",
         "In how many of the repetitions the method of a row is above that of a column in local accuracy:",
@@ -243,8 +243,8 @@ def report(bench: Bench, judged: Sequence[int], chosen: Sequence[int]) -> str:
         "## Learning rates",
         "",
         (
-            f"Local accuracy on the validation split of {len(chosen)} other repetitions, from which the rates were chosen. "
-            "The grid of a method goes on until its best rate is not at the edge."
+            f"Local accuracy on the validation split of {len(chosen)} other repetitions, from which the rates were "
+            "chosen. The grid of a method goes on until its best rate is not at the edge."
         ),
         "",
         f"| method | {' | '.join(f'{rate:g}' for rate in tried)} |",
