@@ -56,7 +56,9 @@ def test_help_of_every_command_shows_examples() -> None:
 
 
 def test_no_file_tells_anyone_to_install_the_stranger_called_fedkit() -> None:
-    asked = re.compile(r"pip install (-\S+ )*['\"]?fedkit\b|\bfedkit\\?\[|metadata[^\n]*\(\"fedkit\"\)|\bversion\(\"fedkit\"\)")
+    asked = re.compile(
+        r"pip install (-\S+ )*['\"]?fedkit\b|\bfedkit\\?\[|metadata[^\n]*\(\"fedkit\"\)|\bversion\(\"fedkit\"\)"
+    )
     files = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
     found = [
         f"{name}: {line.strip()}"
