@@ -104,3 +104,13 @@ def test_a_hint_without_an_installation_names_the_distribution(monkeypatch) -> N
     monkeypatch.setattr(distribution.metadata, "version", missing)
     assert distribution.install("ray") == "pip install 'fedrsic[ray]'"
     assert distribution.version() == "0"
+
+
+def test_every_dependency_has_a_floor_that_the_floor_script_can_install() -> None:
+    sys.path.insert(0, str(ROOT / "benchmarks"))
+    import floors
+
+    found = floors.floors(settings()["project"])
+    assert {"torch==2.5.1", "torchvision==0.20.1"} <= set(found)
+    with pytest.raises(ValueError, match="has no floor"):
+        floors.floors({"dependencies": ["numpy"]})
