@@ -11,8 +11,9 @@ from conftest import ROOT
 
 # the floors of fedrsic_data, from the ground up; a module may import its own floor's modules and those below
 FLOORS = (
-    ("errors", "seeds", "vocabulary", "shown", "distribution"),
+    ("errors", "seeds", "vocabulary", "shown", "distribution", "atomic"),
     (
+        "ownership",
         "settings",
         "images",
         "index",
@@ -60,6 +61,7 @@ TRAIN_FLOORS = (
 )
 BINDERS = {"methods", "resolve", "report", "flower"}  # who may see methods by name
 CONTRACT = {"manifest", "schema", "reader", "errors", "distribution", "settings", "shown", "pictures", "pages"}
+CONTRACT |= {"atomic", "ownership"}
 HELPERS = {"sources": {"base", "classfolders", "locate", "hub"}}
 
 
