@@ -49,9 +49,9 @@ def fedkit(
 ) -> None:
     """Says the version, or how to go on when no command is given."""
     if version:
-        from fedrsic_data import distribution
+        from importlib.metadata import version as installed
 
-        print("fedkit", distribution.version())
+        print("fedkit", installed("fedkit"))
     elif context.invoked_subcommand is None:
         print(context.get_help())
 

@@ -99,6 +99,7 @@ class Index:
         multi_label: Whether images have label sets rather than one label each.
         fine: The finer label space, where the source has one.
         counts: What else was counted on the way, by what it is (``"crowd regions"``).
+        notes: What was decided on the way, a line each; for people who look, never in a manifest.
     """
 
     table: pa.Table
@@ -111,6 +112,7 @@ class Index:
     multi_label: bool = False
     fine: Fine | None = None
     counts: Mapping[str, int] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

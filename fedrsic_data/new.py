@@ -34,6 +34,8 @@ _LAYOUTS = {
     "class": "a folder a class",
     "domain/class": "a folder a domain, and in it one a class",
     "split/class": "a folder a split, and in it one a class",
+    "split/domain/class": "a folder a split, in it one a domain, and in that one a class",
+    "domain/split/class": "a folder a domain, in it one a split, and in that one a class",
     "csv": "images that labels.csv lists",
 }
 
@@ -198,6 +200,7 @@ def shown(target: Path, drafted: Draft) -> Shown:
     lines += [f"  {len(seen['domains'])} domains: {_counted(seen['domains'])}"] if len(seen["domains"]) > 1 else []
     lines += [f"  {seen['users']:,} users"] if seen["users"] else []
     lines += [f"  splits: {_counted(seen['splits'])}"] if seen["splits"] else []
+    lines += [f"  {note}" for note in seen["notes"]]
     lines += [f"  {count:,} {reason}" for reason, count in seen["counts"].items()]
     lines += [
         f"  {left['count']:,} left out: {left['reason']} ({left['examples'][0]}, ...)" for left in seen["left_out"]
@@ -224,7 +227,7 @@ def _name(chosen: Mapping[str, Any], given: str | None) -> str:
 def _said(found: Any) -> dict[str, Any]:
     """The settings that are not what they would be anyway."""
     defaults = {field.name: field.default for field in dataclasses.fields(found)}
-    return {key: value for key, value in encode(found).items() if value != defaults[key] and value != {}}
+    return {key: value for key, value in encode(found).items() if value != encode(defaults[key]) and value != {}}
 
 
 def _splits(index: Index) -> dict[str, Any]:
@@ -268,6 +271,7 @@ def _seen(index: Index) -> dict[str, Any]:
         "splits": _counts(index.table.column("split").drop_null()),
         "counts": dict(index.counts),
         "left_out": [encode(left) for left in index.left_out],
+        "notes": list(index.notes),
     }
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import unicodedata
 from pathlib import Path
 
 import pyarrow as pa
@@ -219,6 +220,63 @@ def test_layouts_that_cannot_be_used(paths: tuple[str, ...], layout: str, words:
         index(put(tmp_path, *paths), layout)
     assert str(error.value).startswith(str(tmp_path))
     assert words in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("paths", "words"),
+    [
+        (("train/Bike/1.jpg", "train/b/1.jpg", "test/bike/1.jpg"), "class 'Bike' of train is spelled 'bike' in test"),
+        (("Storage Tank/1.jpg", "storage_tank/1.jpg"), "class 'Storage Tank' is also spelled 'storage_tank'; rename"),
+        (("caf\u00e9/1.jpg", "cafe\u0301/1.jpg"), r"class 'cafe\u0301' is also spelled 'caf\xe9'; rename"),
+        (
+            ("x/caf\u00e9/1.jpg", "x/b/1.jpg", "y/cafe\u0301/1.jpg"),
+            r"class 'cafe\u0301' of y is spelled 'caf\xe9' in x",
+        ),
+    ],
+)
+def test_one_class_spelled_in_two_ways_is_refused(paths: tuple[str, ...], words: str, tmp_path: Path) -> None:
+    with pytest.raises(SourceError) as error:
+        index(put(tmp_path, *paths))
+    assert words in str(error.value)
+
+
+def test_a_table_that_spells_a_class_in_two_ways_names_the_rows(tmp_path: Path) -> None:
+    with pytest.raises(SourceError, match=r"row 3 has class 'Sea', row 1 'sea'; write it in one way"):
+        index(listed(tmp_path, "file,labels\na.jpg,sand;sea\nin/b.jpg,sand\nin/deep/c.jpg,Sea\n"))
+
+
+def test_a_table_of_vectors_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(SourceError, match="labels are vectors of 3 zeros and ones; write the names"):
+        index(listed(tmp_path, "file,labels\na.jpg,0;1;0\nin/b.jpg,1;0;0\nin/deep/c.jpg,0;0;0\n"))
+
+
+@pytest.mark.parametrize("forms", [("NFC", "NFD"), ("NFD", "NFC")])
+def test_names_in_a_table_match_in_either_unicode_form(forms: tuple[str, str], tmp_path: Path) -> None:
+    on_disk, in_table = (unicodedata.normalize(form, "\u00e9t\u00e9/caf\u00e9.jpg") for form in forms)
+    put(tmp_path, on_disk, "b.jpg")
+    (tmp_path / "labels.csv").write_text(f"file,label\n{in_table},x\nb.jpg,y\n", encoding="utf-8")
+    assert sorted(index(tmp_path).table.column("key").to_pylist()) == sorted(["b.jpg", on_disk])
+    (tmp_path / "labels.csv").write_text(f"file,label\n{in_table},x\n{on_disk},x\nb.jpg,y\n", encoding="utf-8")
+    with pytest.raises(SourceError, match="rows 1 and 2 are both of"):
+        index(tmp_path)
+
+
+def test_the_index_column_of_pandas_is_named_in_words(tmp_path: Path) -> None:
+    for header in (",file,label", "file,label,Unnamed: 0"):
+        with pytest.raises(SourceError, match=r"column [13] has no name, as the row numbers that pandas writes"):
+            index(listed(tmp_path, f"{header}\n0,a.jpg,x\n"))
+
+
+def test_a_class_folder_without_images_is_named_and_kept_if_asked(tmp_path: Path) -> None:
+    put(tmp_path, "x/a/1.jpg", "x/b/1.jpg", "y/a/1.jpg")
+    for folder in ("x/owl", "y/b", "z"):
+        (tmp_path / folder).mkdir()
+    found = index(tmp_path)
+    assert found.classes == ("a", "b")
+    assert "without images: x/owl, y/b, z: no classes; keep them" in found.notes[0]
+    kept = Folder(FolderSettings(path="x", empty_classes="keep"), name="mine").index(tmp_path)
+    assert kept.classes == ("a", "b", "owl")
+    assert rows(kept) == rows(found)
 
 
 def test_letters_of_two_cases_are_two_classes(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Iterator
+from datetime import datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, ClassVar
@@ -128,6 +129,94 @@ def test_domain_and_user_columns_are_found_and_can_be_refused(tmp_path: Path) ->
     assert column(found, "group") == [None, None]
 
 
+def test_a_split_column_is_found_and_can_be_refused(tmp_path: Path) -> None:
+    features = {"split": class_label("train", "testing")}
+    path = save(tmp_path / "x.parquet", features, image=structs(2), label=["a", "b"], split=[1, 0])
+    settings, found = look(path)
+    assert (settings.split, column(found, "split")) == ("split", ["test", "train"])
+    path = save(tmp_path / "y.parquet", image=structs(3), label=["a", "b", "a"], split=["train", "valid", "extra"])
+    settings, found = look(path)
+    assert (settings.split, column(found, "split")) == ("split", ["train", "val", "extra"])
+    settings, found = look(path, split="")
+    assert (settings.split, column(found, "split")) == ("", [None] * 3)
+
+
+def test_a_split_column_that_contradicts_the_file_names_is_refused(tmp_path: Path) -> None:
+    for name in ("train", "test"):
+        save(tmp_path / f"{name}.parquet", image=structs(2), label=["a", "b"], split=["train", "test"])
+    with pytest.raises(SourceError, match=r"test.parquet: its name says split test, its column 'split' has 'train'"):
+        index(tmp_path)
+    assert column(index(tmp_path, split="split"), "split") == ["train", "test"] * 2
+    assert column(index(tmp_path, split=""), "split") == [None] * 4
+    save(tmp_path / "fold.parquet", image=structs(2), label=["a", "b"], split=[0, 1])
+    with pytest.raises(SourceError, match="column 'split' has '0', '1', and none is train; say what they are"):
+        index(tmp_path / "fold.parquet")
+    found = index(tmp_path / "fold.parquet", splits={"0": "train", "1": "test"})
+    assert column(found, "split") == ["train", "test"]
+
+
+@pytest.mark.parametrize("kind", ["domain", "user", "split"])
+@pytest.mark.parametrize("values", [[0.5, 1.5], [True, False], [datetime(2024, 1, 1), datetime(2024, 1, 2)]])
+def test_a_column_that_says_something_is_never_passed_over(kind: str, values: list[Any], tmp_path: Path) -> None:
+    path = save(tmp_path / "x.parquet", image=structs(2), label=["a", "b"], **{kind: pa.array(values)})
+    with pytest.raises(SourceError) as found:
+        index(path)
+    with pytest.raises(SourceError) as asked:
+        index(path, **{kind: kind})
+    assert str(found.value) == f"{asked.value}; change it, or pass it over with --set {kind}="
+    assert f"but a {kind} is one of texts, whole numbers or class labels" in str(found.value)
+    assert len(index(path, **{kind: ""}).table) == 2
+
+
+@pytest.mark.parametrize(
+    "vectors",
+    [
+        [[0, 1, 1], [1, 0, 0], [0, 0, 0]],
+        [[0.0, 1.0, 1.0], [1.0, 0.0, 0.0], [0.0, 0.0, 0.0]],
+        [[False, True, True], [True, False, False], [False, False, False]],
+        [["0", "1", "1"], ["1", "0", "0"], ["0", "0", "0"]],
+        pa.array([[0, 1, 1], [1, 0, 0], [0, 0, 0]], pa.list_(pa.uint8(), 3)),
+    ],
+)
+def test_vectors_of_0_and_1_are_read_with_the_names_of_their_classes(vectors: Any, tmp_path: Path) -> None:
+    path = save(tmp_path / "x.parquet", image=structs(3), labels=vectors)
+    with pytest.raises(SourceError, match="vectors of 3 zeros and ones, which have no names; name the 3 classes"):
+        index(path)
+    with pytest.raises(SourceError, match="and there are names for 2 classes"):
+        index(path, classes=("sea", "sand"))
+    found = index(path, classes=("sea", "sand", "boat"))
+    assert (found.classes, found.multi_label) == (("sea", "sand", "boat"), True)
+    assert names(found) == [["sand", "boat"], ["sea"], []]
+
+
+def test_vectors_are_known_over_all_files_and_by_names_in_the_schema(tmp_path: Path) -> None:
+    labels = {"labels": {"feature": class_label("x", "y"), "_type": "List"}}
+    path = save(tmp_path / "a.parquet", labels, image=structs(2), labels=[[0, 1], [1, 0]])
+    assert names(index(path)) == [["y"], ["x"]]
+    save(tmp_path / "b.parquet", labels, image=structs(2), labels=[[0], [1, 0]])
+    assert names(index(tmp_path)) == [["x", "y"], ["y", "x"], ["x"], ["y", "x"]], "lists of labels"
+
+
+def test_names_of_numbered_classes_can_be_given(tmp_path: Path) -> None:
+    path = save(tmp_path / "x.parquet", image=structs(3), label=[1, 0, 1])
+    assert names(index(path, classes=("cat", "dog"))) == [["dog"], ["cat"], ["dog"]]
+    with pytest.raises(SourceError, match="row 0 has label 1, which is no class"):
+        index(path, classes=("cat",))
+    path = save(tmp_path / "y.parquet", image=structs(2), label=["a", "b"])
+    with pytest.raises(SourceError, match="has names for its labels; leave classes out"):
+        index(path, classes=("a", "b"))
+
+
+@pytest.mark.parametrize("pair", [("Bike", "bike"), ("Storage Tank", "storage_tank"), ("caf\u00e9", "cafe\u0301")])
+def test_one_class_spelled_in_two_ways_is_refused(pair: tuple[str, str], tmp_path: Path) -> None:
+    save(tmp_path / "train.parquet", image=structs(2), label=[pair[0], "b"])
+    save(tmp_path / "test.parquet", image=structs(2), label=[pair[1], "b"])
+    with pytest.raises(SourceError, match="spells one class in two ways, .* and .*; write it in one"):
+        index(tmp_path)
+    letters = save(tmp_path / "letters.parquet", {"label": class_label("A", "a")}, image=structs(2), label=[0, 1])
+    assert index(letters).classes == ("A", "a"), "a schema that names both means both"
+
+
 @pytest.mark.parametrize(
     ("labels", "feature", "classes", "expected"),
     [
@@ -197,7 +286,7 @@ def test_one_config_of_several(tmp_path: Path) -> None:
 def test_folders_of_splits_are_no_configs(tmp_path: Path) -> None:
     for folder in ("train", "test", "data"):
         save(tmp_path / folder / "0.parquet", image=structs(2), label=["a", "b"])
-    assert column(index(tmp_path), "split") == [None] * 2 + ["test"] * 2 + ["train"] * 2
+    assert column(index(tmp_path), "split") == ["data"] * 2 + ["test"] * 2 + ["train"] * 2
 
 
 @pytest.mark.parametrize("value", [-1, 2])

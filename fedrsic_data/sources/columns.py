@@ -2,8 +2,8 @@
 
 The image column holds ``struct<bytes, path>``, as the Hub has images, or the bytes of the files. Labels are class
 indices whose names stand in the schema (ClassLabel), other whole numbers, texts, or lists of any of these. Splits
-are those of the file names, as ``datasets`` finds them: ``train-00000-of-00002.parquet``, ``train/0000.parquet``,
-``test.parquet``. Only the columns that are needed are read, and they stay Arrow columns.
+are those of a column ``split``, or else of the names of folders and files, as ``datasets`` finds them. Only the columns
+that are needed are read, and they stay Arrow columns.
 
 Sample ids are ``name/split/number``, the number of the row within the split's files in the order of their names, so
 they depend on neither row groups nor the number of files; or ``name/id`` where a column has ids.
@@ -14,7 +14,7 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
@@ -25,15 +25,16 @@ from numpy.typing import NDArray
 
 from fedrsic_data.containers import ParquetContainer, reading
 from fedrsic_data.errors import SourceError, UsageError
-from fedrsic_data.index import Index, LeftOut, fingerprint
+from fedrsic_data.index import Index, fingerprint
 from fedrsic_data.settings import suggest
-from fedrsic_data.sources import own
+from fedrsic_data.sources import own, splitwords
 from fedrsic_data.sources.base import Facts, HubMirror
 from fedrsic_data.sources.classfolders import named
-from fedrsic_data.sources.features import Columns, choose, coded
+from fedrsic_data.sources.features import Columns, LabelColumn, choose
+from fedrsic_data.sources.splitwords import Spoken
+from fedrsic_data.splits import TRAIN
 
 _REPO = re.compile(r"[\w.-]+/[\w.-]+")
-_SHARD = re.compile(r"(.+?)-\d{5}-of-\d{5,}(?:-\w+)?")
 _PARTIAL = "partial-"  # what the Hub puts before the split of a dataset that it converted a part of
 _NO_CONFIG = ("data", "default")  # folders that are not configs of their own
 _DIGITS = 9  # of row numbers in ids
@@ -52,9 +53,11 @@ class ColumnsSettings:
         label: The column of labels or label lists; None: ``label``, ``labels``, or the only ClassLabel.
         domain: The column of domains; None: ``domain`` if there is one; empty: none, the source is one domain.
         user: The column of natural users; None: ``user`` if there is one; empty: none.
-        split: The column of splits; None: those of the file names.
+        split: The column of splits; None: ``split`` if there is one, or else those of the names of folders and files;
+            empty: there are none.
         id: A column of unique ids; None: rows are numbered within the split of their files.
         splits: Split in the dataset -> its name here, or null to leave it out.
+        classes: Names of the classes where labels are numbers without names, or vectors of 0 and 1.
         title: What it is, in words.
         licence: Of the images, in words.
         citation: The paper.
@@ -71,6 +74,7 @@ class ColumnsSettings:
     split: str | None = None
     id: str | None = None
     splits: dict[str, str | None] = field(default_factory=dict)
+    classes: tuple[str, ...] = ()
     title: str = ""
     licence: str = ""
     citation: str = ""
@@ -125,7 +129,7 @@ class ColumnsSource:
         said = {"image": its.image, "label": its.label, "domain": its.domain, "user": its.user}
         said |= {"split": its.split, "id": its.id}
         with reading(path):
-            files = _files(path, its, where)
+            files, notes = _files(path, its, where)
             missing = _partial(path, files, allow_partial)
             columns = choose(files[0].path, said, where)
             for file in files[1:]:
@@ -134,9 +138,11 @@ class ColumnsSource:
                         f"{file.path}: has other columns or class names than {files[0].path}; set {where}.config or "
                         "splits to files that are alike"
                     )
-            index = dataclasses.replace(_index(path, self.name, its, files, columns), missing=missing)
-        domain, user = columns.others.get("domain", its.domain), columns.others.get("user", its.user)
-        return dataclasses.replace(its, image=columns.image, label=columns.label, domain=domain, user=user), index
+            found = _index(path, self.name, its, files, columns)
+        domain, user, split = (columns.others.get(key, said[key]) for key in ("domain", "user", "split"))
+        index = dataclasses.replace(found, missing=missing, notes=(*found.notes, *notes))
+        its = dataclasses.replace(its, domain=domain, user=user, split=split)
+        return dataclasses.replace(its, image=columns.image, label=columns.label), index
 
 
 SOURCE = ColumnsSource(ColumnsSettings(path="."))
@@ -144,14 +150,15 @@ SOURCE = ColumnsSource(ColumnsSettings(path="."))
 
 @dataclass(frozen=True)
 class _File:
-    """A Parquet file and the split its name says, in the dataset's own words."""
+    """A Parquet file and the split that its path says."""
 
     path: Path
-    split: str | None
+    said: Spoken
 
 
 def _index(root: Path, name: str, its: ColumnsSettings, files: Sequence[_File], columns: Columns) -> Index:
-    parts, labels, counts = [], [], []
+    parts: list[pa.Table] = []
+    labels: list[LabelColumn] = []
     numbered: Counter[str | None] = Counter()
     spoken: set[str | None] = set()
     used: list[_File] = []
@@ -161,49 +168,54 @@ def _index(root: Path, name: str, its: ColumnsSettings, files: Sequence[_File], 
         n = len(part)
         row = np.arange(first, first + n)
         if "split" not in columns.others:
-            part = part.append_column("split", pa.repeat(pa.scalar(file.split, pa.string()), n))
+            part = part.append_column("word", pa.repeat(pa.scalar(file.said.word, pa.string()), n))
+            part = part.append_column("split", pa.repeat(pa.scalar(file.said.split, pa.string()), n))
+        else:
+            _agreeing(file, columns.others["split"], part.column("split"), its)
+            part = part.append_column("word", part.column("split"))
         if "id" not in columns.others:
-            part = part.append_column("id", _row_ids(file.split, numbered[file.split], n))
-            numbered[file.split] += n
-        spoken.update(pc.unique(part.column("split")).to_pylist())
+            part = part.append_column("id", _row_ids(file.said.word, numbered[file.said.word], n))
+            numbered[file.said.word] += n
+        spoken.update(pc.unique(part.column("word")).to_pylist())
         part = part.append_column("key", pa.array(row))
-        part = part.filter(pa.array(_kept(part.column("split"), its)))
+        part = part.filter(pa.array(_kept(part.column("word"), its)))
         left += n - len(part)
         if not len(part):
             continue
-        numbers, count = columns.labels(
-            file.path, _whole(part.column("label"), columns), part.column("key").to_numpy() - first
+        labels.append(
+            LabelColumn(file.path, part.column("label").combine_chunks(), part.column("key").to_numpy() - first)
         )
-        labels.append(numbers)
-        counts.append(count)
         parts.append(part.drop_columns(["label"]))
         used.append(file)
         first += n
-    _known_splits(root, spoken, its, f"sources.{name}.splits")
+    splitwords.check_known(
+        its.splits, sorted(word for word in spoken if word is not None), root, f"sources.{name}.splits"
+    )
     if not parts:
         raise SourceError(f"{root}: holds no images{' in the splits that are kept' if left else ''}")
     joined = pa.concat_tables(parts).combine_chunks()
-    classes, codes = coded(labels, columns.named.get(columns.label))
-    offsets = np.concatenate([[0], np.cumsum(np.concatenate(counts))])
-    told = own.Labels.sets(codes, offsets, classes) if columns.multi else own.Labels.single(codes, classes)
+    told = columns.told(labels, its.classes)
     told.check(str(root))
     if "id" in columns.others:
         _distinct(root, columns.others["id"], joined.column("id"))
     get = {column: joined.column(column).combine_chunks() for column in joined.column_names}
+    split = _renamed(root, get["word"], get["split"], its)
+    if "split" in columns.others and its.split is None:
+        _for_training(root, columns.others["split"], get["word"], split)
     return Index(
         own.table(
             ids=pc.binary_join_element_wise(name, get["id"], "/"),
             labels=told,
             domain=get.get("domain", name),
             group=get.get("user"),
-            split=_renamed(root, get["split"], its),
+            split=split,
             key=get["key"].cast(pa.string()),
             file=named(get["path"], get["key"]),
         ),
-        classes,
+        told.classes,
         ParquetContainer([file.path for file in used], columns.image),
         *_stamp(root, used),
-        left_out=_left_out(left, its),
+        left_out=own.of_left_out_splits(left, its.splits),
         multi_label=told.multi,
         counts=told.counts,
     )
@@ -216,10 +228,27 @@ def _kept(splits: pa.ChunkedArray, its: ColumnsSettings) -> NDArray[np.bool_]:
     return kept
 
 
-def _whole(column: pa.ChunkedArray, columns: Columns) -> pa.Array:
-    """A label column in one piece, without a dictionary."""
-    whole = column.combine_chunks()
-    return whole.dictionary_decode() if pa.types.is_dictionary(whole.type) and not columns.multi else whole
+def _agreeing(file: _File, column: str, splits: pa.ChunkedArray, its: ColumnsSettings) -> None:
+    """Refuses a column of splits that was found, not asked for, where the path of the file says another split."""
+    if its.split is not None or file.said.split is None:
+        return
+    for word in pc.unique(splits).to_pylist():
+        if own.SPLIT_WORDS.get(word.lower(), word) != file.said.split:
+            raise SourceError(
+                f"{file.path}: its name says split {file.said.split}, its column {column!r} has {word!r}; say which "
+                f"one counts: the column with --set split={column}, the name with --set split="
+            )
+
+
+def _for_training(root: Path, column: str, words: pa.Array, splits: pa.Array) -> None:
+    """Refuses a column of splits that was found, not asked for, and in which nothing says ``train``."""
+    if TRAIN in pc.unique(splits).to_pylist():
+        return
+    some = sorted(pc.unique(words).to_pylist())
+    raise SourceError(
+        f"{root}: column {column!r} has {', '.join(map(repr, some[:3]))}, and none is train; say what they are, "
+        f"""such as --set 'splits={{"{some[0]}": "train"}}', or pass the column over with --set split="""
+    )
 
 
 def _row_ids(split: str | None, first: int, count: int) -> pa.Array:
@@ -227,23 +256,11 @@ def _row_ids(split: str | None, first: int, count: int) -> pa.Array:
     return numbers if split is None else pc.binary_join_element_wise(split, numbers, "/")
 
 
-def _known_splits(root: Path, spoken: Iterable[str | None], its: ColumnsSettings, where: str) -> None:
-    known = sorted(split for split in spoken if split is not None)
-    for split in its.splits:
-        if split not in known:
-            raise UsageError(f"{where}: {split!r} is no split of {root}{suggest(split, known)}")
-
-
-def _renamed(root: Path, column: pa.Array, its: ColumnsSettings) -> pa.Array:
-    """Splits by their names here."""
-    coding = column.dictionary_encode()
-    names = [its.splits.get(name) or name for name in coding.dictionary.to_pylist()]
-    return own.split_names(pa.array(names, pa.string()).take(coding.indices), f"{root}: splits")
-
-
-def _left_out(count: int, its: ColumnsSettings) -> tuple[LeftOut, ...]:
-    unwanted = tuple(split for split, new in its.splits.items() if new is None)
-    return (LeftOut("of a split that the recipe leaves out", count, unwanted),) if count else ()
+def _renamed(root: Path, words: pa.Array, splits: pa.Array, its: ColumnsSettings) -> pa.Array:
+    """Splits by their names here: those that the settings give to a word, else those that the names say."""
+    coding = words.dictionary_encode()
+    given = pa.array([its.splits.get(word) for word in coding.dictionary.to_pylist()], pa.string())
+    return own.split_names(pc.coalesce(given.take(coding.indices), splits), f"{root}: splits")
 
 
 def _distinct(root: Path, column: str, ids: pa.ChunkedArray) -> None:
@@ -267,17 +284,32 @@ def _stamp(root: Path, files: Sequence[_File]) -> tuple[str, int]:
     return fingerprint(facts), max(max(stat.st_mtime_ns, stat.st_ctime_ns) for stat in stats)
 
 
-def _files(root: Path, its: ColumnsSettings, where: str) -> list[_File]:
-    """The Parquet files of one config in the order of their names, but for splits that are left out."""
+def _files(root: Path, its: ColumnsSettings, where: str) -> tuple[list[_File], tuple[str, ...]]:
+    """The Parquet files of one config in the order of their names, and notes."""
     if root.is_file():
-        return [_File(root, _split(PurePosixPath(root.name)))]
-    if not root.is_dir():
+        at = {PurePosixPath(root.name): root}
+    elif not root.is_dir():
         raise SourceError(f"{root}: {'not a folder or file' if root.exists() else 'does not exist'}")
-    paths = {PurePosixPath(path.relative_to(root).as_posix()): path for path in root.rglob("*.parquet")}
-    shown = {at: path for at, path in paths.items() if not any(part.startswith(".") for part in at.parts)}
-    if not shown:
-        raise SourceError(f"{root}: holds no Parquet files (*.parquet)")
-    configs = sorted({_config(at) for at in shown})
+    else:
+        paths = {PurePosixPath(path.relative_to(root).as_posix()): path for path in root.rglob("*.parquet")}
+        shown = {at: path for at, path in paths.items() if not any(part.startswith(".") for part in at.parts)}
+        if not shown:
+            raise SourceError(f"{root}: holds no Parquet files (*.parquet)")
+        at = _of_config(root, shown, its, where)
+    names = sorted(at)
+    if its.split == "":
+        return [_File(at[name], Spoken(None, None)) for name in names], ()
+    said, notes = splitwords.of_files([name.as_posix() for name in names], its.splits, str(root))
+    return [_File(at[name], one) for name, one in zip(names, said, strict=True)], tuple(notes)
+
+
+def _of_config(
+    root: Path, paths: Mapping[PurePosixPath, Path], its: ColumnsSettings, where: str
+) -> dict[PurePosixPath, Path]:
+    """The files in the folder of the config; where a folder is a split, those beside it are no configs."""
+    in_splits = any(splitwords.words(at.parts[0]) for at in paths if at.parent.parts)
+    of = {at: "" if in_splits else _config(at) for at in paths}
+    configs = sorted(set(of.values()))
     if its.config is not None and its.config not in configs:
         known = [name for name in configs if name]
         raise UsageError(f"{where}: config={its.config!r} is no folder of {root}{suggest(its.config, known)}")
@@ -287,12 +319,12 @@ def _files(root: Path, its: ColumnsSettings, where: str) -> list[_File]:
             f"{root}: holds several configs: {names}; say which with {where}.config (fedkit new --set config=NAME)"
         )
     config = its.config if its.config is not None else configs[0]
-    return [_File(path, _split(at)) for at, path in sorted(shown.items()) if _config(at) == config]
+    return {at: path for at, path in paths.items() if of[at] == config}
 
 
 def _partial(root: Path, files: Sequence[_File], allowed: bool) -> tuple[str, ...]:
     """The splits of which the Hub converted the first gigabytes only, in words."""
-    splits = sorted({file.split or "" for file in files if file.path.parent.name.startswith(_PARTIAL)})
+    splits = sorted({file.said.word or "" for file in files if file.path.parent.name.startswith(_PARTIAL)})
     words = tuple(f"split {split} is cut short where the Hub stopped converting it" for split in splits)
     if words and not allowed:
         raise SourceError(f"{root}: {words[0]}; use what is there with --allow-partial")
@@ -302,13 +334,4 @@ def _partial(root: Path, files: Sequence[_File], allowed: bool) -> tuple[str, ..
 def _config(at: PurePosixPath) -> str:
     """The folder that tells configs apart; empty for files that are in none."""
     top = at.parts[0] if len(at.parts) > 1 else ""
-    return "" if top in _NO_CONFIG or top.lower() in own.SPLIT_WORDS else top
-
-
-def _split(at: PurePosixPath) -> str | None:
-    """The split that a file's name says, or else the folder it is in."""
-    if match := _SHARD.fullmatch(at.stem):
-        return match[1]
-    parts = (at.stem, at.parent.name.removeprefix(_PARTIAL))
-    words = [re.split(r"[^A-Za-z]", part, maxsplit=1)[0] for part in parts]
-    return next((word for word in words if word.lower() in own.SPLIT_WORDS), None)
+    return "" if top in _NO_CONFIG else top

@@ -17,10 +17,26 @@ from numpy.typing import NDArray
 from fedrsic_data.containers import reading
 from fedrsic_data.errors import SourceError, UsageError
 from fedrsic_data.settings import suggest
-from fedrsic_data.sources import own
+from fedrsic_data.sources import own, spelling
 
 _LABELS = ("label", "labels")  # names of label columns that need not be said
+_FOUND = ("domain", "user", "split")  # columns that are used where they have these names
 _TEXTS = "texts, whole numbers or class labels"
+
+
+@dataclass(frozen=True)
+class LabelColumn:
+    """The labels of a file.
+
+    Attributes:
+        path: The file, for messages.
+        values: Labels or label lists, [N].
+        rows: int64 [N], their row numbers in the file, for messages.
+    """
+
+    path: Path
+    values: pa.Array
+    rows: NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -68,26 +84,60 @@ class Columns:
                 columns[kind] = self._texts(path, kind, column, table.column(column).combine_chunks())
         return pa.table(columns)
 
-    def labels(self, path: Path, column: pa.Array, rows: NDArray[np.int64]) -> tuple[pa.Array, NDArray[np.int64]]:
-        """The labels of a file end to end, and how many each row has.
+    def told(self, files: Sequence[LabelColumn], given: Sequence[str] = ()) -> own.Labels:
+        """The labels of all files.
 
         Args:
-            path: The file, for messages.
-            column: Of labels or label lists, [N].
-            rows: int64 [N], their row numbers in the file, for messages.
-
-        Returns:
-            Texts, or numbers from 0, int64; and int64 [N].
+            files: Their label columns, at least one.
+            given: Names of the classes, for numbers that have none in the schema.
 
         Raises:
-            SourceError: A label is null, negative or has no name.
+            SourceError: A label is null, negative or has no name; vectors of 0 and 1 have no names; or one class is
+                spelled in two ways.
         """
+        width = _width([file.values for file in files]) if self.multi else None
+        names = tuple(given) or self.named.get(self.label)
+        if width is not None:
+            return self._vectors(files, width, names)
+        if self.multi and not _is_text(_inner(files[0].values.type)):
+            raise SourceError(_no_labels(files[0].path, self.label, files[0].values.type))
+        if given and not self.numbered:
+            raise SourceError(f"{files[0].path}: column {self.label!r} has names for its labels; leave classes out")
+        read = [self._labels(file, names) for file in files]
+        classes, codes = coded([labels for labels, _ in read], names)
+        if pair := spelling.twins(classes, cases=names is not None):
+            raise SourceError(
+                f"{files[0].path}: column {self.label!r} spells one class in two ways, {spelling.pair(*pair)}; "
+                "write it in one"
+            )
+        if not self.multi:
+            return own.Labels.single(codes, classes)
+        return own.Labels.sets(codes, np.concatenate([[0], np.cumsum(np.concatenate([n for _, n in read]))]), classes)
+
+    def _vectors(self, files: Sequence[LabelColumn], width: int, names: tuple[str, ...] | None) -> own.Labels:
+        """Labels of rows that have a 0 or 1 for each class."""
+        if names is None or len(names) != width:
+            has = "which have no names" if names is None else f"and there are names for {len(names)} classes"
+            raise SourceError(
+                f"{files[0].path}: column {self.label!r} holds vectors of {width} zeros and ones, {has}; name the "
+                f"{width} classes in their order: fedkit new --set 'classes=[\"...\", ...]'"
+            )
+        ones = [_ones(_flat(file.values)).reshape(-1, width) for file in files]
+        hot = np.concatenate(ones)
+        offsets = np.concatenate([[0], np.cumsum(hot.sum(axis=1))])
+        return own.Labels.sets(np.flatnonzero(hot) % width, offsets, names)
+
+    def _labels(self, file: LabelColumn, names: tuple[str, ...] | None) -> tuple[pa.Array, NDArray[np.int64]]:
+        """The labels of a file end to end, texts or numbers from 0, and how many each row has, int64 [N]."""
+        path, column, rows = file.path, file.values, file.rows
         counts = np.ones(len(column), np.int64)
         if self.multi:
             lengths = pc.list_value_length(column)
             if (row := own.first(lengths.is_null().to_numpy(zero_copy_only=False))) is not None:
                 raise SourceError(f"{path}: row {rows[row]} has no {self.label} (null); leave it out, or give it some")
             counts, column = lengths.to_numpy().astype(np.int64), pc.list_flatten(column)
+        elif pa.types.is_dictionary(column.type):
+            column = column.dictionary_decode()
         row_of = np.repeat(rows, counts)
         if (at := own.first(column.is_null().to_numpy(zero_copy_only=False))) is not None:
             raise SourceError(f"{path}: row {row_of[at]} has no {self.label} (null); leave it out, or give it one")
@@ -97,9 +147,9 @@ class Columns:
                 raise SourceError(f"{path}: row {row_of[at]} has an empty {self.label}; give it a name")
             return column, counts
         values = column.cast(pa.int64()).to_numpy()
-        most = len(self.named[self.label]) if self.label in self.named else np.iinfo(np.int64).max
+        most = len(names) if names is not None else np.iinfo(np.int64).max
         if (at := own.first((values < 0) | (values >= most))) is not None:
-            words = "which is no class" if self.label in self.named else "which is below 0"
+            words = "which is no class" if names is not None else "which is below 0"
             raise SourceError(
                 f"{path}: row {row_of[at]} has {self.label} {values[at]}, {words}; leave such a split out with splits, "
                 "or the rows"
@@ -126,8 +176,8 @@ def choose(path: Path, said: Mapping[str, str | None], where: str) -> Columns:
     Args:
         path: A Parquet file.
         said: ``image``, ``label``, ``domain``, ``user``, ``split``, ``id`` -> column. Null finds one: an image and a
-            label there must be; ``domain`` and ``user`` are the columns of these names if there are such, and
-            an empty text is for none of them.
+            label there must be; ``domain``, ``user`` and ``split`` are the columns of these names if there are
+            such, and an empty text is for none of them.
         where: Who says so, for messages.
 
     Raises:
@@ -154,20 +204,21 @@ def choose(path: Path, said: Mapping[str, str | None], where: str) -> Columns:
         )
     usual = [name for name in _LABELS if name in kinds]
     label = said["label"] or _only(path, "label", usual or list(named), (), f"columns are {shown}")
-    if not _is_text(_inner(kinds[label])):
-        raise SourceError(f"{path}: column {label!r} is {_short(kinds[label])}; labels are {_TEXTS}, or lists of them")
+    inner = _inner(kinds[label])
+    if not (_is_text(inner) or (inner != kinds[label] and _is_number(inner))):
+        raise SourceError(_no_labels(path, label, kinds[label]))
     others = {key: name for key in ("domain", "user", "split", "id") if (name := said[key])}
-    unsaid = [key for key in ("domain", "user") if said[key] is None and key in kinds and key not in (image, label)]
-    others |= {key: key for key in unsaid if _is_text(kinds[key])}
+    unsaid = [key for key in _FOUND if said[key] is None and key in kinds and key not in (image, label)]
+    others |= {key: key for key in unsaid}
     for key, name in others.items():
         if not _is_text(kinds[name]):
-            raise SourceError(f"{path}: column {name!r} is {_short(kinds[name])}, but a {key} is one of {_TEXTS}")
+            fix = f"; change it, or pass it over with --set {key}=" if key in unsaid else ""
+            raise SourceError(f"{path}: column {name!r} is {_short(kinds[name])}, but a {key} is one of {_TEXTS}{fix}")
     nested = pa.types.is_struct(kinds[image])
     pathed = nested and any(f.name == "path" and _is_string(f.type) for f in kinds[image])
     kept = {name: names for name, names in named.items() if name in (label, *others.values())}
     for name, names in kept.items():
         _check_names(path, name, names)
-    inner = _inner(kinds[label])
     return Columns(image, nested, pathed, label, kinds[label] != inner, pa.types.is_integer(inner), kept, others)
 
 
@@ -185,6 +236,39 @@ def coded(values: Sequence[pa.Array], names: tuple[str, ...] | None) -> tuple[tu
         return names, numbers.astype(np.int32)
     distinct, codes = np.unique(numbers, return_inverse=True)
     return tuple(map(str, distinct.tolist())), codes.astype(np.int32)
+
+
+def _width(columns: Sequence[pa.Array]) -> int | None:
+    """The length of the lists if all have one, of 2 or more, and hold only 0 and 1; None otherwise."""
+    lengths = {length for column in columns for length in pc.unique(pc.list_value_length(column)).to_pylist()}
+    width = lengths.pop() if len(lengths) == 1 else None
+    if width is None or width < 2:
+        return None
+    for column in columns:
+        values = _flat(column)
+        if values.null_count or not (_ones(values) | _zeros(values)).all():
+            return None
+    return int(width)
+
+
+def _flat(column: pa.Array) -> pa.Array:
+    """The values of lists end to end, without a dictionary."""
+    values = pc.list_flatten(column)
+    return values.dictionary_decode() if pa.types.is_dictionary(values.type) else values
+
+
+def _ones(values: pa.Array) -> NDArray[np.bool_]:
+    one = "1" if _is_string(values.type) else 1
+    return np.asarray(pc.equal(values, pa.scalar(one).cast(values.type)).to_numpy(zero_copy_only=False), bool)
+
+
+def _zeros(values: pa.Array) -> NDArray[np.bool_]:
+    zero = "0" if _is_string(values.type) else 0
+    return np.asarray(pc.equal(values, pa.scalar(zero).cast(values.type)).to_numpy(zero_copy_only=False), bool)
+
+
+def _no_labels(path: Path, label: str, kind: pa.DataType) -> str:
+    return f"{path}: column {label!r} is {_short(kind)}; labels are {_TEXTS}, or lists of them"
 
 
 def _only(path: Path, what: str, found: Sequence[str], first: Sequence[str], shown: str) -> str:
@@ -246,6 +330,11 @@ def _is_text(kind: pa.DataType) -> bool:
     """Whether its values can be names: texts, perhaps in a dictionary, or whole numbers."""
     value = kind.value_type if pa.types.is_dictionary(kind) else kind
     return bool(_is_string(value) or pa.types.is_integer(kind))
+
+
+def _is_number(kind: pa.DataType) -> bool:
+    """Whether its values can be 0 and 1."""
+    return bool(pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind))
 
 
 def _inner(kind: pa.DataType) -> pa.DataType:

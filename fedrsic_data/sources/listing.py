@@ -8,7 +8,9 @@ Comma-separated UTF-8 with a header. ``file`` is the path of an image below the 
 from __future__ import annotations
 
 import csv
+import dataclasses
 import hashlib
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -23,7 +25,7 @@ from numpy.typing import NDArray
 from fedrsic_data.containers import reading
 from fedrsic_data.errors import SourceError
 from fedrsic_data.settings import suggest
-from fedrsic_data.sources import own
+from fedrsic_data.sources import own, spelling
 
 NAME = "labels.csv"
 COLUMNS = ("file", "label", "labels", "domain", "user", "split")
@@ -47,8 +49,27 @@ class Listing:
     sha256: str
     newest: int
 
+    def take(self, rows: pa.Array) -> Listing:
+        """The table of these rows, int [n]."""
+        return dataclasses.replace(self, columns={name: column.take(rows) for name, column in self.columns.items()})
+
     def labels(self) -> own.Labels:
-        """The labels of its rows; classes are all that occur, alphabetical."""
+        """The labels of its rows; classes are all that occur, alphabetical.
+
+        Raises:
+            SourceError: One class is spelled in two ways, or labels are vectors of 0 and 1.
+        """
+        labels = self._labels()
+        if pair := spelling.twins(labels.classes):
+            first = [int(np.flatnonzero(labels.codes == labels.classes.index(name))[0]) for name in pair]
+            one, other = np.searchsorted(labels.offsets, first, side="right")
+            raise SourceError(
+                f"{self.path}: row {one} has class {spelling.shown(*pair)}, row {other} {spelling.shown(*pair[::-1])}; "
+                "write it in one way"
+            )
+        return labels
+
+    def _labels(self) -> own.Labels:
         if "label" in self.columns:
             classes, codes = own.encoded(self.columns["label"])
             return own.Labels.single(codes, classes)
@@ -56,7 +77,13 @@ class Listing:
         texts = pc.utf8_trim_whitespace(lists.flatten())
         said = pc.not_equal(texts, "").to_numpy(zero_copy_only=False)
         row = np.repeat(np.arange(len(lists)), np.diff(lists.offsets.to_numpy()))[said]
-        offsets = np.concatenate([[0], np.cumsum(np.bincount(row, minlength=len(lists)))])
+        sizes = np.bincount(row, minlength=len(lists))
+        if set(pc.unique(texts).to_pylist()) == {"0", "1"} and sizes.min() == sizes.max() > 1:
+            raise SourceError(
+                f"{self.path}: labels are vectors of {sizes.max()} zeros and ones; write the names of the classes "
+                "that each image has, with ; between them"
+            )
+        offsets = np.concatenate([[0], np.cumsum(sizes)])
         classes, codes = own.encoded(texts.filter(pa.array(said)))
         return own.Labels.sets(codes, offsets, classes)
 
@@ -95,6 +122,8 @@ def places(table: Listing, root: Path, paths: pa.Array) -> NDArray[np.int64]:
     """
     wanted = pc.replace_substring_regex(table.columns["file"], r"^(\./)+", "")
     at = pc.index_in(wanted, value_set=paths)
+    if at.null_count:  # names in another Unicode form, as file systems and archives change them
+        at = pc.coalesce(at, _by_form(table, wanted, at, paths))
     if (row := own.first(at.is_null().to_numpy(zero_copy_only=False))) is not None:
         file = wanted[row].as_py()
         raise SourceError(f"{table.path}: row {row + 1}: file {file!r} {_why_not(root, file)}")
@@ -105,6 +134,20 @@ def places(table: Listing, root: Path, paths: pa.Array) -> NDArray[np.int64]:
         one, other = np.flatnonzero(codes == code)[:2] + 1
         raise SourceError(f"{table.path}: rows {one} and {other} are both of {wanted[one - 1].as_py()!r}; keep one")
     return codes
+
+
+def _by_form(table: Listing, wanted: pa.Array, at: pa.Array, paths: pa.Array) -> pa.Array:
+    """The same for rows whose file has another Unicode form: int32 [N], null where no image has it in any."""
+    composed = pc.utf8_normalize(paths, "NFC")
+    found = pc.index_in(pc.utf8_normalize(wanted, "NFC"), value_set=composed)
+    open_rows = pc.is_null(at).to_numpy(zero_copy_only=False)
+    for row in np.flatnonzero(open_rows & pc.is_valid(found).to_numpy(zero_copy_only=False)):
+        if pc.sum(pc.equal(composed, composed[found[row].as_py()])).as_py() > 1:
+            raise SourceError(
+                f"{table.path}: row {row + 1}: file {wanted[row].as_py()!a} is the name of two files but for their "
+                "Unicode form; rename one"
+            )
+    return found
 
 
 def _why_not(root: Path, file: str) -> str:
@@ -136,6 +179,12 @@ def _columns(path: Path, file: TextIO) -> dict[str, pa.Array]:
 
 def _check_header(path: Path, header: Sequence[str]) -> None:
     shown = ", ".join(header) or "nothing"
+    unnamed = [number for number, name in enumerate(header, 1) if not name or re.fullmatch(r"Unnamed: \d+", name)]
+    if unnamed and "file" in header:
+        raise SourceError(
+            f"{path}: column {unnamed[0]} has no name, as the row numbers that pandas writes; leave it out "
+            "(to_csv(..., index=False))"
+        )
     for name in header:
         if name not in COLUMNS and "file" in header:
             raise SourceError(f"{path}: unknown column {name!r}{suggest(name, COLUMNS)}")

@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from fedrsic_data.errors import SourceError
-from fedrsic_data.index import INDEX_SCHEMA, Index
+from fedrsic_data.index import INDEX_SCHEMA, Index, LeftOut
 from fedrsic_data.sources.base import Facts, HubMirror, Source
 
 UNKNOWN_LICENCE = "licence not stated; check before sharing"
@@ -170,6 +170,12 @@ def split_name(name: str, where: str) -> str:
         allowed = "letters, digits and _, at most 50, not 'novel'"
         raise SourceError(f"{where}: {name!r} is not a name for a split ({allowed}); rename it")
     return known
+
+
+def of_left_out_splits(count: int, renames: Mapping[str, str | None]) -> tuple[LeftOut, ...]:
+    """What is left out because settings give its split no name: ``count`` images."""
+    unwanted = tuple(split for split, new in renames.items() if new is None)
+    return (LeftOut("of a split that the recipe leaves out", count, unwanted),) if count else ()
 
 
 def first(rows: NDArray[np.bool_]) -> int | None:
