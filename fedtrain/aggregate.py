@@ -1,4 +1,4 @@
-"""The server's step: a running mean of updates, weighted by rows."""
+"""The server's step: a running mean of updates, each with its weight."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from fedtrain.methods.base import State
 
 
 class WeightedMean:
-    """The mean of states, each weighted by its client's rows (McMahan et al. 2017, arXiv 1602.05629, algorithm 1).
+    """The mean of states, each with its client's weight (McMahan et al. 2017, arXiv 1602.05629, algorithm 1).
 
     One accumulator is kept, however many states come. It is float64 and is rounded once, at the end: a float32 sum
     loses a bit or more over some hundreds of clients. Its last bits depend on the order of the sum, so states are
@@ -16,31 +16,31 @@ class WeightedMean:
     """
 
     def __init__(self) -> None:
-        self.rows = 0
+        self.weight = 0.0
         self.count = 0
         self._sums: State = {}
 
-    def add(self, state: State, rows: int) -> None:
+    def add(self, state: State, weight: float) -> None:
         """Adds a state.
 
         Args:
             state: Tensors by name, the same names and shapes every time. Integer tensors are passed over: the mean
                 of counters means nothing.
-            rows: Its weight, at least 1.
+            weight: Its weight, above 0.
         """
-        assert rows >= 1, rows
+        assert weight > 0, weight
         floating = {name: value for name, value in state.items() if value.is_floating_point()}
         if not self.count:
             self._sums = {n: torch.zeros(v.shape, dtype=torch.float64, device=_place(v)) for n, v in floating.items()}
         assert floating.keys() == self._sums.keys(), sorted(floating.keys() ^ self._sums.keys())
         for name, value in floating.items():
-            self._sums[name].add_(value.detach().to(self._sums[name].device), alpha=rows)
-        self.rows += rows
+            self._sums[name].add_(value.detach().to(self._sums[name].device), alpha=weight)
+        self.weight += weight
         self.count += 1
 
     def over(self, base: State) -> State:
         """The mean, in the types and on the devices of ``base``; what was not averaged is as in ``base``."""
-        means = {name: total / self.rows for name, total in self._sums.items()}
+        means = {name: total / self.weight for name, total in self._sums.items()}
         return {name: means[name].to(value) if name in means else value for name, value in base.items()}
 
 

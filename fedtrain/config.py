@@ -96,9 +96,14 @@ class RunConfig:
         rounds: Rounds to train; None: as many as the method's authors publish. 0 evaluates the start.
         seed: Seed of everything drawn, 0 or more.
         sampling: Who is asked each round. ``all``: every client with training rows. ``uniform``: ``clients_per_round``
-            of them, each as likely as any other. ``size``: as many, drawn one after another in proportion to their
-            training rows, none twice. Updates are weighted by rows in either case. ``auto``: ``uniform`` with
-            ``clients_per_round``, else ``all``.
+            of them, each as likely as any other. ``size``: as many, none twice, each with a chance in proportion to its
+            training rows; a client so large that its chance would be above 1 is in every round. ``auto``: ``uniform``
+            with ``clients_per_round``, else ``all``.
+        weighting: How updates are averaged. ``unbiased``: so that over the rounds a client counts by its rows, and no
+            row counts twice: by rows with ``all`` and ``uniform``; all the same with ``size``, whose draw heeds rows
+            already (a client that is in every round by its number of rows more). ``rows``: by the rows trained on,
+            whatever the sampling; with ``size``, large clients are drawn more often and weigh more, both. ``equal``:
+            all the same.
         clients_per_round: Clients asked each round, a subset with fewer gives all; None: as many as the method's
             authors publish, if they do.
         dropout: Probability that a client that was asked neither trains nor answers this round, from 0 to below 1.
@@ -125,6 +130,7 @@ class RunConfig:
     rounds: int | None = None
     seed: int = 0
     sampling: Literal["auto", "all", "uniform", "size"] = "auto"
+    weighting: Literal["unbiased", "rows", "equal"] = "unbiased"
     clients_per_round: int | None = None
     dropout: float = 0.0
     eval_every: int = 1
@@ -158,6 +164,8 @@ class RunConfig:
             at_least("clients_per_round", self.clients_per_round, 1)
             if self.sampling == "all":
                 raise UsageError(f"clients_per_round={self.clients_per_round}: sampling=all asks all; set one of them")
+        if self.weighting == "rows" and self.dp.noise is not None:
+            raise UsageError("weighting=rows: with dp.noise every client counts the same; set one of them")
 
 
 def from_json(data: object, where: str = "config") -> RunConfig:

@@ -121,3 +121,11 @@ def test_settings_of_a_source_that_no_subset_has_are_refused() -> None:
     data = recipe.override(recipe.load("coco"), sets=["sources.cocoo.year=2014"])
     with pytest.raises(UsageError, match="did you mean 'coco'"):
         recipe.from_json(data, "test")
+
+
+def test_recipes_that_claim_fedpgps_protocol_deal_with_its_balance_rule() -> None:
+    every = {name: recipe.to_json(recipe.from_json(recipe.load(name), name)) for name in recipe.shipped()}
+    theirs = [wanted["partition"] for wanted in every.values() if "fedpgp" in json.dumps(wanted).lower()]
+    dirichlet = [partition for partition in theirs if partition["name"] == "dirichlet"]
+    assert dirichlet
+    assert all(partition["balance"] for partition in dirichlet)

@@ -94,7 +94,7 @@ def test_all_and_a_number_contradict_each_other() -> None:
 
 def test_identity_is_of_what_changes_a_result() -> None:
     other = {
-        "method": "n", "subset": "t", "rounds": 9, "seed": 1, "sampling": "all", "clients_per_round": 2, "dropout": 0.1,
+        "method": "n", "subset": "t", "rounds": 9, "seed": 1, "sampling": "all", "clients_per_round": 2, "dropout": 0.1, "weighting": "rows",
         "eval_every": 2, "splits": ("v",), "device": "cpu", "precision": "float32", "deterministic": True,
         "clip": "tiny", "held_out": "d", "method_settings": {"lr": 2.0},
         "manifest": "elsewhere", "cohort": 1, "checkpoint_every": 7, "store": "disk", "tensorboard": True,
@@ -106,6 +106,11 @@ def test_identity_is_of_what_changes_a_result() -> None:
         assert same == (key in NEUTRAL), key
     assert configs.identity(BASE, "d", {}) != configs.identity(BASE, "e", {})
     assert configs.identity(BASE, "d", {}) != configs.identity(BASE, "d", {"clip": "0"})
+
+
+def test_row_weights_are_refused_where_noise_counts_every_client_the_same() -> None:
+    with pytest.raises(UsageError, match="weighting=rows: with dp.noise"):
+        dataclasses.replace(BASE, weighting="rows", dp=configs.Privacy(noise=1.0))
 
 
 def test_whole_numbers_that_mean_nothing() -> None:

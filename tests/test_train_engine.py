@@ -163,7 +163,7 @@ def test_sampling_all_asks_everyone_with_rows() -> None:
 def test_samples_have_no_client_twice_and_differ_by_round_and_seed(sampling: str) -> None:
     draws = asked(0, sampling, 3, 50)
     assert all(len(set(d)) == 3 and d == sorted(d) and not {1, 5} & set(d) for d in draws)
-    assert len({tuple(d) for d in draws}) > 3
+    assert len({tuple(d) for d in draws}) >= 3  # by size, two of the three are in every round
     assert draws == asked(0, sampling, 3, 50)
     assert draws != asked(1, sampling, 3, 50)
 
@@ -177,11 +177,65 @@ def test_sampling_probabilities() -> None:
             assert abs(picks.count(client) / 4000 - weight / total) < 0.03, (sampling, client)
 
 
-def test_size_sampling_draws_one_after_another() -> None:
-    """Two of (1, 1, 2): P(the large one is in) = 1/2 + 2 * 1/4 * 2/3 = 5/6."""
-    wanted = RunConfig("m", "x", "s", sampling="size", clients_per_round=2)
-    inside = sum(2 in base.asked(wanted, (1, 1, 2), round_) for round_ in range(4000))
-    assert abs(inside / 4000 - 5 / 6) < 0.03
+def test_size_sampling_has_each_client_in_proportion_to_its_rows() -> None:
+    """Three of 400 rows: those with 200 are always in; of the rest, two places over 200 rows, 100 always, 1 over 100."""
+    draws = asked(1, "size", 3, 4000)
+    inside = {client: sum(client in d for d in draws) / 4000 for client in range(7)}
+    for client, chance in {6: 1, 0: 1, 2: 0.5, 3: 0.1, 4: 0.4, 1: 0, 5: 0}.items():
+        assert abs(inside[client] - chance) < 0.03, client
+
+
+SKEWED = (910, 10, 20, 30, 5, 25)  # one client has 91% of the rows
+
+
+@pytest.mark.parametrize("rows", [ROWS, SKEWED], ids=["even", "skewed"])
+@pytest.mark.parametrize("count", [1, 2, 4])
+def test_sampled_by_size_clients_count_by_their_rows_over_the_rounds(rows: tuple[int, ...], count: int) -> None:
+    shares = weight_over_rounds(rows, count, sampling="size")
+    for client, n in enumerate(rows):
+        assert abs(shares[client] - n / sum(rows)) < 0.02, client
+
+
+def test_sampled_uniformly_clients_count_by_their_rows_in_each_round() -> None:
+    wanted = RunConfig("m", "x", "s", sampling="uniform", clients_per_round=2)
+    assert base.weights(wanted, ROWS) is None
+    assert base.weights(RunConfig("m", "x", "s"), ROWS) is None
+
+
+def test_size_sampling_with_row_weights_counts_size_twice_and_is_asked_for_by_name() -> None:
+    assert RunConfig("m", "x", "s").weighting == "unbiased"
+    rows = (910, *[9] * 10)
+    even, twice = (weight_over_rounds(rows, 1, sampling="size", weighting=w)[0] for w in ("unbiased", "rows"))
+    assert abs(even - 0.91) < 0.02
+    assert abs(twice - 0.91) < 0.02  # one client a round: its weight is no matter
+    even, twice = (weight_over_rounds(rows, 3, sampling="size", weighting=w)[0] for w in ("unbiased", "rows"))
+    assert abs(even - 0.91) < 0.02
+    assert twice > 0.97
+
+
+def weight_over_rounds(rows: tuple[int, ...], count: int, **sets: str) -> list[float]:
+    """The mean share of each client in the server's mean, over 3,000 rounds."""
+    wanted = RunConfig("m", "x", "s", clients_per_round=count, **sets)  # type: ignore[arg-type]
+    fixed = base.weights(wanted, rows)
+    shares = [0.0] * len(rows)
+    for round_ in range(1, 3001):
+        drawn = base.asked(wanted, rows, round_)
+        weights = [rows[client] if fixed is None else fixed[client] for client in drawn]
+        for client, weight in zip(drawn, weights, strict=True):
+            shares[client] += weight / sum(weights) / 3000
+    return shares
+
+
+def test_weights_reach_the_mean(sample_build: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    added: list[float] = []
+    add = WeightedMean.add
+    monkeypatch.setattr(WeightedMean, "add", lambda self, state, n: (added.append(n), add(self, state, n)))
+    for weighting in ("unbiased", "equal", "rows"):
+        sets = ("sampling=size", "clients_per_round=2", "rounds=2", f"weighting={weighting}")
+        run.train(config(sample_build, *sets), tmp_path / weighting)
+    assert added[:8] == [1.0] * 8  # nobody has half of all rows
+    assert min(added[8:]) > 1
+    assert len(set(added[8:])) > 1
 
 
 def test_dropout_takes_its_share_and_nobody_may_answer(sample_build: Path, tmp_path: Path) -> None:
@@ -219,7 +273,7 @@ def test_weighted_mean_against_float64() -> None:
         expected = (stacked * weights.view(-1, *[1] * (stacked.dim() - 1))).sum(0)
         assert got[name].dtype == states[0][name].dtype
         assert torch.allclose(got[name].double(), expected, atol=1e-7 if name == "a" else 1e-3)
-    assert mean.rows == sum(rows)
+    assert mean.weight == sum(rows)
 
 
 def test_the_mean_of_equal_states_is_that_state() -> None:

@@ -14,7 +14,7 @@ from fedtrain import checkpoint
 from fedtrain.aggregate import WeightedMean
 from fedtrain.checkpoint import Checkpoint, Counters, Journal
 from fedtrain.config import RunConfig
-from fedtrain.engines.base import QUIET, Listener, answering, asked, finite, plain, sent, summarise
+from fedtrain.engines.base import QUIET, Listener, answering, asked, finite, plain, sent, summarise, weights
 from fedtrain.files import CHECKPOINT, METRICS
 from fedtrain.methods.base import Context, Evaluation, State, Update
 
@@ -118,7 +118,7 @@ def run(
             clients = answering(config, invited, len(context.clients), round_)
 
             # train, and take the mean of what comes back
-            done = _trained(federation, context, at, clients, round_, listener)
+            done = _trained(federation, context, config, at, clients, round_, listener)
             shared = done.mean.over(at.shared) if done.mean.count else at.shared
 
             # evaluate and log
@@ -154,11 +154,18 @@ def figures(evaluations: dict[str, Evaluation]) -> dict[str, float | None]:
 
 
 def _trained(
-    federation: Clients, context: Context, at: Checkpoint, clients: Sequence[int], round_: int, listener: Listener
+    federation: Clients,
+    context: Context,
+    config: RunConfig,
+    at: Checkpoint,
+    clients: Sequence[int],
+    round_: int,
+    listener: Listener,
 ) -> _Round:
     """Trains clients and gathers their updates; what is not finite is refused, and the round goes on without it."""
     mean, losses, refused, counters = federation.mean(), [], [], at.counters
-    count = 0
+    fixed = weights(config, context.rows)
+    count = rows = 0
     for update in federation.train(at.shared, clients, round_):
         floats, size = sent(update.shared)
         count += 1
@@ -174,8 +181,9 @@ def _trained(
             refused.append(update.client)
             listener.note(f"round {round_}: the update of {context.clients[update.client]} is not finite, left out")
             continue
-        mean.add(update.shared, update.rows)
+        mean.add(update.shared, update.rows if fixed is None else fixed[update.client])
         losses.append(update.loss * update.rows)
+        rows += update.rows
         federation.keep(update, round_)
     if clients and not count:
         raise FedkitError(
@@ -183,7 +191,7 @@ def _trained(
             "and run the same command, it resumes"
         )
     counters = replace(counters, refused=counters.refused + len(refused))
-    loss = math.fsum(losses) / mean.rows if mean.rows else math.nan
+    loss = math.fsum(losses) / rows if rows else math.nan
     return _Round(mean, loss, len(clients) - count, tuple(refused), counters)
 
 
