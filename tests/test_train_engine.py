@@ -178,7 +178,7 @@ def test_sampling_probabilities() -> None:
 
 
 def test_size_sampling_has_each_client_in_proportion_to_its_rows() -> None:
-    """Three of 400 rows: those with 200 are always in; of the rest, two places over 200 rows, 100 always, 1 over 100."""
+    """Three of 400 rows: 200 and then 100 are more than a place is worth; one place is left for the other 100 rows."""
     draws = asked(1, "size", 3, 4000)
     inside = {client: sum(client in d for d in draws) / 4000 for client in range(7)}
     for client, chance in {6: 1, 0: 1, 2: 0.5, 3: 0.1, 4: 0.4, 1: 0, 5: 0}.items():
