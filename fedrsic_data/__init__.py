@@ -17,12 +17,14 @@ if TYPE_CHECKING:
 __all__ = ["open"]
 
 
-def open(path: str | PathLike[str]) -> Dataset:  # noqa: A001 - fedrsic_data.open reads as it is meant
+def open(path: str | PathLike[str], *, proved: bool = False) -> Dataset:  # noqa: A001 - fedrsic_data.open reads as it is meant
     """A built dataset.
 
     Args:
         path: Its ``manifest.json``, or the folder that holds it; or ``hf://USER/NAME[@REVISION]``: then one commit of
             it is read, and of its shards only what is asked for.
+        proved: Compare every shard with its digest before anything of it is read; a shard on the Hub is fetched whole
+            for that, and kept in the cache. Otherwise, only shards whose images are read all at once are compared.
 
     Raises:
         ManifestError: The manifest cannot be read or is malformed.
@@ -30,4 +32,4 @@ def open(path: str | PathLike[str]) -> Dataset:  # noqa: A001 - fedrsic_data.ope
     """
     from fedrsic_data.reader import Dataset
 
-    return Dataset(path)
+    return Dataset(path, proved=proved)

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 
 from fedrsic_data import manifest
 from fedrsic_data.errors import ManifestError
-from fedrsic_data.manifest import Manifest, Shard
+from fedrsic_data.manifest import File, Manifest, Plan, Shard
 
 
 class Files(Protocol):
@@ -37,7 +37,7 @@ class Files(Protocol):
         ...
 
     def prove(self, shard: Shard) -> None:
-        """Compares a shard's bytes with its digest, where they could have changed since the build.
+        """Compares a shard's bytes with its digest. One that is elsewhere is fetched whole for that, and kept.
 
         Raises:
             ManifestError: They are not what the manifest says.
@@ -45,10 +45,10 @@ class Files(Protocol):
         ...
 
     def parquet(self, name: str) -> AbstractContextManager[pq.ParquetFile]:
-        """A Parquet file by its path beside the manifest.
+        """A Parquet file by its path beside the manifest. Plan and client table are proved before they are opened.
 
         Raises:
-            ManifestError: It is missing or damaged, or no file of the dataset.
+            ManifestError: It is missing or damaged, or not what the manifest says.
         """
         ...
 
@@ -72,16 +72,19 @@ class Local:
 
     def prove(self, shard: Shard) -> None:
         """See ``Files.prove``."""
-        path = manifest.safe(self.folder, shard.path)
-        with readable(str(path)):
-            stat = path.stat()
-            found = _sha256(path, stat.st_size, stat.st_mtime_ns)
-        if found != shard.sha256:
-            raise ManifestError(f"{path}: is not what the manifest says; run: fedkit verify")
+        self._prove(shard)
 
     def parquet(self, name: str) -> AbstractContextManager[pq.ParquetFile]:
         """See ``Files.parquet``."""
+        for table in (self.manifest.plan, self.manifest.clients):
+            if table.path == name:
+                self._prove(table)
         return local(manifest.safe(self.folder, name))
+
+    def _prove(self, file: File | Plan | Shard) -> None:
+        path = manifest.safe(self.folder, file.path)
+        if digest(path) != file.sha256:
+            raise ManifestError(f"{path}: is not what the manifest says; run: fedkit verify")
 
 
 @contextmanager
@@ -92,12 +95,19 @@ def local(path: Path) -> Iterator[pq.ParquetFile]:
         ManifestError: It is missing or damaged.
     """
     with readable(str(path)):
-        stat = path.stat()
-        if not S_ISREG(stat.st_mode):  # to open a pipe would be to wait for ever
-            raise FileNotFoundError("no such file")
-        footer = _footer(path, stat.st_size, stat.st_mtime_ns)
+        footer = _footer(path, *_stamp(path))
         with pq.ParquetFile(path, metadata=footer, pre_buffer=False) as file:
             yield file
+
+
+def digest(path: Path) -> str:
+    """sha256 of a file of this machine, in hex; read once a process, unless the file changes.
+
+    Raises:
+        ManifestError: It is missing or cannot be read.
+    """
+    with readable(str(path)):
+        return _sha256(path, *_stamp(path))
 
 
 @contextmanager
@@ -114,13 +124,21 @@ def readable(where: str) -> Iterator[None]:
         raise ManifestError(f"{where}: cannot be read ({words}); run: fedkit verify") from None
 
 
+def _stamp(path: Path) -> tuple[int, ...]:
+    """Changes when the file does."""
+    stat = path.stat()
+    if not S_ISREG(stat.st_mode):  # to open a pipe would be to wait for ever
+        raise FileNotFoundError("no such file")
+    return stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns
+
+
 @lru_cache(maxsize=65536)  # each once a process, whoever asks
-def _sha256(path: Path, *_stamp: int) -> str:
+def _sha256(path: Path, *_: int) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @lru_cache(maxsize=4)  # clients are mostly read in order, and one's footer names hundreds of others
-def _footer(path: Path, *_stamp: int) -> pq.FileMetaData:
+def _footer(path: Path, *_: int) -> pq.FileMetaData:
     """The footer of a Parquet file, parsed once for its clients in a row; the stamp changes when the file does."""
     return pq.read_metadata(path)

@@ -1,7 +1,8 @@
 """Datasets on the Hugging Face Hub: their addresses, what the Hub answers in words, and files read by ranges.
 
 Everything is read at one commit, which a branch or tag is resolved to when the dataset is opened. The manifest, the
-client table and the plan are kept in the cache; of a shard, only the bytes that are asked for are fetched.
+client table and the plan are kept in the cache. A shard is fetched whole, proved and kept under its digest; or, where
+some of its clients are read and no proof is asked for, only the bytes of these are fetched.
 """
 
 from __future__ import annotations
@@ -22,14 +23,15 @@ import pyarrow.parquet as pq
 
 from fedrsic_data import manifest
 from fedrsic_data.errors import FedkitError, HubError, ManifestError, UsageError, discreet
-from fedrsic_data.files import local, readable
+from fedrsic_data.files import digest, local, readable
 from fedrsic_data.manifest import Manifest, Shard
 from fedrsic_data.sources.locate import cache_folder
 
 _NAME = r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,94}[A-Za-z0-9])?"
 _REVISION = r"[\w./-]+"
 _ADDRESS = re.compile(rf"(?:hf:/{{1,2}}(?:datasets/)?)?({_NAME}/{_NAME})(?:@({_REVISION}))?/?")
-_COMMIT = re.compile(r"[0-9a-f]{40}")
+_COMMIT, _DIGEST = re.compile(r"[0-9a-f]{40}"), re.compile(r"[0-9a-f]{64}")
+_TRIES = 3  # to keep what another process keeps at the same time
 TIMEOUT = 30.0  # seconds
 _UNKNOWN, _FORBIDDEN, _ABSENT = 401, 403, 404
 _UNSENT = {"UnsupportedProtocol", "InvalidURL", "LocalProtocolError", "UnicodeError"}  # errors of what is asked with
@@ -239,27 +241,49 @@ class Remote:
         return found
 
     def prove(self, shard: Shard) -> None:
-        """See ``Files.prove``: a commit names its files by their content."""
+        """See ``Files.prove``."""
+        kept = _kept(shard)
+        for _ in range(_TRIES):
+            with _caching(self.folder):
+                if _holds(kept, shard):
+                    return
+                self._fetch(shard.path)
+                fetched = manifest.safe(self.folder, shard.path)
+                try:
+                    if _sha256(fetched) != shard.sha256:
+                        fetched.unlink()
+                        raise ManifestError(self._another(shard.path))
+                    kept.parent.mkdir(parents=True, exist_ok=True)
+                    os.replace(fetched, kept)
+                except FileNotFoundError:  # another process, which fetched the same, has put it there
+                    continue
+                return
+        raise HubError(f"{fetched}: is taken away as soon as it is there; choose another cache with FEDKIT_CACHE")
 
     def parquet(self, name: str) -> Any:
         """See ``Files.parquet``."""
         if name in (self.manifest.plan.path, self.manifest.clients.path):
             return local(self._small(name))
-        return self._shard(name)
+        shard = self._shards[name]
+        with _caching(self.folder):
+            return local(_kept(shard)) if _holds(_kept(shard), shard) else self._ranges(shard)
 
     @contextmanager
-    def _shard(self, name: str) -> Iterator[pq.ParquetFile]:
-        if name not in self._sizes:
-            raise ManifestError(f"{self.where}: {name!r} is no file of it; its client table is damaged")
-        with readable(f"{self.where}/{name}"):
-            place = self._at, name, self._sizes[name]
+    def _ranges(self, shard: Shard) -> Iterator[pq.ParquetFile]:
+        """A shard that is not here, of which what is asked for is fetched; its digest is the Hub's word."""
+        with (
+            readable(f"{self.where}/{shard.path}"),
             # buffered: the columns of a row group lie behind one another, and are fetched in one request
-            with pq.ParquetFile(Ranges(*place), metadata=_footer(*place), pre_buffer=True) as file:
-                yield file
+            pq.ParquetFile(Ranges(self._at, shard), metadata=_footer(self._at, shard), pre_buffer=True) as file,
+        ):
+            yield file
 
     @cached_property
-    def _sizes(self) -> dict[str, int]:
-        return {shard.path: shard.bytes for shard in manifest.shards(self.manifest)}
+    def _shards(self) -> dict[str, Shard]:
+        return {shard.path: shard for shard in manifest.shards(self.manifest)}
+
+    def _another(self, name: str) -> str:
+        return f"{self.where}: {name} is not what its manifest says; it has to be published again"
 
     def _small(self, name: str) -> Path:
         """A file beside the manifest, fetched once and as the manifest says."""
@@ -267,9 +291,9 @@ class Remote:
         wanted = {entry.path: entry.sha256 for entry in manifest.files(self.manifest)}
         with _caching(self.folder):
             self._fetch(name)
-            if hashlib.sha256(path.read_bytes()).hexdigest() != wanted[name]:
+            if _sha256(path) != wanted[name]:
                 path.unlink()
-                raise ManifestError(f"{self.where}: {name} is not what its manifest says; it has to be published again")
+                raise ManifestError(self._another(name))
         return path
 
     def _fetch(self, name: str) -> None:
@@ -307,18 +331,41 @@ def _caching(folder: Path) -> Iterator[None]:
         ) from None
 
 
-class Ranges(io.RawIOBase):
-    """A file of a commit, read by HTTP ranges: what is asked for and not a byte more."""
+def _kept(shard: Shard) -> Path:
+    """Where a shard is kept, whatever dataset and commit it is of.
 
-    def __init__(self, at: Address, name: str, size: int) -> None:
+    Raises:
+        ManifestError: Its digest is none.
+    """
+    if not _DIGEST.fullmatch(shard.sha256):  # it becomes part of a path
+        raise ManifestError(f"{shard.path}: the manifest has no digest of it; it has to be published again")
+    return cache_folder() / "shards" / f"{shard.sha256}.parquet"
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _holds(kept: Path, shard: Shard) -> bool:
+    """Whether a shard is in the cache, whole."""
+    return kept.is_file() and digest(kept) == shard.sha256
+
+
+class Ranges(io.RawIOBase):
+    """A shard of a commit, read by HTTP ranges: what is asked for and not a byte more.
+
+    Part of a file cannot be compared with the file's digest. The digest that the Hub names with every answer is.
+    """
+
+    def __init__(self, at: Address, shard: Shard) -> None:
         """Fetches nothing yet.
 
         Args:
             at: The repository at a commit.
-            name: Path in it.
-            size: Bytes.
+            shard: As its manifest lists it.
         """
-        self.at, self.name, self.size = at, name, size
+        self.at, self.shard = at, shard
         self._place = 0
 
     def readable(self) -> bool:
@@ -335,7 +382,7 @@ class Ranges(io.RawIOBase):
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
         """Sets where the next read begins."""
-        self._place = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._place, io.SEEK_END: self.size}[whence]
+        self._place = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._place, io.SEEK_END: self.shard.bytes}[whence]
         return self._place
 
     def read(self, size: int | None = -1) -> bytes:
@@ -344,7 +391,7 @@ class Ranges(io.RawIOBase):
         Raises:
             HubError: The Hub cannot be reached, or answers something else.
         """
-        left = max(self.size - self._place, 0)
+        left = max(self.shard.bytes - self._place, 0)
         size = left if size is None or size < 0 else min(size, left)
         start, end = self._place, self._place + size
         data = patiently(lambda: self._range(start, end)) if size else b""
@@ -356,24 +403,40 @@ class Ranges(io.RawIOBase):
             from huggingface_hub import constants, hf_hub_url
             from huggingface_hub.utils import build_hf_headers, hf_raise_for_status, http_stream_backoff
 
-            url = hf_hub_url(self.at.repo, self.name, repo_type="dataset", revision=self.at.revision)
+            url = hf_hub_url(self.at.repo, self.shard.path, repo_type="dataset", revision=self.at.revision)
             headers = {**build_hf_headers(), "Range": f"bytes={start}-{end - 1}"}
             timeout, data = constants.HF_HUB_DOWNLOAD_TIMEOUT, bytearray()
             # without its own tries again: they do not go with an answer that breaks off
             with http_stream_backoff("GET", url, headers=headers, timeout=timeout, max_retries=0) as answer:
                 hf_raise_for_status(answer)
+                self._vouched(answer)
                 total = answer.headers.get("Content-Range", "").rpartition("/")[2]
-                if answer.status_code == 206 and total == str(self.size):
+                if answer.status_code == 206 and total == str(self.shard.bytes):
                     for chunk in answer.iter_bytes():
                         data += chunk
                         if len(data) > end - start:  # whoever sends more may never end
                             break
             if len(data) != end - start:
-                raise ManifestError(f"{self.at}: {self.name} is not as long as the manifest says; publish it again")
+                raise ManifestError(f"{self._name} is not as long as the manifest says; it has to be published again")
             return bytes(data)
+
+    def _vouched(self, answer: Any) -> None:
+        """Compares the digest that the Hub names of the file, on the way to its storage, with the manifest's."""
+        first = [*getattr(answer, "history", ()), answer][0].headers
+        named = (first.get("X-Linked-ETag") or first.get("ETag") or "").removeprefix("W/").strip('"')
+        if not _DIGEST.fullmatch(named):
+            raise ManifestError(
+                f"{self._name} has no digest there; fetch it whole: fedrsic_data.open(..., proved=True)"
+            )
+        if named != self.shard.sha256:
+            raise ManifestError(f"{self._name} is not what its manifest says; it has to be published again")
+
+    @property
+    def _name(self) -> str:
+        return f"{self.at}: {self.shard.path}"
 
 
 @lru_cache(maxsize=16)  # clients are mostly read in order
-def _footer(at: Address, name: str, size: int) -> pq.FileMetaData:
-    """The footer of a file of a commit, fetched once for its clients in a row: it never changes."""
-    return pq.read_metadata(Ranges(at, name, size))
+def _footer(at: Address, shard: Shard) -> pq.FileMetaData:
+    """The footer of a shard of a commit, fetched once for its clients in a row: it never changes."""
+    return pq.read_metadata(Ranges(at, shard))

@@ -14,11 +14,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from fedrsic_data import schema, skew
+from fedrsic_data import manifest, schema, skew
 from fedrsic_data.errors import ManifestError, UsageError
 from fedrsic_data.files import Files, Local
 from fedrsic_data.flower import ClientPartitioner
 from fedrsic_data.hub import Remote, is_address
+from fedrsic_data.manifest import Shard
 from fedrsic_data.settings import suggest
 
 if TYPE_CHECKING:
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 
 _SKEW = ({"value"}, {"value", "iid_low", "iid_high"})
 """What is known of a metric: its value, and the band that chance gives, where it has a say."""
+
+_IMAGE = "image"
 
 
 @dataclass(frozen=True)
@@ -42,8 +45,9 @@ class Piece:
 class Dataset:
     """A built dataset: its files, its manifest, and its subsets by name."""
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
+    def __init__(self, path: str | os.PathLike[str], *, proved: bool = False) -> None:
         """Opens a manifest, the folder it is in, or a dataset of the Hub; see ``fedrsic_data.open``."""
+        self._proved = proved
         self.files: Files = Remote(path) if is_address(path) else Local(Path(path))
         self.manifest = self.files.manifest
         for name, subset in self.manifest.subsets.items():
@@ -85,14 +89,33 @@ class Dataset:
         """``plan.parquet``: the owner of every image; see ``schema.PLAN_SCHEMA``."""
         return self._table(self.manifest.plan.path, schema.PLAN_SCHEMA)
 
-    def shard(self, name: str) -> AbstractContextManager[pq.ParquetFile]:
+    def demand_proof(self) -> None:
+        """From now on compares every shard with its digest before anything of it is read."""
+        self._proved = True
+
+    def shard(self, name: str, *, images: int | None = 0) -> AbstractContextManager[pq.ParquetFile]:
         """A shard by its path beside the manifest.
 
+        It is compared with its digest first if proof was demanded, or if all of its images are read anyway.
+
+        Args:
+            name: The path.
+            images: How many of its images are read; None: all.
+
         Raises:
-            ManifestError: It is missing or damaged, or was not published.
+            ManifestError: It is missing or damaged, was not published, or is not what the manifest says.
         """
         self.check_images()
+        if name not in self._shards:
+            raise ManifestError(f"{self.where}: {name!r} is no file of it; its client table is damaged")
+        shard = self._shards[name]
+        if self._proved or images in (None, shard.rows):
+            self.files.prove(shard)
         return self.files.parquet(name)
+
+    @cached_property
+    def _shards(self) -> dict[str, Shard]:
+        return {shard.path: shard for shard in manifest.shards(self.manifest)}
 
     def check_images(self) -> None:
         """Refuses a reference.
@@ -143,7 +166,7 @@ class Subset:
         mine = _where(self.dataset.client_table, "subset", self.name)
         ids = [_where(mine, "split", split).column("client_id").combine_chunks() for split in self.splits]
         whole = pc.count_distinct(ids[0]).as_py() == len(ids[0]) and all(some.equals(ids[0]) for some in ids)
-        if not whole or not countable(mine, self.classes):
+        if not whole or not countable(mine, self.classes) or not self._placed(mine):
             where = f"{self.dataset.where}/{self.dataset.manifest.clients.path}"
             raise ManifestError(f"{where}: does not fit what the manifest says of {self.name}; run: fedkit verify")
         return mine
@@ -212,7 +235,7 @@ class Subset:
         files = pc.unique(self._of_split[split].column("file")).drop_null().to_pylist()
         tables = [wanted.empty_table()]
         for name in files:  # whole files: shards lie in the order of their clients, and hold nobody else
-            with self.dataset.shard(name) as file:
+            with self.dataset.shard(name, images=None if _IMAGE in wanted.names else 0) as file:
                 tables.append(file.read(columns=wanted.names).select(wanted.names).cast(wanted))
         return pa.concat_tables(tables)
 
@@ -275,6 +298,12 @@ class Subset:
         ids = self._of_split[self.splits[0]].column("client_id").to_pylist()
         return {client: row for row, client in enumerate(ids)}
 
+    def _placed(self, clients: pa.Table) -> bool:
+        """Whether rows of the client table put rows of a split into shards of that split, as many as these hold."""
+        held = clients.filter(pc.is_valid(clients.column("file"))).group_by(["file", "split"])
+        told = {(row["file"], row["split"]): row["rows_sum"] for row in held.aggregate([("rows", "sum")]).to_pylist()}
+        return told == {(shard.path, shard.split): shard.rows for shard in self.entry.shards if shard.rows}
+
     def _check(self, split: str) -> None:
         if split not in self.splits:
             raise UsageError(f"{self.name}: no split {split!r}; there are {', '.join(self.splits)}")
@@ -334,7 +363,7 @@ class Client:
         wanted = self.subset.schema(columns)
         for piece in self.subset.pieces(self.id, split):
             groups = range(piece.row_group, piece.row_group + piece.row_groups)
-            with self.subset.dataset.shard(piece.file) as file:
+            with self.subset.dataset.shard(piece.file, images=piece.rows if _IMAGE in wanted.names else 0) as file:
                 for group in groups:
                     table = file.read_row_group(group, columns=wanted.names, use_threads=False).select(wanted.names)
                     yield from table.cast(wanted).to_batches(max_chunksize=rows)

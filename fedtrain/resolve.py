@@ -41,7 +41,7 @@ def prepared(config: RunConfig) -> tuple[RunConfig, Subset, tuple[int, ...]]:
         ManifestError: The dataset cannot be read, or was edited.
     """
     method = method_class(config.method)
-    dataset = Dataset(config.manifest)
+    dataset = Dataset(config.manifest, proved=True)
     if digest_of(dataset.manifest) != dataset.manifest.digest:
         raise ManifestError(f"{dataset.where}: {NAME} was edited, its digest differs; run: fedkit verify")
     dataset.check_images()

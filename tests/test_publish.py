@@ -26,6 +26,7 @@ import fedrsic_data
 from fedrsic_data import manifest, rebuild, recipe
 from fedrsic_data.errors import HubError, ManifestError, OutputError, UsageError, VerificationError, discreet
 from fedrsic_data.hub import Address, Ranges, address, is_address, patiently, pinned, speaking
+from fedrsic_data.manifest import Shard
 from fedrsic_data.publish.contents import contents as published
 from fedrsic_data.publish.run import publish
 from fedrsic_data.publish.upload import Target
@@ -509,10 +510,11 @@ def test_a_cache_that_cannot_be_used(sample_build: Path, hub: Hub, tmp_path: Pat
 @pytest.mark.parametrize(("status", "size"), [(200, 10), (206, 10), (206, 11), (206, 9)])
 def test_what_is_no_range_is_not_read_whole(status: int, size: int, monkeypatch: pytest.MonkeyPatch) -> None:
     taken = itertools.count()
+    shard = Shard("x.parquet", "train", 1, 10, "0" * 64)
 
     @contextmanager
     def flood(*_: object, **__: object) -> Iterator[Any]:
-        headers = {"Content-Range": f"bytes 0-3/{size}"}
+        headers = {"Content-Range": f"bytes 0-3/{size}", "ETag": f'"{shard.sha256}"'}
         yield SimpleNamespace(
             status_code=status,
             headers=headers,
@@ -522,7 +524,7 @@ def test_what_is_no_range_is_not_read_whole(status: int, size: int, monkeypatch:
 
     monkeypatch.setattr("huggingface_hub.utils.http_stream_backoff", flood)
     with pytest.raises(ManifestError, match="not as long as the manifest says"):
-        Ranges(Address("me/fed", "0" * 40), "x.parquet", 10).read(4)
+        Ranges(Address("me/fed", "0" * 40), shard).read(4)
     assert next(taken) == (2 if (status, size) == (206, 10) else 0)
 
 
@@ -573,7 +575,7 @@ def test_a_published_file_that_changed_is_not_read(sample_build: Path, hub: Hub,
         "try: data.subset('fed-ucmerced').client('client-0003').read('train')\n"
         "except ManifestError as error: print(error)"
     )
-    assert "client-0003.parquet is not as long as the manifest says" in python(code, around(hub, tmp_path))
+    assert "client-0003.parquet is not what its manifest says" in python(code, around(hub, tmp_path))
     table = copy / "clients.parquet"
     table.write_bytes(table.read_bytes()[:-1] + b"x")
     hub.adopt("me/fed", copy)

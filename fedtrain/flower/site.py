@@ -223,7 +223,7 @@ def _ready(told: wire.Order, place: Place) -> tuple[Method, torch.device]:
 def _bound(text: str, client: str, number: int, ranks: tuple[int, ...], place: Place) -> tuple[Method, torch.device]:
     config, device = from_json(json.loads(text)), torch.device(place.device)
     kind = methods.METHODS[config.method]
-    subset = Dataset(place.manifest).subset(config.subset).part([client])
+    subset = Dataset(place.manifest, proved=True).subset(config.subset).part([client])
     fine = subset.entry.fine
     if fine is not None:
         subset.entry = replace(subset.entry, fine=replace(fine, train_counts=ranks))

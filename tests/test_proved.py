@@ -1,0 +1,182 @@
+"""Nothing is trained on that was not compared with the manifest: shards, client table and plan, here and on the Hub."""
+
+from __future__ import annotations
+
+import io
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from conftest import fails, fedkit, sampled
+from hubserver import Hub, serving
+from PIL import Image
+from test_publish import around, commands, python
+from test_verify import rewrite, swap
+
+import fedrsic_data
+from fedrsic_data import manifest
+from fedrsic_data.errors import ManifestError
+from fedrsic_data.reader import Dataset
+from fedrsic_data.shards import parquet_writer
+from fedtrain import resolve, run
+
+TRAIN = "fed-ucmerced/train"
+
+
+@pytest.fixture
+def hub(tmp_path: Path) -> Iterator[Hub]:
+    (tmp_path / "hub").mkdir()
+    with serving(tmp_path / "hub") as served:
+        yield served
+
+
+def blackened(path: Path) -> None:
+    """Replaces every image of a shard by one of as many bytes; its rows, labels and row groups stay."""
+    black = io.BytesIO()
+    Image.new("RGB", (32, 32)).save(black, "PNG")
+    with pq.ParquetFile(path) as file:
+        groups = [file.read_row_group(group) for group in range(file.metadata.num_row_groups)]
+    with parquet_writer(path, groups[0].schema) as writer:
+        for table in groups:
+            images = table.column("image").to_pylist()
+            images = [{**image, "bytes": black.getvalue().ljust(len(image["bytes"]), b"\0")} for image in images]
+            column = pa.array(images, table.schema.field("image").type)
+            writer.write_table(table.set_column(table.schema.get_field_index("image"), "image", column))
+
+
+def blacken_all(folder: Path) -> None:
+    for path in folder.glob("fed-ucmerced/*/*.parquet"):
+        blackened(path)
+
+
+def test_training_over_the_hub_takes_no_replaced_images_and_keeps_what_it_proved(
+    sample_build: Path, hub: Hub, tmp_path: Path
+) -> None:
+    """The features of replaced images would else be given to later runs on the true dataset."""
+    (tmp_path / "fed").mkdir()
+    copy = Path(shutil.copytree(sample_build, tmp_path / "fed/copy"))
+    blacken_all(copy)
+    hub.adopt("me/false", copy)
+    hub.adopt("me/true", sample_build)
+    train = ("train", "zeroshot", "--set", "device=cpu", "--json", "--manifest")
+    replaced, true, again, here = commands(
+        around(hub, tmp_path),
+        ((*train, "hf://me/false", "--out", tmp_path / "false"), {}),
+        ((*train, "hf://me/true", "--out", tmp_path / "true"), {}),
+        ((*train, "hf://me/true", "--out", tmp_path / "again", "--seed", "1"), {}),
+        ((*train, sample_build, "--out", tmp_path / "here"), {"FEDKIT_CACHE": str(tmp_path / "other")}),
+    )
+    assert replaced.returncode == 1
+    assert "client-0000.parquet is not what its manifest says; it has to be published again" in replaced.stderr
+    assert not (tmp_path / "false/result.json").exists()
+    figures = [json.loads(done.stdout)["runs"][0]["figures"] for done in (true, here)]
+    assert figures[0] == figures[1]
+    shards = [shard for shard in manifest.shards(manifest.load(sample_build)) if shard.split == "test"]
+    kept = {path.name for path in (tmp_path / "cache/shards").iterdir()}
+    assert kept == {f"{shard.sha256}.parquet" for shard in shards}
+    assert again.returncode == 0, again.stderr
+    whole = sum(shard.bytes for shard in shards)
+    assert hub.sent("me/true/resolve/.*fed-ucmerced") == whole, "each shard once, the second run none"
+
+
+def test_a_kept_shard_that_changed_is_fetched_again(sample_build: Path, hub: Hub, tmp_path: Path) -> None:
+    hub.adopt("me/fed", sample_build)
+    shard = manifest.shards(manifest.load(sample_build))[0]
+    kept = tmp_path / "cache/shards" / f"{shard.sha256}.parquet"
+    code = (
+        "import fedrsic_data\n"
+        "client = fedrsic_data.open('hf://me/fed', proved=True).subset('fed-ucmerced').client('client-0000')\n"
+        "print(client.read('train', ['label']).num_rows)"
+    )
+    rows = python(code, around(hub, tmp_path))
+    blackened(kept)
+    assert python(code, around(hub, tmp_path)) == rows
+    assert kept.read_bytes() == (sample_build / shard.path).read_bytes()
+
+
+def test_a_client_of_a_packed_shard_is_proved_where_proof_is_asked_for(hub: Hub, tmp_path: Path) -> None:
+    """By range it is the Hub's word that the file is the manifest's; whole, it is the bytes themselves."""
+    built = sampled(tmp_path / "fed", "layout.files=packed").path
+    code = (
+        "import fedrsic_data\nfrom fedrsic_data.errors import ManifestError\n"
+        "for name, proved in (('fed', False), ('fed', True), ('other', False)):\n"
+        "    data = fedrsic_data.open(f'hf://me/{name}', proved=proved)\n"
+        "    try: print(data.subset('fed-ucmerced').client('client-0003').read('train').num_rows)\n"
+        "    except ManifestError as error: print(error)"
+    )
+    hub.adopt("me/fed", built)
+    blacken_all(built)
+    hub.adopt("me/other", built)  # a Hub that says what it holds: another file than the manifest's
+    by_range, whole, told = python(code, around(hub, tmp_path)).splitlines()
+    assert by_range.isdecimal()
+    for line in (whole, told):
+        assert "fed-ucmerced/train/train-00000-of-00001.parquet is not what its manifest says" in line
+
+
+def exchanged(column: str, split: str, other: str, client: str = "client-0004") -> Callable[[pa.Table], pa.Table]:
+    """Gives one client of a split the file of another, or of another split."""
+
+    def change(table: pa.Table) -> pa.Table:
+        rows = table.to_pylist()
+        at = {(row["client_id"], row["split"]): row for row in rows}
+        one, two = at["client-0003", split], at[client, other]
+        one[column], two[column] = two[column], one[column]
+        return pa.Table.from_pylist(rows, schema=table.schema)
+
+    return change
+
+
+TABLES: dict[str, tuple[str, Callable[[pa.Table], pa.Table]]] = {
+    "files of two clients swapped": ("clients.parquet", exchanged("file", "train", "train")),
+    "test rows that point at training files": (
+        "clients.parquet",
+        exchanged("file", "test", "train", "client-0003"),
+    ),
+    "images given to other clients": ("plan.parquet", lambda table: table.slice(0, table.num_rows - 1)),
+}
+
+
+@pytest.mark.parametrize("case", TABLES)
+def test_training_here_takes_no_changed_tables(case: str, dataset: Path) -> None:
+    name, change = TABLES[case]
+    pq.write_table(change(pq.read_table(dataset / name)), dataset / name)
+    data = fedrsic_data.open(dataset)
+    with pytest.raises(ManifestError, match=rf"{name}: is not what the manifest says; run: fedkit verify"):
+        data.client_table if name.startswith("clients") else data.plan
+
+
+def test_a_changed_client_table_is_one_line_to_a_person_who_trains(dataset: Path, tmp_path: Path) -> None:
+    name, change = TABLES["files of two clients swapped"]
+    pq.write_table(change(pq.read_table(dataset / name)), dataset / name)
+    done = fedkit("train", "zeroshot", "--manifest", dataset, "--out", tmp_path / "run")
+    fails(1, "clients.parquet: is not what the manifest says; run: fedkit verify", done=done)
+    assert not (tmp_path / "run").exists()
+
+
+def test_test_rows_in_training_files_are_refused_though_the_digests_agree(dataset: Path) -> None:
+    rewrite("clients.parquet", TABLES["test rows that point at training files"][1])(dataset)
+    with pytest.raises(ManifestError, match=r"clients.parquet: does not fit what the manifest says"):
+        fedrsic_data.open(dataset).subset("fed-ucmerced").client_table  # noqa: B018
+
+
+def test_whatever_training_reads_is_proved(dataset: Path) -> None:
+    """Also one column of one client, whatever method reads it."""
+    (config,) = run.configs("zeroshot", dataset, [], ["device=cpu"])
+    swap(dataset / TRAIN / "client-0003.parquet", dataset / TRAIN / "client-0004.parquet")
+    _, subset, _ = resolve.prepared(config)
+    with pytest.raises(ManifestError, match=r"client-0003.parquet: is not what the manifest says"):
+        subset.client("client-0003").read("train", ["label"])
+    assert subset.client("client-0002").read("train", ["label"]).num_rows
+
+
+def test_images_of_a_file_that_is_read_whole_are_proved(dataset: Path) -> None:
+    """Without being asked: the file is read anyway."""
+    blacken_all(dataset)
+    subset = Dataset(dataset).subset("fed-ucmerced")
+    for read in (subset.client("client-0003").read, subset.read):
+        with pytest.raises(ManifestError, match=r"parquet: is not what the manifest says; run: fedkit verify"):
+            read("train")
