@@ -199,9 +199,9 @@ def _index(root: Path, name: str, its: ColumnsSettings, files: Sequence[_File], 
     if "id" in columns.others:
         _distinct(root, columns.others["id"], joined.column("id"))
     get = {column: joined.column(column).combine_chunks() for column in joined.column_names}
-    split = _renamed(root, get["word"], get["split"], its)
     if "split" in columns.others and its.split is None:
-        _for_training(root, columns.others["split"], get["word"], split)
+        _for_training(root, columns.others["split"], get["word"], its)
+    split = _renamed(root, get["word"], get["split"], its)
     return Index(
         own.table(
             ids=pc.binary_join_element_wise(name, get["id"], "/"),
@@ -240,11 +240,11 @@ def _agreeing(file: _File, column: str, splits: pa.ChunkedArray, its: ColumnsSet
             )
 
 
-def _for_training(root: Path, column: str, words: pa.Array, splits: pa.Array) -> None:
+def _for_training(root: Path, column: str, words: pa.Array, its: ColumnsSettings) -> None:
     """Refuses a column of splits that was found, not asked for, and in which nothing says ``train``."""
-    if TRAIN in pc.unique(splits).to_pylist():
-        return
     some = sorted(pc.unique(words).to_pylist())
+    if TRAIN in (its.splits.get(word) or own.SPLIT_WORDS.get(word.lower(), word) for word in some):
+        return
     raise SourceError(
         f"{root}: column {column!r} has {', '.join(map(repr, some[:3]))}, and none is train; say what they are, "
         f"""such as --set 'splits={{"{some[0]}": "train"}}', or pass the column over with --set split="""
