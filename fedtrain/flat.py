@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable
 
 import torch
@@ -13,17 +14,19 @@ _STATISTICS = ("running_mean", "running_var")
 class Flat:
     """The trained parameters and the batch-norm statistics of a module as views of two flat tensors.
 
-    Frozen tables and integer counters are in neither: they do not travel.
+    Frozen tables, statistics of layers whose parameters are frozen, and integer counters are in neither: they do not
+    travel.
 
     Attributes:
         module: The module, whose parameters are views from now on.
+        trained: Its parameters that are, in the order in which they stand in ``parameters``.
         parameters: float32 ``[P]``, with its gradient in ``.grad``; the only tensor an optimiser needs.
         statistics: float32 ``[S]``: running means and variances.
     """
 
     def __init__(self, module: nn.Module) -> None:
         self.module = module
-        trained = [p for p in module.parameters() if p.requires_grad]
+        trained = self.trained = tuple(p for p in module.parameters() if p.requires_grad)
         self.parameters = nn.Parameter(_gathered(p.detach() for p in trained))
         self.parameters.grad = torch.zeros_like(self.parameters)
         start = 0
@@ -32,7 +35,12 @@ class Flat:
             p.data = self.parameters.data[start:end].view_as(p)
             p.grad = self.parameters.grad[start:end].view_as(p)
             start = end
-        held = [(m, n) for m in module.modules() for n in _STATISTICS if isinstance(getattr(m, n, None), torch.Tensor)]
+        held = [
+            (m, n)
+            for m in module.modules()
+            for n in _STATISTICS
+            if isinstance(getattr(m, n, None), torch.Tensor) and any(p.requires_grad for p in m.parameters())
+        ]
         self.statistics = _gathered(getattr(m, name) for m, name in held)
         start = 0
         for owner, name in held:
@@ -42,14 +50,30 @@ class Flat:
             start = end
 
     def state(self) -> dict[str, torch.Tensor]:
-        """A copy of both tensors."""
-        return {"parameters": self.parameters.detach().clone(), "statistics": self.statistics.clone()}
+        """A copy of both tensors; of one that is empty, nothing."""
+        both = {"parameters": self.parameters.detach(), "statistics": self.statistics}
+        return {name: value.clone() for name, value in both.items() if len(value)}
 
     @torch.no_grad()
     def load(self, state: dict[str, torch.Tensor]) -> None:
         """Takes over the values of a ``state``."""
         self.parameters.copy_(state["parameters"])
-        self.statistics.copy_(state["statistics"])
+        if len(self.statistics):
+            self.statistics.copy_(state["statistics"])
+
+    def parts(self, module: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
+        """``parameters`` in runs that lie within a part of the module, and in those that do not: views of them."""
+        inside = {id(p) for p in module.parameters()}
+        found: tuple[list[nn.Parameter], list[nn.Parameter]] = ([], [])
+        start = 0
+        for within, run in itertools.groupby(self.trained, lambda p: id(p) in inside):
+            end = start + sum(p.numel() for p in run)
+            part = nn.Parameter(self.parameters.data[start:end])
+            assert self.parameters.grad is not None
+            part.grad = self.parameters.grad[start:end]
+            found[not within].append(part)
+            start = end
+        return found
 
     def zero_grad(self) -> None:
         """Sets the gradient to zero, in place: the views stay."""

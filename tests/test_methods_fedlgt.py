@@ -222,6 +222,58 @@ def test_statistics_stay_with_frozen_batch_norm(flair: Path) -> None:
     assert not torch.equal(update.shared["parameters"], start["parameters"])
 
 
+def backbone_of(method: FedLGT | FedAvg, state: State) -> torch.Tensor:
+    """What a state has for the backbone: parameters and statistics."""
+    method.network.flat.load(state)
+    return torch.cat(
+        [v.reshape(-1).clone() for n, v in method.network.module.backbone.state_dict().items() if "num" not in n]
+    )
+
+
+@pytest.mark.parametrize("kind", [FedLGT, FedAvg])
+def test_a_frozen_backbone_keeps_its_weights_and_statistics_for_so_many_rounds(flair: Path, kind: type) -> None:
+    method = bound(flair, kind, freeze_backbone=1)
+    start, client = method.shared(), some(method, 1)
+    one = next(iter(method.train(start, [], client, 1))).shared
+    assert torch.equal(backbone_of(method, one), backbone_of(method, start))
+    assert not torch.equal(one["parameters"], start["parameters"])  # the rest learns
+    two = next(iter(method.train(one, [], client, 2))).shared
+    assert not torch.equal(two["statistics"], one["statistics"])
+    assert not torch.equal(backbone_of(method, two), backbone_of(method, one))
+    plain = bound(flair, kind)  # from then on as if it had never been frozen
+    assert torch.equal(next(iter(plain.train(one, [], client, 2))).shared["parameters"], two["parameters"])
+
+
+@pytest.mark.parametrize("settings", [{}, {"mu": 0.1}], ids=str)
+def test_a_backbone_frozen_for_good_does_not_travel(flair: Path, settings: dict[str, float]) -> None:
+    kind = FedAvg if settings else FedLGT
+    method, whole = bound(flair, kind, freeze_backbone="always", **settings), bound(flair, kind)
+    start = method.shared()
+    before = backbone_of(method, start)
+    update = next(iter(method.train(start, [], some(method, 1), 1)))
+    trunk = sum(p.numel() for p in method.network.module.backbone.parameters())
+    assert {n: len(v) for n, v in update.shared.items()} == {"parameters": len(whole.shared()["parameters"]) - trunk}
+    assert not torch.equal(update.shared["parameters"], start["parameters"])
+    assert torch.equal(backbone_of(method, update.shared), before)
+    assert method.evaluate(update.shared, dict, "test").metrics["C-AP"] > 0
+
+
+def test_the_backbone_has_a_learning_rate_of_its_own(flair: Path) -> None:
+    """Adam's first step is its rate long, whatever the gradient."""
+    method = bound(flair, lr=1e-3, backbone_lr=1e-5, batch=16)
+    start = method.shared()
+    update = next(iter(method.train(start, [], some(method, 1), 1))).shared
+    moved = (update["parameters"] - start["parameters"]).abs()
+    method.network.flat.parameters.data.copy_(moved)
+    named = dict(method.network.module.named_parameters())
+    steps = {n: float(v.detach().max()) for n, v in named.items() if v.detach().max() > 0}
+    assert {f"{v:.0e}" for n, v in steps.items() if n.startswith("backbone.")} == {"1e-05"}
+    assert {f"{v:.0e}" for n, v in steps.items() if not n.startswith("backbone.")} == {"1e-03"}
+    same = bound(flair, lr=1e-3, backbone_lr=1e-3, batch=16)
+    both = [next(iter(m.train(start, [], some(m, 1), 1))).shared for m in (same, bound(flair, lr=1e-3, batch=16))]
+    torch.testing.assert_close(both[0]["parameters"], both[1]["parameters"], rtol=0, atol=1e-7)
+
+
 def test_images_that_do_not_fit_the_memory_are_decoded_again(flair: Path) -> None:
     kept, never = bound(flair), bound(flair, memory=0)
     assert not never.network.album._kept
@@ -239,6 +291,9 @@ def test_images_that_do_not_fit_the_memory_are_decoded_again(flair: Path) -> Non
         ({"margin": 0.5}, "margin=0.5"),
         ({"image_size": 32}, "image_size=32"),
         ({"lr": 0.0}, "lr=0.0"),
+        ({"backbone_lr": 0.0}, "backbone_lr=0.0"),
+        ({"freeze_backbone": -1}, "freeze_backbone=-1"),
+        ({"freeze_backbone": "always", "backbone_lr": 1e-5}, "backbone_lr=1e-05"),
         ({"labels": "fine", "ule": "concat"}, "ule=concat"),
         ({"backbone_weights": "/nowhere.safetensors"}, "backbone_weights=/nowhere.safetensors"),
     ],

@@ -106,6 +106,40 @@ def test_values_and_gradients_are_those_of_the_plain_formulation(count: int, wid
         torch.testing.assert_close(one / scale, other / scale, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("width", [128, 512])
+def test_everything_starts_as_the_authors_start_it(width: int) -> None:
+    """Each tensor's law by its bound, which so many draws come close to and none exceeds, and by its deviation."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = LabelTransformer(300, None, torch.zeros(3, width), hidden=256)
+    narrow, glorot = width**-0.5, (6 / (4 * width)) ** 0.5
+    laws = {
+        "labels": narrow,
+        "weight": narrow,
+        "bias": narrow,
+        "layers.0.query.weight": glorot,
+        "layers.0.key_value.weight": glorot,
+        "layers.0.query.bias": 0.0,
+        "layers.0.key_value.bias": 0.0,
+        "layers.0.out.weight": narrow,
+        "layers.0.out.bias": narrow,
+        "layers.0.up.weight": narrow,
+        "layers.0.up.bias": narrow,
+        "layers.0.down.weight": 256**-0.5,
+        "layers.0.down.bias": 256**-0.5,
+    }
+    found = dict(model.named_parameters())
+    mine = {n for n in found if not n.startswith(("backbone.", "project.", "layers.1", "layers.2"))}
+    norms = {n for n in mine if "norm" in n}
+    assert mine - norms == laws.keys()
+    for name, bound in laws.items():
+        most = float(found[name].detach().abs().max())
+        assert (bound and 0.9) * bound <= most <= bound, name
+        assert float(found[name].detach().std()) == pytest.approx(bound / 3**0.5, rel=0.2), name
+    assert all(torch.equal(found[n], torch.full_like(found[n], n.endswith("weight"))) for n in norms)
+    assert model.labels.detach().norm(dim=1).mean() == pytest.approx(3**-0.5, abs=0.02)  # 0.58, known states have 1
+
+
 def test_all_unknown_is_the_default() -> None:
     model = made(5, 128).eval()
     images = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(1))
@@ -138,15 +172,15 @@ def test_a_flat_model_shares_its_memory_with_the_module() -> None:
     flat = Flat(model)
     assert flat.parameters.numel() == sum(p.numel() for p in model.parameters())
     assert "labels" not in dict(model.named_parameters())  # frozen: it does not travel
-    start = flat.state()
+    start, bias = flat.state(), model.bias.detach().clone()
     model.train()(torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(1))).sum().backward()
     assert flat.parameters.grad.norm() > 0
     assert not torch.equal(flat.statistics, start["statistics"])
     assert torch.equal(model.backbone.bn1.running_mean, flat.statistics[:64])
     torch.optim.SGD([flat.parameters], lr=1.0).step()
-    assert not torch.equal(model.bias, torch.zeros(3))
+    assert not torch.equal(model.bias, bias)
     flat.load(start)
-    assert torch.equal(model.bias, torch.zeros(3))
+    assert torch.equal(model.bias, bias)
     counters = [m.num_batches_tracked for m in model.modules() if isinstance(m, nn.BatchNorm2d)]
     assert int(sum(counters)) > 0
     assert flat.parameters.numel() + flat.statistics.numel() == sum(v.numel() for v in flat.state().values())

@@ -84,5 +84,5 @@ class FedAvg:
 
     def _distance(self, start: torch.Tensor) -> torch.Tensor:
         """Squared distance of the live parameters to the server's, with a gradient."""
-        trained = [p.reshape(-1) for p in self.network.module.parameters()]
+        trained = [p.reshape(-1) for p in self.network.flat.trained]
         return (torch.cat(trained) - start).square().sum()

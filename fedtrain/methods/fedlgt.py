@@ -71,7 +71,9 @@ class FedLGT:
     """FedLGT (arXiv 2312.07165) and its ablations.
 
     Deviations: no dropout on attention weights (see ``fedtrain.models.label_transformer.Layer``); the server's model
-    guides a client once a round, on its images as they are, not mirrored.
+    guides a client once a round, on its images as they are, not mirrored. As in the authors' code, states are frozen
+    text features in FedC-Tran too; those of C-Tran itself are learned. ``freeze_backbone`` and ``backbone_lr`` are
+    ours, and so is the projection of image tokens where the text encoder is not 512 wide.
     """
 
     Settings = FedLGTSettings

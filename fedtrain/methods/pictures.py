@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -30,6 +30,9 @@ class PictureSettings:
     Attributes:
         labels: ``coarse``, or ``fine`` where the dataset has finer labels.
         lr: Of Adam, fresh at each client and round.
+        backbone_lr: Of the backbone, if it is to be another; None: as ``lr``.
+        freeze_backbone: In how many rounds, from the first, the backbone keeps its weights and statistics while the
+            rest learns; ``always``: in all, and it does not travel. It is to begin with weights that know something.
         clip_norm: Gradients are scaled down to this norm.
         batch: Images a step; a last partial batch counts.
         epochs: Over a client's images each round.
@@ -44,6 +47,8 @@ class PictureSettings:
 
     labels: Literal["coarse", "fine"] = "coarse"
     lr: float = 1e-4
+    backbone_lr: float | None = None
+    freeze_backbone: int | Literal["always"] = 0
     clip_norm: float = 10.0
     batch: int = 16
     epochs: int = 5
@@ -57,6 +62,12 @@ class PictureSettings:
     def __post_init__(self) -> None:
         for name in ("lr", "clip_norm"):
             positive(name, getattr(self, name))
+        if self.backbone_lr is not None:
+            positive("backbone_lr", self.backbone_lr)
+        if self.freeze_backbone == "always" and self.backbone_lr is not None:
+            raise UsageError(f"backbone_lr={self.backbone_lr}: freeze_backbone=always trains no backbone; set one")
+        if self.freeze_backbone != "always":
+            at_least("freeze_backbone", self.freeze_backbone, 0)
         for name in ("batch", "epochs"):
             at_least(name, getattr(self, name), 1)
         at_least("max_images", 1 if self.max_images is None else self.max_images, 1)
@@ -94,8 +105,14 @@ class Network:
         weights = settings.backbone_weights
         weights = ("none" if recipe.sample else "imagenet") if weights == "auto" else weights
         if weights != "none":
-            _load_backbone(self.module.backbone, weights)  # type: ignore[arg-type]
+            _load_backbone(self._backbone, weights)
+        if settings.freeze_backbone == "always":
+            self._backbone.requires_grad_(False)
         self.flat = Flat(self.module.to(context.device))
+
+    @property
+    def _backbone(self) -> nn.Module:
+        return self.module.get_submodule("backbone")
 
     def pictures(self, client: int, round_: int) -> Pictures:
         """The images a client trains on this round."""
@@ -120,12 +137,16 @@ class Network:
         """
         settings, count = self.settings, len(pictures.owner)
         self.flat.load(shared)
-        optimiser = torch.optim.Adam([self.flat.parameters], lr=settings.lr, fused=True)
+        frozen = settings.freeze_backbone == "always" or round_ <= settings.freeze_backbone
+        optimiser = torch.optim.Adam(self._groups(frozen), lr=settings.lr, fused=True)
         self.module.train()
         if settings.frozen_bn:
             for module in self.module.modules():
                 if isinstance(module, nn.BatchNorm2d):
                     module.eval()
+        if frozen:
+            self._backbone.eval()
+        self._backbone.requires_grad_(not frozen)
         total = torch.zeros((), dtype=torch.float64, device=self.context.device)
         for epoch in range(settings.epochs):
             draws = generator(self.context.seed, "order", round_, self.context.number(client), epoch)
@@ -143,6 +164,15 @@ class Network:
                 total += value.detach()
         steps = settings.epochs * -(-count // settings.batch)
         return Update(client, count, self.flat.state(), {}, float(total) / steps)
+
+    def _groups(self, frozen: bool) -> list[dict[str, Any]]:
+        """What the optimiser steps, with rates of its own where they are."""
+        rate = self.settings.backbone_lr
+        if not frozen and rate is None:
+            return [{"params": [self.flat.parameters]}]
+        inside, outside = self.flat.parts(self._backbone)
+        groups: list[dict[str, Any]] = [{"params": outside}]
+        return groups if frozen else [*groups, {"params": inside, "lr": rate}]
 
     @torch.no_grad()
     def judge(self, images: torch.Tensor) -> torch.Tensor:

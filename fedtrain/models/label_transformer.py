@@ -44,7 +44,11 @@ class LabelTransformer(nn.Module):
         hidden: int = 512,
         dropout: float = 0.1,
     ) -> None:
-        """Fresh weights, drawn from torch's default generator.
+        """Fresh weights, drawn from torch's default generator as the authors of C-Tran and FedLGT draw them.
+
+        Learned label embeddings, the head and its bias, and the weights and biases of all linear layers but those named
+        next are uniform in +-1 / sqrt(inputs). Query, key and value are one ``[3 d, d]`` matrix of Glorot's uniform
+        law with biases of zero. Norms start as the identity; the backbone as torchvision draws it.
 
         Args:
             count: L, the number of labels.
@@ -61,14 +65,13 @@ class LabelTransformer(nn.Module):
         self.project = nn.Identity() if width == _CHANNELS else nn.Conv2d(_CHANNELS, width, 1)
         self.register_buffer("states", states.clone(), persistent=False)
         if labels is None:
-            self.labels = nn.Parameter(torch.randn(count, width))
+            self.labels = nn.Parameter(_uniform(count, width, inputs=width))
         else:
             self.register_buffer("labels", labels.clone(), persistent=False)
         self.norm = nn.LayerNorm(width)
         self.layers = nn.ModuleList(Layer(width, heads, hidden, dropout) for _ in range(layers))
-        self.weight = nn.Parameter(torch.empty(count, width))
-        self.bias = nn.Parameter(torch.zeros(count))
-        nn.init.uniform_(self.weight, -1 / math.sqrt(width), 1 / math.sqrt(width))
+        self.weight = nn.Parameter(_uniform(count, width, inputs=width))
+        self.bias = nn.Parameter(_uniform(count, inputs=width))
 
     def forward(
         self, images: torch.Tensor, state: torch.Tensor | None = None, generator: torch.Generator | None = None
@@ -101,7 +104,8 @@ class Layer(nn.Module):
     Dropout stands behind the attention, inside and behind the feed-forward block, and is drawn from a generator.
 
     Deviations: none on the attention weights themselves, so that fused attention keeps memory linear in the number
-    of tokens on every device and draws are reproducible.
+    of tokens on every device and draws are reproducible. ``out``, ``up`` and ``down`` start as PyTorch starts a linear
+    layer, which is uniform in +-1 / sqrt(inputs).
     """
 
     def __init__(self, width: int, heads: int, hidden: int, dropout: float) -> None:
@@ -115,9 +119,9 @@ class Layer(nn.Module):
         self.down = nn.Linear(hidden, width)
         self.norm1 = nn.LayerNorm(width)
         self.norm2 = nn.LayerNorm(width)
-        nn.init.xavier_uniform_(self.query.weight)
-        nn.init.xavier_uniform_(self.key_value.weight)
-        for linear in (self.query, self.key_value, self.out):
+        bound = math.sqrt(6 / (width + 3 * width))  # Glorot's, of the three matrices as one
+        for linear in (self.query, self.key_value):
+            nn.init.uniform_(linear.weight, -bound, bound)
             nn.init.zeros_(linear.bias)
 
     def forward(self, x: torch.Tensor, tokens: torch.Tensor, generator: torch.Generator | None) -> torch.Tensor:
@@ -135,6 +139,11 @@ class Layer(nn.Module):
             return x
         kept = torch.empty_like(x).bernoulli_(1 - self.dropout, generator=generator)
         return x * kept.div_(1 - self.dropout)
+
+
+def _uniform(*shape: int, inputs: int) -> torch.Tensor:
+    """Uniform in +-1 / sqrt(inputs)."""
+    return torch.empty(*shape).uniform_(-1 / math.sqrt(inputs), 1 / math.sqrt(inputs))
 
 
 class LinearHead(nn.Module):
