@@ -49,9 +49,9 @@ def fedkit(
 ) -> None:
     """Says the version, or how to go on when no command is given."""
     if version:
-        from importlib.metadata import version as installed
+        from fedrsic_data import distribution
 
-        print("fedkit", installed("fedkit"))
+        print("fedkit", distribution.version())
     elif context.invoked_subcommand is None:
         print(context.get_help())
 

@@ -18,20 +18,20 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from fedrsic_data import duplicates, manifest, memory, plan, schema, shards, workspace
-from fedrsic_data.describe import CARD, CLIENTS, PLAN, describe, source_entry, writer
+from fedrsic_data.atomic import file_digest
+from fedrsic_data.describe import describe, source_entry, writer
 from fedrsic_data.download import Progress
 from fedrsic_data.engines.base import Engine, Task
 from fedrsic_data.engines.threads import Threads
 from fedrsic_data.errors import ManifestError, OutputError, SourceError
 from fedrsic_data.index import Index, fingerprint
-from fedrsic_data.manifest import File, Manifest, Plan, Shard
+from fedrsic_data.manifest import CARD, CLIENTS, PLAN, File, Manifest, Plan, Shard
 from fedrsic_data.partition import names
 from fedrsic_data.plan import Planned, PlannedSubset
 from fedrsic_data.recipe import Recipe, pinned, to_json
 from fedrsic_data.sources import SOURCES, locate
 from fedrsic_data.sources import sample as sample_source
 from fedrsic_data.verify import strays
-from fedrsic_data.workspace import file_digest
 
 _MOST_FILES = 300  # clients up to which each gets files of its own, in layout "auto"
 _THREADS = Threads()
@@ -131,12 +131,12 @@ def build(
         OutputError: The folder cannot be written, or holds something else.
         SourceError: A file cannot be read or is no image.
     """
-    out = _place(planned, out)
+    out = _place(planned, out, overwrite=overwrite)
     with workspace.opened(out) as work:
         standing = _standing(planned, out, overwrite) if out.exists() else None
         if standing is not None:
             check(standing)
-            built = _mend(planned, out, standing, listener)
+            built = _mend(planned, out, standing, listener, work)
             work.discard()
             return built
         work.begin(_key(planned))
@@ -145,16 +145,19 @@ def build(
             described = describe(planned, work.folder, receipts)
         check(described)
         (work.folder / manifest.NAME).write_text(manifest.dumps(described), encoding="utf-8")
-        work.finish([manifest.NAME, *(file.path for file in manifest.files(described))])
+        work.finish([manifest.NAME, *(file.path for file in manifest.files(described))], overwrite=overwrite)
     return Built(out, described, sum(len(r) for r in receipts.values()) - len(work.kept))
 
 
-def _place(planned: Planned, given: Path) -> Path:
+def _place(planned: Planned, given: Path, *, overwrite: bool) -> Path:
     """Where to write, links followed; refused where a folder must not be put or replaced."""
     out = workspace.place(given)
     try:
-        if out.exists() and any(out.iterdir()) and not (out / manifest.NAME).is_file():
-            raise OutputError(f"--out {given}: is not empty and holds no fedkit dataset; choose another --out")
+        if out.exists() and any(out.iterdir()):
+            if not (out / manifest.NAME).is_file():
+                raise OutputError(f"--out {given}: is not empty and holds no fedkit dataset; choose another --out")
+            if overwrite:
+                workspace.refuse_unowned(out)
     except OSError as error:
         raise OutputError(f"--out {given}: cannot be written ({error.strerror}); choose another --out") from None
     for path in planned.inputs:
@@ -192,7 +195,7 @@ def _standing(planned: Planned, out: Path, overwrite: bool) -> Manifest | None:
     try:
         standing = manifest.load(out)
     except ManifestError as error:
-        raise OutputError(f"{error}; replace the dataset with --overwrite, or choose another --out") from None
+        raise OutputError(f"{error}; move the folder away, or choose another --out") from None
     if standing.reference:
         raise OutputError(f"{out}: says who has which image, without the images; choose another --out")
     same = (standing.plan.digest, to_json(standing.recipe), standing.writer) == (
@@ -220,15 +223,19 @@ def _difference(there: Any, wanted: Any, path: str = "") -> str:
     return "" if there == wanted else f"{path} is {json.dumps(there)} there, {json.dumps(wanted)} here"
 
 
-def _mend(planned: Planned, out: Path, standing: Manifest, listener: Listener) -> Built:
+def _mend(planned: Planned, out: Path, standing: Manifest, listener: Listener, work: workspace.Workspace) -> Built:
     """Writes what is damaged or gone of a finished dataset again, file by file; each appears whole."""
     listener.step("checking what is there")
     if stray := next(strays(out, standing), None):
         raise OutputError(f"{out / stray}: is not in the manifest, and readers would take it in; remove it")
     broken = [f for f in manifest.files(standing) if not _holds(out, f)]
     if broken:
-        _prepare(planned, out)
         bad = {file.path for file in broken}
+        if bad & {PLAN, CLIENTS, CARD}:
+            raise OutputError(f"{out}: {sorted(bad & {PLAN, CLIENTS, CARD})[0]} is damaged; rebuild with --overwrite")
+        work.begin(_key(planned), resume=False)
+        work.expect(bad)
+        _prepare(planned, work.scratch)
         for subset in planned.subsets:
             if not any(path.startswith(f"{subset.name}/") for path in bad):
                 continue
@@ -236,9 +243,9 @@ def _mend(planned: Planned, out: Path, standing: Manifest, listener: Listener) -
                 rows, jobs = _jobs(planned.recipe, subset)
             for job, window in jobs:
                 if job.path in bad:
-                    shards.write(job, rows, out, **_options(planned.recipe, window))
-        if bad & {PLAN, CLIENTS, CARD}:
-            raise OutputError(f"{out}: {sorted(bad & {PLAN, CLIENTS, CARD})[0]} is damaged; rebuild with --overwrite")
+                    shards.write(job, rows, work.folder, **_options(planned.recipe, window))
+                    (out / job.path).parent.mkdir(parents=True, exist_ok=True)
+                    os.replace(work.folder / job.path, out / job.path)
         for file in broken:
             if not _holds(out, file):
                 raise OutputError(
@@ -275,7 +282,7 @@ def _receipts(
     planned: Planned, work: workspace.Workspace, listener: Listener, engine: Engine
 ) -> dict[str, list[shards.Receipt]]:
     """Writes the shards that are not there yet, a few at a time, and gives all receipts by subset, in job order."""
-    _prepare(planned, work.folder, shared=engine.shared)
+    _prepare(planned, work.scratch, shared=engine.shared)
     todo: list[Task] = []
     order: dict[str, list[str]] = {}
     for subset in planned.subsets:
@@ -283,6 +290,7 @@ def _receipts(
             rows, jobs = _jobs(planned.recipe, subset)
         order[subset.name] = [job.path for job, _ in jobs]
         todo += [Task(subset.name, job, rows, _options(planned.recipe, window)) for job, window in jobs]
+    work.expect([manifest.NAME, PLAN, CLIENTS, CARD, *(task.job.path for task in todo)])
     total = sum(task.job.count for task in todo)
     done = {path: work.kept[path] for paths in order.values() for path in paths if path in work.kept}
     count = sum(task.job.count for task in todo if task.job.path in done)

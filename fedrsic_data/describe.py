@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -12,17 +11,28 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from fedrsic_data import card, manifest, plan, schema, seeds, shards, skew
+from fedrsic_data import card, distribution, manifest, plan, schema, seeds, shards, skew
+from fedrsic_data.atomic import file_digest
 from fedrsic_data.index import Fine, Index
-from fedrsic_data.manifest import File, FineEntry, Manifest, Plan, Shard, Skipped, SourceEntry, SubsetEntry
+from fedrsic_data.manifest import (
+    CARD,
+    CLIENTS,
+    PLAN,
+    File,
+    FineEntry,
+    Manifest,
+    Plan,
+    Shard,
+    Skipped,
+    SourceEntry,
+    SubsetEntry,
+)
 from fedrsic_data.plan import Planned, PlannedSubset
 from fedrsic_data.recipe import SCHEMA, Recipe
 from fedrsic_data.splits import TRAIN
-from fedrsic_data.workspace import file_digest
 
 _ROW_GROUP = 1 << 16
 _SMALL: dict[str, Any] = {"compression": "zstd", "write_page_index": True}
-PLAN, CLIENTS, CARD = "plan.parquet", "clients.parquet", "README.md"
 
 
 def describe(planned: Planned, folder: Path, receipts: Mapping[str, Sequence[shards.Receipt]]) -> Manifest:
@@ -158,8 +168,4 @@ def file_entry(folder: Path, name: str) -> File:
 
 def writer() -> dict[str, str]:
     """What the bytes depend on beside plan and sources."""
-    try:
-        own = version("fedkit")
-    except PackageNotFoundError:
-        own = "0"
-    return {"fedkit": own, "pyarrow": pa.__version__}
+    return {"fedkit": distribution.version(), "pyarrow": pa.__version__}

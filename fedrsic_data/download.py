@@ -20,13 +20,13 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from email.message import Message
 from http.client import HTTPException, HTTPResponse
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import IO, Any
 from urllib import request as http
 from urllib.error import HTTPError, URLError
 from urllib.parse import urlsplit
 
+from fedrsic_data import distribution
 from fedrsic_data.errors import DownloadError, OutputError, UsageError
 
 if sys.platform != "win32":
@@ -259,12 +259,8 @@ class _Redirects(http.HTTPRedirectHandler):
 
 
 def _request(url: str, have: int, validator: str) -> http.Request:
-    try:
-        release = version("fedkit")
-    except PackageNotFoundError:
-        release = "0"
     # identity: a transparently compressed body would have other bytes and another length
-    headers = {"User-Agent": f"fedkit/{release}", "Accept-Encoding": "identity"}
+    headers = {"User-Agent": f"fedkit/{distribution.version()}", "Accept-Encoding": "identity"}
     if have:
         headers |= {"Range": f"bytes={have}-", "If-Range": validator}
     request = http.Request(url, headers=headers)  # noqa: S310 - http(s) only, see _mirrors

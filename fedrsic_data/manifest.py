@@ -16,7 +16,7 @@ from fedrsic_data.errors import ManifestError, UsageError
 from fedrsic_data.recipe import Recipe, read_json, to_json
 from fedrsic_data.settings import decode, encode
 
-NAME = "manifest.json"
+NAME, PLAN, CLIENTS, CARD = "manifest.json", "plan.parquet", "clients.parquet", "README.md"
 
 _NO_NAME = re.compile(r"[\\:\0\ud800-\udfff]")  # drives, other systems' separators, what no file name can hold
 

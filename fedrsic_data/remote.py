@@ -22,10 +22,10 @@ from pyarrow import fs
 from fedrsic_data import build as pipeline
 from fedrsic_data import manifest
 from fedrsic_data.build import QUIET, Built, Listener
-from fedrsic_data.describe import CARD
 from fedrsic_data.engines import chosen
 from fedrsic_data.engines.base import Engine
 from fedrsic_data.errors import FedkitError, OutputError, UsageError, discreet, masked
+from fedrsic_data.manifest import CARD
 from fedrsic_data.plan import Planned
 from fedrsic_data.recipe import to_json
 from fedrsic_data.sources.locate import cache_folder

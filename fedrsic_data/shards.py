@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import hashlib
 import mmap
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import accumulate, pairwise
 from pathlib import Path
-from typing import Any, BinaryIO, Literal
+from typing import IO, Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -22,7 +21,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from fedrsic_data import images
+from fedrsic_data import atomic, images
 from fedrsic_data.errors import BadImageError
 from fedrsic_data.index import Container
 from fedrsic_data.schema import IMAGE, class_names, whole
@@ -105,7 +104,7 @@ class Receipt:
 class HashingFile:
     """A binary file that digests what is written to it."""
 
-    def __init__(self, file: BinaryIO) -> None:
+    def __init__(self, file: IO[bytes]) -> None:
         self.file = file
         self.sha256 = hashlib.sha256()
         self.bytes = 0
@@ -203,9 +202,8 @@ def write(
     window: int,
     row_group_bytes: int,
     on_bad_image: Literal["error", "skip"],
-    aside: str = ".tmp",
 ) -> Receipt:
-    """Writes one shard, aside first.
+    """Writes one shard, aside first, under a name of its own: the same may be at work elsewhere, given up but alive.
 
     Args:
         job: Which rows, and where to.
@@ -214,20 +212,18 @@ def write(
         window: Images read at a time; bounds the memory, and where a client's row groups may end.
         row_group_bytes: Image bytes after which a row group ends.
         on_bad_image: ``error`` raises at the first damaged image, ``skip`` leaves it out and lists it.
-        aside: What the file's name ends in until it is whole.
 
     Raises:
         SourceError: A file cannot be read, or is no whole image under ``error``.
     """
     target = folder / job.path
     target.parent.mkdir(parents=True, exist_ok=True)
-    beside = target.with_name(target.name + aside)
     window = max(1, min(window, _WINDOW))
     groups: list[tuple[int, int]] = []  # client and image bytes, a row group each
     held: list[pa.Table] = []
     skipped: list[dict[str, str]] = []
     buffer = Buffer(row_group_bytes)
-    with beside.open("wb") as file:
+    with atomic.replacing(target, lasting=False) as file:
         sink = HashingFile(file)
         with parquet_writer(sink, rows.schema) as writer:
             for done in range(0, job.count, window):
@@ -240,7 +236,6 @@ def write(
                     writer.write_table(table.slice(begin, end - begin), row_group_size=end - begin)
                     groups.append((int(client[begin]), int(sizes[begin:end].sum())))
                 held.append(good.drop_columns(["sample_id", "key", "file", "origin"]))
-    os.replace(beside, target)
     kept = pa.concat_tables(held).combine_chunks()
     return Receipt(
         path=job.path,

@@ -10,19 +10,21 @@ from __future__ import annotations
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from fedrsic_data import card, manifest, schema, seeds, shards, skew
-from fedrsic_data.describe import CARD, CLIENTS, PLAN, file_entry, train_counts, write_small
+from fedrsic_data import card, manifest, schema, seeds, shards, skew, workspace
+from fedrsic_data.atomic import file_digest
+from fedrsic_data.describe import file_entry, train_counts, write_small
 from fedrsic_data.errors import OutputError, UsageError, VerificationError
-from fedrsic_data.manifest import Manifest, Plan, Shard, SubsetEntry
+from fedrsic_data.manifest import CARD, CLIENTS, PLAN, Manifest, Plan, Shard, SubsetEntry
 from fedrsic_data.reader import Dataset, Subset
 from fedrsic_data.settings import at_least
 from fedrsic_data.splits import TRAIN
@@ -31,7 +33,6 @@ from fedrsic_data.workspace import place
 
 SERVER = "server"
 _PLAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,95}")
-_MARK = ".fedkit-sites"  # says that a folder was begun here
 _ABSENT = ("file", "row_group", "row_groups", "bytes", "labels", "counts", "domains", "domain_counts")
 
 
@@ -50,7 +51,8 @@ def split(
 ) -> tuple[Site, ...]:
     """Writes a folder for each client, or for each few of them, and one for the server.
 
-    All of them appear at once, when they are whole.
+    All of them appear at once, when they are whole. An interrupted call leaves nothing but ``<out>.incomplete``, which
+    the next one replaces; what is finished already is compared with what would be written, and left alone.
 
     Args:
         path: A built ``manifest.json`` or its folder.
@@ -75,49 +77,66 @@ def split(
         raise UsageError(f"{path}: holds no images; take apart the dataset that has them")
     if out.is_relative_to(os.path.realpath(dataset.folder)):
         raise OutputError(f"--out {given}: is inside the dataset, where nothing else may be; choose another")
-    aside = out.with_name(out.name + ".incomplete")
-    try:
-        if out.exists() and any(out.iterdir()):
-            raise OutputError(f"--out {given}: is there already; choose another --out")
-        _begin(aside)
-        sites = list(_written(dataset, aside, group, progress))
-        (aside / _MARK).unlink()
-        if out.exists():
-            out.rmdir()
-        os.replace(aside, out)
-    except OSError as error:
-        raise OutputError(
-            f"{error.filename or out}: cannot be written ({error.strerror}); choose another --out"
-        ) from None
-    return tuple(sites)
-
-
-def _begin(aside: Path) -> None:
-    """Makes the folder to write in; what an interrupted call left there goes."""
-    if os.path.lexists(aside):
-        if aside.is_symlink() or not (aside / _MARK).exists():
-            raise OutputError(f"{aside}: was not left by fedkit split-sites; move it away")
-        shutil.rmtree(aside)
-    aside.mkdir(parents=True)
-    (aside / _MARK).touch()
-
-
-def _written(dataset: Dataset, aside: Path, group: int, progress: Callable[[int, int], None] | None) -> Iterator[Site]:
-    subsets = [dataset.subset(name) for name in dataset.subsets]
-    clients = list(dict.fromkeys(client for subset in subsets for client in subset.clients))
+    clients = list(dict.fromkeys(client for name in dataset.subsets for client in dataset.subset(name).clients))
     members = [tuple(clients[first : first + group]) for first in range(0, len(clients), group)]
     names = _names(members)
-    for number, (name, own) in enumerate(zip(names, members, strict=True), 1):
-        folder = aside / name
-        folder.mkdir()
-        parts = [_Part(subset, folder, own) for subset in subsets if set(own) & set(subset.clients)]
-        whole = _described(dataset, folder, parts)
+    if there := _there(out) - {*names, SERVER}:
+        raise OutputError(f"--out {given}: is there already, with {sorted(there)[0]!r} in it; choose another --out")
+    with workspace.opened(out) as work:
+        work.begin({"sites": dataset.manifest.digest, "group": group}, resume=False)
+        written = tuple(_written(dataset, work, dict(zip(names, members, strict=True)), progress))
+        differing = _differing(work.folder, out) if _there(out) else ""
+        if _there(out):  # an earlier call may have ended before it could say so
+            work.discard()
+        else:
+            work.finish(path.relative_to(work.folder).as_posix() for path in work.folder.rglob("*"))
+    if differing:
+        raise OutputError(f"--out {given}: is there already, with another {differing}; choose another --out")
+    return written
+
+
+def _there(out: Path) -> set[str]:
+    try:
+        return set(os.listdir(out)) if out.exists() else set()
+    except OSError as error:
+        raise OutputError(f"--out {out}: cannot be read ({error.strerror}); choose another --out") from None
+
+
+def _differing(left: Path, right: Path) -> str:
+    """The first file, in order of names, that two folders do not both have with the same bytes; empty if none is."""
+    names = {path.relative_to(folder).as_posix() for folder in (left, right) for path in folder.rglob("*")}
+    for name in sorted(names):
+        pair = left / name, right / name
+        if not all(map(Path.is_dir, pair)) and not (
+            all(map(Path.is_file, pair)) and file_digest(pair[0]) == file_digest(pair[1])
+        ):
+            return name
+    return ""
+
+
+def _written(
+    dataset: Dataset,
+    work: workspace.Workspace,
+    members: Mapping[str, tuple[str, ...]],
+    progress: Callable[[int, int], None] | None,
+) -> Iterator[Site]:
+    subsets = [dataset.subset(name) for name in dataset.subsets]
+    for number, (name, own) in enumerate(members.items(), 1):
+        here = [_Rows.of(subset, own) for subset in subsets if set(own) & set(subset.clients)]
+        folder = _begun(work, name, (path for rows in here for path in rows.paths()))
+        whole = _described(dataset, folder, [_Part(rows, folder) for rows in here])
         yield Site(name, own, sum(sum(s.rows.values()) for s in whole.subsets.values()), whole.digest)
         if progress is not None:
-            progress(number, len(names))
-    folder = aside / SERVER
+            progress(number, len(members))
+    _described(dataset, _begun(work, SERVER, ()), [_Names(subset) for subset in subsets])
+
+
+def _begun(work: workspace.Workspace, name: str, shards: Iterable[str]) -> Path:
+    """The folder of a site, made, once the workspace knows what will be in it."""
+    work.expect(f"{name}/{path}" for path in (manifest.NAME, PLAN, CLIENTS, CARD, *shards))
+    folder = work.folder / name
     folder.mkdir()
-    _described(dataset, folder, [_Names(subset) for subset in subsets])
+    return folder
 
 
 def _names(members: Sequence[tuple[str, ...]]) -> list[str]:
@@ -127,6 +146,40 @@ def _names(members: Sequence[tuple[str, ...]]) -> list[str]:
     if plain and len({name.lower() for name in (*own, SERVER)}) == len(own) + 1:
         return own
     return [f"site-{number:05d}" for number in range(len(members))]
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """Some clients of a subset.
+
+    Attributes:
+        subset: All of it.
+        clients: Which of its clients.
+        table: Their rows of ``clients.parquet``.
+        shared: Files in which other clients have rows too.
+    """
+
+    subset: Subset
+    clients: tuple[str, ...]
+    table: pa.Table
+    shared: frozenset[str]
+
+    @classmethod
+    def of(cls, subset: Subset, clients: tuple[str, ...]) -> _Rows:
+        whole = subset.client_table
+        table = whole.filter(pc.is_in(whole.column("client_id"), value_set=pa.array(clients, pa.string())))
+        counts = pc.value_counts(whole.column("file")).to_pylist()
+        return cls(subset, clients, table, frozenset(e["values"] for e in counts if e["counts"] > 1))
+
+    def paths(self) -> list[str]:
+        """Where the shards of these clients go, in the order of their rows."""
+        return [self.path(row) for row in self.table.to_pylist() if row["file"] is not None]
+
+    def path(self, row: Mapping[str, Any]) -> str:
+        """Where the shard of a row of the table goes: as before, unless the file was shared."""
+        if row["file"] not in self.shared:
+            return str(row["file"])
+        return f"{self.subset.name}/{row['split']}/client-{self.subset.clients.index(row['client_id']):05d}.parquet"
 
 
 class _Part:
@@ -139,25 +192,24 @@ class _Part:
         entry: What the manifest says.
     """
 
-    def __init__(self, subset: Subset, folder: Path, clients: Sequence[str]) -> None:
+    def __init__(self, some: _Rows, folder: Path) -> None:
+        subset, plan = some.subset, some.subset.dataset.plan
         self.name = subset.name
-        ids = pa.array(clients, pa.string())
-        whole, plan = subset.client_table, subset.dataset.plan
-        table = whole.filter(pc.is_in(whole.column("client_id"), value_set=ids))
+        ids = pa.array(some.clients, pa.string())
         mine = pc.and_(pc.equal(plan.column("subset"), self.name), pc.is_in(plan.column("client_id"), value_set=ids))
         self.plan = plan.filter(mine)
-        shared = {e["values"] for e in pc.value_counts(whole.column("file")).to_pylist() if e["counts"] > 1}
-        rows, files = table.to_pylist(), []
+        rows, files = some.table.to_pylist(), []
         for row in rows:
             if row["file"] is not None:
-                files.append(_shard(subset, folder, row, packed=row["file"] in shared))
-                row |= {"file": files[-1].path} | ({"row_group": 0} if row["file"] in shared else {})
+                packed = row["file"] in some.shared
+                files.append(_shard(subset, folder, row, some.path(row), packed=packed))
+                row |= {"file": files[-1].path} | ({"row_group": 0} if packed else {})
         self.table = pa.Table.from_pylist(rows, schema=schema.CLIENTS_SCHEMA)
         fine = subset.entry.fine
         self.entry = replace(
             _counted(subset, self.table, self.plan),
             duplicates=_held(subset.entry.duplicates, self.plan),
-            skipped=tuple(skip for skip in subset.entry.skipped if skip.client_id in clients),
+            skipped=tuple(skip for skip in subset.entry.skipped if skip.client_id in some.clients),
             shards=tuple(sorted(files, key=lambda shard: subset.splits.index(shard.split))),
             fine=replace(fine, train_counts=_fine(folder, files, len(fine.classes))) if fine else None,
         )
@@ -211,26 +263,23 @@ def _held(groups: Sequence[tuple[str, ...]], plan: pa.Table) -> tuple[tuple[str,
     return tuple(group for group in few if len(group) > 1)
 
 
-def _shard(subset: Subset, folder: Path, row: dict[str, object], *, packed: bool) -> Shard:
+def _shard(subset: Subset, folder: Path, row: Mapping[str, Any], path: str, *, packed: bool) -> Shard:
     """Copies a client's file, or cuts its row groups out of one that others share."""
-    source = manifest.safe(subset.dataset.folder, str(row["file"]))
+    source = manifest.safe(subset.dataset.folder, row["file"])
     before = next(shard for shard in subset.entry.shards if shard.path == row["file"])
+    target = folder / path
+    target.parent.mkdir(parents=True, exist_ok=True)
     if not packed:
-        target = folder / before.path
-        target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(source, target)
         return before
-    number = subset.clients.index(str(row["client_id"]))
-    path = f"{subset.name}/{before.split}/client-{number:05d}.parquet"
-    (folder / path).parent.mkdir(parents=True, exist_ok=True)
-    first, count = int(str(row["row_group"])), int(str(row["row_groups"]))
-    with pq.ParquetFile(source, pre_buffer=False) as file, (folder / path).open("wb") as opened:
+    first, count = row["row_group"], row["row_groups"]
+    with pq.ParquetFile(source, pre_buffer=False) as file, target.open("xb") as opened:
         sink = shards.HashingFile(opened)
         with shards.parquet_writer(sink, subset.schema()) as writer:
             for group in range(first, first + count):
                 table = file.read_row_group(group, use_threads=False).cast(subset.schema())
                 writer.write_table(table, row_group_size=table.num_rows)
-    return Shard(path, before.split, int(str(row["rows"])), sink.bytes, sink.sha256.hexdigest())
+    return Shard(path, before.split, row["rows"], sink.bytes, sink.sha256.hexdigest())
 
 
 def _fine(folder: Path, files: Sequence[Shard], classes: int) -> tuple[int, ...]:

@@ -15,11 +15,11 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from fedrsic_data import manifest, schema, seeds, skew
+from fedrsic_data.atomic import file_digest
 from fedrsic_data.describe import train_counts
 from fedrsic_data.manifest import File, Manifest, Plan, Shard, SubsetEntry
 from fedrsic_data.reader import countable
 from fedrsic_data.splits import TRAIN
-from fedrsic_data.workspace import file_digest
 
 _COLUMNS = ("client_id", "sample_id", "domain")
 

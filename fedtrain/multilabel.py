@@ -50,7 +50,10 @@ def figures(scores: torch.Tensor, targets: torch.Tensor, top: int | None = None)
     Args:
         scores: float ``[N, L]`` probabilities; a label is predicted from 0.5 on.
         targets: bool ``[N, L]``.
-        top: Also report figures that end in ``@top``, for which each image's ``top`` surest labels are predicted.
+        top: Also report figures that end in ``@top``, for which a label is predicted if it is among the ``top`` surest
+            of its image and its probability is at least 0.5: as in the code of ML-GCN (Chen et al., CVPR 2019, arXiv
+            1904.03582) and of FedLGT, so an image may have fewer. An image with equal scores at the border has some of
+            them, ``top`` in all.
 
     Returns:
         Name -> percent.
@@ -58,10 +61,11 @@ def figures(scores: torch.Tensor, targets: torch.Tensor, top: int | None = None)
     each = average_precision(scores, targets)
     together = average_precision(scores.reshape(-1, 1), targets.reshape(-1, 1))
     found = {"C-AP": 100 * float(each.nanmean()), "O-AP": 100 * float(together.nanmean())}
-    found |= _of_predicted(scores >= 0.5, targets)
+    sure = scores >= 0.5
+    found |= _of_predicted(sure, targets)
     if top is not None and top < scores.shape[1]:
         first = torch.zeros_like(targets).scatter_(1, scores.topk(top, 1).indices, True)
-        found |= {f"{name}@{top}": value for name, value in _of_predicted(first, targets).items()}
+        found |= {f"{name}@{top}": value for name, value in _of_predicted(first & sure, targets).items()}
     return found
 
 

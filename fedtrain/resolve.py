@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from fedrsic_data.distribution import install
 from fedrsic_data.errors import ManifestError, UsageError
 from fedrsic_data.manifest import NAME
 from fedrsic_data.manifest import digest as digest_of
@@ -63,7 +64,7 @@ def resolved(config: RunConfig, dataset: Dataset, method: Any) -> RunConfig:
         if split not in held_out:
             raise UsageError(f"splits: {config.subset} has no held-out split {split!r}{suggest(split, held_out)}")
     if config.tensorboard and find_spec("tensorboard") is None:
-        raise UsageError("tensorboard=true: the package is not installed; pip install 'fedkit[tensorboard]'")
+        raise UsageError(f"tensorboard=true: the package is not installed; {install('tensorboard')}")
     device = _device(config.device)
     sample = dataset.manifest.recipe.sample is not None
     clip = ("tiny" if sample else "ViT-B-16:openai") if config.clip is None else config.clip

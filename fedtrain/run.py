@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from fedrsic_data import distribution
 from fedrsic_data.errors import OutputError, UsageError
 from fedrsic_data.reader import Dataset
 from fedrsic_data.settings import decode, encode
@@ -38,7 +39,7 @@ def engine(name: str) -> Engine:
     if name != "flower":
         raise UsageError(f"--engine {name}: should be local or flower")
     if find_spec("flwr") is None or find_spec("ray") is None:
-        raise UsageError("--engine flower: Flower is not installed; pip install 'fedkit[flower]'")
+        raise UsageError(f"--engine flower: Flower is not installed; {distribution.install('flower')}")
     from fedtrain.flower import simulation
 
     return simulation
@@ -190,7 +191,7 @@ def _facts(config: RunConfig, dataset: Dataset) -> dict[str, Any]:
             "sources": sorted(manifest.sources),
         },
         "weights": weights,
-        "versions": {name: version(name) for name in ("fedkit", "torch")},
+        "versions": {"fedkit": distribution.version(), "torch": version("torch")},
     }
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -160,22 +161,27 @@ def test_sources_that_changed_under_a_finished_build(ucmerced: Path, tmp_path: P
         make(tmp_path / "out", here(copy))
 
 
-def test_an_interrupted_build_keeps_finished_shards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = contents(sampled(tmp_path / "whole").path)
+def interrupted(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A build that Control-C ends after seven shards."""
     write, count = build.shards.write, iter(range(100))
 
-    def interrupted(*args: object, **options: object) -> object:
+    def until(*args: object, **options: object) -> object:
         if next(count) == 7:
             raise KeyboardInterrupt
         return write(*args, **options)
 
-    monkeypatch.setattr(threads, "_WORKERS", 1)
-    monkeypatch.setattr(build.shards, "write", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        sampled(tmp_path / "out")
-    assert not (tmp_path / "out").exists()
-    assert (tmp_path / "out.incomplete").is_dir()
-    monkeypatch.setattr(build.shards, "write", write)
+    with monkeypatch.context() as patch:
+        patch.setattr(threads, "_WORKERS", 1)
+        patch.setattr(build.shards, "write", until)
+        with pytest.raises(KeyboardInterrupt):
+            sampled(out)
+    assert not out.exists()
+    assert out.with_name(f"{out.name}.incomplete").is_dir()
+
+
+def test_an_interrupted_build_keeps_finished_shards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = contents(sampled(tmp_path / "whole").path)
+    interrupted(tmp_path / "out", monkeypatch)
     done = sampled(tmp_path / "out")
     assert 0 < done.written < 20
     assert contents(done.path) == whole
@@ -183,13 +189,78 @@ def test_an_interrupted_build_keeps_finished_shards(tmp_path: Path, monkeypatch:
 
 
 def test_an_interrupted_build_of_something_else_is_not_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    test_an_interrupted_build_keeps_finished_shards(tmp_path, monkeypatch)
-    (tmp_path / "out.incomplete").mkdir()
-    (tmp_path / "out").rename(tmp_path / "out.incomplete" / "data")
-    (tmp_path / "out.incomplete" / ".key.json").write_text("{}")
+    interrupted(tmp_path / "out", monkeypatch)
     done = sampled(tmp_path / "out", "alpha=5.0")
     assert done.written == len(done.manifest.subsets["fed-ucmerced"].shards)
     assert verify(done.path)[1] == []
+    assert os.listdir(tmp_path) == ["out"]
+
+
+@pytest.mark.parametrize(
+    "name", ["thesis.tex", "data/thesis.tex", "data/fed-ucmerced/train/mine.parquet", "scratch/x", "old/manifest.json"]
+)
+def test_what_a_person_put_beside_an_interrupted_build_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    interrupted(tmp_path / "out", monkeypatch)
+    mine = tmp_path / "out.incomplete" / name
+    mine.parent.mkdir(exist_ok=True)
+    mine.write_text("{}")
+    before = contents(tmp_path)
+    for sets in ((), ("alpha=5.0",)):
+        with pytest.raises(OutputError, match=mine.name if "old" not in name else "old"):
+            sampled(tmp_path / "out", *sets)
+        assert contents(tmp_path) == before
+
+
+@pytest.mark.parametrize(
+    "words", ["{}", '{"fedkit": 1}', '{"fedkit": true, "plan": {}}', "<html>", '{"manifest_version": 3}']
+)
+def test_overwrite_does_not_replace_what_another_wrote(tmp_path: Path, words: str) -> None:
+    """Many programs have a manifest.json; only one that is a built dataset's says that fedkit wrote it."""
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "manifest.json").write_text(words)
+    (tmp_path / "out" / "thesis.tex").write_text("precious")
+    before = contents(tmp_path)
+    planned = build.prepare(small(), Places(offline=True))
+    for overwrite in (False, True):
+        with pytest.raises(OutputError, match="choose another --out"):
+            build.build(planned, tmp_path / "out", overwrite=overwrite)
+        assert contents(tmp_path) == before
+
+
+@pytest.mark.parametrize("name", ["thesis.tex", "fed-ucmerced/train/mine.parquet", "fed-ucmerced/notes/mine", "a/"])
+def test_overwrite_does_not_take_a_file_beside_the_dataset_away(tmp_path: Path, name: str) -> None:
+    out = sampled(tmp_path / "out").path
+    mine = out / name
+    mine.parent.mkdir(exist_ok=True)
+    mine.mkdir() if name.endswith("/") else mine.write_text("precious")
+    before = contents(tmp_path)
+    with pytest.raises(OutputError, match=f"{re.escape(str(mine))}.*: was not written by fedkit and would be lost"):
+        build.build(build.prepare(small(), Places(offline=True)), out, overwrite=True)
+    assert contents(tmp_path) == before
+    assert mine.exists()
+
+
+def test_a_file_that_appears_while_a_dataset_is_replaced_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out = sampled(tmp_path / "out").path
+    before, move = contents(out), os.replace
+
+    def moving(source: Path, target: Path) -> None:
+        if Path(source) == out:
+            (out / "thesis.tex").write_text("precious")
+        move(source, target)
+
+    monkeypatch.setattr(os, "replace", moving)
+    with pytest.raises(OutputError, match="thesis.tex: was not written by fedkit and would be lost"):
+        build.build(build.prepare(small(), Places(offline=True)), out, overwrite=True)
+    assert contents(out) == before | {"thesis.tex": b"precious"}
+
+
+def small() -> recipe.Recipe:
+    sets = ["sample.per_class=2", "sample.size=32", "clients=2"]
+    data = recipe.override(recipe.load("fed-rsic"), subsets=["fed-ucmerced"], sample=True, sets=sets)
+    return recipe.from_json(data, "test")
 
 
 def test_bad_images_stop_the_build_or_are_listed(ucmerced: Path, tmp_path: Path) -> None:

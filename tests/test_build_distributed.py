@@ -17,7 +17,7 @@ from conftest import ROOT, answer, contents, fails, fedkit, sampled
 
 pytestmark = [
     pytest.mark.distributed,
-    pytest.mark.skipif(find_spec("ray") is None, reason="needs fedkit[distributed]"),
+    pytest.mark.skipif(find_spec("ray") is None, reason="needs fedrsic[distributed]"),
 ]
 
 WANTED = ("build", "fed-rsic", "--sample", "--subset", "fed-ucmerced")

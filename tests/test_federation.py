@@ -25,7 +25,7 @@ from fedtrain.files import CHECKPOINT
 
 pytestmark = [
     pytest.mark.distributed,
-    pytest.mark.skipif(find_spec("flwr") is None or find_spec("ray") is None, reason="needs fedkit[distributed]"),
+    pytest.mark.skipif(find_spec("flwr") is None or find_spec("ray") is None, reason="needs fedrsic[distributed]"),
 ]
 
 BACKGROUND = ("flower-superlink", "flower-supernode")

@@ -11,8 +11,9 @@ from conftest import ROOT
 
 # the floors of fedrsic_data, from the ground up; a module may import its own floor's modules and those below
 FLOORS = (
-    ("errors", "seeds", "vocabulary", "shown"),
+    ("errors", "seeds", "vocabulary", "shown", "distribution", "atomic"),
     (
+        "ownership",
         "settings",
         "images",
         "index",
@@ -59,7 +60,8 @@ TRAIN_FLOORS = (
     ("quickstart",),
 )
 BINDERS = {"methods", "resolve", "report", "flower"}  # who may see methods by name
-CONTRACT = {"manifest", "schema", "reader", "errors", "settings", "shown", "pictures", "pages"}
+CONTRACT = {"manifest", "schema", "reader", "errors", "distribution", "settings", "shown", "pictures", "pages"}
+CONTRACT |= {"atomic", "ownership"}
 HELPERS = {"sources": {"base", "classfolders", "locate", "hub"}}
 
 
@@ -110,7 +112,7 @@ def test_data_layer_imports_go_down(path: Path) -> None:
     own = parts(path)[1]
     for name in imports(path):
         top = name.split(".")[0]
-        assert top not in ("torch", "torchvision", "open_clip", "fedtrain", "cli", "fedkit"), f"{path} imports {name}"
+        assert top not in ("torch", "torchvision", "open_clip", "fedtrain", "cli", "fedrsic"), f"{path} imports {name}"
         if top == "fedrsic_data" and own != "__init__" and len(name.split(".")) > 1:
             other = name.split(".")[1]
             assert floor(other) <= floor(own), f"{path} imports {name}, which stands above it"
@@ -119,7 +121,7 @@ def test_data_layer_imports_go_down(path: Path) -> None:
 @pytest.mark.parametrize("path", modules("fedtrain"), ids=lambda p: "/".join(parts(p)))
 def test_trainers_see_only_the_contract(path: Path) -> None:
     for name in imports(path):
-        assert name.split(".")[0] not in ("cli", "fedkit")
+        assert name.split(".")[0] not in ("cli", "fedrsic")
         if name.startswith("fedrsic_data."):
             assert name.split(".")[1] in CONTRACT, f"{path} imports {name}"
 

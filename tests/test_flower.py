@@ -14,7 +14,7 @@ import torch
 from conftest import answer, fedkit, sampled
 
 if find_spec("flwr") is None:
-    pytest.skip("needs fedkit[distributed]", allow_module_level=True)
+    pytest.skip("needs fedrsic[distributed]", allow_module_level=True)
 
 from flower_grid import HereGrid
 from flwr.app import Message, RecordDict

@@ -100,7 +100,7 @@ overwrite = scenario == "overwrite"
 problems, kills, n = [], 0, 0
 if scenario in ("resume", "another"):
     broken = top / "broken" / "fed.incomplete"
-    assert attempt(top / "broken" / "fed", *(["seed=7"] if scenario == "another" else []), kill_at=18)[0] == 9
+    assert attempt(top / "broken" / "fed", *(["seed=7"] if scenario == "another" else []), kill_at=26)[0] == 9
     assert list(broken.rglob("*.parquet"))
 begun = time.monotonic()
 must(attempt(top / "timed" / "fed"))

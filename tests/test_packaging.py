@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import json
+import re
+import subprocess
+import sys
 import tomllib
+from typing import NoReturn
 
+import pytest
 from conftest import ROOT, fedkit
 
-from fedrsic_data import recipe
+from fedrsic_data import distribution, recipe
 
 
 def settings() -> dict:
@@ -20,18 +26,16 @@ def test_every_package_is_in_the_wheel() -> None:
         for top in ("fedrsic_data", "fedtrain")
         for p in (ROOT / top).rglob("__init__.py")
     }
-    assert there | {"fedkit", "fedrsic_data.recipes"} == listed
+    assert there | {"fedrsic", "fedrsic_data.recipes"} == listed
 
 
 def test_recipes_are_found_and_nothing_generic_is_claimed() -> None:
     assert set(recipe.shipped()) == {p.stem for p in (ROOT / "manifests").glob("*.json")}
     tops = {name.split(".")[0] for name in settings()["tool"]["setuptools"]["packages"]}
-    assert tops == {"fedkit", "fedrsic_data", "fedtrain"}
+    assert tops == {"fedrsic", "fedrsic_data", "fedtrain"}
 
 
 def test_top_level_imports_of_the_command_are_light() -> None:
-    import subprocess
-    import sys
 
     code = (
         "import sys; sys.argv = ['fedkit', '--help']\n"
@@ -49,3 +53,64 @@ def test_help_of_every_command_shows_examples() -> None:
     for command in ("build", "new", "resplit", "inspect", "verify", "list", "publish", "train", "compare"):
         shown = fedkit(command, "--help").stdout
         assert any(line.strip().startswith(f"fedkit {command}") for line in shown.splitlines()), shown
+
+
+def test_no_file_tells_anyone_to_install_the_stranger_called_fedkit() -> None:
+    asked = re.compile(
+        r"pip install (-\S+ )*['\"]?fedkit\b|\bfedkit\\?\[|metadata[^\n]*\(\"fedkit\"\)|\bversion\(\"fedkit\"\)"
+    )
+    files = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
+    found = [
+        f"{name}: {line.strip()}"
+        for name in files
+        if name.endswith((".py", ".md", ".toml", ".html", ".yaml", ".json")) or name.startswith(".ci/")
+        for line in (ROOT / name).read_text(encoding="utf-8").splitlines()
+        if asked.search(line) and name != "tests/test_packaging.py"
+    ]
+    assert not found
+
+
+def test_the_distribution_has_a_name_of_its_own_and_installs_no_module_called_fedkit() -> None:
+    project = settings()["project"]
+    assert project["name"] == distribution.NAME == "fedrsic"
+    assert project["scripts"] == {"fedkit": "fedrsic.cli:main"}
+    assert "fedkit" not in settings()["tool"]["setuptools"]["package-dir"]
+
+
+@pytest.mark.parametrize(
+    ("record", "command"),
+    [
+        (None, "pip install 'fedrsic[ray]'"),
+        ("{", "pip install 'fedrsic[ray]'"),
+        ({"url": "https://example.org/fedrsic.whl", "archive_info": {}}, "pip install 'fedrsic[ray]'"),
+        ({"url": "file:///a%20clone", "dir_info": {"editable": True}}, "pip install '/a clone[ray]'"),
+        ({"url": "file:///x/fedrsic-0.1.0-py3-none-any.whl"}, "pip install '/x/fedrsic-0.1.0-py3-none-any.whl[ray]'"),
+    ],
+)
+def test_hints_for_extras_name_the_place_that_was_installed_from(record, command, monkeypatch) -> None:
+    class Installed:
+        def read_text(self, _: str) -> str | None:
+            return record if record is None or isinstance(record, str) else json.dumps(record)
+
+    monkeypatch.setattr(distribution.metadata, "distribution", lambda _: Installed())
+    assert distribution.install("ray") == command
+
+
+def test_a_hint_without_an_installation_names_the_distribution(monkeypatch) -> None:
+    def missing(name: str) -> NoReturn:
+        raise distribution.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(distribution.metadata, "distribution", missing)
+    monkeypatch.setattr(distribution.metadata, "version", missing)
+    assert distribution.install("ray") == "pip install 'fedrsic[ray]'"
+    assert distribution.version() == "0"
+
+
+def test_every_dependency_has_a_floor_that_the_floor_script_can_install() -> None:
+    sys.path.insert(0, str(ROOT / "benchmarks"))
+    import floors
+
+    found = floors.floors(settings()["project"])
+    assert {"torch==2.5.1", "torchvision==0.20.1"} <= set(found)
+    with pytest.raises(ValueError, match="has no floor"):
+        floors.floors({"dependencies": ["numpy"]})

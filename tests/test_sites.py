@@ -114,10 +114,10 @@ def test_what_cannot_be(sample_build: Path, dataset: Path, tmp_path: Path) -> No
     with pytest.raises(OutputError, match="is there already"):
         sites.split(sample_build, tmp_path / "sites")
     (tmp_path / "new.incomplete").mkdir()
-    with pytest.raises(OutputError, match="was not left by"):
+    (tmp_path / "new.incomplete" / "thesis.tex").write_text("precious")
+    with pytest.raises(OutputError, match="no build left that there"):
         sites.split(sample_build, tmp_path / "new")
-    (tmp_path / "new.incomplete" / sites._MARK).touch()
-    sites.split(sample_build, tmp_path / "new")
+    assert (tmp_path / "new.incomplete" / "thesis.tex").read_text() == "precious"
     victim = next((dataset / "fed-ucmerced" / "train").iterdir())
     victim.write_bytes(victim.read_bytes()[:-1])
     with pytest.raises(VerificationError, match="before handing it out"):
@@ -202,6 +202,24 @@ def test_places_for_no_folder(
         assert sorted(os.listdir(inside)) == ["file", "nothing"]
 
 
+def test_sites_that_are_there_already_stay(sample_build: Path, tmp_path: Path) -> None:
+    """Those that would be written again are left alone; others are refused, and so is a changed file."""
+    first = sites.split(sample_build, tmp_path / "sites", group=5)
+    before = contents(tmp_path)
+    assert sites.split(sample_build, tmp_path / "sites", group=5) == first
+    with pytest.raises(OutputError, match="is there already"):
+        sites.split(sample_build, tmp_path / "sites", group=6)
+    assert contents(tmp_path) == before
+    for name in ("site-00000/notes.md", "site-00001/README.md", "server/manifest.json"):
+        path = tmp_path / "sites" / name
+        path.write_text("mine")
+        with pytest.raises(OutputError, match=f"is there already, with another {name}"):
+            sites.split(sample_build, tmp_path / "sites", group=5)
+        assert path.read_text() == "mine"
+        path.write_bytes(before[f"sites/{name}"]) if f"sites/{name}" in before else path.unlink()
+    assert contents(tmp_path) == before
+
+
 def resplit_to(whole: Path, out: Path) -> None:
     build.build(resplit.prepare(whole, lambda recipe: recipe), out)
 
@@ -213,14 +231,13 @@ def test_links_are_followed_or_refused(sample_build: Path, tmp_path: Path) -> No
     same_rows(sample_build, tmp_path / "real")
     assert (tmp_path / "link").is_symlink()
     (tmp_path / "empty").mkdir()
-    (tmp_path / "empty" / sites._MARK).touch()
     for name, writes in (("new", sites.split), ("built", resplit_to)):
         aside = tmp_path / f"{name}.incomplete"
         aside.symlink_to("empty")
         with pytest.raises(OutputError, match=f"{name}.incomplete: .*move it away"):
             writes(sample_build, tmp_path / name)
         assert aside.is_symlink()
-        assert os.listdir(tmp_path / "empty") == [sites._MARK]
+        assert os.listdir(tmp_path / "empty") == []
         assert not (tmp_path / name).exists()
 
 

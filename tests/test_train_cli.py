@@ -12,7 +12,7 @@ import torch
 from conftest import ROOT, answer, fedkit, sampled
 from federated_softmax import Softmax
 
-from fedrsic_data import recipe, twin
+from fedrsic_data import distribution, recipe, twin
 from fedrsic_data.errors import ManifestError, OutputError, UsageError
 from fedrsic_data.sources.locate import Places
 from fedtrain import methods
@@ -132,7 +132,7 @@ def test_methods_are_listed(command) -> None:
 def test_tensorboard_that_is_not_installed(command, sample_build: Path, tmp_path: Path) -> None:
     code, _, err = command("train", "softmax", "--manifest", sample_build, "--tensorboard", "--out", tmp_path / "x")
     assert code == 2
-    assert err == "error: tensorboard=true: the package is not installed; pip install 'fedkit[tensorboard]'\n"
+    assert err == f"error: tensorboard=true: the package is not installed; {distribution.install('tensorboard')}\n"
     assert not (tmp_path / "x").exists()
 
 

@@ -74,12 +74,36 @@ def test_half_is_predicted() -> None:
     assert figures(torch.tensor([[0.5, 0.1]]), torch.tensor([[True, False]]))["O-F1"] == 100
 
 
-def test_top_three_of_each_image() -> None:
+def test_among_the_three_surest_only_labels_from_a_half_on_are_predicted_as_in_ml_gcn() -> None:
+    """By hand. Image 1 has four sure labels, of which the fourth is not predicted; image 2 has one; image 3 none."""
+    scores = torch.tensor(
+        [
+            [0.9, 0.8, 0.7, 0.6, 0.1],  # predicted: a, b, c
+            [0.2, 0.5, 0.4, 0.3, 0.1],  # predicted: b
+            [0.4, 0.3, 0.2, 0.1, 0.0],  # predicted: none
+            [0.0, 0.1, 0.6, 0.2, 0.7],  # predicted: c, e
+        ]
+    )
+    targets = torch.tensor([[1, 0, 1, 1, 0], [0, 1, 1, 0, 0], [1, 0, 0, 0, 0], [0, 0, 0, 0, 1]]).bool()
+    found = figures(scores, targets, top=3)
+    # label:     a    b    c    d    e
+    # predicted  1    2    2    0    1   = 6
+    # right      1    1    1    0    1   = 4
+    # true       2    1    2    1    1   = 7
+    by_class = 100 * (1 + 1 / 2 + 1 / 2 + 0 + 1) / 5, 100 * (1 / 2 + 1 + 1 / 2 + 0 + 1) / 5
+    overall = 100 * 4 / 6, 100 * 4 / 7
+    for letter, (precision, recall) in (("C", by_class), ("O", overall)):
+        f1 = 2 * precision * recall / (precision + recall)
+        assert [found[f"{letter}-{name}@3"] for name in ("P", "R", "F1")] == pytest.approx([precision, recall, f1])
+
+
+def test_top_three_of_each_image_are_scikit_learns() -> None:
     scores, targets = drawn(60, 8, 9)
     found = figures(scores, targets, top=3)
     first = torch.zeros_like(targets)
     for row, order in enumerate(scores.argsort(1, descending=True)):
-        first[row, order[:3]] = True
+        first[row, [label for label in order[:3] if scores[row, label] >= 0.5]] = True
+    assert (first.sum(1) < 3).any()
     p, r, f1, _ = precision_recall_fscore_support(targets.numpy(), first.numpy(), average="micro", zero_division=0)
     assert (found["O-P@3"], found["O-R@3"], found["O-F1@3"]) == pytest.approx((100 * p, 100 * r, 100 * f1))
     assert not any("@" in name for name in figures(scores[:, :3], targets[:, :3], top=3))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from importlib.util import find_spec
 
+from fedrsic_data.distribution import install
 from fedrsic_data.engines.base import Engine
 from fedrsic_data.engines.processes import Processes
 from fedrsic_data.engines.threads import Threads
@@ -39,7 +40,7 @@ def chosen(name: str = "local", jobs: int | None = None, ray_address: str | None
             raise UsageError(f"--ray-address {ray_address}: is for --engine ray; add that, or leave the address out")
         return Threads() if jobs in (None, 1) else Processes(jobs or 1)
     if find_spec("ray") is None:
-        raise UsageError("--engine ray: Ray is not installed; pip install 'fedkit[ray]'")
+        raise UsageError(f"--engine ray: Ray is not installed; {install('ray')}")
     if jobs is not None and ray_address is not None:
         raise UsageError(f"--jobs {jobs}: the cluster at {ray_address} has its own CPUs; leave --jobs out")
     from fedrsic_data.engines.ray import Ray

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
 from dataclasses import dataclass, replace
@@ -82,10 +81,6 @@ def pooled(
 
 
 def write(task: Task, containers: Containers, folder: Path) -> Receipt:
-    """Writes a shard that was sent here: ``Task.sent``.
-
-    The file it is written to first has a name of its own: a task may run twice at once, when a machine that was given
-    up is still at it.
-    """
+    """Writes a shard that was sent here: ``Task.sent``."""
     rows = replace(task.rows, containers=tuple(containers[task.subset]))
-    return shards.write(task.job, rows, folder, **task.options, aside=f".{uuid.uuid4().hex[:12]}.tmp")
+    return shards.write(task.job, rows, folder, **task.options)

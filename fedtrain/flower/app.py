@@ -41,7 +41,7 @@ build-backend = "hatchling.build"
 [project]
 name = "{name}"
 version = "1.0.0"
-description = "A federation of fedkit; its server and sites have fedkit[flower] installed."
+description = "A federation of fedkit; its server and sites have fedrsic[flower] installed."
 license = "Apache-2.0"
 dependencies = []
 

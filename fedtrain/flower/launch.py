@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from fedrsic_data.distribution import install
 from fedrsic_data.errors import FedkitError, UsageError
 from fedrsic_data.shown import Shown, together
 from fedtrain.flower.app import OURS, PACKAGE, Wanted
@@ -104,7 +105,7 @@ def _flwr(*arguments: str, folder: Path | None = None) -> dict[str, Any]:
     try:
         done = subprocess.run(["flwr", *arguments], cwd=folder, capture_output=True, text=True, check=False)
     except OSError as error:
-        raise UsageError(f"flwr: cannot be run ({error.strerror}); pip install 'fedkit[flower]'") from None
+        raise UsageError(f"flwr: cannot be run ({error.strerror}); {install('flower')}") from None
     try:
         said: dict[str, Any] = json.loads(done.stdout)
     except ValueError:

@@ -1,0 +1,130 @@
+"""Files: written aside and put in place whole, kept from other processes by a lock, known by their digest."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import re
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import IO
+
+from fedrsic_data.errors import OutputError
+
+TEMPORARY = re.compile(r"\.fedkit-[0-9a-f]{16}\.tmp")
+"""Names of files that are not whole yet. A killed process may leave one; nobody else gives a file such a name."""
+
+
+def write(path: Path, data: bytes) -> None:
+    """Writes a file so that whoever looks finds the old one or the new one, whole, also after a power cut.
+
+    Raises:
+        OutputError: The disk is full, or the folder cannot be written.
+    """
+    with writing(path), replacing(path) as file:
+        file.write(data)
+
+
+@contextmanager
+def replacing(path: Path, *, lasting: bool = True) -> Iterator[IO[bytes]]:
+    """A new file that takes the place of ``path`` once it is whole.
+
+    It has a name of its own until then, at which nothing can be, so that no link is followed and no file is lost.
+    What fails leaves nothing.
+
+    Args:
+        path: Where it goes; a link there is replaced, not followed.
+        lasting: See that a power cut cannot undo it.
+    """
+    aside = path.with_name(f".fedkit-{secrets.token_hex(8)}.tmp")
+    with aside.open("xb") as file:
+        try:
+            yield file
+            file.flush()
+            if lasting:
+                os.fsync(file.fileno())
+            os.replace(aside, path)
+        except BaseException:
+            with suppress(OSError):
+                aside.unlink()
+            raise
+    if lasting:
+        sync(path.parent)
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Says in words that a path could not be written.
+
+    Raises:
+        OutputError: The disk is full, or the folder cannot be written.
+    """
+    try:
+        yield
+    except OSError as error:
+        where = path if error.filename is None else error.filename
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        fix = "free some space and run the same command, it resumes" if full else "choose another --out"
+        raise OutputError(f"{where}: cannot be written ({error.strerror}); {fix}") from None
+
+
+def sync(folder: Path) -> None:
+    """Makes renames in a folder outlast a power cut, where the system can."""
+    if os.name == "posix":
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def lock(path: Path) -> IO[bytes] | None:
+    """Takes a lock for this process; it goes with the process, however that ends. See ``unlock``.
+
+    Args:
+        path: The lock's file. It and its folder are made if need be; what is in it stays as it is.
+
+    Returns:
+        The file, or None if another process has it. Whoever is refused has changed nothing.
+    """
+    for _ in range(1000):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            handle = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o666)
+        except FileNotFoundError:  # who had it has just removed the folder
+            continue
+        file = os.fdopen(handle, "r+b")
+        try:
+            import fcntl
+
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.path.samestat(os.fstat(handle), path.lstat()):
+                return file
+        except ImportError:  # a system without advisory locks
+            return file
+        except FileNotFoundError:  # who had it has just removed it: this is a lock that nobody else would meet
+            pass
+        except BlockingIOError:
+            file.close()
+            return None
+        except BaseException:
+            file.close()
+            raise
+        file.close()
+    return None
+
+
+def unlock(path: Path, file: IO[bytes]) -> None:
+    """Lets go of a lock, and removes its file while nobody else can have it."""
+    with file, suppress(OSError):
+        if os.path.samestat(os.fstat(file.fileno()), path.lstat()):
+            path.unlink()
+
+
+def file_digest(path: Path) -> str:
+    """sha256 of a file, in hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

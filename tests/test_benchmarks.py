@@ -1,0 +1,63 @@
+"""What the benchmarks repeat: scenes that choose learning rates judge nothing, and a repetition repeats all of it."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT / "benchmarks"))
+
+import prompt_methods  # noqa: E402
+import repetitions  # noqa: E402
+
+
+def scenes(folder: Path) -> dict[int, Path]:
+    """The federations of the prompt benchmark, with few pictures a class."""
+    bench = prompt_methods.Bench(folder, rounds=1, per_class=4)
+    chosen = {n: bench.federation(n, validation=True) for n in repetitions.CHOSEN}
+    return chosen | {n: bench.federation(n) for n in repetitions.JUDGED}
+
+
+@pytest.mark.parametrize("federations", [scenes])
+def test_no_picture_is_in_two_repetitions(federations, tmp_path: Path) -> None:
+    built = federations(tmp_path)
+    repetitions.apart(built)
+    each = [repetitions.pictures(path) for path in built.values()]
+    assert len(set.union(*each)) == sum(map(len, each)) > 0
+
+
+@pytest.mark.parametrize("federations", [scenes])
+def test_a_fixed_seed_of_the_sample_is_noticed(federations, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in (prompt_methods,):
+        monkeypatch.setattr(module, "drawn", lambda repetition: [f"seed={repetition}"])
+    with pytest.raises(ValueError, match="share pictures"):
+        repetitions.apart(federations(tmp_path))
+
+
+def test_base_to_novel_judges_the_pictures_of_its_repetition(tmp_path: Path) -> None:
+    bench = prompt_methods.Bench(tmp_path, rounds=1, per_class=4)
+    one, other = bench.federation(0), bench.federation(0, novel=True)
+    assert repetitions.pictures(one) == repetitions.pictures(other)
+
+
+def test_a_grid_goes_on_until_the_best_rate_is_not_at_its_edge() -> None:
+    found = repetitions.climbed(lambda rate: -abs(rate - 30.0), (-4, -3))
+    assert list(found) == [0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0]
+    assert list(repetitions.climbed(lambda rate: -rate if rate > 1e-4 else -1.0, (-5, -4))) == [
+        *(1e-4, 3e-4, 1e-3, 3e-3, 1e-2),
+    ]
+
+
+def test_an_order_needs_four_of_five_repetitions() -> None:
+    rows = {
+        "a": [{"f": value} for value in (1.0, 2.0, 3.0, 4.0, 0.0)],
+        "b": [{"f": value} for value in (0.0, 1.0, 2.0, 3.0, 0.5)],
+        "c": [{"f": value} for value in (0.5, 2.5, 3.5, 3.5, 0.5)],
+    }
+    assert repetitions.order(rows, "a", "b", "f").startswith("- **a above b**: +0.7 points, in 4 of 5")
+    assert repetitions.order(rows, "b", "a", "f").startswith("- **a above b**: +0.7 points, in 4 of 5")
+    assert repetitions.order(rows, "a", "c", "f").startswith("- no order of a and c")
+    assert repetitions.wins(rows, "f")[2] == "| a |  | 4 | 2 |"
