@@ -11,9 +11,10 @@ from typing import Any
 
 import torch
 
+from fedrsic_data.atomic import write, writing
 from fedrsic_data.errors import OutputError
 from fedrsic_data.settings import decode, encode
-from fedtrain.files import STATE, writing
+from fedtrain.files import CLOCK, STATE, is_number, parsed, read
 from fedtrain.methods.base import State
 from fedtrain.state import load_state, save_state
 
@@ -80,6 +81,8 @@ class Checkpoint:
 def save(folder: Path, checkpoint: Checkpoint, key: str) -> None:
     """Writes a checkpoint in place of the one before, atomically.
 
+    The seconds are in a file of their own in the run's folder: equal runs write equal checkpoints.
+
     Args:
         folder: The checkpoint's folder.
         checkpoint: Where the run stands; its personal states and journal are on disk already.
@@ -90,9 +93,10 @@ def save(folder: Path, checkpoint: Checkpoint, key: str) -> None:
         "key": key,
         "round": checkpoint.round,
         "personal": sorted(checkpoint.personal.items()),
-        "counters": encode(checkpoint.counters),
+        "counters": {name: count for name, count in encode(checkpoint.counters).items() if name != "seconds"},
         "journal": encode(checkpoint.journal),
     }
+    write(folder.parent / CLOCK, json.dumps({"seconds": checkpoint.counters.seconds}).encode() + b"\n")
     save_state(folder / STATE, checkpoint.shared, facts)
 
 
@@ -119,11 +123,25 @@ def load(folder: Path, key: str, device: torch.device) -> Checkpoint | None:
                 f"{path}: is a checkpoint of another config or dataset; choose another --out, or --overwrite"
             )
         personal = {int(client): int(round_) for client, round_ in facts["personal"]}
-        counters = decode(Counters, facts["counters"], str(path))
+        counters = decode(Counters, {"seconds": _seconds(folder.parent), **facts["counters"]}, str(path))
         journal = decode(Written, facts["journal"], str(path))
         return Checkpoint(int(facts["round"]), shared, personal, counters, journal)
     except (KeyError, TypeError, ValueError):
         raise OutputError(f"{path}: is no checkpoint; start the run anew with --overwrite") from None
+
+
+def _seconds(folder: Path) -> float:
+    """The seconds of a run so far; 0 where nobody counted them."""
+    path = folder / CLOCK
+    if not path.exists():
+        return 0.0
+    try:
+        seconds = parsed(read(path))["seconds"]
+        if is_number(seconds, 0):
+            return float(seconds)
+    except (LookupError, TypeError, ValueError):
+        pass
+    raise OutputError(f"{path}: is damaged; remove it, and the seconds are counted from here on")
 
 
 class Journal:

@@ -1,37 +1,34 @@
-"""A run's files: their names, and how they are written whole or not at all."""
+"""A run's files: their names, and how they are read."""
 
 from __future__ import annotations
 
-import errno
 import json
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+import re
 from pathlib import Path
 from typing import Any
 
+from fedrsic_data.atomic import TEMPORARY
 from fedrsic_data.errors import OutputError
 
 CONFIG, METRICS, CHECKPOINT, RESULT = "config.json", "metrics.jsonl", "checkpoint", "result.json"
+CLOCK, EVENTS = "clock.json", "tensorboard"
+"""Seconds that the rounds took so far, and the folder of TensorBoard's events."""
 STATE = "state.safetensors"
 """The server's state, in ``CHECKPOINT``."""
+PERSONAL = re.compile(r"client-[0-9]{5,}-round-[0-9]{5,}\.safetensors")
+"""Names of clients' states, in ``personal`` in ``CHECKPOINT``."""
+
+_TEMPORARY = TEMPORARY.pattern
+_KNOWN = re.compile(
+    rf"{re.escape(CONFIG)}|{re.escape(METRICS)}|{re.escape(RESULT)}|{re.escape(CLOCK)}|{_TEMPORARY}"
+    rf"|{CHECKPOINT}/({re.escape(STATE)}|{_TEMPORARY}|personal/({PERSONAL.pattern}|{_TEMPORARY})?)?"
+    rf"|{EVENTS}/(events\.out\.tfevents\.[^/]+)?"
+)
 
 
-def write(path: Path, data: bytes) -> None:
-    """Writes a file so that whoever looks finds the old one or the new one, whole, also after a power cut.
-
-    Raises:
-        OutputError: The disk is full, or the folder cannot be written.
-    """
-    aside = path.with_name(path.name + ".tmp")
-    with writing(path):
-        aside.unlink(missing_ok=True)  # it may be a link, through which another file would be written over
-        with aside.open("xb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(aside, path)
-        sync(path.parent)
+def known(name: str) -> bool:
+    """Whether fedkit writes a file of this name into a run's folder; of an empty folder: ``name/``."""
+    return not name or _KNOWN.fullmatch(name) is not None
 
 
 def read(path: Path) -> str:
@@ -64,29 +61,3 @@ def parsed(text: str) -> Any:
 def is_number(value: object, least: float = -1e100) -> bool:
     """Whether a JSON value is a number that can be reckoned with; the bound leaves room for squares and sums."""
     return isinstance(value, int | float) and not isinstance(value, bool) and least <= value <= 1e100
-
-
-@contextmanager
-def writing(path: Path) -> Iterator[None]:
-    """Says in words that a path could not be written.
-
-    Raises:
-        OutputError: The disk is full, or the folder cannot be written.
-    """
-    try:
-        yield
-    except OSError as error:
-        where = path if error.filename is None else error.filename
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-        fix = "free some space and run the same command, it resumes" if full else "choose another --out"
-        raise OutputError(f"{where}: cannot be written ({error.strerror}); {fix}") from None
-
-
-def sync(folder: Path) -> None:
-    """Makes renames in a folder outlast a power cut, where the system can."""
-    if os.name == "posix":
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)

@@ -4,21 +4,26 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from fedrsic_data import atomic, ownership
+from fedrsic_data.atomic import write, writing
 from fedrsic_data.errors import OutputError
 from fedtrain.config import NEUTRAL
-from fedtrain.files import CHECKPOINT, CONFIG, RESULT, STATE, is_number, parsed, read, write, writing
+from fedtrain.files import CHECKPOINT, CLOCK, CONFIG, EVENTS, METRICS, RESULT, STATE, is_number, known, parsed, read
 
 FORMAT = 1
 """Version of both files."""
 
 _LOCK = ".lock"
+_NEW, _NEXT, _OLD = ".new", ".next", ".old"
+"""In a run's folder: another that is to take its place, in its first round; the same after that; the old run, to go."""
+_PARTS = (RESULT, METRICS, CLOCK, CHECKPOINT, EVENTS, CONFIG)
+"""What a run consists of; what says that fedkit wrote the rest goes last."""
 
 
 def _text(value: object) -> bool:
@@ -106,16 +111,41 @@ class Held:
     goes_on: bool
     standing: Result | None
 
-    def begin(self) -> None:
+    def begin(self) -> Path:
         """Makes the folder this run's; one that it goes on with stays as it is.
+
+        Returns:
+            Where to train: another folder inside it, if the run that is there has something to lose; see ``replace``.
 
         Raises:
             OutputError: It cannot be written.
         """
-        if not self.goes_on:
-            with writing(self.folder):
-                _clear(self.folder)
-            write(self.folder / CONFIG, text(self.facts))
+        if self.goes_on:
+            return self.folder
+        place = self.folder / _NEW if _begun(self.folder) else self.folder
+        with writing(place):
+            if place != self.folder:
+                place.mkdir()
+            else:
+                _remove(place, _PARTS[:-1])  # the config is replaced: the folder is always known for a run's
+        write(place / CONFIG, text(self.facts))
+        return place
+
+    def replace(self) -> Path:
+        """Puts the run that ``begin`` gave another folder for in the place of the old one, which goes.
+
+        Returns:
+            The run's folder.
+
+        Raises:
+            OutputError: Something was put there that fedkit did not write, or it cannot be written.
+        """
+        with writing(self.folder):
+            ownership.refuse_foreign(self.folder, _known)
+            os.replace(self.folder / _NEW, self.folder / _NEXT)  # from here on there is no way back
+            atomic.sync(self.folder)
+            _settle(self.folder)
+        return self.folder
 
 
 @contextmanager
@@ -128,11 +158,15 @@ def held(folder: Path, facts: dict[str, Any], *, overwrite: bool) -> Iterator[He
     with ExitStack() as stack:
         with writing(folder):
             check(folder, facts, overwrite=overwrite)
-            folder.mkdir(parents=True, exist_ok=True)
-            stack.callback(_leave_nothing, folder)
             stack.enter_context(_locked(folder))
+            check(folder, facts, overwrite=overwrite)
+            _settle(folder)
         goes_on = check(folder, facts, overwrite=overwrite)
-        yield Held(folder, facts, goes_on, load(folder) if goes_on and (folder / RESULT).is_file() else None)
+        try:
+            yield Held(folder, facts, goes_on, load(folder) if goes_on and (folder / RESULT).is_file() else None)
+        finally:
+            with suppress(OSError, OutputError):  # of a run that did not get through its first round nothing stays
+                ownership.clear(folder / _NEW, known, last=CONFIG)
 
 
 def check(folder: Path, facts: Mapping[str, Any], *, overwrite: bool) -> bool:
@@ -148,10 +182,18 @@ def check(folder: Path, facts: Mapping[str, Any], *, overwrite: bool) -> bool:
             return False
         if not folder.is_dir():
             raise OutputError(f"{folder}: is a file; choose another --out")
-        if not (folder / CONFIG).is_file() and set(os.listdir(folder)) - {_LOCK, CONFIG + ".tmp"}:
-            raise OutputError(f"{folder}: is not empty and holds no run; choose another --out")
         _no_links(folder)
-        if overwrite or not ((folder / RESULT).exists() or (folder / CHECKPOINT / STATE).exists()):
+        if not any(_says(folder / name / CONFIG) for name in ("", _NEXT)):
+            found = ownership.foreign(folder, _vacant)
+            if found is None and (folder / _LOCK).exists() and (folder / _LOCK).stat().st_size:
+                found = folder / _LOCK  # somebody else's: ours are empty
+            if found:
+                raise OutputError(f"{folder}: is not empty and holds no run ({found.name}); choose another --out")
+            return False
+        if (folder / _NEXT).exists():  # of a process that is at it, or was killed at it: see ``_settle``
+            return False
+        if overwrite or not _begun(folder):
+            ownership.refuse_foreign(folder, _known)
             return False
     if _told(there := _read(folder / CONFIG)) != _told(facts):
         raise OutputError(f"{folder}: {_difference(there, facts)}; choose another --out, or --overwrite")
@@ -184,32 +226,79 @@ def text(data: Mapping[str, Any]) -> bytes:
 
 @contextmanager
 def _locked(folder: Path) -> Iterator[None]:
-    """Keeps other processes out; the lock goes with this process, however it ends."""
-    with (folder / _LOCK).open("a") as file:
-        try:
-            import fcntl
-
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except ImportError:  # a system without advisory locks
-            pass
-        except BlockingIOError:
-            raise OutputError(
-                f"{folder}: another fedkit is training there; wait for it, or choose another --out"
-            ) from None
+    """Keeps other processes out; whoever is refused leaves everything as it is."""
+    made = not folder.exists()
+    file = atomic.lock(folder / _LOCK)
+    if file is None:
+        raise OutputError(f"{folder}: another fedkit is training there; wait for it, or choose another --out")
+    try:
         yield
+    finally:
+        atomic.unlock(folder / _LOCK, file)
+        if made:
+            with suppress(OSError):  # a run began in it
+                folder.rmdir()
 
 
-def _leave_nothing(folder: Path) -> None:
-    """Removes a folder in which no run began."""
-    with suppress(OSError):
-        if set(os.listdir(folder)) == {_LOCK}:
-            (folder / _LOCK).unlink()
-            folder.rmdir()
+def _says(path: Path) -> bool:
+    """Whether a file is there that says it is of a run of fedkit's."""
+    return path.is_file() and not path.is_symlink() and ownership.says(path.read_bytes(), FORMAT)
+
+
+def _begun(folder: Path) -> bool:
+    """Whether the run in a folder has something to lose."""
+    return (folder / RESULT).exists() or (folder / CHECKPOINT / STATE).exists()
+
+
+def _vacant(name: str) -> bool:
+    """What may be in a folder in which no run began: what is left of a process that was killed before."""
+    return name == _LOCK or atomic.TEMPORARY.fullmatch(name) is not None
+
+
+def _known(name: str) -> bool:
+    """What fedkit writes into a run's folder, also while a run takes the place of another."""
+    top, slash, inner = name.partition("/")
+    return known(inner) if slash and top in (_NEW, _NEXT, _OLD) else name == _LOCK or known(name)
+
+
+def _settle(folder: Path) -> None:
+    """Ends what was cut short. A run that was to take another's place does so if it got through its first round.
+
+    All is moved from the old run first, and its config last; then all of the new one, and its config last. So both
+    configs are there while the first is to be gone on with, and that of the new one alone while the second is.
+    """
+    new, old = folder / _NEXT, folder / _OLD
+    if (new / CONFIG).exists():
+        if (folder / CONFIG).exists():
+            old.mkdir(exist_ok=True)
+            _move(folder, old)
+        _move(new, folder)
+    for place in (new, old, folder / _NEW):
+        ownership.clear(place, known, last=CONFIG)
+    for place in (folder, folder / CHECKPOINT, folder / CHECKPOINT / "personal"):
+        for path in place.glob(".fedkit-*.tmp"):
+            if _vacant(path.name) and path.is_file():
+                path.unlink()
+
+
+def _move(run: Path, to: Path) -> None:
+    for name in _PARTS:
+        if (run / name).exists():
+            os.replace(run / name, to / name)
+
+
+def _remove(run: Path, parts: tuple[str, ...]) -> None:
+    for name in parts:
+        if (run / name).is_dir():
+            ownership.clear(run / name, lambda inner, above=name: known(f"{above}/{inner}"))  # type: ignore[misc]
+        else:
+            (run / name).unlink(missing_ok=True)
 
 
 def _no_links(folder: Path) -> None:
     """Refuses links, through which files elsewhere would be written over or removed."""
-    for path in (*folder.iterdir(), *(folder / CHECKPOINT).glob("*")):
+    names = (*_PARTS, _LOCK, _NEW, _NEXT, _OLD)
+    for path in (*(folder / name for name in names), *(folder / CHECKPOINT).glob("*")):
         if path.is_symlink():
             raise OutputError(
                 f"{path}: is a link, and what it leads to would be changed; remove it, or choose another --out"
@@ -223,13 +312,6 @@ def _told(facts: Mapping[str, Any]) -> dict[str, Any]:
     dataset = facts.get("dataset")
     digest = dataset.get("digest") if isinstance(dataset, dict) else None
     return {"run": facts.get("run"), "config": held, "dataset": digest}
-
-
-def _clear(folder: Path) -> None:
-    """Removes a run; its config goes last, replaced by the new one, so that the folder is always known for a run's."""
-    for path in folder.iterdir():
-        if path.name not in (CONFIG, _LOCK):
-            shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
 
 
 def _difference(there: Mapping[str, Any], here: Mapping[str, Any]) -> str:

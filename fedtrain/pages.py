@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fedrsic_data.atomic import write
 from fedrsic_data.errors import OutputError, UsageError
 from fedrsic_data.manifest import located
 from fedrsic_data.pages import Block, Cell, Figure, Page, Section, Table, render
@@ -17,7 +18,7 @@ from fedrsic_data.pictures import style
 from fedrsic_data.pictures.style import Numbers
 from fedrsic_data.reader import Dataset
 from fedrsic_data.shown import Shown, together
-from fedtrain.files import CONFIG, write
+from fedtrain.files import CONFIG
 
 if TYPE_CHECKING:
     from fedtrain.curves import Runs

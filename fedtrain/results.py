@@ -77,6 +77,7 @@ def found(paths: Sequence[Path], note: Callable[[str], None] = lambda _: None) -
         inner = []
         if not (path / CONFIG).is_file():
             inner = sorted(p.parent for depth in ("*", "*/*") for p in path.glob(f"{depth}/{CONFIG}"))
+            inner = [one for one in inner if not one.name.startswith(".")]  # a run that is to take another's place
         finished = [one for one in inner if (one / RESULT).is_file()]
         for one in inner:
             if one not in finished:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import replace
 from importlib.metadata import version
 from importlib.util import find_spec
@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from fedrsic_data import distribution
+from fedrsic_data.atomic import write
 from fedrsic_data.errors import OutputError, UsageError
 from fedrsic_data.reader import Dataset
 from fedrsic_data.settings import decode, encode
@@ -23,7 +24,7 @@ from fedtrain.config import RunConfig, changed, digest, group, identity, to_json
 from fedtrain.engines import Engine, local
 from fedtrain.engines.base import QUIET, Listener, plain
 from fedtrain.engines.rounds import Outcome, figures
-from fedtrain.files import RESULT, write
+from fedtrain.files import EVENTS, RESULT
 from fedtrain.methods.base import Context
 from fedtrain.resolve import method_class, prepared, remark
 
@@ -122,7 +123,7 @@ def train(
     Args:
         config: What to run; ``auto`` and None are resolved here.
         out: The run's folder; None: ``runs/<method>-<dataset>-<subset>-seed<seed>``.
-        overwrite: Start anew, whatever run is in the folder.
+        overwrite: Start anew, whatever run is in the folder; it stays until the new one has finished a round.
         cache: Folder for what can be computed again (features of images); None: keep nothing.
         listener: Hears of the progress.
         engine: Where clients train.
@@ -160,16 +161,24 @@ def train(
         with ExitStack() as around:
             if config.deterministic:
                 around.enter_context(_deterministic())
-            if config.tensorboard:
-                listener = around.enter_context(_tensorboard(folder, listener))
             listener.say(f"training {config.method} on {config.subset}")
             around.enter_context(_enough_memory(config))
             bound = method(context, decode(method.Settings, config.method_settings, config.method))
             around.enter_context(_threads(getattr(bound, "threads", None)))
-            held.begin()
-            done = engine.run(bound, context, config, folder, facts["run"], listener)
+
+            def trained(place: Path, until: int | None = None) -> Outcome:
+                with _tensorboard(place, listener) if config.tensorboard else nullcontext(listener) as hears:
+                    return engine.run(bound, context, config, place, facts["run"], hears, until)
+
+            place = held.begin()
+            if place != folder and config.rounds and config.rounds > 1:
+                trained(place, until=1)
+                place = held.replace()
+            done = trained(place)
         data = _result(context, config, done, engine.name)
-        write(folder / RESULT, folders.text(data))
+        write(place / RESULT, folders.text(data))
+        if place != folder:
+            held.replace()
     return folders.Result(folder, facts, data, trained=True)
 
 
@@ -287,7 +296,7 @@ def _tensorboard(folder: Path, listener: Listener) -> Iterator[Listener]:
     def log(line: Mapping[str, Any], rounds: int) -> None:
         round_ = line["round"]
         if not writers:  # events from this round on, which a killed run may have left, are void
-            writers.append(SummaryWriter(str(folder / "tensorboard"), purge_step=round_))
+            writers.append(SummaryWriter(str(folder / EVENTS), purge_step=round_))
         numbers = {key: value for key, value in line.items() if key != "round"} | line.get("figures", {})
         for name, value in numbers.items():
             if isinstance(value, int | float):

@@ -12,9 +12,12 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
+from fedrsic_data.atomic import write
 from fedrsic_data.errors import OutputError
-from fedtrain.files import write
+from fedtrain.files import PERSONAL
 from fedtrain.methods.base import State
+
+_META = "fedkit"
 
 
 def save_state(path: Path, state: State, facts: Mapping[str, Any]) -> None:
@@ -29,7 +32,8 @@ def save_state(path: Path, state: State, facts: Mapping[str, Any]) -> None:
     tensors = {name: value.detach().to("cpu", copy=True).contiguous() for name, value in state.items()}
     meta = {"facts": json.dumps(facts), "order": json.dumps(list(state))}
     meta["sha256"] = _digest(tensors, meta)
-    write(path, save(tensors, meta))
+    # under one key: safetensors writes several in an order of chance
+    write(path, save(tensors, {_META: json.dumps(meta)}))
 
 
 def load_state(path: Path, device: torch.device) -> tuple[State, dict[str, Any]]:
@@ -41,6 +45,7 @@ def load_state(path: Path, device: torch.device) -> tuple[State, dict[str, Any]]
     try:
         with safe_open(path, framework="pt") as file:
             meta = file.metadata()
+            meta = json.loads(meta[_META]) if _META in meta else meta  # as before 0.2
             order, facts = json.loads(meta["order"]), json.loads(meta["facts"])
             tensors = {name: file.get_tensor(name) for name in order}
             whole = _digest(tensors, meta) == meta["sha256"]
@@ -103,7 +108,7 @@ class PersonalStore:
         self._device = device
         self._in_memory = in_memory
         self._key = key
-        self._pattern = "client-*-round-*" if only is None else f"client-{only:05d}-round-*"
+        self._own = "client-" if only is None else f"client-{only:05d}-round-"
         self._rounds = dict(rounds or {})
         self._held: dict[int, State] = {}
         self._unsaved: set[int] = set()
@@ -157,8 +162,8 @@ class PersonalStore:
     def prune(self) -> None:
         """Removes the files that the newest checkpoint does not name; call it once that checkpoint is written."""
         named = {self._path(client).name for client in self._rounds}
-        for path in self._folder.glob(self._pattern):
-            if path.name not in named:
+        for path in self._folder.glob(f"{self._own}*"):
+            if path.name not in named and PERSONAL.fullmatch(path.name) and not path.is_symlink():
                 path.unlink()
 
     def _facts(self, client: int) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import ROOT
+from conftest import ROOT, contents
 from federated_softmax import Softmax
 from test_train_engine import config, final, lines
 
@@ -23,6 +23,7 @@ from fedtrain.engines.base import Listener
 from fedtrain.state import load_state, save_state
 
 CPU = torch.device("cpu")
+LINUX = sys.platform == "linux"
 
 # A process that trains the same run again and again, each time in a fork that is killed just before its n-th change to
 # the file system, or after a while, until one gets through.
@@ -32,15 +33,18 @@ from pathlib import Path
 
 import torch
 torch.set_num_threads(1)
+from conftest import contents
 from federated_softmax import Softmax, labels
 from test_train_engine import config, final
 from fedtrain import methods, run
 
+STATE = "checkpoint/state.safetensors"
 methods.METHODS = {"softmax": Softmax}
 top, built, scenario = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3]
 SETS = ["rounds=3", "sampling=uniform", "clients_per_round=2", "dropout=0.2", "poison=3", "poison_round=2"]
 SETS += ["seed=114"]  # clients 2, 2 and 3, 2 and 3: each round goes on from personal states of the one before
-SETS += {"each": [], "disk": ["store=disk"], "seldom": ["checkpoint_every=2", "store=disk"], "moments": []}[scenario]
+SETS += {"disk": ["store=disk"], "seldom": ["checkpoint_every=2", "store=disk"]}.get(scenario, [])
+OVER = scenario == "overwrite"
 CHANGES = {"os.rename", "os.remove", "os.rmdir", "os.mkdir", "os.truncate"}
 WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT
 
@@ -64,7 +68,7 @@ def attempt(out, kill_at=None, kill_after=None):
             sys.addaudithook(die)
         code = 1
         try:
-            run.train(config(built, *SETS), out)
+            run.train(config(built, *SETS), out, overwrite=OVER)
             code = 0
         except BaseException:
             traceback.print_exc()
@@ -76,6 +80,10 @@ def attempt(out, kill_at=None, kill_after=None):
     return 9 if os.WIFSIGNALED(status) else os.WEXITSTATUS(status)
 
 
+def begun_anew(out):  # the first round of the new run is done: what is left of the old one may go
+    return any(p.is_file() for p in (out / ".next" / STATE, out / STATE)) and not (out / ".new").exists()
+
+
 for client in range(10):  # here, so that the forks need not
     for split in ("train", "test"):
         labels(built, "fed-ucmerced", split, f"client-{client:04d}")
@@ -84,6 +92,9 @@ assert attempt(top / "reference") == 0
 seconds = time.monotonic() - begun
 reference = final(top / "reference")
 assert sum(json.loads(line)["clients"] for line in reference[1].splitlines()) == 4  # one was refused
+if OVER:
+    run.train(config(built, "rounds=1", "seed=9"), top / "old")
+    old = contents(top / "old")
 problems, kills = [], 0
 chance = random.Random(5)
 for n in itertools.count(1):
@@ -95,9 +106,13 @@ for n in itertools.count(1):
             kills += attempt(out, kill_after=chance.uniform(0, seconds)) == 9
         code = 9
     else:
+        if OVER:
+            shutil.copytree(top / "old", out)
         code = attempt(out, kill_at=n)
     if code == 9:
         kills += 1
+        if OVER and not any(old.items() <= contents(at).items() for at in (out, out / ".old")) and not begun_anew(out):
+            problems.append([n, "neither the old run nor a round of the new one is there"])
         if attempt(out) != 0:
             problems.append([n, "cannot be resumed"])
             continue
@@ -105,6 +120,8 @@ for n in itertools.count(1):
         problems.append([n, "failed"])
     if final(out) != reference:
         problems.append([n, "differs"])
+    if contents(out).keys() != contents(top / "reference").keys():
+        problems.append([n, "holds other files"])
     if code == 0:
         break
     shutil.rmtree(out)
@@ -119,7 +136,7 @@ def _softmax(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("scenario", ["each", "disk", "seldom", "moments"])
+@pytest.mark.parametrize("scenario", ["each", "disk", "seldom", "moments", "overwrite"])
 def test_defect_16_a_run_killed_at_any_moment_is_the_same_in_the_end(
     sample_build: Path, tmp_path: Path, scenario: str
 ) -> None:
@@ -248,6 +265,7 @@ def test_weights_in_a_file_are_known_by_what_is_in_it(sample_build: Path, tmp_pa
 def test_links_are_refused_and_what_they_lead_to_stays(sample_build: Path, tmp_path: Path, name: str) -> None:
     run.train(config(sample_build), tmp_path / "run")
     path, away = tmp_path / "run" / name, tmp_path / "away"
+    path.touch() if name == ".lock" else None
     path.rename(away)
     path.symlink_to(away)
     before = {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
@@ -374,14 +392,151 @@ def test_folders_that_are_no_runs(sample_build: Path, tmp_path: Path) -> None:
     run.train(config(sample_build, "rounds=1"), tmp_path / "empty")
 
 
+@pytest.mark.parametrize(
+    "words", ["{}", '{"fedkit": true}', '{"fedkit": "1"}', '{"fedkit": 99}', "[1]", '{"model_type": "clip"}']
+)
+def test_a_folder_with_a_config_of_somebody_else_is_no_run(sample_build: Path, tmp_path: Path, words: str) -> None:
+    """Many programs have a config.json; fedkit's says in its format field that fedkit wrote it."""
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/config.json").write_text(words)
+    (tmp_path / "mine/thesis.tex").write_text("precious")
+    before = contents(tmp_path)
+    for overwrite in (False, True):
+        with pytest.raises(OutputError, match="is not empty and holds no run .config.json"):
+            run.train(config(sample_build), tmp_path / "mine", overwrite=overwrite)
+        assert contents(tmp_path) == before
+    (tmp_path / "mine/thesis.tex").unlink()
+    with pytest.raises(OutputError, match="is not empty and holds no run .config.json"):
+        run.train(config(sample_build), tmp_path / "mine", overwrite=True)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "thesis.tex",
+        "checkpoint/notes",
+        "checkpoint/personal/client-00003-round-mine",
+        "tensorboard/x",
+        "config.json.tmp",
+    ],
+)
+def test_a_file_of_a_person_in_a_run_stays(sample_build: Path, tmp_path: Path, name: str) -> None:
+    """A run that goes on leaves it alone; one that would replace the run is refused."""
+    run.train(config(sample_build), tmp_path / "run")
+    mine = tmp_path / "run" / name
+    mine.parent.mkdir(exist_ok=True)
+    mine.write_text("precious")
+    before = contents(tmp_path)
+    with pytest.raises(OutputError, match=f"{name}: was not written by fedkit and would be lost"):
+        run.train(config(sample_build, "seed=1"), tmp_path / "run", overwrite=True)
+    assert contents(tmp_path) == before
+    (tmp_path / "run/result.json").unlink()
+    run.train(config(sample_build), tmp_path / "run")
+    assert contents(tmp_path).keys() == before.keys()
+    assert mine.read_text() == "precious"
+
+
+def test_a_run_that_is_overwritten_stays_until_a_round_of_the_new_one_is_done(
+    sample_build: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run.train(config(sample_build), tmp_path / "run")
+    before, other, train = contents(tmp_path), config(sample_build, "seed=3"), Softmax.train
+
+    def fails(*_: object) -> None:
+        assert before.items() <= contents(tmp_path).items()
+        raise RuntimeError("no luck")
+
+    def fails_later(self: Softmax, shared: object, personal: object, members: object, round_: int) -> object:
+        return fails() if round_ == 2 else train(self, shared, personal, members, round_)
+
+    monkeypatch.setattr(Softmax, "train", fails)
+    with pytest.raises(RuntimeError, match="no luck"):
+        run.train(other, tmp_path / "run", overwrite=True)
+    assert contents(tmp_path) == before
+    before = {}
+    monkeypatch.setattr(Softmax, "train", fails_later)
+    with pytest.raises(RuntimeError, match="no luck"):
+        run.train(other, tmp_path / "run", overwrite=True)
+    assert json.loads((tmp_path / "run/config.json").read_text())["config"]["seed"] == 3
+    assert not (tmp_path / "run/result.json").exists()
+    monkeypatch.setattr(Softmax, "train", train)
+    Softmax.trained.clear()
+    run.train(other, tmp_path / "run")
+    assert len(Softmax.trained) == 3  # rounds: the first was kept
+    run.train(other, tmp_path / "fresh")
+    assert final(tmp_path / "run") == final(tmp_path / "fresh")
+    assert contents(tmp_path / "run").keys() == contents(tmp_path / "fresh").keys()
+
+
+@pytest.mark.parametrize("rounds", [0, 1])
+def test_a_run_that_is_overwritten_by_one_without_later_rounds(sample_build: Path, tmp_path: Path, rounds: int) -> None:
+    run.train(config(sample_build), tmp_path / "run")
+    other = config(sample_build, f"rounds={rounds}")
+    run.train(other, tmp_path / "run", overwrite=True)
+    run.train(other, tmp_path / "fresh")
+    assert final(tmp_path / "run") == final(tmp_path / "fresh")
+    assert contents(tmp_path / "run").keys() == contents(tmp_path / "fresh").keys()
+
+
+def test_a_file_that_appears_while_a_run_is_overwritten_stays(sample_build: Path, tmp_path: Path) -> None:
+    run.train(config(sample_build), tmp_path / "run")
+    before = contents(tmp_path)
+
+    def appears(line: Mapping[str, Any], _: int) -> None:
+        (tmp_path / "run/checkpoint/thesis.tex").write_text("precious")
+
+    with pytest.raises(OutputError, match="checkpoint/thesis.tex: was not written by fedkit and would be lost"):
+        run.train(config(sample_build, "seed=1"), tmp_path / "run", overwrite=True, listener=Listener(round=appears))
+    assert contents(tmp_path) == before | {"run/checkpoint/thesis.tex": b"precious"}
+
+
+def test_equal_runs_write_equal_checkpoints(sample_build: Path, tmp_path: Path) -> None:
+    """Byte for byte: no clock is in them, and no order of chance."""
+    for name in "abcd":
+        run.train(config(sample_build, "rounds=2"), tmp_path / name)
+    first = contents(tmp_path / "a" / "checkpoint")
+    assert len(first) == 11
+    assert all(contents(tmp_path / name / "checkpoint") == first for name in "bcd")
+
+
+def test_seconds_are_counted_over_interruptions(sample_build: Path, tmp_path: Path) -> None:
+    run.train(config(sample_build), tmp_path / "run")
+    clock, result = tmp_path / "run/clock.json", tmp_path / "run/result.json"
+    counted = json.loads(clock.read_text())["seconds"]
+    assert json.loads(result.read_text())["seconds"] == counted > 0
+    for words in ('{"seconds": 1000.0}', None):
+        clock.write_text(words) if words else clock.unlink()
+        result.unlink()
+        run.train(config(sample_build), tmp_path / "run")
+        assert json.loads(result.read_text())["seconds"] == (1000 if words else 0)
+    result.unlink()
+    clock.write_text('{"seconds": "x"}')
+    with pytest.raises(OutputError, match=r"clock.json: is damaged"):
+        run.train(config(sample_build), tmp_path / "run")
+
+
+def test_checkpoints_of_the_first_version_are_read(tmp_path: Path) -> None:
+    from safetensors.torch import save
+
+    from fedtrain.state import _digest
+
+    state, meta = {"b": torch.ones(2), "a": torch.zeros(1)}, {"facts": '{"n": 1}', "order": '["b", "a"]'}
+    (tmp_path / "s").write_bytes(save(state, meta | {"sha256": _digest(state, meta)}))
+    back, facts = load_state(tmp_path / "s", CPU)
+    assert (list(back), facts) == (["b", "a"], {"n": 1})
+
+
 def test_two_processes_do_not_share_a_run(sample_build: Path, tmp_path: Path) -> None:
+    """Whoever is refused changes nothing, also while the other has written nothing yet."""
     import fcntl
 
     (tmp_path / "run").mkdir()
     with (tmp_path / "run/.lock").open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
-        with pytest.raises(OutputError, match="another fedkit is training there"):
-            run.train(config(sample_build), tmp_path / "run")
+        for overwrite in (False, True):
+            with pytest.raises(OutputError, match="another fedkit is training there"):
+                run.train(config(sample_build), tmp_path / "run", overwrite=overwrite)
+            assert (tmp_path / "run/.lock").samefile(f"/proc/self/fd/{file.fileno()}" if LINUX else file.name)
 
 
 def test_states_come_back_as_they_were(tmp_path: Path) -> None:

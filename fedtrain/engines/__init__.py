@@ -33,7 +33,14 @@ class Engine(Protocol):
         ...
 
     def run(
-        self, method: Method, context: Context, config: RunConfig, folder: Path, key: str, listener: Listener
+        self,
+        method: Method,
+        context: Context,
+        config: RunConfig,
+        folder: Path,
+        key: str,
+        listener: Listener,
+        until: int | None = None,
     ) -> Outcome:
         """Trains a method; see ``engines.local.run``."""
         ...

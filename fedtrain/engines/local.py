@@ -32,7 +32,13 @@ def check(config: RunConfig) -> None:
 
 
 def run(
-    method: Method, context: Context, config: RunConfig, folder: Path, key: str, listener: Listener = QUIET
+    method: Method,
+    context: Context,
+    config: RunConfig,
+    folder: Path,
+    key: str,
+    listener: Listener = QUIET,
+    until: int | None = None,
 ) -> Outcome:
     """Trains a method round by round, from where the folder's checkpoint stands.
 
@@ -46,6 +52,7 @@ def run(
         folder: The run's folder; holds ``metrics.jsonl`` and ``checkpoint/``.
         key: Digest of what the run is, from ``config.identity``.
         listener: Hears of the progress.
+        until: See ``rounds.run``.
 
     Raises:
         OutputError: The checkpoint is damaged or of another run, or the disk is full.
@@ -61,7 +68,7 @@ def run(
         rounds=at.personal,
         key=key,
     )
-    return rounds.run(_Here(method, store, config.cohort), context, config, folder, key, at, listener)
+    return rounds.run(_Here(method, store, config.cohort), context, config, folder, key, at, listener, until)
 
 
 class _Here:

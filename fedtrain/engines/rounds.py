@@ -88,6 +88,7 @@ def run(
     key: str,
     at: Checkpoint,
     listener: Listener = QUIET,
+    until: int | None = None,
 ) -> Outcome:
     """Trains round by round, from where a checkpoint stands.
 
@@ -99,6 +100,7 @@ def run(
         key: Digest of what the run is, from ``config.identity``.
         at: The folder's checkpoint, or the start.
         listener: Hears of the progress.
+        until: Stop after this round, at a checkpoint from which another call goes on; None: train all.
 
     Raises:
         OutputError: The journal is damaged, or the disk is full.
@@ -109,7 +111,7 @@ def run(
     journal = Journal(folder / METRICS, at.journal)
     evaluations: dict[str, Evaluation] = {}
     try:
-        for round_ in range(at.round + 1, config.rounds + 1):
+        for round_ in range(at.round + 1, (until or config.rounds) + 1):
             begun = time.monotonic()
             last = round_ == config.rounds
 
@@ -137,13 +139,13 @@ def run(
                 seconds=done.counters.seconds + time.monotonic() - begun,
             )
             at = Checkpoint(round_, shared, counters=counters)
-            if last or round_ % config.checkpoint_every == 0:
+            if last or round_ == until or round_ % config.checkpoint_every == 0:
                 at = replace(at, personal=federation.flush(), journal=journal.sync())
                 checkpoint.save(place, at, key)
                 federation.prune()
     finally:
         journal.close()
-    if not evaluations:  # no rounds, or killed between the last checkpoint and the result
+    if not evaluations and until is None:  # no rounds, or killed between the last checkpoint and the result
         evaluations = federation.evaluate(at.shared, config.splits, at.round)
     return Outcome(at.shared, evaluations, at.counters)
 

@@ -77,7 +77,14 @@ def check(config: RunConfig, shared: State | None = None) -> None:
 
 
 def run(
-    link: Link, method: Method, context: Context, config: RunConfig, folder: Path, key: str, listener: Listener
+    link: Link,
+    method: Method,
+    context: Context,
+    config: RunConfig,
+    folder: Path,
+    key: str,
+    listener: Listener,
+    until: int | None = None,
 ) -> Outcome:
     """Trains a method over a grid, from where the folder's checkpoint stands; see ``engines.local.run``.
 
@@ -89,6 +96,7 @@ def run(
         folder: The run's folder.
         key: Digest of what the run is.
         listener: Hears of the progress.
+        until: See ``rounds.run``.
 
     Raises:
         FedkitError: Sites are missing at the start, or nobody answers.
@@ -102,7 +110,7 @@ def run(
     at = checkpoint.load(place, key, context.device) or Checkpoint(0, placed(shared, context.device))
     sites = Sites(link, method, context, config, key, at.personal, listener)
     sites.wait()
-    done = rounds.run(sites, context, config, folder, key, at, listener)
+    done = rounds.run(sites, context, config, folder, key, at, listener, until)
     lines = [json.loads(line) for line in (folder / METRICS).read_text(encoding="utf-8").splitlines()]
     releases = [line["clients"] for line in lines if line["clients"]]
     able = sum(n > 0 for n in context.rows)
@@ -123,10 +131,17 @@ class Over:
         check(config)
 
     def run(
-        self, method: Method, context: Context, config: RunConfig, folder: Path, key: str, listener: Listener
+        self,
+        method: Method,
+        context: Context,
+        config: RunConfig,
+        folder: Path,
+        key: str,
+        listener: Listener,
+        until: int | None = None,
     ) -> Outcome:
         """See ``run``."""
-        return run(self._link, method, context, config, folder, key, listener)
+        return run(self._link, method, context, config, folder, key, listener, until)
 
 
 class Sites:

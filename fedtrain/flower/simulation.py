@@ -44,7 +44,15 @@ def check(config: RunConfig) -> None:
             raise UsageError(f"flower.ray_address={address}: no Ray answers there ({error})") from None
 
 
-def run(method: Method, context: Context, config: RunConfig, folder: Path, key: str, listener: Listener) -> Outcome:
+def run(
+    method: Method,
+    context: Context,
+    config: RunConfig,
+    folder: Path,
+    key: str,
+    listener: Listener,
+    until: int | None = None,
+) -> Outcome:
     """Trains a method in a simulation; see ``server.run`` and ``engines.local.run``.
 
     Raises:
@@ -70,7 +78,7 @@ def run(method: Method, context: Context, config: RunConfig, folder: Path, key: 
     @app.main()
     def main(grid: Grid, _: FlowerContext) -> None:
         try:
-            done.append(server.run(server.Link(grid, stop), method, context, config, folder, key, listener))
+            done.append(server.run(server.Link(grid, stop), method, context, config, folder, key, listener, until))
         except BaseException as error:
             failed.append(error)
             raise
