@@ -38,6 +38,8 @@ class Privacy:
             in. None: none.
         delta: Of either.
         sensitivity: Local: how far one client can move what it sends, in L2 norm.
+        seed: Makes the noise repeat, for experiments. Whoever knows it can subtract the noise, so it protects nobody.
+            None: the operating system's randomness, which never repeats.
     """
 
     noise: float | None = None
@@ -45,6 +47,7 @@ class Privacy:
     epsilon: float | None = None
     delta: float = 1e-5
     sensitivity: float = 1.0
+    seed: int | None = None
 
     def __post_init__(self) -> None:
         for name in ("noise", "epsilon"):
@@ -56,6 +59,10 @@ class Privacy:
             raise UsageError(f"dp.delta={self.delta} should be between 0 and 1")
         if self.noise is not None and self.epsilon is not None:
             raise UsageError("dp: noise is central privacy and epsilon local; set one of them")
+        if self.seed is not None:
+            at_least("dp.seed", self.seed, 0)
+            if self.noise is None and self.epsilon is None:
+                raise UsageError(f"dp.seed={self.seed}: there is no noise to repeat; set dp.noise or dp.epsilon")
 
 
 @dataclass(frozen=True)

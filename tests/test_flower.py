@@ -20,10 +20,10 @@ from flower_grid import HereGrid
 from flwr.app import Message, RecordDict
 from test_sites import flair
 
-from fedrsic_data import sites
+from fedrsic_data import manifest, sites
 from fedrsic_data.errors import FedkitError, ManifestError, OutputError, UsageError
 from fedtrain import run
-from fedtrain.config import NEUTRAL
+from fedtrain.config import NEUTRAL, RunConfig
 from fedtrain.engines.base import Listener
 from fedtrain.files import CHECKPOINT
 from fedtrain.flower import app, launch, merge, privacy, server, wire
@@ -208,6 +208,27 @@ def test_only_what_is_shared_and_figures_leave_a_site(single: Path, tmp_path: Pa
     server_state = load_state(tmp_path / "run" / CHECKPOINT / "state.safetensors", torch.device("cpu"))[0]
     assert {f"arrays/{name}" for name in server_state} == shared
     assert not (tmp_path / "run" / CHECKPOINT / "personal").exists()
+
+
+@pytest.mark.parametrize("labels", ["coarse", "fine"])
+def test_weights_of_labels_are_those_of_all_clients(multi: Path, tmp_path: Path, labels: str) -> None:
+    sets = (*NETWORK, f"labels={labels}", "class_weights=inverse", "rounds=1")
+    here = trained("fedlgt", multi, tmp_path / "local", *sets)
+    at, grid = multi.parent / "sites" / "server", grid_of(multi, tmp_path / "states")
+    there = trained("fedlgt", at, tmp_path / "flower", *sets, grid=grid)
+    shared = [
+        load_state(p / CHECKPOINT / "state.safetensors", torch.device("cpu"))[0] for p in (here.folder, there.folder)
+    ]
+    for name, value in shared[0].items():
+        assert torch.allclose(value, shared[1][name], atol=1e-6), name
+    told = [m.content.config_records["config"] for m, _ in grid.sent if m.metadata.message_type == "train"]
+    entry = manifest.load(multi).subsets["flair"]
+    assert all(list(one["counts"]) == list(entry.train_counts) for one in told if "counts" in one)
+    plain = grid_of(multi, tmp_path / "more")
+    trained("fedlgt", at, tmp_path / "plain", *NETWORK, "rounds=1", grid=plain)
+    for message, _ in plain.sent:
+        told = message.content.config_records.get("config", {})
+        assert not told.get("counts")
 
 
 def test_scores_and_labels_only_when_asked_for(multi: Path, tmp_path: Path) -> None:
@@ -424,7 +445,7 @@ def test_answers_that_cannot_be_used(single: Path) -> None:
 
 def test_what_needs_the_rows_of_all_is_refused(single: Path, tmp_path: Path) -> None:
     (config,) = run.configs("fedpgp", single, [], ["held_out=x"])
-    with pytest.raises(UsageError, match="held_out=x: judges on rows of all clients"):
+    with pytest.raises(UsageError, match="held_out=x: judges every client's own model on rows of other clients"):
         server.check(config)
     for sets, words in ((["dp.noise=1"], "take --engine flower"), (["dp.noise=1", "dp.epsilon=1"], "set one of them")):
         with pytest.raises(UsageError, match=words):
@@ -499,6 +520,48 @@ def test_local_privacy_adds_noise_at_the_sites(single: Path, tmp_path: Path, mon
     replies = [tensors(m.content)["arrays/context"] for m in trains if m.metadata.reply_to_message_id]
     assert all(torch.allclose(reply, start + 0.25, atol=1e-3) for reply in replies)
     assert done.data["privacy"] == {"kind": "local, a round", "epsilon": 5.0, "delta": 1e-5}
+
+
+@pytest.mark.parametrize(("method", "kind"), [("fedpgp", "dp.noise=0.5"), ("promptfl", "dp.epsilon=5")])
+def test_noise_repeats_only_with_a_seed_of_its_own(single: Path, tmp_path: Path, method: str, kind: str) -> None:
+    class Rehearsal(server.Over):  # as in the simulation, where sites and server are the same person's
+        def check(self, config: RunConfig) -> None:
+            server.check(config)
+
+    def states(name: str, *more: str) -> dict[str, torch.Tensor]:
+        (config,) = run.configs(method, single.parent / "sites" / "server", [], [*PROMPTS, "rounds=2", kind, *more])
+        grid = grid_of(single, tmp_path / f"{name}-states")
+        run.train(config, tmp_path / name, cache=single.parent / "cache", engine=Rehearsal(server.Link(grid)))
+        return load_state(tmp_path / name / CHECKPOINT / "state.safetensors", torch.device("cpu"))[0]
+
+    before = np.random.get_state()[1].copy()
+    first, again, other = states("a", "dp.seed=3"), states("b", "dp.seed=3"), states("c", "dp.seed=4")
+    assert np.array_equal(np.random.get_state()[1], before)
+    free, freed = states("d"), states("e")
+    for name, value in first.items():
+        assert torch.equal(value, again[name]), name
+        assert not torch.equal(value, other[name]), name
+        assert not torch.equal(free[name], freed[name]), name
+
+
+def test_a_seed_for_noise_is_refused_where_it_protects_nobody(single: Path, tmp_path: Path) -> None:
+    grid = grid_of(single, tmp_path / "states")
+    for sets, words in (
+        (["dp.seed=1"], "dp.seed=1: there is no noise to repeat"),
+        (["dp.seed=-1", "dp.noise=1"], "dp.seed=-1 should be at least 0"),
+        (["dp.seed=1", "dp.epsilon=5"], "dp.seed=1: the server knows it"),
+    ):
+        with pytest.raises(UsageError, match=words):
+            trained("promptfl", single.parent / "sites" / "server", tmp_path / "run", *PROMPTS, *sets, grid=grid)
+    assert not (tmp_path / "run").exists()
+
+
+def test_base_to_novel_is_refused_before_any_site_is_asked(single: Path, tmp_path: Path) -> None:
+    grid = grid_of(single, tmp_path / "states")
+    novel = sampled(tmp_path / "novel", "clients=4", "base_to_novel=true").path
+    with pytest.raises(UsageError, match="base-to-novel judges every client's own prompt on rows of other clients"):
+        trained("promptfl", novel, tmp_path / "run", *PROMPTS, "rounds=1", grid=grid)
+    assert not grid.sent
 
 
 def test_noise_on_nothing_is_refused(single: Path, tmp_path: Path) -> None:

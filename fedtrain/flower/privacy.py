@@ -1,14 +1,17 @@
 """Differential privacy by Flower's own modules; see ``config.Privacy``.
 
-Flower draws its noise from NumPy's global generator, which nothing here seeds: a run with noise does not repeat.
+Flower draws its noise from NumPy's global generator. ``seeded`` seeds that generator while noise is drawn, if a run asks
+for noise that repeats, and gives it back as it was.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from importlib.util import find_spec
 from typing import Any
 
+import numpy as np
 import torch
 from flwr.app import ArrayRecord, ConfigRecord, Message
 from flwr.serverapp import Grid
@@ -18,9 +21,29 @@ from fedtrain.aggregate import WeightedMean
 from fedtrain.config import Privacy
 from fedtrain.flower import wire
 from fedtrain.methods.base import State
+from fedtrain.seeds import generator
 
 Build = Callable[[ArrayRecord, ConfigRecord], list[Message]]
 """Makes a round's messages of the server's state and of what the strategy tells the sites."""
+
+
+@contextmanager
+def seeded(privacy: Privacy, *purpose: str | int) -> Iterator[None]:
+    """Within it, noise repeats for the same ``dp.seed`` and purpose; without a seed nothing changes.
+
+    Args:
+        privacy: Has the seed.
+        purpose: Whose noise it is, and of which round.
+    """
+    if privacy.seed is None:
+        yield
+        return
+    before = np.random.get_state()  # noqa: NPY002 - Flower draws from it
+    np.random.seed(generator(privacy.seed, "noise", *purpose).initial_seed() % 2**32)  # noqa: NPY002
+    try:
+        yield
+    finally:
+        np.random.set_state(before)  # noqa: NPY002
 
 
 class _Asking(FedAvg):
@@ -46,7 +69,7 @@ class Central:
 
     def __init__(self, privacy: Privacy, round_: int, clients: int, build: Build) -> None:
         assert privacy.noise is not None
-        self._round = round_
+        self._round, self._privacy = round_, privacy
         self._strategy = DifferentialPrivacyClientSideFixedClipping(
             _Asking(build), privacy.noise, privacy.clipping, max(clients, 1)
         )
@@ -58,7 +81,8 @@ class Central:
     def noisy(self, replies: Sequence[Message], device: torch.device) -> State:
         """The mean of clipped updates with noise for as many as came."""
         self._strategy.num_sampled_clients = len(replies)
-        arrays, _ = self._strategy.aggregate_train(self._round, replies)
+        with seeded(self._privacy, self._round):
+            arrays, _ = self._strategy.aggregate_train(self._round, replies)
         assert arrays is not None, "there are replies, and none is an error"
         return wire.state(arrays, device)
 

@@ -71,7 +71,10 @@ def check(config: RunConfig, shared: State | None = None) -> None:
         UsageError: The config asks for it.
     """
     if config.held_out is not None:
-        raise UsageError(f"held_out={config.held_out}: judges on rows of all clients; take --engine local")
+        raise UsageError(
+            f"held_out={config.held_out}: judges every client's own model on rows of other clients, and over Flower "
+            "neither leaves its site; take --engine local"
+        )
     if config.dp != Privacy() and shared == {}:
         raise UsageError(f"dp: {config.method} shares nothing, there is nothing to add noise to")
 
@@ -105,6 +108,11 @@ def run(
     config = replace(config, checkpoint_every=1)  # sites keep the personal states of the newest checkpoint only
     shared = method.shared()
     check(config, shared)
+    if context.subset.entry.novel:
+        raise UsageError(
+            f"{config.subset}: base-to-novel judges every client's own prompt on rows of other clients, and over Flower "
+            "neither leaves its site; take --engine local"
+        )
     place = folder / CHECKPOINT
     place.mkdir(exist_ok=True)
     at = checkpoint.load(place, key, context.device) or Checkpoint(0, placed(shared, context.device))
@@ -127,8 +135,17 @@ class Over:
         self._link = link
 
     def check(self, config: RunConfig) -> None:
-        """See ``check``."""
+        """See ``check``.
+
+        Raises:
+            UsageError: Sites would add noise that the server can subtract.
+        """
         check(config)
+        if config.dp.epsilon is not None and config.dp.seed is not None:
+            raise UsageError(
+                f"dp.seed={config.dp.seed}: the server knows it and could subtract the noise that real sites add; "
+                "leave it out, or rehearse with --engine flower"
+            )
 
     def run(
         self,
@@ -165,7 +182,10 @@ class Sites:
         self._since = dict(since)  # client -> round that its personal state is of
         self._listener = listener
         self._labels = label_space(context.subset.dataset, config.subset)
-        self._ranks = _ranks(context.subset.entry.fine)
+        entry = context.subset.entry
+        counted = bool(getattr(method, "counts_labels", False))
+        self._counts = entry.train_counts if counted else ()
+        self._ranks = entry.fine.train_counts if counted and entry.fine else _ranks(entry.fine)
         self._number = {name: number for number, name in enumerate(context.clients)}
         self._nodes: dict[int, int] = {}  # client -> node
         self._met: set[int] = set()
@@ -334,7 +354,8 @@ class Sites:
                 self._lost(client, round_, "its site is not there")
                 continue
             name, since = self._context.clients[client], self._since.get(client, 0)
-            config = wire.order(wire.Order(self._config, self._key, name, client, round_, since, splits, self._ranks))
+            order = wire.Order(self._config, self._key, name, client, round_, since, splits, self._ranks, self._counts)
+            config = wire.order(order)
             config.update(told)
             content = RecordDict({wire.ARRAYS: arrays, wire.CONFIG: config})
             messages.append(Message(content, dst_node_id=self._nodes[client], message_type=kind, group_id=str(client)))

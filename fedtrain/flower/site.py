@@ -19,7 +19,7 @@ from fedrsic_data.settings import decode
 from fedtrain import methods
 from fedtrain.config import digest, from_json, to_json
 from fedtrain.engines.base import finite
-from fedtrain.flower import wire
+from fedtrain.flower import privacy, wire
 from fedtrain.methods import base
 from fedtrain.methods.base import Method, Ranked, State
 from fedtrain.state import PersonalStore, placed
@@ -65,12 +65,14 @@ def client_app(place: Callable[[Context], Place]) -> ClientApp:
         def work(told: Message, at: Context) -> Message:
             return _answer(told, lambda: _trained(told, at, place(at)))
 
-        privacy = wire.ordered(message.content.config_records[wire.CONFIG]).config.dp
-        if privacy.noise is not None:
+        told = wire.ordered(message.content.config_records[wire.CONFIG])
+        dp = told.config.dp
+        if dp.noise is not None:
             return fixedclipping_mod(message, context, work)
-        if privacy.epsilon is not None:
-            mod = LocalDpMod(privacy.clipping, privacy.sensitivity, privacy.epsilon, privacy.delta)
-            return mod(message, context, work)
+        if dp.epsilon is not None:
+            mod = LocalDpMod(dp.clipping, dp.sensitivity, dp.epsilon, dp.delta)
+            with privacy.seeded(dp, told.round, told.number):
+                return mod(message, context, work)
         return work(message, context)
 
     @app.evaluate()
@@ -216,15 +218,19 @@ def _ready(told: wire.Order, place: Place) -> tuple[Method, torch.device]:
     """
     if place.clients and told.client not in place.clients:
         raise UsageError(f"{told.client}: is not at this site")
-    return _bound(json.dumps(to_json(told.config)), told.client, told.number, told.ranks, place)
+    return _bound(json.dumps(to_json(told.config)), told.client, told.number, told.counts, told.ranks, place)
 
 
 @lru_cache(maxsize=16)  # a simulation's worker serves many clients, and binding takes seconds
-def _bound(text: str, client: str, number: int, ranks: tuple[int, ...], place: Place) -> tuple[Method, torch.device]:
+def _bound(
+    text: str, client: str, number: int, counts: tuple[int, ...], ranks: tuple[int, ...], place: Place
+) -> tuple[Method, torch.device]:
     config, device = from_json(json.loads(text)), torch.device(place.device)
     kind = methods.METHODS[config.method]
     subset = Dataset(place.manifest, proved=True).subset(config.subset).part([client])
     fine = subset.entry.fine
+    if counts:
+        subset.entry = replace(subset.entry, train_counts=counts)
     if fine is not None:
         subset.entry = replace(subset.entry, fine=replace(fine, train_counts=ranks))
     context = base.Context(

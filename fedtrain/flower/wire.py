@@ -41,6 +41,8 @@ class Order:
         splits: To judge on; empty: train.
         ranks: For each fine label its place from the rarest, 1, to the most frequent in all training rows; 0 if it is
             in none. Methods may tell a label by its frequent kinds, which no site knows. Empty without fine labels.
+            Their training rows, if the method weighs labels by them.
+        counts: Training rows of each label over all clients, if the method weighs labels by them; else empty.
     """
 
     config: RunConfig
@@ -51,6 +53,7 @@ class Order:
     since: int
     splits: tuple[str, ...] = ()
     ranks: tuple[int, ...] = ()
+    counts: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -85,7 +88,8 @@ def order(told: Order) -> ConfigRecord:
     """An order as a record."""
     config = json.dumps(to_json(replace(told.config, manifest="")))
     facts = {name: getattr(told, name) for name in ("key", "client", "number", "round", "since")}
-    return ConfigRecord({"run": config, **facts, "splits": list(told.splits), "ranks": list(told.ranks)})
+    lists = {name: list(getattr(told, name)) for name in ("splits", "ranks", "counts")}
+    return ConfigRecord({"run": config, **facts, **lists})
 
 
 def ordered(record: ConfigRecord) -> Order:
@@ -96,7 +100,8 @@ def ordered(record: ConfigRecord) -> Order:
     """
     facts: dict[str, Any] = {name: record[name] for name in ("key", "client", "number", "round", "since")}
     config = from_json(json.loads(str(record["run"])), "run of the server")
-    return Order(config=config, splits=tuple(record["splits"]), ranks=tuple(record["ranks"]), **facts)
+    lists: dict[str, Any] = {name: tuple(record[name]) for name in ("splits", "ranks", "counts")}
+    return Order(config=config, **lists, **facts)
 
 
 def update(sent: Update, *, finite: bool) -> RecordDict:

@@ -50,7 +50,9 @@ class ClipMethod(Generic[S]):
         """
         if context.numbers and (context.held_out is not None or context.subset.entry.novel):
             what = "held_out" if context.held_out is not None else "base_to_novel"
-            raise UsageError(f"{what}: judges clients on rows of others, which no site has; take --engine local")
+            raise UsageError(
+                f"{what}: judges clients on rows of others, which stay at their sites; take --engine local"
+            )
         self.context = context
         self.settings = settings
         self.clip = clip.load(context.clip, context.device)

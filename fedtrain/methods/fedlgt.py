@@ -84,8 +84,6 @@ class FedLGT:
 
     def __init__(self, context: Context, settings: FedLGTSettings) -> None:
         names, counts = label_space(context, settings.labels)
-        if settings.class_weights == "inverse" and context.numbers:
-            raise UsageError("class_weights=inverse: weighs by the labels of all clients, which no site has")
         clip = clips.load(context.clip, context.device)
         if clip.embed_dim % settings.heads:
             raise UsageError(f"heads={settings.heads}: should divide the text encoder's {clip.embed_dim} features")
@@ -107,6 +105,7 @@ class FedLGT:
             )
 
         self.context, self.settings = context, settings
+        self.counts_labels = settings.class_weights == "inverse"  # a server then tells its sites the counts of all
         self.network = Network(context, settings, build)
         self.weights = _weights(counts).to(context.device) if settings.class_weights == "inverse" else None
 
