@@ -212,23 +212,26 @@ def test_only_what_is_shared_and_figures_leave_a_site(single: Path, tmp_path: Pa
 
 @pytest.mark.parametrize("labels", ["coarse", "fine"])
 def test_weights_of_labels_are_those_of_all_clients(multi: Path, tmp_path: Path, labels: str) -> None:
-    sets = (*NETWORK, f"labels={labels}", "class_weights=inverse", "rounds=1")
+    sets = (*NETWORK, f"labels={labels}", "class_weights=inverse", "rounds=1", "flower.scores=true")
     here = trained("fedlgt", multi, tmp_path / "local", *sets)
     at, grid = multi.parent / "sites" / "server", grid_of(multi, tmp_path / "states")
-    there = trained("fedlgt", at, tmp_path / "flower", *sets, grid=grid)
-    shared = [
-        load_state(p / CHECKPOINT / "state.safetensors", torch.device("cpu"))[0] for p in (here.folder, there.folder)
-    ]
-    for name, value in shared[0].items():
-        assert torch.allclose(value, shared[1][name], atol=1e-6), name
-    told = [m.content.config_records["config"] for m, _ in grid.sent if m.metadata.message_type == "train"]
-    entry = manifest.load(multi).subsets["flair"]
-    assert all(list(one["counts"]) == list(entry.train_counts) for one in told if "counts" in one)
+    with pytest.raises(UsageError, match="does not tell them; give the server the manifest of the whole dataset"):
+        trained("fedlgt", at, tmp_path / "flower", *sets, grid=grid)
+    there = trained("fedlgt", multi, tmp_path / "whole", *sets, grid=grid)
+    for left, right in zip(lines(tmp_path / "local"), lines(tmp_path / "whole"), strict=True):
+        close(left, right)
+    close(here.data["figures"], there.data["figures"])
     plain = grid_of(multi, tmp_path / "more")
     trained("fedlgt", at, tmp_path / "plain", *NETWORK, "rounds=1", grid=plain)
-    for message, _ in plain.sent:
-        told = message.content.config_records.get("config", {})
-        assert not told.get("counts")
+    counts = tuple(manifest.load(multi).subsets["flair"].train_counts)
+    for sent, wanted in ((grid.sent, counts), (plain.sent, ())):
+        orders = [
+            wire.ordered(message.content.config_records[wire.CONFIG])
+            for message, _ in sent
+            if message.metadata.message_type == "train" and not message.metadata.reply_to_message_id
+        ]
+        assert len(orders) == 4
+        assert {order.counts for order in orders} == {wanted}
 
 
 def test_scores_and_labels_only_when_asked_for(multi: Path, tmp_path: Path) -> None:
@@ -534,9 +537,9 @@ def test_noise_repeats_only_with_a_seed_of_its_own(single: Path, tmp_path: Path,
         run.train(config, tmp_path / name, cache=single.parent / "cache", engine=Rehearsal(server.Link(grid)))
         return load_state(tmp_path / name / CHECKPOINT / "state.safetensors", torch.device("cpu"))[0]
 
-    before = np.random.get_state()[1].copy()
+    before = np.random.get_state()[1].copy()  # noqa: NPY002
     first, again, other = states("a", "dp.seed=3"), states("b", "dp.seed=3"), states("c", "dp.seed=4")
-    assert np.array_equal(np.random.get_state()[1], before)
+    assert np.array_equal(np.random.get_state()[1], before)  # noqa: NPY002
     free, freed = states("d"), states("e")
     for name, value in first.items():
         assert torch.equal(value, again[name]), name

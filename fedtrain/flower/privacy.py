@@ -1,7 +1,7 @@
 """Differential privacy by Flower's own modules; see ``config.Privacy``.
 
-Flower draws its noise from NumPy's global generator. ``seeded`` seeds that generator while noise is drawn, if a run asks
-for noise that repeats, and gives it back as it was.
+Flower draws its noise from NumPy's global generator. If a run asks for noise that repeats, ``seeded`` seeds that
+generator while noise is drawn, and puts it back as it was.
 """
 
 from __future__ import annotations

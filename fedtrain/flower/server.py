@@ -110,8 +110,13 @@ def run(
     check(config, shared)
     if context.subset.entry.novel:
         raise UsageError(
-            f"{config.subset}: base-to-novel judges every client's own prompt on rows of other clients, and over Flower "
-            "neither leaves its site; take --engine local"
+            f"{config.subset}: base-to-novel judges every client's own prompt on rows of other clients, "
+            "and over Flower neither leaves its site; take --engine local"
+        )
+    if getattr(method, "counts_labels", False) and not any(context.subset.entry.train_counts):
+        raise UsageError(
+            f"{config.method}: weighs labels by the training rows of all clients, and {config.manifest} does not tell "
+            "them; give the server the manifest of the whole dataset"
         )
     place = folder / CHECKPOINT
     place.mkdir(exist_ok=True)
