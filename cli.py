@@ -244,7 +244,6 @@ def report(
     ],
     out: Annotated[Path, typer.Option(help="The HTML file to write.")] = Path("report.html"),
     images: Annotated[bool, typer.Option("--images/--no-images", help="Thumbnails of sample images.")] = True,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a file that is no report.")] = False,
     json: Json = False,
 ) -> None:
     """Write one HTML file of pictures and tables: who has what, how skewed it is, how the runs went.
@@ -257,7 +256,7 @@ def report(
     """
     from fedtrain import pages
 
-    answer(pages.report(paths, out, images=images, overwrite=overwrite), json)
+    answer(pages.report(paths, out, images=images), json)
 
 
 @app.command("list", short_help="List recipes, sources, partitioners and methods.")

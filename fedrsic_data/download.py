@@ -26,7 +26,7 @@ from urllib import request as http
 from urllib.error import HTTPError, URLError
 from urllib.parse import urlsplit
 
-from fedrsic_data import distribution
+from fedrsic_data import atomic, distribution
 from fedrsic_data.errors import DownloadError, OutputError, UsageError
 
 if sys.platform != "win32":
@@ -388,6 +388,5 @@ def _record(path: Path, entry: dict[str, Any]) -> None:
 
 def _write_json(path: Path, value: dict[str, Any]) -> None:
     """Write a JSON file whole or not at all; the caller holds the lock."""
-    aside = path.with_name(path.name + ".tmp")
-    aside.write_text(json.dumps(value, indent=1) + "\n", "utf-8")
-    aside.replace(path)
+    with atomic.replacing(path, lasting=False) as file:
+        file.write((json.dumps(value, indent=1) + "\n").encode())

@@ -15,7 +15,7 @@ from typing import Any, cast
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from fedrsic_data import plan, recipe
+from fedrsic_data import atomic, ownership, plan, recipe
 from fedrsic_data.build import QUIET, Listener
 from fedrsic_data.errors import OutputError, UsageError
 from fedrsic_data.index import Index
@@ -161,10 +161,9 @@ def write(target: Path, drafted: Draft, *, force: bool = False) -> None:
         OutputError: There is something already and ``force`` is False, or it cannot be written.
     """
     check(target, force=force)
-    aside = target.with_name(target.name + ".tmp")
     try:
-        aside.write_text(json.dumps(drafted.recipe, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-        os.replace(aside, target)
+        with atomic.replacing(target) as file:
+            file.write((json.dumps(drafted.recipe, indent=2, ensure_ascii=False) + "\n").encode())
     except OSError as error:
         raise OutputError(f"{target}: cannot be written ({error.strerror}); choose another place") from None
 
@@ -175,6 +174,15 @@ def check(target: Path, *, force: bool) -> None:
         raise OutputError(f"{target}: is a folder; give the recipe a file name, such as {target / 'recipe.json'}")
     if os.path.lexists(target) and not force:
         raise OutputError(f"{target}: exists already; replace it with --force, or choose another name")
+    try:
+        ownership.check_file(target, _is_recipe, "recipe")
+    except OSError as error:
+        raise OutputError(f"{target}: cannot be read ({error.strerror}); choose another name") from None
+
+
+def _is_recipe(text: bytes) -> bool:
+    """Whether a file is a recipe, and neither a built manifest nor a run's config, which say the same of fedkit."""
+    return ownership.says(text, recipe.SCHEMA) and json.loads(text).keys() >= {"name", "subsets", "partition"}
 
 
 def shown(target: Path, drafted: Draft) -> Shown:

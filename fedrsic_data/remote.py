@@ -2,36 +2,41 @@
 
 A dataset is built in a folder of this machine first, which is what resumes after an interruption, and then copied
 file by file. Each file is written under another name and moved; the manifest comes last and, where a dataset is
-replaced, goes first: a place with a manifest holds a whole dataset.
+replaced, goes first: a place with a manifest holds a whole dataset. Nothing is removed but what copies put there, which
+the manifest tells, or while there is none, ``.fedkit-copy.json``.
 """
 
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import re
 import shutil
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import IO
 
 import pyarrow as pa
 from pyarrow import fs
 
 from fedrsic_data import build as pipeline
-from fedrsic_data import manifest
+from fedrsic_data import manifest, ownership, workspace
 from fedrsic_data.build import QUIET, Built, Listener
 from fedrsic_data.engines import chosen
 from fedrsic_data.engines.base import Engine
-from fedrsic_data.errors import FedkitError, OutputError, UsageError, discreet, masked
-from fedrsic_data.manifest import CARD
+from fedrsic_data.errors import FedkitError, ManifestError, OutputError, UsageError, discreet, masked
 from fedrsic_data.plan import Planned
 from fedrsic_data.recipe import to_json
 from fedrsic_data.sources.locate import cache_folder
 
 _BLOCK = 4 * 2**20
 _ADDRESS = re.compile(r"[A-Za-z][\w+.:-]*://")
+_FORMAT = 1
+_COPY = ".fedkit-copy.json"  # names the files of a copy that is under way, so that the next one knows what is its own
 _PASSING = ("memory://", "mock://")  # file systems inside a process
 
 
@@ -87,7 +92,7 @@ def build(
         elif standing is not None and not overwrite:
             raise OutputError(f"{shown}: the sources changed after it was built; rebuild it with --overwrite")
         listener.step(f"copying {len(whole)} files to {shown}")
-        _copy(remote, root, staged, whole, fresh=standing != built.manifest.digest)
+        _copy(remote, root, out, staged, whole, fresh=standing != built.manifest.digest)
     shutil.rmtree(staged)
     return replace(built, written=written, uri=shown)
 
@@ -130,36 +135,59 @@ def _standing(remote: fs.FileSystem, root: str, out: str, planned: Planned, *, o
         OutputError: What is there is no dataset, or another one that is not to be replaced.
     """
     try:
-        found = [info for info in _files(remote, root) if not _of_a_copy(info)]
-        if not found:
-            return None
-        if [info.base_name for info in found] != [manifest.NAME]:
-            raise OutputError(  # noqa: TRY301 - known only once the place was looked at
-                f"{masked(out)}: is not empty and holds no fedkit dataset; choose another --out"
-            )
-        with remote.open_input_stream(found[0].path) as file:
-            data = json.loads(file.read())
-        same = (data["plan"]["digest"], data["recipe"]) == (planned.digest, to_json(planned.recipe))
-        digest = str(data["digest"])
+        standing, _ = _looked_at(remote, root, out)
     except FedkitError:
         raise
     except Exception as error:
         raise OutputError(f"{masked(out)}: cannot be read ({discreet(error, address=out)})") from None
+    if standing is None:
+        return None
+    same = (standing.plan.digest, to_json(standing.recipe)) == (planned.digest, to_json(planned.recipe))
     if not same and not overwrite:
         raise OutputError(f"{masked(out)}: holds another dataset; replace it with --overwrite, or choose another --out")
-    return digest
+    return standing.digest
 
 
-def _files(remote: fs.FileSystem, root: str) -> list[fs.FileInfo]:
+def _looked_at(remote: fs.FileSystem, root: str, out: str) -> tuple[manifest.Manifest | None, set[str]]:
+    """The manifest at the place, None if there is none, and the names of all files there, which copies put there.
+
+    Raises:
+        OutputError: There is something that no copy put there.
+    """
+    found = _files(remote, root)
+    names: set[str] = set()
+    standing = None
+    if manifest.NAME in found:
+        with tempfile.TemporaryDirectory() as here:
+            (Path(here) / manifest.NAME).write_bytes(_bytes(remote, f"{root}/{manifest.NAME}"))
+            try:
+                standing = manifest.load(Path(here))
+            except ManifestError as error:
+                words = str(error).replace(f"{here}/", "")
+                raise OutputError(f"{masked(out)}: cannot be read ({words}); choose another --out") from None
+        names |= workspace.files_of(standing)
+    if _COPY in found and ownership.says(begun := _bytes(remote, f"{root}/{_COPY}"), _FORMAT):
+        names |= {_COPY, *map(str, json.loads(begun).get("files", []))}
+    known = {name for whole in (*names, _COPY) for name in (whole, f"{whole}.tmp")} - ({_COPY} - names)
+    if foreign := next((name for name in sorted(found) if name not in known), None):
+        if standing is None:
+            raise OutputError(
+                f"{masked(out)}: is not empty and holds no fedkit dataset ({foreign}); choose another --out"
+            )
+        raise OutputError(f"{masked(out)}: {foreign} is in no fedkit dataset and would be lost; choose another --out")
+    return standing, found
+
+
+def _bytes(remote: fs.FileSystem, path: str) -> bytes:
+    with remote.open_input_stream(path) as file:
+        return bytes(file.read())
+
+
+def _files(remote: fs.FileSystem, root: str) -> set[str]:
+    """All files at the place by their paths in it."""
     found = remote.get_file_info(fs.FileSelector(root, recursive=True, allow_not_found=True))
-    return [info for info in found if info.type == fs.FileType.File]
-
-
-def _of_a_copy(info: fs.FileInfo) -> bool:
-    """Whether a file may be one that a copy, perhaps an interrupted one, wrote before the manifest."""
-    whole: str = info.base_name
-    name = whole.removesuffix(".tmp")
-    return name.endswith(".parquet") or name == CARD or (name != whole and name == manifest.NAME)
+    above = f"{root.strip('/')}/"
+    return {info.path.lstrip("/").removeprefix(above) for info in found if info.type == fs.FileType.File}
 
 
 def _size(remote: fs.FileSystem, path: str) -> int | None:
@@ -167,17 +195,28 @@ def _size(remote: fs.FileSystem, path: str) -> int | None:
     return size
 
 
-def _copy(remote: fs.FileSystem, root: str, staged: Path, files: dict[str, int], *, fresh: bool) -> None:
-    """Copies files and, last, the manifest."""
-    if fresh:  # the manifest first
-        for info in sorted(_files(remote, root), key=lambda info: info.base_name != manifest.NAME):
-            remote.delete_file(info.path)
+def _copy(remote: fs.FileSystem, root: str, out: str, staged: Path, files: dict[str, int], *, fresh: bool) -> None:
+    """Copies files and, last, the manifest. What is there is removed first, if copies put all of it there."""
+    _, there = _looked_at(remote, root, out)
+    if fresh:
+        names = sorted({*files, manifest.NAME, *there} - {_COPY})
+        _put(remote, f"{root}/{_COPY}", io.BytesIO(json.dumps({"fedkit": _FORMAT, "files": names}).encode()))
+        for name in sorted(there - {_COPY}, key=lambda name: name != manifest.NAME):  # the manifest first
+            remote.delete_file(f"{root}/{name}")
     for path in [*files, *([manifest.NAME] if fresh else [])]:
         target = f"{root}/{path}"
-        remote.create_dir(target.rpartition("/")[0], recursive=True)
-        with (staged / path).open("rb") as source, remote.open_output_stream(f"{target}.tmp") as sink:
-            while block := source.read(_BLOCK):
-                sink.write(block)
-        remote.move(f"{target}.tmp", target)
+        with (staged / path).open("rb") as source:
+            _put(remote, target, source)
         if _size(remote, target) != (staged / path).stat().st_size:
             raise OutputError(f"{path}: arrived with another size; run the same command, it copies again")
+    if fresh or _COPY in there:
+        remote.delete_file(f"{root}/{_COPY}")
+
+
+def _put(remote: fs.FileSystem, target: str, source: IO[bytes]) -> None:
+    """Copies a file, which appears whole."""
+    remote.create_dir(target.rpartition("/")[0], recursive=True)
+    with remote.open_output_stream(f"{target}.tmp") as sink:
+        while block := source.read(_BLOCK):
+            sink.write(block)
+    remote.move(f"{target}.tmp", target)

@@ -255,11 +255,20 @@ def _of_dataset(folder: Path) -> ownership.Known:
         raise OutputError(
             f"{folder}: is not empty and holds no fedkit dataset ({error}); choose another --out"
         ) from None
-    named = {built.plan.path, built.clients.path, built.card.path, *(s.path for s in manifest.shards(built))}
+    return ownership.only(files_of(built))
+
+
+def files_of(built: manifest.Manifest) -> set[str]:
+    """All files of a dataset, its manifest among them.
+
+    Raises:
+        OutputError: They are not files that a dataset has: fedkit did not write that manifest.
+    """
+    named = {built.plan.path, built.clients.path, built.card.path, *(shard.path for shard in manifest.shards(built))}
     odd = sorted(n for n in named - {manifest.PLAN, manifest.CLIENTS, manifest.CARD} if not n.endswith(".parquet"))
     if type(built.fedkit) is not int or odd:
-        raise OutputError(f"{folder / manifest.NAME}: is no manifest that fedkit wrote; choose another --out")
-    return ownership.only({manifest.NAME, *named})
+        raise OutputError(f"{manifest.NAME}: is none that fedkit wrote ({', '.join(odd[:1])}); choose another --out")
+    return {manifest.NAME, *named}
 
 
 def _scratched(name: str) -> bool:

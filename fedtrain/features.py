@@ -6,7 +6,6 @@ import hashlib
 import io
 import json
 import os
-import tempfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from PIL import Image
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
+from fedrsic_data import atomic
 from fedrsic_data.errors import BadImageError, ManifestError, OutputError, UsageError
 from fedrsic_data.reader import Subset
 from fedtrain.models.clip import Clip, fit
@@ -164,15 +164,8 @@ def _read(file: Path, key: str, count: int, width: int) -> torch.Tensor | None:
 def _write(file: Path, key: str, values: torch.Tensor) -> None:
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        # A name of its own: several runs may fill the same cache at once.
-        with tempfile.NamedTemporaryFile(dir=file.parent, prefix=".", suffix=".tmp", delete=False) as aside:
-            try:
-                aside.write(save({"values": values}, _facts(key, values)))
-                aside.close()
-                os.replace(aside.name, file)
-            except BaseException:
-                Path(aside.name).unlink()
-                raise
+        with atomic.replacing(file, lasting=False) as aside:
+            aside.write(save({"values": values}, _facts(key, values)))
     except OSError as error:
         words = error.strerror or error
         raise OutputError(f"{file}: the cache cannot be written ({words}); make room, or choose another") from None

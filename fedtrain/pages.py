@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fedrsic_data import ownership
 from fedrsic_data.atomic import write
 from fedrsic_data.errors import OutputError, UsageError
 from fedrsic_data.manifest import located
@@ -23,25 +25,29 @@ from fedtrain.files import CONFIG
 if TYPE_CHECKING:
     from fedtrain.curves import Runs
 
+_REPORT = re.compile(  # how a report begins; the second is of fedkit 0.1
+    rb"""\s*<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n<meta """
+    rb"""(name="generator" content="fedkit">|http-equiv="Content-Security-Policy" content="default-src 'none'; """
+    rb"""img-src data:; style-src 'unsafe-inline'; script-src 'sha256-)"""
+)
 CURVES = 9
 """Most figures of a subset that are drawn over rounds; the others are in the tables."""
 
 
-def report(paths: Sequence[Path], out: Path, *, images: bool = True, overwrite: bool = False) -> Shown:
+def report(paths: Sequence[Path], out: Path, *, images: bool = True) -> Shown:
     """Writes a report of built datasets and finished runs, and says where it is.
 
     Args:
         paths: Manifests or their folders, runs, folders of runs.
-        out: The HTML file.
+        out: The HTML file; another report is replaced, nothing else.
         images: Show thumbnails of sample images.
-        overwrite: Replace a file that is no report.
 
     Raises:
         UsageError: ``out`` is a folder.
         ManifestError: A dataset cannot be read.
-        OutputError: A run is damaged or not finished, or the file cannot be written.
+        OutputError: A run is damaged or not finished, or the file cannot be written or is no report.
     """
-    _writable(out, overwrite=overwrite)
+    check(out)
     made = page(paths, images=images)
     html = render(made).encode()
     with _writing(out):
@@ -81,25 +87,14 @@ def _has_runs(path: Path) -> bool:
         return False
 
 
-def _writable(out: Path, *, overwrite: bool) -> None:
+def check(out: Path) -> None:
+    """Refuses to write a report where something else is, before anything is looked at; errors as for ``report``."""
     with _writing(out):
         if out.is_dir():
             raise UsageError(f"--out {out}: is a folder; name a file, such as {out / 'report.html'}")
         if out.suffix.lower() not in (".html", ".htm"):
             raise UsageError(f"--out {out}: should end in .html")
-        if not out.exists():
-            return
-        if not out.is_file():  # to open a pipe would be to wait for ever
-            raise OutputError(f"--out {out}: is no regular file; choose another")
-        if not overwrite and not _is_report(out):
-            raise OutputError(
-                f"--out {out}: is there already and no report of fedkit's; choose another, or --overwrite"
-            )
-
-
-def _is_report(path: Path) -> bool:
-    with path.open("rb") as file:
-        return b"Content-Security-Policy" in file.read(400)
+        ownership.check_file(out, lambda text: _REPORT.match(text) is not None, "report", "choose another --out")
 
 
 @contextmanager

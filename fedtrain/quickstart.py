@@ -85,13 +85,14 @@ def train(
     Raises:
         OutputError: A folder cannot be written or holds another run.
     """
+    report = out / "report.html"
+    pages.check(report)  # not after all the training
     results: dict[str, list[Result]] = {}
     for part in tour:
         for method, sets in part.runs.items():
             (config,) = run.configs(method, datasets[part.subset], [part.subset], ["seed=0", *sets])
             folder = out / "runs" / f"{method}-{part.subset}"
             results.setdefault(part.subset, []).append(run.train(config, folder, cache=cache, listener=listener))
-    report = out / "report.html"
     listener.say("writing the report")
     runs = [result.folder for done in results.values() for result in done]
     written = pages.report([*runs, *datasets.values()], report)

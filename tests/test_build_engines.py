@@ -237,6 +237,27 @@ def test_what_is_no_dataset_is_left_alone(memory) -> None:
         remote.build(planned(), "memory://")
 
 
+@pytest.mark.parametrize(
+    "name", ["thesis.tex", "fed-ucmerced/train/mine.parquet", "deeper/manifest.json", "notes/README.md"]
+)
+def test_what_lies_beside_a_remote_dataset_is_left_alone(memory, name: str) -> None:
+    remote.build(planned(), "memory://bucket/fed")
+    memory.pipe(f"/bucket/fed/{name}", b"precious")
+    before = there(memory, "bucket/fed")
+    for sets in ((), ("clients=3",)):
+        with pytest.raises(OutputError, match=f"{name} is in no fedkit dataset and would be lost"):
+            remote.build(planned(*sets), "memory://bucket/fed", overwrite=True)
+        assert there(memory, "bucket/fed") == before
+
+
+def test_parquet_files_without_a_manifest_are_nobodys_copy(memory) -> None:
+    memory.pipe("/bucket/fed/train/mine.parquet", b"precious")
+    for overwrite in (False, True):
+        with pytest.raises(OutputError, match="is not empty and holds no fedkit dataset"):
+            remote.build(planned(), "memory://bucket/fed", overwrite=overwrite)
+    assert there(memory, "bucket/fed") == {"train/mine.parquet": b"precious"}
+
+
 @pytest.mark.parametrize("out", ["://x", "./a://x", ":/x", "s3:/bucket/fed"])
 def test_what_is_neither_address_nor_folder(out: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)

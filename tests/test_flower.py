@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
@@ -11,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import answer, fedkit, sampled
+from conftest import answer, contents, fedkit, sampled
 
 if find_spec("flwr") is None:
     pytest.skip("needs fedrsic[distributed]", allow_module_level=True)
@@ -623,6 +624,41 @@ def test_the_app_is_what_flower_takes(single: Path, tmp_path: Path) -> None:
     (tmp_path / "mine" / "thesis.tex").write_text("precious")
     with pytest.raises(OutputError, match="is not empty and holds no app"):
         app.write(tmp_path / "mine", "fedpgp", str(at), None, [], None)
+    for name in ("thesis.tex", "fedkit_federation/mine.py", "pyproject.toml.tmp"):
+        (tmp_path / "app" / name).write_text("precious")
+        with pytest.raises(OutputError, match=f"holds no app of fedkit .{name.rpartition('/')[2]}"):
+            app.write(tmp_path / "app", "fedpgp", str(at), None, [], None, overwrite=True)
+        assert (tmp_path / "app" / name).read_text() == "precious"
+        (tmp_path / "app" / name).unlink()
+    (tmp_path / "app/fedkit_federation/__pycache__").mkdir()
+    (tmp_path / "app/fedkit_federation/__pycache__/site.cpython-311.pyc").write_bytes(b"compiled")
+    app.write(tmp_path / "app", "fedpgp", str(at), None, ["rounds=2"], None)
+    for words in ("", "[tool.flwr.app]\npublisher = 1", "# A federation, for: flwr run\n[project]\nname = 'mine'"):
+        (tmp_path / "app" / "pyproject.toml").write_text(words)  # its first line alone says nothing
+        with pytest.raises(OutputError, match="holds no app of fedkit"):
+            app.write(tmp_path / "app", "fedpgp", str(at), None, [], None, overwrite=True)
+        assert (tmp_path / "app" / "pyproject.toml").read_text() == words
+
+
+def test_an_app_that_was_cut_short_is_written_again(
+    single: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    app.write(tmp_path / "whole" / "app", "fedpgp", str(single), None, [], tmp_path / "runs")
+    replace, at = os.replace, tmp_path / "cut" / "app"
+
+    def killed(source: Path, target: Path) -> None:
+        if Path(target) == at / "fedkit_federation" / "site.py":
+            raise KeyboardInterrupt
+        replace(source, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", killed)
+        with pytest.raises(KeyboardInterrupt):
+            app.write(at, "fedpgp", str(single), None, [], tmp_path / "runs")
+    (at / ".fedkit-0123456789abcdef.tmp").touch()  # as a kill leaves it
+    app.write(at, "fedpgp", str(single), None, [], tmp_path / "runs")
+    (at / ".fedkit-0123456789abcdef.tmp").unlink()
+    assert contents(at) == contents(tmp_path / "whole" / "app")
 
 
 def test_an_app_that_could_not_run_is_not_written(single: Path, tmp_path: Path) -> None:

@@ -200,11 +200,26 @@ def test_a_recipe_is_never_written_over(tmp_path: Path) -> None:
     arguments = ("new", "my.json", "--folder", "office")
     fails(1, "my.json: exists already", "--force", done=fedkit(*arguments, cwd=tmp_path))
     assert (tmp_path / "my.json").read_text() == "mine"
+    fails(1, "my.json", "no recipe of fedkit's", done=fedkit(*arguments, "--force", cwd=tmp_path))
+    assert (tmp_path / "my.json").read_text() == "mine"
+    (tmp_path / "my.json").unlink()
+    assert fedkit(*arguments, cwd=tmp_path).returncode == 0
+    fails(1, "my.json: exists already", "--force", done=fedkit(*arguments, cwd=tmp_path))
+    (tmp_path / "my.json.tmp").write_text("mine")
     assert fedkit(*arguments, "--force", cwd=tmp_path).returncode == 0
+    assert (tmp_path / "my.json.tmp").read_text() == "mine"
+    (tmp_path / "my.json.tmp").unlink()
     assert json.loads((tmp_path / "my.json").read_text())["name"] == "office"
     assert sorted(p.name for p in tmp_path.iterdir() if p.name.startswith("my")) == ["my.json"]
     with pytest.raises(OutputError, match="is a folder"):
         new.check(tmp_path, force=True)
+    (tmp_path / "link.json").symlink_to("my.json")
+    with pytest.raises(OutputError, match="link.json: is a link"):
+        new.check(tmp_path / "link.json", force=True)
+    for words in ('{"fedkit": 1, "recipe": {}, "subsets": {}}', '{"fedkit": 1, "config": {}}', '{"name": "x"}', "{}"):
+        (tmp_path / "other.json").write_text(words)  # a dataset's manifest, a run's config
+        with pytest.raises(OutputError, match="no recipe of fedkit's"):
+            new.check(tmp_path / "other.json", force=True)
     drafted = new.draft(new.settings(str(tmp_path / "office"), None, None))
     with pytest.raises(OutputError, match="cannot be written"):
         new.write(tmp_path / "no" / "my.json", drafted)

@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from browser import CONTRAST, LAYOUT, OVERLAPS, opened, running
-from conftest import answer, fails, fedkit, make, sampled
+from conftest import answer, contents, fails, fedkit, make, sampled
 from PIL import Image
 
 import fedrsic_data
@@ -309,7 +309,7 @@ def test_the_command_writes_a_report(sample_build: Path, tmp_path: Path) -> None
     fails(2, "--out", ".html", done=fedkit("report", sample_build, "--out", tmp_path / "report.txt"))
     other = tmp_path / "mine.html"
     other.write_text("<p>mine</p>")
-    fails(1, "no report", "--overwrite", done=fedkit("report", sample_build, "--out", other))
+    fails(1, "no report of fedkit's", done=fedkit("report", sample_build, "--out", other))
     assert other.read_text() == "<p>mine</p>"
     fails(1, "does not exist", done=fedkit("report", tmp_path / "nowhere", "--out", out))
 
@@ -319,6 +319,23 @@ def test_pages_of_subsets_without_rows(tmp_path: Path, browser: Any) -> None:
     with opened(browser, html(built.path, tmp_path / "report.html"), 390) as report:
         assert report.run(LAYOUT) == []
         assert report.said == []
+
+
+@pytest.mark.parametrize("policy", ["default-src 'self'", "default-src 'none'"])
+def test_a_page_of_somebody_else_stays(sample_build: Path, tmp_path: Path, policy: str) -> None:
+    """Also one that has a policy of its own, and one behind a link."""
+    page = f'<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta http-equiv="Content-Security-Policy" content="{policy}">'
+    (tmp_path / "mine.html").write_text(page)
+    with pytest.raises(OutputError, match="mine.html: is there already and no report of fedkit's"):
+        write_report([sample_build], tmp_path / "mine.html", images=False)
+    write_report([sample_build], tmp_path / "report.html", images=False)
+    (tmp_path / "link.html").symlink_to(tmp_path / "report.html")
+    before = contents(tmp_path)
+    with pytest.raises(OutputError, match="link.html: is a link"):
+        write_report([sample_build], tmp_path / "link.html")
+    assert contents(tmp_path) == before
+    assert (tmp_path / "link.html").is_symlink()
+    write_report([sample_build], tmp_path / "report.html", images=False)  # a report is replaced
 
 
 def test_nothing_but_the_report_is_written(sample_build: Path, tmp_path: Path) -> None:
@@ -334,9 +351,8 @@ def test_nothing_but_the_report_is_written(sample_build: Path, tmp_path: Path) -
 @pytest.mark.skipif(os.name == "nt", reason="has no pipes with names")
 def test_outputs_that_are_no_files(sample_build: Path, tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.html")
-    for overwrite in (False, True):
-        with pytest.raises(OutputError, match=r"pipe.html: is no regular file"):
-            write_report([sample_build], tmp_path / "pipe.html", overwrite=overwrite)
+    with pytest.raises(OutputError, match=r"pipe.html: is no regular file"):
+        write_report([sample_build], tmp_path / "pipe.html")
     with pytest.raises(OutputError, match=r"cannot be written .File name too long"):
         write_report([sample_build], tmp_path / ("x" * 300 + ".html"))
     with pytest.raises(ManifestError, match=r"cannot be read .File name too long"):

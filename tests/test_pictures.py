@@ -9,10 +9,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import answer, fails, fedkit, sampled
+from conftest import answer, contents, fails, fedkit, sampled
 from PIL import Image
 
 import fedrsic_data
+from fedrsic_data import pictures
+from fedrsic_data.errors import OutputError
 from fedrsic_data.pictures import for_card, of_partition, partition, style, summary
 
 WHITE, BLACK = style.LIGHT["page"], style.DARK["page"]
@@ -194,6 +196,25 @@ def test_inspect_writes_the_pictures(sample_build: Path, tmp_path: Path) -> None
         assert ElementTree.parse(path).getroot().tag.endswith("svg")
     (tmp_path / "file").write_text("")
     fails(1, "cannot be written", done=fedkit("inspect", sample_build, "--plot", tmp_path / "file"))
+
+
+@pytest.mark.parametrize("kind", ["svg", "png"])
+def test_a_picture_of_somebody_else_stays(sample_build: Path, tmp_path: Path, kind: str) -> None:
+    dataset = fedrsic_data.open(sample_build)
+    first = pictures.write(dataset, [], tmp_path)
+    assert pictures.write(dataset, [], tmp_path) == first  # those of fedkit are replaced
+    mine = tmp_path / f"fed-ucmerced-skew.{kind}"
+    for data in (b"<svg>mine</svg>", b"\x89PNG\r\n\x1a\nmine"):
+        mine.write_bytes(data)
+        before = contents(tmp_path)
+        with pytest.raises(OutputError, match=f"skew.{kind}: is there already and no picture of fedkit's"):
+            pictures.write(dataset, [], tmp_path)
+        assert contents(tmp_path) == before
+    mine.unlink()
+    mine.symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(OutputError, match=f"skew.{kind}: is a link"):
+        pictures.write(dataset, [], tmp_path)
+    assert not (tmp_path / "elsewhere").exists()
 
 
 def test_no_backend_is_asked_for(sample_build: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

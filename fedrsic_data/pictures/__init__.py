@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from fedrsic_data import atomic, ownership
 from fedrsic_data.errors import OutputError
 from fedrsic_data.pictures import partition, style, together
 from fedrsic_data.pictures.summary import Summary, summarise
@@ -43,7 +44,7 @@ def drawings(summary: Summary) -> tuple[style.Drawing, ...]:
 
 
 def write(dataset: Dataset, wanted: Sequence[str], folder: Path) -> tuple[Path, ...]:
-    """Writes all pictures of some subsets, or of all, as SVG and PNG files; files of these names are replaced.
+    """Writes all pictures of some subsets, or of all, as SVG and PNG files; pictures of these names are replaced.
 
     Args:
         dataset: A built dataset.
@@ -53,21 +54,26 @@ def write(dataset: Dataset, wanted: Sequence[str], folder: Path) -> tuple[Path, 
     Raises:
         UsageError: There is no such subset.
         ManifestError: The client table or the plan cannot be read.
-        OutputError: The folder cannot be written.
+        OutputError: The folder cannot be written, or a file there is no picture of fedkit's; then none is written.
     """
-    written = []
+    drawn: dict[Path, bytes] = {}
     for name in wanted or dataset.subsets:
         subset = dataset.subset(name)
         for drawing in everything(subset, summarise(subset)):
-            for suffix, data in ((".svg", style.standalone(drawing).encode()), (".png", style.png(drawing))):
-                path = folder / f"{style.slug(drawing.name)}{suffix}"
-                try:
-                    folder.mkdir(parents=True, exist_ok=True)
-                    path.write_bytes(data)
-                except OSError as error:
-                    raise OutputError(f"{path}: cannot be written ({error.strerror}); choose another folder") from None
-                written.append(path)
-    return tuple(written)
+            slug = style.slug(drawing.name)
+            drawn[folder / f"{slug}.svg"] = style.standalone(drawing).encode()
+            drawn[folder / f"{slug}.png"] = style.png(drawing, software=style.SOFTWARE)
+    path = folder
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for path in drawn:
+            ownership.check_file(path, style.is_ours, "picture", "choose another folder")
+        for path, data in drawn.items():
+            with atomic.replacing(path, lasting=False) as file:
+                file.write(data)
+    except OSError as error:
+        raise OutputError(f"{path}: cannot be written ({error.strerror}); choose another folder") from None
+    return tuple(drawn)
 
 
 def everything(subset: Subset, summary: Summary) -> tuple[style.Drawing, ...]:

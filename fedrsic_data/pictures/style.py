@@ -57,6 +57,9 @@ MARKERS = ("o", "s", "^", "D", "v", "P", "X", "p")
 WIDTH = 5.0
 """Inches: 360 SVG units, so that text is of its natural size on a phone."""
 
+SOFTWARE = "fedkit"
+"""By what a picture says that it was drawn."""
+
 SAMPLE = "procedural sample, not real data"
 """What every picture of sample data says."""
 
@@ -179,14 +182,21 @@ def svg(drawing: Drawing) -> str:
 
 def standalone(drawing: Drawing) -> str:
     """An SVG file: the same with a size, both themes and a page of its own behind it."""
-    opening = '<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" width="720" '
+    names = 'xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink"'
+    opening = f'<svg data-generator="{SOFTWARE}" {names} width="720" '
     sheet = f"<style>{css()}svg {{ background: var(--page); }}</style>"
     return re.sub(r">", lambda _: f">\n{sheet}", svg(drawing).replace("<svg ", opening, 1), count=1)
 
 
-def png(drawing: Drawing, dpi: int = 160) -> bytes:
-    """A PNG file on the light page, equal bytes for equal drawings and versions of matplotlib."""
-    from PIL import Image
+def png(drawing: Drawing, dpi: int = 160, software: str | None = None) -> bytes:
+    """A PNG file on the light page, equal bytes for equal drawings and versions of matplotlib.
+
+    Args:
+        drawing: What to write.
+        dpi: Pixels an inch.
+        software: What the file says that it was made by.
+    """
+    from PIL import Image, PngImagePlugin
 
     file = io.BytesIO()
     with look(drawing.name), _no_glyph_warnings():
@@ -194,8 +204,17 @@ def png(drawing: Drawing, dpi: int = 160) -> bytes:
     with Image.open(file) as image:  # flat colours: a palette takes a third of the bytes
         small = image.convert("RGB").quantize(64, dither=Image.Dither.NONE)
     packed = io.BytesIO()
-    small.save(packed, "PNG", optimize=True)
+    said = PngImagePlugin.PngInfo()
+    if software is not None:
+        said.add_text("Software", software)
+    small.save(packed, "PNG", optimize=True, pnginfo=said)
     return packed.getvalue()
+
+
+def is_ours(data: bytes) -> bool:
+    """Whether a file is a picture that says that fedkit drew it."""
+    svg, png = f'<svg data-generator="{SOFTWARE}" '.encode(), f"tEXtSoftware\0{SOFTWARE}".encode()
+    return data.startswith(svg) or (data.startswith(b"\x89PNG\r\n\x1a\n") and png in data)
 
 
 def css() -> str:

@@ -7,6 +7,7 @@ import os
 import re
 from pathlib import Path
 
+from fedrsic_data import atomic
 from fedrsic_data.errors import DownloadError, discreet
 from fedrsic_data.sources.base import HubMirror
 
@@ -53,9 +54,7 @@ def _mirror(repo: HubMirror, cache: Path, offline: bool) -> Path:
     if not folder.is_dir():
         _download(repo.repo, commit, folder)
     known[repo.repo] = commit
-    aside = record.with_suffix(".tmp")
-    aside.write_text(json.dumps(known, indent=1, sort_keys=True) + "\n")
-    aside.replace(record)
+    atomic.write(record, (json.dumps(known, indent=1, sort_keys=True) + "\n").encode())
     return folder
 
 

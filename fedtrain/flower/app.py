@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import json
 import shlex
+import tomllib
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from fedrsic_data import atomic, ownership
 from fedrsic_data.errors import FedkitError, OutputError, UsageError
 from fedrsic_data.shown import Shown, plain, together
 
@@ -120,21 +122,23 @@ def write(
     )
     entries = "\n".join(f"{key} = {_toml(value)}" for key, value in vars(wanted).items())
     project = _PROJECT.format(name=PACKAGE.replace("_", "-"), package=PACKAGE, config=entries)
-    files = {
+    files = {  # the project first: it says whose the rest is
+        "pyproject.toml": project,
         f"{PACKAGE}/__init__.py": '"""A federation of fedkit."""\n',
         f"{PACKAGE}/server.py": _SERVER,
         f"{PACKAGE}/site.py": _SITE,
-        "pyproject.toml": project,
     }
     try:
         _ours(folder, files)
-        (folder / PACKAGE).mkdir(parents=True, exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
         for name, text in files.items():
             path = folder / name
-            if path.exists() and path.read_text(encoding="utf-8") != text and not overwrite:
+            if path.exists() and path.read_bytes() != text.encode() and not overwrite:
                 raise OutputError(f"{folder}: holds another app; choose another folder, or replace it with --overwrite")
         for name, text in files.items():
-            (folder / name).write_text(text, encoding="utf-8")
+            (folder / name).parent.mkdir(exist_ok=True)
+            with atomic.replacing(folder / name) as file:
+                file.write(text.encode())
     except OSError as error:
         raise OutputError(f"{folder}: cannot be written ({error.strerror}); choose another folder") from None
     words = [f"{folder}: the app of {method} on {manifest}", f"  its run will be in {wanted.out}, on the server"]
@@ -148,20 +152,30 @@ def anywhere(manifest: str) -> str:
 
 
 def _ours(folder: Path, files: Collection[str]) -> None:
-    """Refuses a folder that holds anything but an app of fedkit, so that nothing else is written over."""
+    """Refuses a folder that holds anything but an app of fedkit, so that nothing else is written over.
+
+    Python keeps what it compiled of an app in ``__pycache__``, which is left alone.
+    """
     if not folder.exists():
         return
-    project, package = folder / "pyproject.toml", folder / PACKAGE
-    there = {*folder.iterdir(), *(package.iterdir() if package.is_dir() else ())}
-    known = {package, *(folder / name for name in files)}
-    strange = {path for path in there - known if path.name != "__pycache__"}
-    head = _PROJECT.partition("\n")[0]
-    if any(path.is_symlink() for path in there) or strange or (there and not _begins(project, head)):
-        raise OutputError(f"{folder}: is not empty and holds no app of fedkit; choose another folder")
+    ours = ownership.only(files)
+    known = ours if _is_app(folder / "pyproject.toml") else ownership.only([])
+    compiled = f"{PACKAGE}/__pycache__/"
+    if found := ownership.foreign(folder, lambda name: known(name) or (known is ours and name.startswith(compiled))):
+        raise OutputError(f"{folder}: is not empty and holds no app of fedkit ({found.name}); choose another folder")
 
 
-def _begins(path: Path, words: str) -> bool:
-    return path.is_file() and path.read_bytes().startswith(words.encode())
+def _is_app(path: Path) -> bool:
+    if not path.is_file() or path.is_symlink():
+        return False
+    try:
+        data = tomllib.loads(path.read_text(encoding="utf-8"))
+        return bool(
+            data["tool"]["flwr"]["app"]["publisher"] == "fedkit"
+            and PACKAGE in data["tool"]["flwr"]["app"]["components"]["serverapp"]
+        )
+    except (ValueError, LookupError, TypeError):
+        return False
 
 
 def _toml(value: str | bool) -> str:

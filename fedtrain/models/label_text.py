@@ -10,8 +10,9 @@ from typing import Literal
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 
+from fedrsic_data.atomic import write
 from fedrsic_data.errors import UsageError
 from fedrsic_data.manifest import SubsetEntry
 from fedtrain.models.clip import Clip
@@ -69,9 +70,7 @@ def embed(clip: Clip, texts: Sequence[Sequence[str]], cache: Path | None) -> tup
         found = {"labels": labels, "states": states}
         if path is not None:
             path.parent.mkdir(parents=True, exist_ok=True)
-            aside = path.with_suffix(".tmp")
-            save_file(found, aside)
-            aside.replace(path)
+            write(path, save(found))
     return found["labels"], found["states"]
 
 
