@@ -17,7 +17,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from fedrsic_data import duplicates, manifest, memory, plan, schema, shards, workspace
+from fedrsic_data import duplicates, manifest, memory, plan, record, schema, shards, workspace
 from fedrsic_data.atomic import file_digest
 from fedrsic_data.describe import describe, source_entry, writer
 from fedrsic_data.download import Progress
@@ -134,18 +134,37 @@ def build(
     out = _place(planned, out, overwrite=overwrite)
     with workspace.opened(out) as work:
         standing = _standing(planned, out, overwrite) if out.exists() else None
-        if standing is not None:
+        if standing is None:
+            built, changed = _made(planned, out, work, listener, engine, check, overwrite=overwrite), None
+        else:
             check(standing)
-            built = _mend(planned, out, standing, listener, work)
+            changed = _changed(planned, work, out, standing, listener, engine)
+            built = Built(out, standing, 0) if changed else _mend(planned, out, standing, listener, work)
             work.discard()
-            return built
-        work.begin(_key(planned))
-        receipts = _receipts(planned, work, listener, engine)
-        with memory.returned():
-            described = describe(planned, work.folder, receipts)
-        check(described)
-        (work.folder / manifest.NAME).write_text(manifest.dumps(described), encoding="utf-8")
-        work.finish([manifest.NAME, *(file.path for file in manifest.files(described))], overwrite=overwrite)
+    if changed:
+        words = f"the sources changed after it was built (they no longer give {changed})"
+        raise OutputError(f"{out}: {words}; rebuild it with --overwrite")
+    record.write(out, built.manifest, planned)
+    return built
+
+
+def _made(
+    planned: Planned,
+    out: Path,
+    work: workspace.Workspace,
+    listener: Listener,
+    engine: Engine,
+    check: Callable[[Manifest], None],
+    *,
+    overwrite: bool,
+) -> Built:
+    work.begin(_key(planned))
+    receipts = _receipts(planned, work, listener, engine)
+    with memory.returned():
+        described = describe(planned, work.folder, receipts)
+    check(described)
+    (work.folder / manifest.NAME).write_text(manifest.dumps(described), encoding="utf-8")
+    work.finish([manifest.NAME, *(file.path for file in manifest.files(described))], overwrite=overwrite)
     return Built(out, described, sum(len(r) for r in receipts.values()) - len(work.kept))
 
 
@@ -208,8 +227,6 @@ def _standing(planned: Planned, out: Path, overwrite: bool) -> Manifest | None:
         raise OutputError(
             f"{out}: holds a dataset built otherwise ({differ}); replace it with --overwrite, or choose another --out"
         )
-    if planned.newest > (out / manifest.NAME).stat().st_mtime_ns:
-        raise OutputError(f"{out}: the sources changed after it was built; rebuild it with --overwrite")
     return standing
 
 
@@ -221,6 +238,32 @@ def _difference(there: Any, wanted: Any, path: str = "") -> str:
                 return found
         return ""
     return "" if there == wanted else f"{path} is {json.dumps(there)} there, {json.dumps(wanted)} here"
+
+
+def _changed(
+    planned: Planned, work: workspace.Workspace, out: Path, standing: Manifest, listener: Listener, engine: Engine
+) -> str | None:
+    """The first shard whose bytes the sources no longer give.
+
+    Where no build remembers the sources as they are, every shard is made once more, and none is kept.
+    """
+    if record.agrees(out, standing, planned):
+        return None
+    listener.step("comparing the sources with the dataset that was built from them")
+    work.begin(_key(planned), resume=False)
+    _prepare(planned, work.scratch, shared=engine.shared)
+    wanted = {shard.path: shard.sha256 for shard in manifest.shards(standing)}
+    tasks, count = _tasks(planned), 0
+    total = sum(task.job.count for task in tasks)
+    work.expect(task.job.path for task in tasks)
+    containers = {subset.name: subset.containers for subset in planned.subsets}
+    for task, receipt in engine.run(iter(tasks), containers, work.folder):
+        (work.folder / receipt.path).unlink()
+        if wanted.get(receipt.path) != receipt.sha256:
+            return receipt.path
+        count += task.job.count
+        listener.images(count, total)
+    return None
 
 
 def _mend(planned: Planned, out: Path, standing: Manifest, listener: Listener, work: workspace.Workspace) -> Built:
@@ -283,13 +326,10 @@ def _receipts(
 ) -> dict[str, list[shards.Receipt]]:
     """Writes the shards that are not there yet, a few at a time, and gives all receipts by subset, in job order."""
     _prepare(planned, work.scratch, shared=engine.shared)
-    todo: list[Task] = []
-    order: dict[str, list[str]] = {}
-    for subset in planned.subsets:
-        with memory.returned():
-            rows, jobs = _jobs(planned.recipe, subset)
-        order[subset.name] = [job.path for job, _ in jobs]
-        todo += [Task(subset.name, job, rows, _options(planned.recipe, window)) for job, window in jobs]
+    todo = _tasks(planned)
+    order: dict[str, list[str]] = {subset.name: [] for subset in planned.subsets}
+    for task in todo:
+        order[task.subset].append(task.job.path)
     work.expect([manifest.NAME, PLAN, CLIENTS, CARD, *(task.job.path for task in todo)])
     total = sum(task.job.count for task in todo)
     done = {path: work.kept[path] for paths in order.values() for path in paths if path in work.kept}
@@ -304,6 +344,16 @@ def _receipts(
         count += task.job.count
         listener.images(count, total)
     return {name: [done[path] for path in paths] for name, paths in order.items()}
+
+
+def _tasks(planned: Planned) -> list[Task]:
+    """Every shard, subset by subset."""
+    todo: list[Task] = []
+    for subset in planned.subsets:
+        with memory.returned():
+            rows, jobs = _jobs(planned.recipe, subset)
+        todo += [Task(subset.name, job, rows, _options(planned.recipe, window)) for job, window in jobs]
+    return todo
 
 
 def _options(recipe: Recipe, window: int) -> dict[str, Any]:

@@ -92,7 +92,7 @@ class Planned:
         subsets: Who owns what.
         digest: Content digest of the plan, which is the table of all owners.
         stamp: Changes when a file that bytes are read from changes.
-        newest: When one last changed, in nanoseconds since the epoch.
+        newest: When one last changed, in nanoseconds since the epoch; comparable with itself, not with a clock.
         inputs: Files and folders that bytes are read from.
     """
 

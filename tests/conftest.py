@@ -8,6 +8,7 @@ import os
 import shutil
 import subprocess
 import sys
+import uuid
 from pathlib import Path
 
 import pyarrow as pa
@@ -115,9 +116,9 @@ def answer(done: subprocess.CompletedProcess[str]) -> dict[str, object]:
 
 
 @pytest.fixture(autouse=True)
-def _own_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def _own_machine(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     """No test sees the sources or the cache of the machine it runs on."""
-    monkeypatch.setenv("FEDKIT_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("FEDKIT_CACHE", str(tmp_path_factory.getbasetemp() / f"cache-{uuid.uuid4().hex}"))
     monkeypatch.delenv("FEDKIT_SOURCES", raising=False)
 
 

@@ -6,6 +6,7 @@ import hashlib
 import os
 import re
 import shutil
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -25,6 +26,11 @@ from fedrsic_data.verify import verify
 
 def here(path: Path) -> Places:
     return Places(folder=path, offline=True)
+
+
+def prepared(places: Places) -> build.Planned:
+    data = recipe.override(recipe.load("fed-rsic"), subsets=["fed-ucmerced"])
+    return build.prepare(recipe.from_json(data, "test"), places)
 
 
 def test_every_image_once_with_its_own_bytes(ucmerced: Path, tmp_path: Path) -> None:
@@ -159,6 +165,49 @@ def test_sources_that_changed_under_a_finished_build(ucmerced: Path, tmp_path: P
     victim.write_bytes(tiny_image(5, ".tif"))
     with pytest.raises(OutputError, match="sources changed"):
         make(tmp_path / "out", here(copy))
+
+
+def test_sources_with_times_ahead_of_the_clock_stand_and_can_be_replaced(ucmerced: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(ucmerced, tmp_path / "s"))
+    ahead = time.time() + 10 * 365 * 86400
+    for path in copy.rglob("*.tif"):
+        os.utime(path, (ahead, ahead))
+    whole = contents(make(tmp_path / "out", here(copy)).path)
+    assert make(tmp_path / "out", here(copy)).written == 0
+    build.build(prepared(here(copy)), tmp_path / "out", overwrite=True)
+    assert make(tmp_path / "out", here(copy)).written == 0
+    assert contents(tmp_path / "out") == whole
+
+
+def test_a_dataset_that_no_build_remembers_stands_if_the_sources_give_its_bytes(ucmerced: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(ucmerced, tmp_path / "s"))
+    out = make(tmp_path / "out", here(copy)).path
+    whole = contents(out)
+    shutil.rmtree(os.environ["FEDKIT_CACHE"])  # as after a build of fedkit 0.1.0, or on another machine
+    assert make(out, here(copy)).written == 0
+    for path in copy.rglob("*.tif"):  # copied there again: other times, the same bytes
+        path.touch()
+    assert make(out, here(copy)).written == 0
+    assert contents(out) == whole
+    assert [path.name for path in out.parent.iterdir() if path.name.startswith("out.")] == []
+
+
+def test_other_bytes_of_the_same_size_and_time_are_noticed(ucmerced: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(ucmerced, tmp_path / "s"))
+    out = make(tmp_path / "out", here(copy)).path
+    victim = next(copy.rglob("*.tif"))
+    stat = victim.stat()
+    victim.write_bytes(tiny_image(77_777, ".tif"))
+    assert victim.stat().st_size == stat.st_size
+    os.utime(victim, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    for _ in range(2):
+        with pytest.raises(OutputError, match="sources changed after it was built.*--overwrite"):
+            make(out, here(copy))
+        shutil.rmtree(os.environ["FEDKIT_CACHE"], ignore_errors=True)
+    assert [path.name for path in out.parent.iterdir() if path.name.startswith("out.")] == []
+    build.build(prepared(here(copy)), out, overwrite=True)
+    assert make(out, here(copy)).written == 0
+    assert verify(out)[1] == []
 
 
 def interrupted(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:

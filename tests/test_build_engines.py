@@ -185,7 +185,7 @@ def test_what_is_copied_is_what_a_folder_has(memory, tmp_path: Path) -> None:
     told = remote.build(planned(), "memory://bucket/fed")
     assert told.uri == "memory://bucket/fed"
     assert there(memory, "bucket/fed") == reference
-    assert not list((tmp_path / "cache" / "staged").iterdir())
+    assert not list((Path(os.environ["FEDKIT_CACHE"]) / "staged").iterdir())
     assert remote.build(planned(), "memory://bucket/fed").written == 0
     memory.rm("/bucket/fed/clients.parquet")
     assert remote.build(planned(), "memory://bucket/fed").written == 1
@@ -202,13 +202,14 @@ def test_an_interrupted_copy_is_no_dataset_and_goes_on(memory, tmp_path: Path, m
             raise KeyboardInterrupt
         return size(filesystem, path)
 
+    cache = os.environ["FEDKIT_CACHE"]
     monkeypatch.setattr(remote, "_size", full)
     with pytest.raises(KeyboardInterrupt):
         remote.build(planned(), "memory://bucket/fed")
     monkeypatch.undo()
     assert 0 < len(there(memory, "bucket/fed")) < len(reference)
     assert manifest.NAME not in there(memory, "bucket/fed")
-    monkeypatch.setenv("FEDKIT_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("FEDKIT_CACHE", cache)
     remote.build(planned(), "memory://bucket/fed")
     assert there(memory, "bucket/fed") == reference
 

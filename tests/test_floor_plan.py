@@ -34,7 +34,7 @@ FLOORS = (
     ("manifest",),
     ("files", "hub"),
     ("plan", "shards", "card", "reader", "flower"),
-    ("workspace", "pictures", "engines"),
+    ("workspace", "record", "pictures", "engines"),
     ("describe", "verify", "pages"),
     ("build",),
     ("resplit", "twin", "rebuild", "publish", "quickstart", "remote", "sites"),
