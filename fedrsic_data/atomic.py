@@ -118,9 +118,9 @@ def lock(path: Path) -> IO[bytes] | None:
 
 
 def unlock(path: Path, file: IO[bytes]) -> None:
-    """Lets go of a lock, and removes its file while nobody else can have it."""
+    """Lets go of a lock, and removes its file while nobody else can have it; one that holds something is not ours."""
     with file, suppress(OSError):
-        if os.path.samestat(os.fstat(file.fileno()), path.lstat()):
+        if not os.fstat(file.fileno()).st_size and os.path.samestat(os.fstat(file.fileno()), path.lstat()):
             path.unlink()
 
 

@@ -81,8 +81,6 @@ class Workspace:
         self.kept: dict[str, Receipt] = {}
         if self._root.is_symlink():
             raise OutputError(f"{self._root}: is a link, no build left that there; move it away")
-        if not (self._root / _KEY).exists():
-            self._refuse_foreign()  # before anything is touched
         lock = atomic.lock(self._root / _LOCK)
         if lock is None:
             raise OutputError(f"{self._root}: another fedkit is building there; wait for it, or choose another --out")
@@ -199,7 +197,10 @@ class Workspace:
         marker = self._root / _KEY
         mine = marker.is_file() and ownership.says(marker.read_bytes(), _FORMAT)
         known = self._known() if mine else ownership.only([_LOCK])
-        if found := ownership.foreign(self._root, known):
+        found = ownership.foreign(self._root, known)
+        if found is None and os.fstat(self._lock.fileno()).st_size:
+            found = self._root / _LOCK  # ours are empty
+        if found:
             raise OutputError(f"{found}: no build left that there; move {self._root} away")
 
     def _known(self) -> ownership.Known:

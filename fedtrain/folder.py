@@ -157,7 +157,9 @@ def held(folder: Path, facts: dict[str, Any], *, overwrite: bool) -> Iterator[He
     """
     with ExitStack() as stack:
         with writing(folder):
-            check(folder, facts, overwrite=overwrite)
+            if folder.exists() and not folder.is_dir():
+                raise OutputError(f"{folder}: is a file; choose another --out")
+            _no_links(folder)
             stack.enter_context(_locked(folder))
             check(folder, facts, overwrite=overwrite)
             _settle(folder)
