@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -11,7 +10,7 @@ import typer
 
 from fedrsic_data import commands
 from fedrsic_data.commands import Json, Seed, Subsets, given
-from fedrsic_data.console import answer, listening, run_app
+from fedrsic_data.console import answer, listening, run_app, say, telling
 from fedrsic_data.errors import FedkitError
 
 if TYPE_CHECKING:
@@ -173,7 +172,7 @@ def compare(
     from fedtrain import report
     from fedtrain.results import found, grouped
 
-    held = found(runs, note=lambda words: print(words, file=sys.stderr))
+    held = found(runs, note=say)
     answer(report.compared(grouped(held), form), json)
 
 
@@ -230,11 +229,7 @@ def flower_run(
     """
     from fedtrain.flower import launch
 
-    def tell(words: str) -> None:
-        if not json:
-            print(words, file=sys.stderr)
-
-    answer(launch.run(folder, connection, run_config or [], tell), json)
+    answer(launch.run(folder, connection, run_config or [], lambda words: say(words, quiet=json)), json)
 
 
 @app.command(short_help="Write a report of datasets and runs that opens in a browser.")
@@ -289,12 +284,8 @@ def _training(*, quiet: bool) -> Iterator[TrainListener]:
     from fedtrain import live
     from fedtrain.engines.base import Listener
 
-    def tell(words: str) -> None:
-        if not quiet:
-            print(words, file=sys.stderr)
-
     with live.view(Console(stderr=True), quiet=quiet) as rounds:
-        yield Listener(say=lambda words: tell(f"{words} ..."), note=tell, round=rounds)
+        yield Listener(say=telling(quiet=quiet), note=lambda words: say(words, quiet=quiet), round=rounds)
 
 
 def main() -> None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 import typer
 
-from fedrsic_data.shown import Shown, plain
+from fedrsic_data.shown import Shown, as_json, plain
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -27,9 +27,7 @@ def answer(shown: Shown, json: bool) -> None:
 
     try:
         if json:
-            from json import dumps
-
-            print(dumps(shown.data, allow_nan=False))
+            print(as_json(shown.data))
         else:
             from rich.console import Console
 
@@ -51,7 +49,7 @@ def bars(*, quiet: bool) -> Iterator[Callable[[str], Callable[..., None]]]:
 
     console = Console(stderr=True)
     columns = (
-        rich.TextColumn("{task.description}"),
+        rich.TextColumn("{task.description}", markup=False),
         rich.BarColumn(),
         rich.TaskProgressColumn(),
         rich.TimeRemainingColumn(),
@@ -59,10 +57,10 @@ def bars(*, quiet: bool) -> Iterator[Callable[[str], Callable[..., None]]]:
     with rich.Progress(*columns, console=console, transient=True, disable=quiet or not console.is_terminal) as bars:
 
         def bar(name: str) -> Callable[..., None]:
-            task = bars.add_task(name, total=None, visible=False)
+            task = bars.add_task(plain(name), total=None, visible=False)
 
             def update(done: int, total: int, words: str = name) -> None:
-                bars.update(task, completed=done, total=total, description=words, visible=True)
+                bars.update(task, completed=done, total=total, description=plain(words), visible=True)
 
             return update
 
@@ -80,12 +78,13 @@ def listening(*, quiet: bool) -> Iterator[Listener]:
 
 def telling(*, quiet: bool) -> Callable[[str], None]:
     """Tells what happens next, in words."""
+    return lambda words: say(f"{words} ...", quiet=quiet)
 
-    def tell(words: str) -> None:
-        if not quiet:
-            print(f"{words} ...", file=sys.stderr)
 
-    return tell
+def say(words: str, *, quiet: bool = False) -> None:
+    """Prints a line on the standard error."""
+    if not quiet:
+        print(plain(words), file=sys.stderr)
 
 
 def run_app(app: typer.Typer) -> NoReturn:
@@ -130,7 +129,7 @@ def _open_streams() -> None:
 
 
 def _fail(words: str, code: int) -> NoReturn:
-    print("error:", plain(" ".join(words.split())), file=sys.stderr)
+    say(f"error: {' '.join(words.split())}")
     _leave(code)
 
 

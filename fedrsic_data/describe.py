@@ -33,6 +33,7 @@ from fedrsic_data.splits import TRAIN
 
 _ROW_GROUP = 1 << 16
 _SMALL: dict[str, Any] = {"compression": "zstd", "write_page_index": True}
+SAMPLE_LICENCE = "Apache-2.0, rendered by fedkit"
 
 
 def describe(planned: Planned, folder: Path, receipts: Mapping[str, Sequence[shards.Receipt]]) -> Manifest:
@@ -147,7 +148,7 @@ def source_entry(recipe: Recipe, name: str, index: Index) -> SourceEntry:
     return SourceEntry(
         title=f"sample of {facts.title} (procedural)" if sampled else facts.title,
         homepage=facts.homepage,
-        licence="Apache-2.0, rendered by fedkit" if sampled else facts.licence,
+        licence=SAMPLE_LICENCE if sampled else facts.licence,
         citation="rendered scenes, no photographs" if sampled else facts.citation,
         redistributable=True if sampled else facts.redistributable,
         images=index.table.num_rows,

@@ -11,16 +11,31 @@ from urllib.parse import quote, unquote
 
 # a login may hold anything, so what follows "Bearer" is all taken for it
 _SECRET = re.compile(r"(?<=Bearer ).+|hf_[\w.-]+|(?<=://)[^/\s]+(?=@)", re.IGNORECASE)
-# a password, and the values of a query, save those that only say where something is; a secret may hold an @ or an &
+# a password, a login without one, and the values of a query, save those that only say where something is; a secret
+# may hold an @, a / or an &. pathlib leaves one slash of two, and some stores name a container before the @
 _HIDDEN = re.compile(
-    r"(://[^:/?@]*:).*(?=@)|([?&;](?!(?:scheme|region|endpoint_override)=)[^=&;]*=).*?(?=[&;][^=&;]*=|$)", re.DOTALL
+    r"(:/{1,2}[^:/?@]*:).*(?=@)"
+    r"|((?<!\babfs)(?<!\babfss)(?<!\bwasb)(?<!\bwasbs):/{1,2})[^:/?@\s]+(?=@)"
+    r"|([?&;](?!(?:scheme|region|endpoint_override)=)[^=&;]*=).*?(?=[&;][^=&;]*=|$)",
+    re.DOTALL,
 )
+_ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/\S*")  # one letter and a colon is a drive
 _LONGEST = 300  # characters of somebody else's message
 
 
 def masked(address: str) -> str:
-    """An address that can be shown: ``***`` stands for its password and for the values of its query."""
-    return _HIDDEN.sub(lambda found: f"{found[1] or found[2]}***", address)
+    """An address that can be shown: ``***`` stands for its password or login and for the values of its query."""
+    return _HIDDEN.sub(lambda found: f"{found[1] or found[2] or found[3]}***", address)
+
+
+def masked_in(words: str) -> str:
+    """Words in which every address is ``masked``."""
+
+    def mask(found: re.Match[str]) -> str:
+        address = found[0].rstrip(".,:;)'\"")
+        return masked(address) + found[0][len(address) :]
+
+    return _ADDRESS.sub(mask, words) if ":/" in words else words
 
 
 def discreet(error: object, most: int = _LONGEST, address: str = "") -> str:
@@ -32,7 +47,7 @@ def discreet(error: object, most: int = _LONGEST, address: str = "") -> str:
         address: What they were given; what is masked in it is not said in any other way either.
     """
     words = str(error)
-    secrets = (found[0][len(found[1] or found[2]) :] for found in _HIDDEN.finditer(address))
+    secrets = (found[0][len(found[1] or found[2] or found[3]) :] for found in _HIDDEN.finditer(address))
     forms = {form for raw in secrets for form in (raw, unquote(raw), quote(unquote(raw), safe="")) if form}
     for form in sorted(forms, key=len, reverse=True):
         words = words.replace(form, "***")
@@ -41,13 +56,17 @@ def discreet(error: object, most: int = _LONGEST, address: str = "") -> str:
 
 
 class FedkitError(Exception):
-    """Something failed that the user can mend; the message says how.
+    """Something failed that the user can mend; the message says how, and holds no password of an address.
 
     Attributes:
         exit_code: The status the command line exits with (1: the work failed).
     """
 
     exit_code = 1
+
+    def __init__(self, words: str = "", *more: object) -> None:
+        """Keeps the message without passwords of the addresses in it."""
+        super().__init__(masked_in(words), *more)
 
 
 class UsageError(FedkitError, ValueError):

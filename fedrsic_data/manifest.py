@@ -14,7 +14,7 @@ from typing import Any
 
 from fedrsic_data.errors import ManifestError, UsageError
 from fedrsic_data.recipe import Recipe, read_json, to_json
-from fedrsic_data.settings import decode, encode
+from fedrsic_data.settings import decode, encode, local
 
 NAME, PLAN, CLIENTS, CARD = "manifest.json", "plan.parquet", "clients.parquet", "README.md"
 
@@ -266,10 +266,12 @@ def located(path: Path) -> Path:
     """The manifest that a person names by itself or by its folder.
 
     Raises:
+        UsageError: It is an address.
         ManifestError: There is none, or it is no regular file.
     """
     if path.parts[:1] == ("hf:",):
         raise ManifestError(f"{path}: is on the Hub, and here a folder is needed; download it with: hf download")
+    local("manifest", path)
     try:
         file = path / NAME if path.is_dir() else path
         regular = stat.S_ISREG(file.stat().st_mode)

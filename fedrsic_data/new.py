@@ -17,10 +17,10 @@ import pyarrow.compute as pc
 
 from fedrsic_data import atomic, ownership, plan, recipe
 from fedrsic_data.build import QUIET, Listener
-from fedrsic_data.errors import OutputError, UsageError
+from fedrsic_data.errors import OutputError, UsageError, masked
 from fedrsic_data.index import Index
 from fedrsic_data.plan import PlannedSubset
-from fedrsic_data.settings import encode
+from fedrsic_data.settings import encode, local
 from fedrsic_data.shown import Shown, together
 from fedrsic_data.sources import GENERAL, SOURCES, configured, locate, own
 from fedrsic_data.splits import TRAIN
@@ -92,6 +92,8 @@ def settings(folder: str | None, hub: str | None, parquet: str | None, sets: Seq
     elif parquet is not None:
         chosen = {"kind": "hub", "path": parquet}
     else:
+        if masked(str(hub)) != hub:
+            raise UsageError(f"--hub {masked(str(hub))}: should look like USER/NAME; a login is never part of it")
         repo, _, revision = str(hub).removeprefix("hf://").removeprefix("datasets/").partition("@")
         chosen = {"kind": "hub", "repo": repo, "revision": revision or None}
     for text in sets:
@@ -170,6 +172,7 @@ def write(target: Path, drafted: Draft, *, force: bool = False) -> None:
 
 def check(target: Path, *, force: bool) -> None:
     """Refuses to write over what is there, before anything is looked at; errors as for ``write``."""
+    local("recipe", target)
     if os.path.isdir(target):
         raise OutputError(f"{target}: is a folder; give the recipe a file name, such as {target / 'recipe.json'}")
     if os.path.lexists(target) and not force:

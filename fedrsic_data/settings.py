@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import math
+import os
+import re
 import types
 from collections.abc import Iterable, Mapping
 from functools import cache
@@ -14,6 +16,7 @@ from fedrsic_data.errors import UsageError
 
 T = TypeVar("T")
 
+_ADDRESS = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+|):[/\\]")  # one letter and a colon is a drive
 _NAMES = {bool: "true or false", int: "a whole number", float: "a number", str: "a text", dict: "an object"}
 
 
@@ -117,6 +120,16 @@ def _scalar(hint: type, value: object, where: str) -> Any:
     if isinstance(value, str) and any("\ud800" <= c <= "\udfff" for c in value):
         raise UsageError(f"{where}: {value!r} is not valid Unicode text")
     return value
+
+
+def local(name: str, path: str | os.PathLike[str]) -> None:
+    """Checks that a path is of this machine and no address, of which a folder of that name would be made.
+
+    Raises:
+        UsageError: It is an address; what follows the scheme is not repeated, it may be a password.
+    """
+    if address := _ADDRESS.match(os.fspath(path)):
+        raise UsageError(f"{name} {address[1]}://...: is an address; name a folder of this machine")
 
 
 def at_least(name: str, value: float, least: float) -> None:

@@ -346,7 +346,7 @@ def _table(
     for i, name in enumerate(header):
         width = None if fold or i == len(header) - 1 else max(len(row[i]) for row in [header, *rows])
         style: Any = {"overflow": "fold"} if fold else {"overflow": "ellipsis", "no_wrap": True}
-        table.add_column(name, justify="right" if i in right else "left", min_width=width, **style)
+        table.add_column(Text(plain(name)), justify="right" if i in right else "left", min_width=width, **style)
     for row in rows:
         table.add_row(*(Text(plain(cell)) for cell in row))
     return table

@@ -1,13 +1,24 @@
-"""What a command answers with: data for machines and text for people."""
+"""What a command answers with: data for machines and text for people, escaped for where they go."""
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from fedrsic_data.errors import masked_in
+
 if TYPE_CHECKING:
     from rich.console import RenderableType
+
+# the Hub reads $ and a double backslash as the beginning of a formula
+_MARKS = str.maketrans(
+    {"&": "&amp;", "<": "&lt;", ">": "&gt;", "$": "&#36;", "\\": "&#92;", **{c: f"\\{c}" for c in "`*_[]|#~"}}
+)
+_BEGINS = re.compile(r"^(\d+(?=[.)](?:\s|$))|(?=[-+=]))")  # how a list or a rule begins
+_FORMULA = ("=", "+", "-", "@", "\uff1d", "\uff0b", "\uff0d", "\uff20")  # the last four are wide forms of the same
 
 
 @dataclass(frozen=True)
@@ -24,8 +35,36 @@ class Shown:
 
 
 def plain(text: str) -> str:
-    """A line with what would steer a terminal written as an escape: names come from other people's data."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
+    """One line for a terminal: what would steer it is written as an escape, and addresses are masked.
+
+    Names come from other people's data, and addresses from people who may show their screen.
+    """
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in masked_in(text))
+
+
+def markdown(text: str) -> str:
+    """A line that is nothing but text in Markdown, also in a cell of a table; see ``plain``."""
+    return _BEGINS.sub(r"\1\\", plain(" ".join(text.split())).translate(_MARKS))
+
+
+def csv_cell(text: str) -> str:
+    """A line that a spreadsheet takes for text and never for a formula; see ``plain``."""
+    line = plain(text)
+    return f"'{line}" if line.lstrip().startswith(_FORMULA) else line
+
+
+def as_json(data: object) -> str:
+    """Plain JSON values as one line of ASCII, the addresses in them masked."""
+    text = json.dumps(_masked(data), allow_nan=False)
+    return text.replace("\x7f", "\\u007f")  # the only one that JSON leaves as it is
+
+
+def _masked(data: Any) -> Any:
+    if isinstance(data, str):
+        return masked_in(data)
+    if isinstance(data, dict):
+        return {_masked(key): _masked(value) for key, value in data.items()}
+    return [_masked(value) for value in data] if isinstance(data, list | tuple) else data
 
 
 def together(parts: Sequence[RenderableType]) -> RenderableType:

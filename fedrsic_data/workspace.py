@@ -19,8 +19,8 @@ from typing import Any
 
 from fedrsic_data import atomic, manifest, ownership
 from fedrsic_data.atomic import file_digest
-from fedrsic_data.errors import FedkitError, ManifestError, OutputError, UsageError
-from fedrsic_data.settings import decode
+from fedrsic_data.errors import FedkitError, ManifestError, OutputError
+from fedrsic_data.settings import decode, local
 from fedrsic_data.shards import Receipt
 
 _FORMAT = 1
@@ -29,7 +29,6 @@ _DATA, _SCRATCH, _OLD = "data", "scratch", "old"
 _SCRATCHED = re.compile(r"tmp[a-z0-9_]{8}")  # as Python names temporary files
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _LONGEST = 3000  # bytes of a path, with room for the names below it
-_ADDRESS = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+|):[/\\]")
 
 
 def place(given: Path) -> Path:
@@ -39,8 +38,7 @@ def place(given: Path) -> Path:
         UsageError: It is an address.
         OutputError: No folder can be there, or none must be put there.
     """
-    if address := _ADDRESS.match(os.fspath(given)):  # what follows may be a password
-        raise UsageError(f"--out {address[1]}://...: is an address; name a folder of this machine")
+    local("--out", given)
     try:
         if len(os.fspath(given).encode()) > _LONGEST:
             raise OutputError(f"--out {os.fspath(given)[:60]}...: the name is too long; choose a shorter one")

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from fedrsic_data.errors import UsageError
+from fedrsic_data.errors import UsageError, masked
 from fedrsic_data.settings import at_least, decode, encode, positive, suggest
 
 Device = Literal["auto", "cpu", "cuda", "mps"]
@@ -24,6 +24,12 @@ NEUTRAL = ("flower", "manifest", "cohort", "checkpoint_every", "store", "tensorb
 """Fields that do not change a result."""
 
 _WORDS = {"True": True, "False": False, "None": None}  # as Python spells what JSON spells small
+
+
+def _no_login(name: str, value: object) -> None:
+    """Refuses addresses with a password or a query: a config is kept, and shown to others."""
+    if isinstance(value, str) and "://" in value and masked(value) != value:
+        raise UsageError(f"{name}={masked(value)}: an address with a login is never kept in a run; name one without")
 
 
 @dataclass(frozen=True)
@@ -87,6 +93,7 @@ class FlowerSettings:
     ray_address: str | None = None
 
     def __post_init__(self) -> None:
+        _no_login("flower.ray_address", self.ray_address)
         for name in ("timeout", "wait", "cpus"):
             positive(f"flower.{name}", getattr(self, name))
         at_least("flower.gpus", self.gpus, 0)
@@ -157,6 +164,7 @@ class RunConfig:
 
     def __post_init__(self) -> None:
         for name, value in (vars(self) | self.method_settings).items():
+            _no_login(name, value)
             if type(value) is int and value > _MOST:
                 raise UsageError(f"{name}={value} should be at most {_MOST:,}")
             if type(value) is float and abs(value) > _LARGEST:

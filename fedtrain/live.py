@@ -8,6 +8,8 @@ from contextlib import contextmanager
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
+from fedrsic_data.shown import plain
+
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
@@ -88,5 +90,5 @@ def _drawn(progress: RenderableType, rows: Sequence[tuple[str, str, str]]) -> Re
 
     table = Table.grid(padding=(0, 2))
     for name, curve, value in rows:
-        table.add_row(Text(name), Text(curve, style="cyan"), Text(value))
+        table.add_row(Text(plain(name)), Text(curve, style="cyan"), Text(value))
     return Group(table, progress)

@@ -19,6 +19,7 @@ from fedrsic_data.pages import partition as partitions
 from fedrsic_data.pictures import style
 from fedrsic_data.pictures.style import Numbers
 from fedrsic_data.reader import Dataset
+from fedrsic_data.settings import local
 from fedrsic_data.shown import Shown, together
 from fedtrain.files import CONFIG
 
@@ -43,7 +44,7 @@ def report(paths: Sequence[Path], out: Path, *, images: bool = True) -> Shown:
         images: Show thumbnails of sample images.
 
     Raises:
-        UsageError: ``out`` is a folder.
+        UsageError: ``out`` is a folder or an address.
         ManifestError: A dataset cannot be read.
         OutputError: A run is damaged or not finished, or the file cannot be written or is no report.
     """
@@ -89,6 +90,7 @@ def _has_runs(path: Path) -> bool:
 
 def check(out: Path) -> None:
     """Refuses to write a report where something else is, before anything is looked at; errors as for ``report``."""
+    local("--out", out)
     with _writing(out):
         if out.is_dir():
             raise UsageError(f"--out {out}: is a folder; name a file, such as {out / 'report.html'}")

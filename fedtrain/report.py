@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from fedrsic_data.errors import UsageError
 from fedrsic_data.settings import encode, suggest
-from fedrsic_data.shown import Shown, plain, together
+from fedrsic_data.shown import Shown, as_json, csv_cell, markdown, plain, together
 from fedtrain import published
 from fedtrain.folder import Result
 from fedtrain.results import BYTES, FLOATS, Group, Spread, engine, figures, story
@@ -59,7 +59,7 @@ def compared(groups: Sequence[Group], form: str) -> Shown:
     forms: dict[str, Callable[[Sequence[Group]], RenderableType]] = {
         "text": _as_text,
         "csv": lambda groups: _verbatim(_as_csv(groups)),
-        "json": lambda groups: _verbatim(json.dumps(_as_data(groups), allow_nan=False)),
+        "json": lambda groups: _verbatim(as_json(_as_data(groups))),
         "markdown": lambda groups: _verbatim(_as_markdown(groups)),
     }
     if form not in forms:
@@ -137,17 +137,16 @@ def _as_text(groups: Sequence[Group]) -> RenderableType:
 
 
 def _as_markdown(groups: Sequence[Group]) -> str:
-    lines = []
-    for title, columns in _by_subset(groups).items():
-        lines += [f"### {title}", "", "| figure | " + " | ".join(columns) + " |", "|---|" + "---:|" * len(columns)]
-        for name in _names(columns):
-            lines.append(f"| {name} | " + " | ".join(column.get(name, "-") for column in columns.values()) + " |")
-        lines.append("")
-    for title, rows in as_papers(groups).items():
-        names = _names(rows)
-        lines += [f"### {title}", "", "| method | " + " | ".join(names) + " |", "|---|" + "---:|" * len(names)]
-        lines += [f"| {row} | " + " | ".join(cells.values()) + " |" for row, cells in rows.items()] + [""]
-    return "\n".join(lines)
+    tables = [("figure", title, _by_row(columns)) for title, columns in _by_subset(groups).items()]
+    tables += [("method", title, rows) for title, rows in as_papers(groups).items()]
+    return "\n".join(_markdown_table(*table) for table in tables)
+
+
+def _markdown_table(corner: str, title: str, rows: Mapping[str, Mapping[str, str]]) -> str:
+    names = _names(rows)
+    cells = [[markdown(name), *(row.get(column, "-") for column in names)] for name, row in rows.items()]
+    lines = ["| " + " | ".join(line) + " |" for line in ([corner, *map(markdown, names)], *cells)]
+    return "\n".join([f"### {markdown(title)}", "", lines[0], "|---|" + "---:|" * len(names), *lines[1:], ""])
 
 
 def _as_csv(groups: Sequence[Group]) -> str:
@@ -158,7 +157,8 @@ def _as_csv(groups: Sequence[Group]) -> str:
     for group in groups:
         for name, s in group.figures.items():
             std = "" if s.std is None else s.std
-            writer.writerow([group.dataset, group.subset, group.label, name, s.mean, std, s.least, s.most, s.runs])
+            names = map(csv_cell, (group.dataset, group.subset, group.label, name))
+            writer.writerow([*names, s.mean, std, s.least, s.most, s.runs])
     return file.getvalue().rstrip("\n")
 
 
@@ -200,10 +200,14 @@ def _names(columns: Mapping[str, Mapping[str, str]]) -> list[str]:
     return list(dict.fromkeys(name for column in columns.values() for name in column))
 
 
+def _by_row(columns: Mapping[str, Mapping[str, str]]) -> dict[str, dict[str, str]]:
+    """Rows from columns: all that any column has."""
+    return {name: {label: column.get(name, "-") for label, column in columns.items()} for name in _names(columns)}
+
+
 def _table(corner: str, columns: Mapping[str, Mapping[str, str]]) -> RenderableType:
-    """A table from its columns; rows are all that any column has."""
-    rows = {name: {label: column.get(name, "-") for label, column in columns.items()} for name in _names(columns)}
-    return _rows(corner, rows, right=True)
+    """A table from its columns."""
+    return _rows(corner, _by_row(columns), right=True)
 
 
 def _rows(corner: str, rows: Mapping[str, Mapping[str, str]], *, right: bool = False) -> RenderableType:

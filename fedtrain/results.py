@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from fedrsic_data.settings import local
 from fedtrain import folder as folders
 from fedtrain.config import NEUTRAL
 from fedtrain.files import CONFIG, RESULT
@@ -70,10 +71,12 @@ def found(paths: Sequence[Path], note: Callable[[str], None] = lambda _: None) -
         note: Told which of the runs in a folder are left out, and why.
 
     Raises:
+        UsageError: One is an address.
         OutputError: A folder holds no finished run.
     """
     runs: dict[tuple[str, str], Result] = {}
     for path in paths:
+        local("run", path)
         inner = []
         if not (path / CONFIG).is_file():
             inner = sorted(p.parent for depth in ("*", "*/*") for p in path.glob(f"{depth}/{CONFIG}"))

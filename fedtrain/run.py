@@ -19,6 +19,7 @@ from fedrsic_data.atomic import write
 from fedrsic_data.errors import OutputError, UsageError
 from fedrsic_data.reader import Dataset
 from fedrsic_data.settings import decode, encode
+from fedrsic_data.settings import local as check_local
 from fedtrain import folder as folders
 from fedtrain.config import RunConfig, changed, digest, group, identity, to_json
 from fedtrain.engines import Engine, local
@@ -97,6 +98,7 @@ def train_all(
         listener: Hears of the progress.
         engine: Where clients train.
     """
+    check_local("--out", out or "")
     places = [out / config.subset if out is not None and len(wanted) > 1 else out for config in wanted]
     for config, place in zip(wanted, places, strict=True):
         ready, subset, _ = prepared(config)
@@ -129,10 +131,11 @@ def train(
         engine: Where clients train.
 
     Raises:
-        UsageError: A value of the config cannot be used with this dataset or machine.
+        UsageError: A value of the config cannot be used with this dataset or machine, or ``out`` is an address.
         ManifestError: The dataset cannot be read.
         OutputError: The folder cannot be written, or holds another run or a damaged checkpoint.
     """
+    check_local("--out", out or "")
     config, subset, rows = prepared(config)
     engine.check(config)
     if subset.entry.withheld and not engine.at_sites:

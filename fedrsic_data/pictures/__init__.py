@@ -11,6 +11,7 @@ from fedrsic_data.errors import OutputError
 from fedrsic_data.pictures import partition, style, together
 from fedrsic_data.pictures.summary import Summary, summarise
 from fedrsic_data.reader import Dataset, Subset
+from fedrsic_data.settings import local
 
 
 @dataclass(frozen=True)
@@ -52,10 +53,11 @@ def write(dataset: Dataset, wanted: Sequence[str], folder: Path) -> tuple[Path, 
         folder: Is made if it is not there.
 
     Raises:
-        UsageError: There is no such subset.
+        UsageError: There is no such subset, or the folder is an address.
         ManifestError: The client table or the plan cannot be read.
         OutputError: The folder cannot be written, or a file there is no picture of fedkit's; then none is written.
     """
+    local("--plot", folder)
     drawn: dict[Path, bytes] = {}
     for name in wanted or dataset.subsets:
         subset = dataset.subset(name)

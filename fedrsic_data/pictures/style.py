@@ -176,6 +176,7 @@ def svg(drawing: Drawing) -> str:
     text = re.sub(r'<svg [^>]*?(viewBox="[^"]*")[^>]*>', _opening(drawing), text, count=1)
     text = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{slug(drawing.name)}-", text)
     text = re.sub(r"\n *", "\n", text)
+    text = re.sub(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]", "\N{REPLACEMENT CHARACTER}", text)  # XML has no such characters
     roles = {color: role for role, color in LIGHT.items()}
     return re.sub(r"(?<=: )#[0-9a-f]{6}", lambda m: _themed(m.group(), roles), text)
 

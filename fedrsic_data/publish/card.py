@@ -3,20 +3,31 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import yaml
 
 from fedrsic_data import partition
+from fedrsic_data.describe import SAMPLE_LICENCE
 from fedrsic_data.manifest import Manifest, SubsetEntry
 from fedrsic_data.pictures import Picture
 from fedrsic_data.rebuild import command
 from fedrsic_data.recipe import to_json
+from fedrsic_data.shown import markdown as text
 
 _SIZES = ((10**3, "n<1K"), (10**4, "1K<n<10K"), (10**5, "10K<n<100K"), (10**6, "100K<n<1M"), (10**7, "1M<n<10M"))
-_LICENCES = {"Apache-2.0": "apache-2.0", "CC BY 4.0": "cc-by-4.0", "CC0": "cc0-1.0", "MIT": "mit"}
+# identifiers as SPDX or people write them, in small letters with dashes for spaces -> the Hub's
+_LICENCES = {
+    **{f"cc-{kind}-{v}": f"cc-{kind}-{v}" for kind in ("by", "by-sa", "by-nc", "by-nc-sa") for v in ("3.0", "4.0")},
+    **{name: name for name in ("cc-by-nd-4.0", "cc-by-nc-nd-4.0", "apache-2.0", "mit", "bsd-3-clause")},
+    **{name: name for name in ("cdla-permissive-1.0", "cdla-permissive-2.0", "cdla-sharing-1.0")},
+    **dict.fromkeys(("cc0", "cc0-1.0"), "cc0-1.0"),
+    "odbl-1.0": "odbl",
+    "odc-by-1.0": "odc-by",
+    "pddl-1.0": "pddl",
+    SAMPLE_LICENCE.lower().replace(" ", "-"): "apache-2.0",
+}
 _SAMPLE = (
     "> **Sample data**: procedurally rendered stand-ins, under the real class names or, for label sets, their own. "
     "Figures measured on them say nothing about the real datasets."
@@ -25,11 +36,6 @@ _REFERENCE = (
     "> **Without images**: this repository says who has which image, in `plan.parquet` and `clients.parquet`. The "
     "images are built from the sources, see below, and must then have the digests in `manifest.json`."
 )
-# the Hub reads $ and a double backslash as the beginning of a formula
-_PLAIN = str.maketrans(
-    {"&": "&amp;", "<": "&lt;", ">": "&gt;", "$": "&#36;", "\\": "&#92;", **{c: f"\\{c}" for c in "`*_[]|#~"}}
-)
-_ITEM = re.compile(r"^(\d+(?=[.)](?:\s|$))|(?=[-+=]))")  # how a list or a rule begins
 
 
 def render(built: Manifest, repo: str, tag: str, pictures: Sequence[Picture]) -> str:
@@ -58,11 +64,6 @@ def render(built: Manifest, repo: str, tag: str, pictures: Sequence[Picture]) ->
     return "\n\n".join(parts) + "\n"
 
 
-def text(words: str) -> str:
-    """One line that is nothing but text, whatever it holds."""
-    return _ITEM.sub(r"\1\\", " ".join(words.split()).translate(_PLAIN))
-
-
 def _head(built: Manifest, repo: str) -> dict[str, Any]:
     sample = built.recipe.sample is not None
     many = any(subset.multi_label for subset in built.subsets.values())
@@ -89,10 +90,9 @@ def _head(built: Manifest, repo: str) -> dict[str, Any]:
 
 
 def _licence(built: Manifest, repo: str) -> dict[str, str]:
-    """The licence as the Hub names it, where all sources have one that it knows."""
+    """The licence as the Hub names it, where all sources name one that it knows, and nothing more than its name."""
     known = {
-        next((key for words, key in _LICENCES.items() if source.licence.startswith(words)), "other")
-        for source in built.sources.values()
+        _LICENCES.get(source.licence.strip().lower().replace(" ", "-"), "other") for source in built.sources.values()
     }
     if len(known) == 1 and "other" not in known:
         return {"license": known.pop()}

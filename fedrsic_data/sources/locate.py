@@ -11,6 +11,7 @@ from pathlib import Path
 from fedrsic_data.containers import reading
 from fedrsic_data.download import Progress, Remote, fetch
 from fedrsic_data.errors import DownloadError, SourceError, UsageError
+from fedrsic_data.settings import local
 from fedrsic_data.sources import hub
 from fedrsic_data.sources.base import HubMirror, Source
 from fedrsic_data.sources.classfolders import plain
@@ -39,9 +40,10 @@ def cache_folder() -> Path:
     """``$FEDKIT_CACHE``, or ``fedkit`` in the user's cache folder.
 
     Raises:
-        UsageError: The user has no home folder.
+        UsageError: The user has no home folder, or the one given is an address.
     """
     if given := os.environ.get("FEDKIT_CACHE"):
+        local("FEDKIT_CACHE", given)
         return Path(given)
     try:
         return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fedkit"
@@ -80,7 +82,10 @@ def find(source: Source, places: Places) -> Path | None:
         return _given(given, f"--source {source.name}={given}")
     if (place := getattr(source, "place", None)) is not None:  # a person's own data, whose recipe says where they are
         return _given(place, f"sources.{source.name}.path={place}")
-    folders = [places.folder] if places.folder is not None else []
+    folders = []
+    if places.folder is not None:
+        local("--sources", places.folder)
+        folders = [places.folder]
     for folder in folders + [Path(p) for p in os.environ.get("FEDKIT_SOURCES", "").split(os.pathsep) if p]:
         with reading(folder):
             if not folder.is_dir():

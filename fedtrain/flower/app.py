@@ -15,6 +15,7 @@ from typing import Any
 
 from fedrsic_data import atomic, ownership
 from fedrsic_data.errors import FedkitError, OutputError, UsageError
+from fedrsic_data.settings import local
 from fedrsic_data.shown import Shown, plain, together
 
 PACKAGE = "fedkit_federation"
@@ -105,12 +106,14 @@ def write(
         overwrite: Replace another app that stands there.
 
     Raises:
-        UsageError: There is no such method, subset or setting.
+        UsageError: There is no such method, subset or setting, or a folder is an address.
         ManifestError: The dataset cannot be read.
         OutputError: The folder holds something else, or cannot be written.
     """
     from fedtrain import resolve, run
 
+    local("folder", folder)
+    local("--out", out or "")
     for config in run.configs(method, manifest, [subset] if subset else [], sets):
         resolve.prepared(config)  # what cannot be is said now
     wanted = Wanted(
@@ -252,6 +255,8 @@ def site_app(cache: Path) -> Any:
         for key in told:
             if key not in known and not key.startswith(("partition-id", "num-partitions")):
                 raise UsageError(f"the node's config: unknown key {key!r}; known: {', '.join(known)}")
+        for key in ("state-dir", "cache-dir"):
+            local(f"the node's config: {key}", str(told.get(key, "")))
         return Place(
             manifest=str(told["manifest"]),
             clients=tuple(str(told["client"]).split(",")) if told.get("client") else (),

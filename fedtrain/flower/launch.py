@@ -13,6 +13,7 @@ from typing import Any
 
 from fedrsic_data.distribution import install
 from fedrsic_data.errors import FedkitError, UsageError
+from fedrsic_data.settings import local
 from fedrsic_data.shown import Shown, together
 from fedtrain.flower.app import OURS, PACKAGE, Wanted
 
@@ -33,6 +34,7 @@ def run(folder: Path, connection: str | None, overrides: Sequence[str], say: Cal
     Raises:
         FedkitError: It could not be started, or failed.
     """
+    local("folder", folder)
     if connection is not None and connection.startswith("-"):
         raise UsageError(f"{connection}: is no name of a SuperLink; give one of Flower's config.toml")
     for text in overrides:
