@@ -7,7 +7,7 @@ import json
 import os
 import re
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -129,7 +129,7 @@ def build(
     Raises:
         UsageError: The folder is an address.
         OutputError: The folder cannot be written, or holds something else.
-        SourceError: A file cannot be read or is no image.
+        SourceError: A file cannot be read or is no image, or every image of a subset was skipped.
     """
     out = _place(planned, out, overwrite=overwrite)
     with workspace.opened(out) as work:
@@ -160,6 +160,7 @@ def _made(
 ) -> Built:
     work.begin(_key(planned))
     receipts = _receipts(planned, work, listener, engine)
+    _not_empty(receipts)
     with memory.returned():
         described = describe(planned, work.folder, receipts)
     check(described)
@@ -354,6 +355,18 @@ def _tasks(planned: Planned) -> list[Task]:
             rows, jobs = _jobs(planned.recipe, subset)
         todo += [Task(subset.name, job, rows, _options(planned.recipe, window)) for job, window in jobs]
     return todo
+
+
+def _not_empty(receipts: Mapping[str, Sequence[shards.Receipt]]) -> None:
+    """Refuses a subset of which no image is left."""
+    for name, written in receipts.items():
+        skipped = [skip for receipt in written for skip in receipt.skipped]
+        if skipped and not any(receipt.rows for receipt in written):
+            first = skipped[0]
+            raise SourceError(
+                f"{name}: all {len(skipped):,} images were skipped, {first['sample_id']} for one: {first['reason']}; "
+                "mend them at their source"
+            )
 
 
 def _options(recipe: Recipe, window: int) -> dict[str, Any]:

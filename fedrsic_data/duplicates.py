@@ -9,13 +9,15 @@ UC Merced and RESISC45, no two different ones are within 14 bits and 5 levels.
 
 from __future__ import annotations
 
-import io
 import os
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 from numpy.typing import NDArray
+
+from fedrsic_data import images
+from fedrsic_data.errors import BadImageError
 
 MAX_BITS = 12
 MAX_GREY = 2.0
@@ -64,18 +66,15 @@ def _look(data: bytes) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
 
     A damaged file, which is dealt with when it is written, looks like nothing else.
     """
-    from PIL import Image
+    from PIL.Image import Resampling
 
     try:
-        with Image.open(io.BytesIO(data)) as image:
-            grey = image.convert("L")
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        grey = images.rgb(data, "").convert("L")
+    except BadImageError:
         noise = np.random.default_rng([*data[:64], len(data)])
         return noise.integers(0, 256, 8, np.uint8), noise.integers(0, 256, 256, np.uint8)
-    small = np.asarray(grey.resize((9, 8), Image.Resampling.LANCZOS))
-    return np.packbits(small[:, 1:] > small[:, :-1]), np.asarray(
-        grey.resize((16, 16), Image.Resampling.LANCZOS)
-    ).ravel()
+    small = np.asarray(grey.resize((9, 8), Resampling.LANCZOS))
+    return np.packbits(small[:, 1:] > small[:, :-1]), np.asarray(grey.resize((16, 16), Resampling.LANCZOS)).ravel()
 
 
 def _joined(pairs: Iterable[tuple[int, int]]) -> list[NDArray[np.int64]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable
 from typing import Any
 
@@ -10,6 +9,8 @@ import numpy as np
 import torch
 from PIL import Image
 
+from fedrsic_data import images
+from fedrsic_data.errors import BadImageError
 from fedrsic_data.reader import Client
 
 
@@ -30,11 +31,15 @@ class ImageDataset(torch.utils.data.Dataset[tuple[Any, torch.Tensor]]):
 
         Raises:
             UsageError: There is no such split.
+
+        Items raise ``BadImageError`` where ``picture`` does.
         """
         table = client.read(split).combine_chunks()
         self.classes = client.subset.classes
         self.multi_label = client.subset.entry.multi_label
         self.transform = transform
+        self._name = client.subset.name
+        self._samples = table.column("sample_id").combine_chunks()
         self._files = table.column("image").combine_chunks().field("bytes")
         self._labels = table.column("labels" if self.multi_label else "label").combine_chunks()
 
@@ -42,16 +47,34 @@ class ImageDataset(torch.utils.data.Dataset[tuple[Any, torch.Tensor]]):
         return len(self._files)
 
     def __getitem__(self, index: int) -> tuple[Any, torch.Tensor]:
-        with Image.open(io.BytesIO(self._files[index].as_py())) as file:
-            image = file.convert("RGB")
+        image = picture(self._files[index].as_py(), self._name, self._samples[index].as_py())
         label = self._labels[index].as_py()
         if self.multi_label:
             target = torch.zeros(len(self.classes))
             target[label] = 1.0
         else:
             target = torch.tensor(label)
-        return (_tensor(image) if self.transform is None else self.transform(image)), target
+        return (tensor(image).contiguous() if self.transform is None else self.transform(image)), target
 
 
-def _tensor(image: Image.Image) -> torch.Tensor:
-    return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()
+def picture(data: bytes | None, subset: str, sample: str) -> Image.Image:
+    """The RGB picture of a row, by the rules of ``fedrsic_data.images``.
+
+    Args:
+        data: The row's image file.
+        subset: The subset's name, for the message.
+        sample: The row's id, for the message.
+
+    Raises:
+        BadImageError: There is none, or it is too large; a build of today would have refused it.
+    """
+    try:
+        return images.rgb(data, f"{subset}: image {sample}")
+    except BadImageError as error:
+        words = str(error).rpartition(";")[0]
+        raise BadImageError(f"{words}; mend it at its source, or build again with --on-bad-image skip") from None
+
+
+def tensor(image: Image.Image) -> torch.Tensor:
+    """uint8 ``[3, height, width]`` of an RGB picture, not in one piece."""
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1)

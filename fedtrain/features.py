@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import os
 from collections.abc import Callable, Iterator
@@ -14,19 +13,20 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
 from fedrsic_data import atomic
-from fedrsic_data.errors import BadImageError, ManifestError, OutputError, UsageError
+from fedrsic_data.errors import ManifestError, OutputError, UsageError
 from fedrsic_data.reader import Subset
+from fedtrain.data import picture, tensor
 from fedtrain.models.clip import Clip, fit
 
-_FORMAT = 2
+_FORMAT = 3
 """Raised whenever the same images would give other features, or earlier ones cannot be trusted.
 
-Up to 1, features of images that were read from the Hub and not proved could be kept under the digests of others.
+Up to 1, features of images that were read from the Hub and not proved could be kept under the digests of others; up to 2,
+rotated, 16-bit and other uncommon images were encoded as something else.
 """
 
 _VIEW = "evaluation"  # resized and cropped as CLIP does in evaluation, not augmented
@@ -140,13 +140,7 @@ def _files(subset: Subset, split: str) -> Iterator[list[tuple[str, bytes]]]:
 
 def _picture(clip: Clip, subset: str, sample: str, data: bytes) -> torch.Tensor:
     """uint8 ``[3, size, size]`` as the image encoder takes it."""
-    try:
-        with Image.open(io.BytesIO(data)) as image:
-            pixels = np.array(image.convert("RGB"))
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        words = " ".join(str(error).split())
-        raise BadImageError(f"{subset}: image {sample} cannot be decoded ({words}); run: fedkit verify") from None
-    return fit(torch.from_numpy(pixels).permute(2, 0, 1), clip.preprocessing)
+    return fit(tensor(picture(data, subset, sample)), clip.preprocessing)
 
 
 def _read(file: Path, key: str, count: int, width: int) -> torch.Tensor | None:

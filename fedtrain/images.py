@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ import torch
 from PIL import Image
 
 from fedrsic_data.reader import Subset
+from fedtrain.data import picture, tensor
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """Of ImageNet's channels, for values in 0..1."""
@@ -67,7 +67,7 @@ class Album:
         """A client's images of a split, in the order of its shard."""
         key = split, number
         if key not in self._kept:
-            table = self._subset.client(self._subset.clients[number]).read(split, ["image", self._column])
+            table = self._subset.client(self._subset.clients[number]).read(split, ["image", "sample_id", self._column])
             made = self._made(table, np.full(table.num_rows, number))
             return self._keep(key, made)
         return self._kept[key]
@@ -88,7 +88,7 @@ class Album:
 
     def _tables(self, split: str) -> Iterator[pa.Table]:
         """A split in tables of about ``_CHUNK`` rows."""
-        columns = ["image", self._column, "client_id"]
+        columns = ["image", "sample_id", self._column, "client_id"]
         held: list[pa.RecordBatch] = []
         for client in self._subset.clients:
             for batch in self._subset.client(client).batches(split, _CHUNK, columns):
@@ -105,7 +105,8 @@ class Album:
         targets = torch.zeros(len(files), self._labels, dtype=torch.bool)
         rows = np.repeat(np.arange(len(files)), np.diff(lists.offsets.to_numpy()))
         targets[torch.from_numpy(rows), torch.from_numpy(lists.flatten().to_numpy().copy())] = True
-        images = decoded(files, self._size)
+        samples = table.column("sample_id").to_pylist()
+        images = decoded(files, samples, self._subset.name, self._size)
         return Pictures(*(t.to(self._device) for t in (images, targets, torch.from_numpy(owner))))
 
     def _keep(self, key: tuple[str, int], made: Pictures) -> Pictures:
@@ -115,20 +116,28 @@ class Album:
         return made
 
 
-def decoded(files: Sequence[bytes], size: int) -> torch.Tensor:
-    """Image files as uint8 ``[n, 3, size, size]``, RGB, resized with antialiasing where they are not that large."""
+def decoded(files: Sequence[bytes], samples: Sequence[str], subset: str, size: int) -> torch.Tensor:
+    """Image files as uint8 ``[n, 3, size, size]``, RGB, resized with antialiasing where they are not that large.
+
+    Args:
+        files: One image each.
+        samples: Their ids, for messages.
+        subset: The subset's name, for messages.
+        size: Height and width.
+
+    Raises:
+        BadImageError: One cannot be decoded.
+    """
     if not files:
         return torch.zeros(0, 3, size, size, dtype=torch.uint8)
+
+    def one(file: bytes, sample: str) -> torch.Tensor:
+        image = picture(file, subset, sample)
+        # Pillow's resampling always antialiases
+        return tensor(image if image.size == (size, size) else image.resize((size, size), Image.Resampling.BILINEAR))
+
     with ThreadPoolExecutor(_THREADS) as pool:  # the decoders let go of the interpreter
-        return torch.stack(list(pool.map(lambda file: _decoded(file, size), files)))
-
-
-def _decoded(file: bytes, size: int) -> torch.Tensor:
-    with Image.open(io.BytesIO(file)) as opened:
-        image = opened.convert("RGB")
-    if image.size != (size, size):
-        image = image.resize((size, size), Image.Resampling.BILINEAR)  # Pillow's resampling always antialiases
-    return torch.from_numpy(np.array(image)).permute(2, 0, 1)
+        return torch.stack(list(pool.map(one, files, samples)))
 
 
 def normalised(images: torch.Tensor, flip: torch.Tensor | None = None) -> torch.Tensor:

@@ -156,7 +156,7 @@ def test_an_image_that_cannot_be_decoded_is_named(subset: Subset, monkeypatch: p
         yield [("sample-x/beach/07", b"GIF89a")]
 
     monkeypatch.setattr(module, "_files", broken)
-    with pytest.raises(BadImageError, match="fed-domains: image sample-x/beach/07 cannot be decoded"):
+    with pytest.raises(BadImageError, match="fed-domains: image sample-x/beach/07: damaged image"):
         features(small(), subset, "test")
 
 

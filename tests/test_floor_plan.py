@@ -15,6 +15,7 @@ FLOORS = (
     (
         "ownership",
         "settings",
+        "headers",
         "images",
         "index",
         "schema",
@@ -60,7 +61,7 @@ TRAIN_FLOORS = (
     ("quickstart",),
 )
 BINDERS = {"methods", "resolve", "report", "flower"}  # who may see methods by name
-CONTRACT = {"manifest", "schema", "reader", "errors", "distribution", "settings", "shown", "pictures", "pages"}
+CONTRACT = {"manifest", "schema", "reader", "images", "errors", "distribution", "settings", "shown", "pictures", "pages"}
 CONTRACT |= {"atomic", "ownership"}
 HELPERS = {"sources": {"base", "classfolders", "locate", "hub"}}
 

@@ -46,7 +46,7 @@ def test_whole_images(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["jpeg", "progressive", "gray", "cmyk", "trailing", "png", "tiff"])
 def test_the_quick_look_serves_the_common_kinds(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(images, "_decode", None)
+    monkeypatch.setattr(images, "_opened", None)
     assert images.check(WHOLE[name], name) == (30, 40)
 
 
@@ -89,8 +89,11 @@ def test_checksums_of_png() -> None:
     middle = plain.index(b"IDAT") + 99
     with pytest.raises(BadImageError, match="does not have its checksum"):
         images.check(plain[:middle] + bytes(999) + plain[middle + 999 :], "name.x")
-    note = b"\0\0\0\4tEXtk\0ab" + bytes(4)  # decoders pass over notes
-    assert images.check(plain[:33] + note + plain[33:] + b"trailing", "name.x") == (30, 40)
+    note = b"\0\0\0\4tEXtk\0ab" + bytes(4)  # the decoder passes over notes, but for those before the picture
+    end = plain.index(b"IEND") - 4
+    assert images.check(plain[:end] + note + plain[end:] + b"trailing", "name.x") == (30, 40)
+    with pytest.raises(BadImageError, match="does not have its checksum"):
+        images.check(plain[:33] + note + plain[33:], "name.x")
 
 
 def test_other_formats_reach_no_decoder(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -25,6 +25,8 @@ from fedrsic_data.settings import suggest
 from fedtrain.models import tiny
 
 _TEXTS = 64  # encoded at a time
+_LONGEST = 16  # times the other side; a longer one is cut
+_LARGE = 2**24  # pixels of an image whose channels are resized one after another
 _WEIGHTS = (".safetensors", ".pt", ".pth", ".bin", ".ckpt")
 
 
@@ -152,6 +154,9 @@ class Clip:
 def fit(images: torch.Tensor, how: Preprocessing) -> torch.Tensor:
     """Resizes and crops images to the size of the image encoder.
 
+    Only the middle square of what is resized is kept, so a strip loses its ends first: one of 2 x 30,000 pixels
+    would be enlarged to gigabytes.
+
     Args:
         images: uint8 ``[..., 3, height, width]``.
         how: Size, interpolation, and whether the proportions are kept.
@@ -159,18 +164,36 @@ def fit(images: torch.Tensor, how: Preprocessing) -> torch.Tensor:
     Returns:
         uint8 ``[..., 3, size, size]``: within a grey level of what Pillow's resampling gives.
     """
-    height, width = images.shape[-2:]
     if how.resize_mode == "squash":
+        height, width = images.shape[-2:]
         size = (how.size, how.size)
     else:
+        images = _middle(images)
+        height, width = images.shape[-2:]
         short = min(height, width)
         size = (how.size * height // short, how.size * width // short)
     if size != (height, width):
-        flat = images.reshape(-1, 3, height, width).float()
-        resized = functional.interpolate(flat, size, mode=how.interpolation, antialias=True, align_corners=False)
+        flat = images.reshape(-1, 3, height, width)
+        parts = [flat[:, c : c + 1] for c in range(3)] if height * width > _LARGE else [flat]
+        resized = torch.cat([_resized(part.float(), size, how) for part in parts], dim=1)
         images = resized.round_().clamp_(0, 255).to(torch.uint8).reshape(*images.shape[:-2], *size)
     top, left = (round((side - how.size) / 2) for side in size)
     return images[..., top : top + how.size, left : left + how.size]
+
+
+def _resized(images: torch.Tensor, size: tuple[int, int], how: Preprocessing) -> torch.Tensor:
+    return functional.interpolate(images, size, mode=how.interpolation, antialias=True, align_corners=False)
+
+
+def _middle(images: torch.Tensor) -> torch.Tensor:
+    """Images ``[..., height, width]`` without the ends of sides that are over ``_LONGEST`` times the other.
+
+    As much goes at either end, so the middle stays where it is.
+    """
+    height, width = images.shape[-2:]
+    most = _LONGEST * min(height, width)
+    down, across = max(height - most, 0) // 2, max(width - most, 0) // 2
+    return images[..., down : height - down, across : width - across]
 
 
 def load(spec: str = "tiny", device: str | torch.device = "cpu", *, random: int | None = None) -> Clip:
