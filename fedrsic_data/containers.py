@@ -44,6 +44,25 @@ def reading(path: Path) -> Iterator[None]:
         raise SourceError(f"{where}: cannot be read ({words})") from None
 
 
+def _bytes(path: str) -> bytes:
+    """A file's content, or one byte more than an image may have."""
+    # os.open and two reads cost a third of Path.read_bytes, which counts at a million small files
+    try:
+        handle = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
+    except OSError as error:
+        raise SourceError(f"{path}: cannot be read ({error.strerror})") from None
+    try:
+        size = min(os.fstat(handle).st_size, MAX_BYTES) + 1
+        data = os.read(handle, size)
+        while len(data) < size and (more := os.read(handle, size - len(data))):
+            data += more
+        return data
+    except OSError as error:
+        raise SourceError(f"{path}: cannot be read ({error.strerror})") from None
+    finally:
+        os.close(handle)
+
+
 class FolderContainer:
     """Files below a folder; keys are relative paths."""
 
@@ -56,28 +75,11 @@ class FolderContainer:
 
     def read(self, keys: Sequence[str]) -> list[bytes]:
         """See ``Container.read``."""
-        return [self._read(self._prefix + key) for key in keys]
+        return [_bytes(self._prefix + key) for key in keys]
 
     def where(self, key: str) -> str:
         """See ``Container.where``."""
         return self._prefix + key
-
-    def _read(self, path: str) -> bytes:
-        # os.open and two reads cost a third of Path.read_bytes, which counts at a million small files
-        try:
-            handle = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
-        except OSError as error:
-            raise SourceError(f"{path}: cannot be read ({error.strerror})") from None
-        try:
-            size = min(os.fstat(handle).st_size, MAX_BYTES) + 1
-            data = os.read(handle, size)
-            while len(data) < size and (more := os.read(handle, size - len(data))):
-                data += more
-            return data
-        except OSError as error:
-            raise SourceError(f"{path}: cannot be read ({error.strerror})") from None
-        finally:
-            os.close(handle)
 
 
 class ArchiveContainer:
@@ -168,13 +170,16 @@ class _Flat(ABC):
 class ParquetContainer(_Flat):
     """Image bytes in a column of Parquet files; keys are row numbers over all files.
 
-    The column is ``struct<bytes, ...>``, as the Hub has images, or the bytes themselves.
+    The column is ``struct<bytes, path>``, as the Hub has images, or the bytes themselves. An image without bytes is
+    read from its path, which stands beside its Parquet file or below the source's folder, and never leads out of it.
     """
 
-    def __init__(self, files: Sequence[Path], column: str = "image") -> None:
+    def __init__(self, files: Sequence[Path], column: str = "image", root: Path | None = None) -> None:
+        """``root``: the source's folder; None: that of each file."""
         super().__init__()
         self.files = tuple(files)
         self.column = column
+        self.root = root
         self._first = np.cumsum([0, *(pq.read_metadata(file).num_rows for file in files)])
 
     def where(self, key: str) -> str:
@@ -185,9 +190,44 @@ class ParquetContainer(_Flat):
     def _fill(self, file: IO[bytes]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         lengths = [np.zeros(0, np.int64)]
         for path in self.files:
-            lengths.extend(_append(values, file) for values in _values(path, self.column))
+            row = 0
+            for values, paths in _values(path, self.column):
+                if values.null_count and paths is not None:
+                    lengths.extend(self._append_each(path, row, values, paths, file))
+                else:
+                    lengths.append(_append(values, file))
+                row += len(values)
         sizes = np.concatenate(lengths)
         return np.cumsum(sizes) - sizes, sizes
+
+    def _append_each(
+        self, path: Path, first: int, values: pa.Array, paths: pa.Array, file: IO[bytes]
+    ) -> Iterator[NDArray[np.int64]]:
+        """Row by row, for some are in files of their own."""
+        for i, name in enumerate(paths.to_pylist()):
+            if values[i].is_valid or not name:
+                yield _append(values.slice(i, 1), file)
+            else:
+                yield _append(pa.array([self._outside(path, first + i, name)], pa.binary()), file)
+
+    def _outside(self, path: Path, row: int, name: str) -> bytes:
+        """The image that a row names but does not hold.
+
+        Raises:
+            SourceError: There is no such file, or not in the source's folder.
+        """
+        root = self.root or path.parent
+        for folder in (path.parent, root):
+            try:
+                there = (folder / name).resolve()
+                if there.is_relative_to(root.resolve()) and there.is_file():
+                    return _bytes(os.fspath(there))
+            except (OSError, ValueError):  # a name that no file can have
+                pass
+        raise SourceError(
+            f"{path} (row {row}): holds no bytes of its image, only the path {name!r}, which is no file inside {root}; "
+            "put the images there, or their bytes into the column"
+        )
 
 
 class TarGzContainer(_Flat):
@@ -290,12 +330,17 @@ def _spill(archive: Path, sink: _Shared) -> tuple[pa.Array, NDArray[np.int64], N
     return pa.array(names, pa.string()), np.concatenate(starts), np.concatenate(lengths)
 
 
-def _values(path: Path, column: str) -> Iterator[pa.Array]:
-    """The images of a file, some rows at a time, as binary arrays; a row without an image is null."""
+def _values(path: Path, column: str) -> Iterator[tuple[pa.Array, pa.Array | None]]:
+    """The images of a file, some rows at a time, as binary arrays, null without one; and their paths, if they have."""
     with reading(path), pq.ParquetFile(path, pre_buffer=False) as parquet:
-        nested = pa.types.is_struct(parquet.schema_arrow.field(column).type)
-        for batch in parquet.iter_batches(_BATCH, columns=[f"{column}.bytes" if nested else column], use_threads=False):
-            yield pc.struct_field(batch.column(0), "bytes") if nested else batch.column(0)
+        kind = parquet.schema_arrow.field(column).type
+        fields = {field.name: field.type for field in kind} if pa.types.is_struct(kind) else {}
+        texts = [name for name in ("path",) if name in fields and not pa.types.is_null(fields[name])]
+        wanted = [f"{column}.{name}" for name in ("bytes", *texts)] if fields else [column]
+        for batch in parquet.iter_batches(_BATCH, columns=wanted, use_threads=False):
+            images = pc.struct_field(batch.column(0), "bytes") if fields else batch.column(0)
+            paths = pc.struct_field(batch.column(0), "path").cast(pa.string()) if texts else None
+            yield (images.cast(pa.binary()) if pa.types.is_null(images.type) else images), paths
 
 
 def _append(values: pa.Array, file: IO[bytes]) -> NDArray[np.int64]:

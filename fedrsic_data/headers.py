@@ -86,7 +86,7 @@ def _jpeg(data: bytes) -> Header | None:
     while data[at] == 0xFF:
         marker = data[at + 1]
         if marker == _END:
-            return size and Header(*size, plain)
+            return Header(*size, plain) if size and scans else None
         if marker == _SCAN:
             marks = marks if scans else _marks(data, at)
             scans, following = scans + 1, int(np.searchsorted(marks, at, side="right"))

@@ -25,8 +25,8 @@ from fedtrain.models.clip import Clip, fit
 _FORMAT = 3
 """Raised whenever the same images would give other features, or earlier ones cannot be trusted.
 
-Up to 1, features of images that were read from the Hub and not proved could be kept under the digests of others; up to 2,
-rotated, 16-bit and other uncommon images were encoded as something else.
+Up to 1, features of images that were read from the Hub and not proved could be kept under the digests of others.
+Up to 2, rotated, 16-bit and other uncommon images were encoded as something else.
 """
 
 _VIEW = "evaluation"  # resized and cropped as CLIP does in evaluation, not augmented

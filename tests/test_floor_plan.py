@@ -61,7 +61,18 @@ TRAIN_FLOORS = (
     ("quickstart",),
 )
 BINDERS = {"methods", "resolve", "report", "flower"}  # who may see methods by name
-CONTRACT = {"manifest", "schema", "reader", "images", "errors", "distribution", "settings", "shown", "pictures", "pages"}
+CONTRACT = {
+    "manifest",
+    "schema",
+    "reader",
+    "images",
+    "errors",
+    "distribution",
+    "settings",
+    "shown",
+    "pictures",
+    "pages",
+}
 CONTRACT |= {"atomic", "ownership"}
 HELPERS = {"sources": {"base", "classfolders", "locate", "hub"}}
 

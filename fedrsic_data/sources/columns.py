@@ -1,6 +1,7 @@
 """Any dataset of the Hugging Face Hub that is Parquet, or Parquet files of your own, by their columns.
 
-The image column holds ``struct<bytes, path>``, as the Hub has images, or the bytes of the files. Labels are class
+The image column holds ``struct<bytes, path>``, as the Hub has images, or the bytes of the files; a path without bytes
+names a file beside the Parquet file or below the folder. Labels are class
 indices whose names stand in the schema (ClassLabel), other whole numbers, texts, or lists of any of these. Splits
 are those of a column ``split``, or else of the names of folders and files, as ``datasets`` finds them. Only the columns
 that are needed are read, and they stay Arrow columns.
@@ -213,7 +214,7 @@ def _index(root: Path, name: str, its: ColumnsSettings, files: Sequence[_File], 
             file=named(get["path"], get["key"]),
         ),
         told.classes,
-        ParquetContainer([file.path for file in used], columns.image),
+        ParquetContainer([file.path for file in used], columns.image, root if root.is_dir() else root.parent),
         *_stamp(root, used),
         left_out=own.of_left_out_splits(left, its.splits),
         multi_label=told.multi,

@@ -313,8 +313,11 @@ def _check_names(path: Path, column: str, names: Sequence[Any]) -> None:
 
 
 def _is_image(kind: pa.DataType) -> bool:
+    """Whether its values can be images: bytes, alone or beside paths; or paths alone, with nothing in all bytes."""
     if pa.types.is_struct(kind):
-        return any(field.name == "bytes" and _is_binary(field.type) for field in kind)
+        types = {field.name: field.type for field in kind}
+        held, path = types.get("bytes", pa.string()), types.get("path", pa.null())
+        return bool(_is_binary(held) or (pa.types.is_null(held) and _is_string(path)))
     return bool(_is_binary(kind))
 
 
