@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import threading
 from collections.abc import Iterator
 from datetime import datetime
@@ -513,3 +514,40 @@ def test_no_message_shows_a_login(hub: dict[str, str], tmp_path: Path) -> None:
 def test_a_hub_that_has_no_such_dataset(hub: dict[str, str], tmp_path: Path) -> None:
     fails(1, "hf://u/none", "cannot be reached", done=fedkit("new", "x.json", "--hub", "u/none", cwd=tmp_path, **hub))
     assert not (tmp_path / "x.json").exists()
+
+
+def by_path(path: Path, names: list[str | None], held: list[bytes | None] | None = None) -> Path:
+    """A Parquet file whose images are paths, but where bytes are given."""
+    data = held or [None] * len(names)
+    column = pa.array([{"bytes": b, "path": p} for b, p in zip(data, names, strict=True)])  # as pandas types it
+    return save(path, image=column, label=["ab"[i % 2] for i in range(len(names))])
+
+
+def test_images_by_path_only_are_read_from_the_folder(tmp_path: Path) -> None:
+    own = images(4)
+    (tmp_path / "data" / "pictures").mkdir(parents=True)
+    places = [tmp_path / "data" / "pictures" / "0.png", tmp_path / "data" / "1.png", tmp_path / "2.png"]
+    for file, data in zip(places, own, strict=False):
+        file.write_bytes(data)
+    by_path(tmp_path / "data" / "train.parquet", ["pictures/0.png", str(places[1]), "2.png", "x"], [None] * 3 + own[3:])
+    found = index(tmp_path)
+    found.container.prepare(tmp_path)
+    assert found.container.read(column(found, "key")) == own
+    assert column(found, "file") == ["0.png", "1.png", "2.png", "x"]
+
+
+@pytest.mark.parametrize("name", ["gone.png", "../secret.png", "{}/secret.png", "link.png", "sub", "a\0b", "pipe"])
+def test_images_by_a_path_that_leads_elsewhere_are_refused_in_those_words(tmp_path: Path, name: str) -> None:
+    (tmp_path / "secret.png").write_bytes(images(1)[0])
+    own = tmp_path / "own"
+    (own / "sub").mkdir(parents=True)
+    (own / "link.png").symlink_to(tmp_path / "secret.png")
+    os.mkfifo(own / "pipe")
+    (own / "here.png").write_bytes(images(1)[0])
+    by_path(own / "train.parquet", ["here.png", name.format(tmp_path)])
+    found = index(own)
+    with pytest.raises(SourceError) as told:
+        found.container.prepare(tmp_path)
+    assert f"{own / 'train.parquet'} (row 1): holds no bytes of its image, only the path" in str(told.value)
+    assert f"which is no file inside {own}" in str(told.value)
+    assert "empty" not in str(told.value)
