@@ -113,6 +113,9 @@ def new(
     name: Annotated[str | None, typer.Option(help="Name of the dataset; default that of the data.")] = None,
     clients: Clients = None,
     alpha: Alpha = None,
+    config: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Which config of the dataset, where its README says several.")
+    ] = None,
     set_: SourceSets = None,
     force: Annotated[bool, typer.Option("--force", help="Replace the recipe that is there.")] = False,
     offline: Annotated[bool, typer.Option("--offline", help="Never download.")] = False,
@@ -128,7 +131,7 @@ def new(
     """
     from fedrsic_data import new as drafts
 
-    chosen = drafts.settings(folder, hub, parquet, set_ or [])
+    chosen = drafts.settings(folder, hub, parquet, set_ or [], config)
     drafts.check(recipe, force=force)
     with listening(quiet=json) as listener:
         drafted = drafts.draft(chosen, name, clients=clients, alpha=alpha, offline=offline, listener=listener)

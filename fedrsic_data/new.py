@@ -22,7 +22,7 @@ from fedrsic_data.index import Index
 from fedrsic_data.plan import PlannedSubset
 from fedrsic_data.settings import encode, local
 from fedrsic_data.shown import Shown, together
-from fedrsic_data.sources import GENERAL, SOURCES, configured, locate, own
+from fedrsic_data.sources import GENERAL, SOURCES, configured, hub, locate, own
 from fedrsic_data.splits import TRAIN
 
 _TEST = 0.2  # held out where the data have no split of their own
@@ -68,7 +68,9 @@ _KNOWN = {  # files by which a dataset that has a recipe of its own is known
 }
 
 
-def settings(folder: str | None, hub: str | None, parquet: str | None, sets: Sequence[str] = ()) -> dict[str, Any]:
+def settings(
+    folder: str | None, hub: str | None, parquet: str | None, sets: Sequence[str] = (), config: str | None = None
+) -> dict[str, Any]:
     """The settings of the source that the options mean.
 
     Args:
@@ -76,6 +78,7 @@ def settings(folder: str | None, hub: str | None, parquet: str | None, sets: Seq
         hub: ``USER/NAME`` or ``USER/NAME@REVISION`` on the Hub.
         parquet: A Parquet file or a folder of them.
         sets: ``key=value`` texts, settings of the source.
+        config: Which config of it, where there are several.
 
     Raises:
         UsageError: Not one of the three, or a malformed ``key=value``.
@@ -96,6 +99,8 @@ def settings(folder: str | None, hub: str | None, parquet: str | None, sets: Seq
             raise UsageError(f"--hub {masked(str(hub))}: should look like USER/NAME; a login is never part of it")
         repo, _, revision = str(hub).removeprefix("hf://").removeprefix("datasets/").partition("@")
         chosen = {"kind": "hub", "repo": repo, "revision": revision or None}
+    if config is not None:
+        chosen["config"] = config
     for text in sets:
         key, equals, value = text.partition("=")
         if not (key and equals):
@@ -136,6 +141,8 @@ def draft(
     source = cast(own.Own, configured(name, chosen, f"sources.{name}"))
     listener.step(f"looking at {chosen.get('path') or chosen.get('repo')}")
     path = locate.locate(source, locate.Places(offline=offline), listener.download)
+    if chosen.get("repo") and not offline:
+        hub.card(source.facts.hub, path)
     found, index = source.look(path)
     if getattr(found, "repo", None):  # what was downloaded lies in a folder called after its commit
         found = dataclasses.replace(found, revision=path.name.rpartition("@")[2])

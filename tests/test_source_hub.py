@@ -488,7 +488,6 @@ def test_a_dataset_of_the_hub(repo: str, hub: dict[str, str], tmp_path: Path) ->
         "label": "label",
     }
     assert recipe["split_by"] == "source"
-    assert not any("README" in path for path in Hub.asked)
     built = answer(fedkit("build", "my.json", "--json", "--offline", cwd=tmp_path, **hub))
     assert built["subsets"]["d"]["rows"] == {"train": 30, "test": 10}
     assert verify(tmp_path / "data/d")[1] == []

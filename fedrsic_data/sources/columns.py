@@ -15,7 +15,7 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
@@ -28,10 +28,11 @@ from fedrsic_data.containers import ParquetContainer, reading
 from fedrsic_data.errors import SourceError, UsageError
 from fedrsic_data.index import Index, fingerprint
 from fedrsic_data.settings import suggest
-from fedrsic_data.sources import own, splitwords
+from fedrsic_data.sources import own, readme, splitwords
 from fedrsic_data.sources.base import Facts, HubMirror
 from fedrsic_data.sources.classfolders import named
 from fedrsic_data.sources.features import Columns, LabelColumn, choose
+from fedrsic_data.sources.readme import Config
 from fedrsic_data.sources.splitwords import Spoken
 from fedrsic_data.splits import TRAIN
 
@@ -49,7 +50,7 @@ class ColumnsSettings:
         repo: ``USER/NAME`` of a dataset on the Hub; or else ``path`` is given.
         revision: Commit or branch of it; None: the commit seen at first use is kept to.
         path: A Parquet file, or a folder of them, from the folder fedkit runs in.
-        config: Folder of the files, where a dataset has several configs.
+        config: Which config, where the README or the folders of the files say several.
         image: The column of images; None: ``image``, or the only one that can be it.
         label: The column of labels or label lists; None: ``label``, ``labels``, or the only ClassLabel.
         domain: The column of domains; None: ``domain`` if there is one; empty: none, the source is one domain.
@@ -130,7 +131,7 @@ class ColumnsSource:
         said = {"image": its.image, "label": its.label, "domain": its.domain, "user": its.user}
         said |= {"split": its.split, "id": its.id}
         with reading(path):
-            files, notes = _files(path, its, where)
+            files, config, notes = _files(path, its, where)
             missing = _partial(path, files, allow_partial)
             columns = choose(files[0].path, said, where)
             for file in files[1:]:
@@ -141,7 +142,8 @@ class ColumnsSource:
                     )
             found = _index(path, self.name, its, files, columns)
         domain, user, split = (columns.others.get(key, said[key]) for key in ("domain", "user", "split"))
-        index = dataclasses.replace(found, missing=missing, notes=(*found.notes, *notes))
+        stamp = found.fingerprint if config is None else fingerprint([found.fingerprint, config])
+        index = dataclasses.replace(found, fingerprint=stamp, missing=missing, notes=(*found.notes, *notes))
         its = dataclasses.replace(its, domain=domain, user=user, split=split)
         return dataclasses.replace(its, image=columns.image, label=columns.label), index
 
@@ -285,40 +287,72 @@ def _stamp(root: Path, files: Sequence[_File]) -> tuple[str, int]:
     return fingerprint(facts), max(max(stat.st_mtime_ns, stat.st_ctime_ns) for stat in stats)
 
 
-def _files(root: Path, its: ColumnsSettings, where: str) -> tuple[list[_File], tuple[str, ...]]:
-    """The Parquet files of one config in the order of their names, and notes."""
+def _files(root: Path, its: ColumnsSettings, where: str) -> tuple[list[_File], Config | None, tuple[str, ...]]:
+    """The Parquet files of one config in the order of their names, that config if the README says it, and notes."""
     if root.is_file():
-        at = {PurePosixPath(root.name): root}
+        shown, chosen = {root.name: root}, None
     elif not root.is_dir():
         raise SourceError(f"{root}: {'not a folder or file' if root.exists() else 'does not exist'}")
     else:
-        paths = {PurePosixPath(path.relative_to(root).as_posix()): path for path in root.rglob("*.parquet")}
-        shown = {at: path for at, path in paths.items() if not any(part.startswith(".") for part in at.parts)}
+        paths = {path.relative_to(root).as_posix(): path for path in sorted(root.rglob("*.parquet"))}
+        shown = {at: path for at, path in paths.items() if not any(part.startswith(".") for part in at.split("/"))}
         if not shown:
             raise SourceError(f"{root}: holds no Parquet files (*.parquet)")
-        at = _of_config(root, shown, its, where)
-    names = sorted(at)
+        chosen = _of_readme(root, shown, its, where)
+    words, notes = dict[str, str](), list[str]()
+    if chosen is not None:
+        shown, words, notes = _of_config(root, shown, chosen)
+    elif not root.is_file():
+        shown = _of_folder(root, shown, its, where)
+    names = sorted(shown, key=PurePosixPath)
     if its.split == "":
-        return [_File(at[name], Spoken(None, None)) for name in names], ()
-    said, notes = splitwords.of_files([name.as_posix() for name in names], its.splits, str(root))
-    return [_File(at[name], one) for name, one in zip(names, said, strict=True)], tuple(notes)
+        said = [Spoken(None, None)] * len(names)
+    elif words:
+        said = [Spoken(words[name], own.SPLIT_WORDS.get(words[name], words[name])) for name in names]
+    else:
+        below = f"{chosen.folder}/" if chosen and chosen.folder else ""
+        said, more = splitwords.of_files([name.removeprefix(below) for name in names], its.splits, str(root))
+        notes += more
+    return [_File(shown[name], one) for name, one in zip(names, said, strict=True)], chosen, tuple(notes)
 
 
 def _of_config(
-    root: Path, paths: Mapping[PurePosixPath, Path], its: ColumnsSettings, where: str
-) -> dict[PurePosixPath, Path]:
+    root: Path, paths: Mapping[str, Path], config: Config
+) -> tuple[dict[str, Path], dict[str, str], list[str]]:
+    """The files of a README's config, their splits in its words if it says some, and notes."""
+    words: dict[str, str] = {}
+    if config.patterns is None:
+        taken = {name: path for name, path in paths.items() if config.within(name)}
+    else:
+        said = config.splits(list(paths), root, "Parquet files")
+        words = {name: word for name, word in zip(paths, said, strict=True) if word is not None}
+        taken = {name: paths[name] for name in words}
+    if not taken:
+        raise SourceError(f"{root}: README.md: no Parquet files are below {config.folder}, data_dir of {config.name!r}")
+    return taken, words, list(readme.note(config, len(taken), len(paths), "Parquet files"))
+
+
+def _of_readme(root: Path, paths: Iterable[str], its: ColumnsSettings, where: str) -> Config | None:
+    """The config that the README says, unless the one that is asked for is a folder alone."""
+    found = readme.configs(root)
+    known = {config.name for config in found}
+    folders = {_config(PurePosixPath(at)) for at in paths}
+    if its.config is not None and its.config not in known and (not known or its.config in folders):
+        return None
+    return readme.choose(found, its.config, root, where)
+
+
+def _of_folder(root: Path, paths: Mapping[str, Path], its: ColumnsSettings, where: str) -> dict[str, Path]:
     """The files in the folder of the config; where a folder is a split, those beside it are no configs."""
-    in_splits = any(splitwords.words(at.parts[0]) for at in paths if at.parent.parts)
-    of = {at: "" if in_splits else _config(at) for at in paths}
+    in_splits = any(splitwords.words(at.split("/")[0]) for at in paths if "/" in at)
+    of = {at: "" if in_splits else _config(PurePosixPath(at)) for at in paths}
     configs = sorted(set(of.values()))
     if its.config is not None and its.config not in configs:
         known = [name for name in configs if name]
         raise UsageError(f"{where}: config={its.config!r} is no folder of {root}{suggest(its.config, known)}")
     if its.config is None and len(configs) > 1:
         names = ", ".join(name or "(files in no folder)" for name in configs)
-        raise SourceError(
-            f"{root}: holds several configs: {names}; say which with {where}.config (fedkit new --set config=NAME)"
-        )
+        raise SourceError(f"{root}: {readme.several(names, where)}")
     config = its.config if its.config is not None else configs[0]
     return {at: path for at, path in paths.items() if of[at] == config}
 

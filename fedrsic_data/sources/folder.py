@@ -20,8 +20,8 @@ import pyarrow.compute as pc
 from fedrsic_data import schema
 from fedrsic_data.containers import FolderContainer, reading
 from fedrsic_data.errors import SourceError, UsageError
-from fedrsic_data.index import Index, LeftOut
-from fedrsic_data.sources import layouts, listing, own, splitwords
+from fedrsic_data.index import Index, LeftOut, fingerprint
+from fedrsic_data.sources import layouts, listing, own, readme, splitwords
 from fedrsic_data.sources.base import Facts
 from fedrsic_data.sources.layouts import Layout, Wanted
 from fedrsic_data.sources.walk import walk
@@ -35,6 +35,7 @@ class FolderSettings:
 
     Attributes:
         path: The folder, from the one fedkit runs in; ``--source NAME=PATH`` replaces it.
+        config: Which config, where a README says several.
         layout: ``auto``: ``csv`` where there is a ``labels.csv``, else what names and depth of the folders say.
         split: ``names``: splits are those that the names of folders and files say, as ``datasets`` finds them; empty:
             names say none.
@@ -46,6 +47,7 @@ class FolderSettings:
     """
 
     path: str
+    config: str | None = None
     layout: Layout = "auto"
     split: Literal["names", ""] = "names"
     splits: dict[str, str | None] = field(default_factory=dict)
@@ -100,13 +102,42 @@ class Folder:
             if layout == "csv" or (layout == "auto" and listed.is_file()):
                 layout, index = "csv", _listed(path, self.name, self.settings)
             else:
-                its = self.settings
-                wanted = Wanted(layout, bool(its.split), its.splits, its.empty_classes == "keep")
-                layout, index = layouts.index(path, self.name, wanted, walk(path))
+                layout, index = _by_class(path, self.name, self.settings)
         return dataclasses.replace(self.settings, layout=layout), index
 
 
 SOURCE = Folder(FolderSettings(path="."))
+
+
+def _by_class(root: Path, name: str, its: FolderSettings) -> tuple[Layout, Index]:
+    """Images that lie by class, of the README's config where it says one."""
+    wanted = Wanted(its.layout, bool(its.split), its.splits, its.empty_classes == "keep")
+    files = walk(root)
+    config = readme.choose(readme.configs(root), its.config, root, f"sources.{name}")
+    if config is None:
+        return layouts.index(root, name, wanted, files)
+    if config.patterns is None:
+        mine = pc.starts_with(files.paths, f"{config.folder}/" if config.folder else "")
+        below = config.folder.count("/") + 1 if config.folder else 0
+        wanted = dataclasses.replace(wanted, below=below)
+    else:
+        said = pa.array(config.splits(files.paths.to_pylist(), root, "images"), pa.string())
+        mine = pc.is_valid(said)
+        wanted = dataclasses.replace(wanted, given=said.drop_null(), names=False)
+        if not its.split:
+            wanted = dataclasses.replace(wanted, given=None)
+    of, others = len(files.paths), files.paths.filter(pc.invert(mine))
+    if len(others) == of:
+        raise SourceError(f"{root}: README.md: no images are below {config.folder}, data_dir of {config.name!r}")
+    reason = f"not in config {config.name} of README.md"
+    left = (LeftOut(reason, len(others), tuple(others[:_EXAMPLES].to_pylist())),) if len(others) else ()
+    stamp = fingerprint([files.fingerprint, config])
+    files = dataclasses.replace(
+        files, paths=files.paths.filter(mine), fingerprint=stamp, left_out=(*files.left_out, *left)
+    )
+    layout, index = layouts.index(root, name, wanted, files)
+    notes = readme.note(config, len(files.paths), of, "images")
+    return layout, dataclasses.replace(index, notes=(*notes, *index.notes))
 
 
 def _listed(root: Path, name: str, its: FolderSettings) -> Index:
@@ -122,7 +153,7 @@ def _listed(root: Path, name: str, its: FolderSettings) -> Index:
     paths = files.paths.take(pa.array(at))
     words, notes = table.columns.get("split"), tuple[str, ...]()
     if words is None and its.split:
-        words, notes = splitwords.of_images(paths, str(root))
+        words, notes = _said(root, name, its, paths)
     split, kept = splitwords.renamed(words, words, its.splits, table.path, f"sources.{name}.splits")
     if kept is not None:
         left_out += own.of_left_out_splits(len(paths) - len(kept), its.splits)
@@ -149,3 +180,18 @@ def _listed(root: Path, name: str, its: FolderSettings) -> Index:
         counts=labels.counts,
         notes=notes,
     )
+
+
+def _said(root: Path, name: str, its: FolderSettings, paths: pa.Array) -> tuple[pa.Array | None, tuple[str, ...]]:
+    """The splits of images that a table lists and says none of: those of the README, or else of their paths."""
+    config = readme.choose(readme.configs(root), its.config, root, f"sources.{name}")
+    if config is None or config.patterns is None:
+        return splitwords.of_images(paths, str(root))
+    said = config.splits(paths.to_pylist(), root, f"images of {listing.NAME}")
+    if None in said:
+        raise SourceError(
+            f"{root / listing.NAME}: {paths[said.index(None)].as_py()} is not in config {config.name!r} of README.md; "
+            "add a column split, or pass the README over with --set split="
+        )
+    notes = readme.note(config, len(said), len(said), f"images of {listing.NAME}")
+    return own.known_splits(pa.array(said, pa.string())), notes

@@ -11,6 +11,8 @@ from fedrsic_data import atomic
 from fedrsic_data.errors import DownloadError, discreet
 from fedrsic_data.sources.base import HubMirror
 
+_CARD = "README.md"  # says which files are of which config and split
+_ASKED = ".card-asked"
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
@@ -58,6 +60,28 @@ def _mirror(repo: HubMirror, cache: Path, offline: bool) -> Path:
     return folder
 
 
+def card(repo: HubMirror | None, folder: Path) -> None:
+    """Sees to it that a downloaded dataset has its README, which earlier downloads left out.
+
+    Args:
+        repo: The repository.
+        folder: From ``mirror``.
+
+    Raises:
+        DownloadError: The Hub cannot be reached.
+    """
+    if repo is None or (folder / _ASKED).exists() or (folder / _CARD).exists():
+        return
+    commit = folder.name.rpartition("@")[2]
+    try:
+        from huggingface_hub import snapshot_download
+
+        snapshot_download(repo.repo, repo_type="dataset", revision=commit, allow_patterns=[_CARD], local_dir=folder)
+        (folder / _ASKED).touch()
+    except Exception as error:
+        raise DownloadError(f"hf://{repo.repo}@{commit}: README.md cannot be had ({discreet(error)})") from None
+
+
 def _commits(record: Path) -> dict[str, str]:
     """The commit of each repository that an earlier run settled on."""
     try:
@@ -96,7 +120,7 @@ def _download(repo: str, commit: str, folder: Path) -> None:
             repo,
             repo_type="dataset",
             revision=commit,
-            allow_patterns=["*.parquet", "**/*.parquet"],
+            allow_patterns=["*.parquet", "**/*.parquet", _CARD],
             local_dir=aside,
         )
     except Exception as error:
@@ -105,4 +129,5 @@ def _download(repo: str, commit: str, folder: Path) -> None:
         ) from None
     if not any(aside.rglob("*.parquet")):
         raise DownloadError(f"hf://{repo}@{commit}: holds no Parquet files; name another mirror")
+    (aside / _ASKED).touch()
     os.replace(aside, folder)

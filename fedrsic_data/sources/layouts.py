@@ -38,12 +38,16 @@ class Wanted:
         names: Whether names may say splits.
         splits: Split in the folder -> its name here, or null to leave it out.
         keep_empty: Whether classes without images are in the label space.
+        given: string [N], the split of each image where a README says it; None: names say them.
+        below: How many levels of folders, from the top, names are not looked at.
     """
 
     layout: Layout
     names: bool
     splits: Mapping[str, str | None]
     keep_empty: bool
+    given: pa.Array | None = None
+    below: int = 0
 
 
 @dataclass(frozen=True)
@@ -133,6 +137,8 @@ def _roles(root: Path, wanted: Wanted, levels: list[pa.Array], file: pa.Array, p
     telling = [i for i in upper if pc.count_distinct(levels[i]).as_py() > 1]
     example = paths[0].as_py()
     layout = wanted.layout
+    if wanted.given is not None:
+        return _given(root, layout, levels, wanted.given, telling, example)
     if layout == "auto":
         return _found(root, wanted, levels, file, telling, example)
     roles = layout.split("/")[:-1]
@@ -150,7 +156,7 @@ def _roles(root: Path, wanted: Wanted, levels: list[pa.Array], file: pa.Array, p
     if split is not None:
         said = {name: _whole(name, f"{root}: {example}") for name in pc.unique(levels[split]).to_pylist()}
         return _Roles(layout, domain, split, *_spoken(levels[split], said), shown)
-    if wanted.names and layout == "class" and (wrapper := _wrapper(levels, telling)) is not None:
+    if wanted.names and layout == "class" and (wrapper := _wrapper(levels, telling, wanted.below)) is not None:
         splits = pa.repeat(pa.scalar(wrapper, pa.string()), len(file))
         return _Roles(layout, domain, None, splits, splits, shown)
     splits, notes = splitwords.of_file_names(file, str(root)) if wanted.names else (None, ())
@@ -179,23 +185,14 @@ def _found(
         if said is not None:
             split = level
             break
-    domains = [i for i in telling if i != split]
-    if len(domains) > 1:
-        raise SourceError(
-            f"{root}: {example} has {len(telling)} levels of folders above its class, where layout auto has one of "
-            "domains and one of splits; give a folder further down"
-        )
-    domain = domains[0] if domains else None
-    order = sorted((level, role) for level, role in ((split, "split"), (domain, "domain")) if level is not None)
-    layout: Layout = "/".join([*(role for _, role in order), "class"])  # type: ignore[assignment]
-    shown = tuple(level for level, _ in order)
+    layout, domain, shown = _order(root, split, telling, example)
     if said is not None and split is not None:
         names_say = f"splits are those that the names of folders say: {_some(sorted(said))}"
         notes = (names_say, *notes, *_class_words(levels[-1], split_above=True))
         return _Roles(layout, domain, split, *_spoken(levels[split], said), shown, notes)
     if not wanted.names:
         return _Roles(layout, domain, None, None, None, shown)
-    if (wrapper := _wrapper(levels, telling)) is not None:
+    if (wrapper := _wrapper(levels, telling, wanted.below)) is not None:
         splits = pa.repeat(pa.scalar(wrapper, pa.string()), len(file))
         notes = _class_words(levels[-1], split_above=True)
         return _Roles(layout, domain, None, splits, splits, shown, notes)
@@ -209,10 +206,46 @@ def _found(
     return _Roles(layout, domain, None, splits, splits, shown, (*_class_words(levels[-1], split_above=False), *notes))
 
 
-def _wrapper(levels: Sequence[pa.Array], telling: Sequence[int]) -> str | None:
+def _given(
+    root: Path, layout: Layout, levels: list[pa.Array], given: pa.Array, telling: list[int], example: str
+) -> _Roles:
+    """The roles of levels where the splits are known: a level of whose folders each is of one split is of splits."""
+    split = None
+    if layout not in ("class", "domain/class"):
+        split = next((level for level in telling if _tells(levels[level], given)), None)
+    found, domain, shown = _order(root, split, telling, example)
+    if layout not in ("auto", found):
+        raise SourceError(f"{root}: {example} has layout {found} by the splits of the README, not {layout}; see layout")
+    return _Roles(found, domain, split, given, own.known_splits(given), shown)
+
+
+def _tells(level: pa.Array, splits: pa.Array) -> bool:
+    pairs = pa.table({"name": level, "split": splits}).group_by(["name", "split"]).aggregate([])
+    alone = len(pairs) == pc.count_distinct(level).as_py()
+    words = [splitwords.words(name) for name in pc.unique(level).to_pylist()]
+    return alone and (pc.count_distinct(splits).as_py() > 1 or all(words))
+
+
+def _order(
+    root: Path, split: int | None, telling: Sequence[int], example: str
+) -> tuple[Layout, int | None, tuple[int, ...]]:
+    """The layout, the level of domains, and the levels of splits and domains from the top."""
+    domains = [level for level in telling if level != split]
+    if len(domains) > 1:
+        raise SourceError(
+            f"{root}: {example} has {len(telling)} levels of folders above its class, where layout auto has one of "
+            "domains and one of splits; give a folder further down"
+        )
+    domain = domains[0] if domains else None
+    order = sorted((level, role) for level, role in ((split, "split"), (domain, "domain")) if level is not None)
+    layout: Layout = "/".join([*(role for _, role in order), "class"])  # type: ignore[assignment]
+    return layout, domain, tuple(level for level, _ in order)
+
+
+def _wrapper(levels: Sequence[pa.Array], telling: Sequence[int], below: int) -> str | None:
     """The one split that the folders around all images say."""
     said: dict[str, str] = {}
-    for level in range(len(levels) - 1):
+    for level in range(below, len(levels) - 1):
         if level not in telling:
             said |= splitwords.words(levels[level][0].as_py())
     return next(iter(said)) if len(said) == 1 else None

@@ -163,6 +163,13 @@ def split_names(texts: pa.Array, where: str) -> pa.Array:
     return pa.array([split_name(name, where) for name in coded.dictionary.to_pylist()], pa.string()).take(coded.indices)
 
 
+def known_splits(words: pa.Array) -> pa.Array:
+    """Splits by the names they have here, where they are called by a usual word; others, and nulls, stay."""
+    coded = words.dictionary_encode()
+    names = [SPLIT_WORDS.get(word.lower(), word) for word in coded.dictionary.to_pylist()]
+    return pa.array(names, pa.string()).take(coded.indices)
+
+
 def split_name(name: str, where: str) -> str:
     """One split by the name it has here; see ``split_names``."""
     known = SPLIT_WORDS.get(name.lower(), name)
