@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import os
@@ -9,6 +10,7 @@ import shutil
 import subprocess
 import sys
 import uuid
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow as pa
@@ -16,7 +18,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from fedrsic_data import build, recipe, schema, vocabulary
+from fedrsic_data import build, manifest, recipe, schema, vocabulary
 from fedrsic_data.sources.locate import Places
 
 ROOT = Path(__file__).parent.parent
@@ -79,6 +81,17 @@ def make(out: Path, places: Places | None = None, subset: str = "fed-ucmerced", 
 def sampled(out: Path, *sets: str, subset: str = "fed-ucmerced", **more: object) -> build.Built:
     """Builds a small sample subset."""
     return make(out, subset=subset, sample=True, sets=["sample.per_class=6", "sample.size=32", *sets], **more)
+
+
+def resealed(folder: Path) -> Path:
+    """Writes size and digest of the two tables beside a manifest into it, as after a build that made them so."""
+    held = manifest.load(folder)
+    tables = {}
+    for name in ("plan", "clients"):
+        data = (folder / getattr(held, name).path).read_bytes()
+        tables[name] = replace(getattr(held, name), bytes=len(data), sha256=hashlib.sha256(data).hexdigest())
+    (folder / manifest.NAME).write_text(manifest.dumps(manifest.sealed(replace(held, **tables))), encoding="utf-8")
+    return folder
 
 
 def contents(folder: Path) -> dict[str, bytes]:

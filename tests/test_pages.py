@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from browser import CONTRAST, LAYOUT, OVERLAPS, opened, running
-from conftest import answer, contents, fails, fedkit, make, sampled
+from conftest import answer, contents, fails, fedkit, make, resealed, sampled
 from PIL import Image
 
 import fedrsic_data
@@ -81,7 +81,7 @@ def renamed(folder: Path) -> Path:
         names = dict(zip(sorted(set(ids)), HOSTILE, strict=False))
         at = table.column_names.index("client_id")
         pq.write_table(table.set_column(at, "client_id", pa.array([names[i] for i in ids], pa.string())), path)
-    return folder
+    return resealed(folder)
 
 
 @pytest.fixture(scope="module")
@@ -242,7 +242,7 @@ def many(folder: Path, clients: int) -> Path:
     pq.write_table(schema.PLAN_SCHEMA.empty_table(), folder / "plan.parquet")
     changed = replace(subset, clients=clients, rows={"train": int(rows.sum()), "test": 0})
     (folder / manifest.NAME).write_text(manifest.dumps(replace(entry, subsets={name: changed})), "utf-8")
-    return folder
+    return resealed(folder)
 
 
 def test_the_policy_allows_one_script() -> None:
