@@ -63,6 +63,8 @@ _FACTS: _Fields = {
     "config.method_settings.labels": lambda value: value is None or isinstance(value, str),
     "dataset.sample": lambda value: isinstance(value, bool),
     "dataset.sources": _texts,
+    "dataset.titles": lambda value: value is None or (isinstance(value, dict) and all(map(_text, value.values()))),
+    "dataset.partition": lambda value: value is None or _text(value),
     "versions": _object,
 }
 _DATA: _Fields = {

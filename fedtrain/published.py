@@ -1,7 +1,13 @@
-"""Figures that papers publish, to print beside runs and never as ours: on real data, under their authors' protocol."""
+"""Figures that papers publish, to print beside runs and never as ours: on real data, under their authors' protocol.
+
+We had no access to the tables of FedLGT's paper. Its rows are from the prose of one summary by a third party, in
+Chinese, on www.1061937.com; no second source confirms them. How many clients COCO and VOC were dealt to is not known, nor
+whether VOC is of both years, as the summary has it, or of 2007 alone, as in the authors' code.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 COLUMNS = ("C-AP", "C-P", "C-R", "C-F1", "O-AP", "O-P", "O-R", "O-F1")
@@ -14,32 +20,59 @@ class Published:
 
     Attributes:
         paper: Name and number.
+        told: Who tells the figures.
         source: Name of the source, as in recipes.
+        titles: Titles of the source that its images are of, as manifests have them: they say the year.
+        partition: How images were dealt to clients, by name of a partitioner.
         labels: ``coarse`` or ``fine``.
         method: What the row is of.
         figures: Percent by name; those that we know.
     """
 
     paper: str
+    told: str
     source: str
+    titles: tuple[str, ...]
+    partition: str
     labels: str
     method: str
     figures: dict[str, float]
 
+    def differs(self, titles: Mapping[str, str], partition: str) -> list[str]:
+        """What sets its protocol apart from that of a dataset, in words; nothing if nothing does.
 
-_FEDLGT = "FedLGT, arXiv 2312.07165"
+        Args:
+            titles: Titles of the dataset's sources.
+            partition: Name of its partitioner.
+        """
+        title = titles.get(self.source, "").removeprefix("sample of ")
+        found = [] if any(title.startswith(one) for one in self.titles) else [f"on {' or '.join(self.titles)}"]
+        if partition != self.partition:
+            found.append(f"{self.partition} clients")
+        return found
+
+
+_FLAIR = ("flair", ("FLAIR",), "natural")
+_COCO = ("coco", ("MS-COCO 2014",), "iid")
+_VOC = ("voc", ("PASCAL VOC 2007", "PASCAL VOC 2007 + 2012"), "iid")
+
+
+def _fedlgt(of: tuple[str, tuple[str, ...], str], labels: str, method: str, **figures: float) -> Published:
+    named = {name.replace("_", "-"): value for name, value in figures.items()}
+    return Published("FedLGT, arXiv 2312.07165", "a third party's summary", *of, labels, method, named)
+
 
 PUBLISHED = (
-    Published(_FEDLGT, "flair", "coarse", "FedC-Tran", {"C-AP": 56.0, "C-F1": 43.1}),
-    Published(_FEDLGT, "flair", "coarse", "FedC-Tran + CA-MLE", {"C-AP": 56.1}),
-    Published(_FEDLGT, "flair", "coarse", "FedC-Tran + ULE", {"C-AP": 59.7}),
-    Published(_FEDLGT, "flair", "coarse", "FedLGT", {"C-AP": 60.9, "C-F1": 55.1}),
-    Published(_FEDLGT, "flair", "fine", "FedC-Tran", {"C-AP": 3.3, "O-F1": 31.7}),
-    Published(_FEDLGT, "flair", "fine", "FedLGT", {"C-AP": 10.6, "O-F1": 33.4}),
-    Published(_FEDLGT, "coco", "coarse", "FedC-Tran", {"O-F1": 75.3}),
-    Published(_FEDLGT, "coco", "coarse", "FedLGT", {"O-F1": 76.8}),
-    Published(_FEDLGT, "voc", "coarse", "FedC-Tran", {"C-F1": 83.6}),
-    Published(_FEDLGT, "voc", "coarse", "FedLGT", {"C-F1": 85.5}),
+    _fedlgt(_FLAIR, "coarse", "FedC-Tran", C_AP=56.0, C_F1=43.1),
+    _fedlgt(_FLAIR, "coarse", "FedC-Tran + CA-MLE", C_AP=56.1),
+    _fedlgt(_FLAIR, "coarse", "FedC-Tran + ULE", C_AP=59.7),
+    _fedlgt(_FLAIR, "coarse", "FedLGT", C_AP=60.9, C_F1=55.1),
+    _fedlgt(_FLAIR, "fine", "FedC-Tran", C_AP=3.3, O_F1=31.7),
+    _fedlgt(_FLAIR, "fine", "FedLGT", C_AP=10.6, O_F1=33.4),
+    _fedlgt(_COCO, "coarse", "FedC-Tran", O_F1=75.3),
+    _fedlgt(_COCO, "coarse", "FedLGT", O_F1=76.8),
+    _fedlgt(_VOC, "coarse", "FedC-Tran", C_F1=83.6),
+    _fedlgt(_VOC, "coarse", "FedLGT", C_F1=85.5),
 )
 
 

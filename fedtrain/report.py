@@ -187,7 +187,10 @@ def as_papers(groups: Sequence[Group]) -> dict[str, dict[str, dict[str, str]]]:
         tables.setdefault(title, {})[f"{group.label} ({_runs(len(group.seeds))}, ours)"] = ours
         for row in known:
             cells = {name: _cell(name, row.figures.get(name)) for name in published.COLUMNS}
-            theirs = f"{row.method} (published on real {row.source}: {row.paper}; not measured here)"
+            other = row.differs(group.titles, group.partition)
+            apart = f"; another protocol: {', '.join(other)}" if other else ""
+            words = f"published on real {row.source}: {row.paper}, as {row.told} tells; not measured here{apart}"
+            theirs = f"{row.method} ({words})"
             tables[title][theirs] = tables[title].pop(theirs, cells)  # below all of ours
     return tables
 

@@ -48,6 +48,8 @@ class Group:
         dataset: Name of the dataset.
         sample: Whether its images are procedural.
         sources: Names of the sources of its dataset.
+        titles: Their titles, which say the year, by name.
+        partition: Name of the partitioner of its subset.
         labels: ``coarse`` or ``fine``, where images have label sets; else empty.
         seeds: Seeds of the runs.
         figures: Spread of every figure.
@@ -58,6 +60,8 @@ class Group:
     dataset: str
     sample: bool
     sources: tuple[str, ...]
+    titles: dict[str, str]
+    partition: str
     labels: str
     seeds: tuple[int, ...]
     figures: dict[str, Spread]
@@ -129,6 +133,8 @@ def grouped(results: Sequence[Result]) -> list[Group]:
                 dataset=facts["dataset"]["name"],
                 sample=facts["dataset"]["sample"],
                 sources=tuple(facts["dataset"].get("sources", ())),
+                titles=facts["dataset"].get("titles", {}),
+                partition=facts["dataset"].get("partition", ""),
                 labels=facts["config"]["method_settings"].get("labels", ""),
                 seeds=tuple(run.facts["config"]["seed"] for run in runs),
                 figures={name: spread for name in names if (spread := _spread([figures(r)[name] for r in runs]))},

@@ -201,6 +201,8 @@ def _facts(config: RunConfig, dataset: Dataset) -> dict[str, Any]:
             "seed": manifest.recipe.seed,
             "sample": manifest.recipe.sample is not None,
             "sources": sorted(manifest.sources),
+            "titles": {name: source.title for name, source in sorted(manifest.sources.items())},
+            "partition": (manifest.recipe.subsets[config.subset].partition or manifest.recipe.partition)["name"],
         },
         "weights": weights,
         "versions": {"fedkit": distribution.version(), "torch": version("torch")},

@@ -6,10 +6,12 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
+import label_methods  # noqa: E402
 import prompt_methods  # noqa: E402
 import repetitions  # noqa: E402
 
@@ -21,7 +23,13 @@ def scenes(folder: Path) -> dict[int, Path]:
     return chosen | {n: bench.federation(n) for n in repetitions.JUDGED}
 
 
-@pytest.mark.parametrize("federations", [scenes])
+def photographs(folder: Path) -> dict[int, Path]:
+    """Those of the label benchmark, with few users."""
+    bench = label_methods.Bench(folder, clients=2, users=12)
+    return {n: bench.federation(n) for n in (*repetitions.CHOSEN, *repetitions.JUDGED)}
+
+
+@pytest.mark.parametrize("federations", [scenes, photographs])
 def test_no_picture_is_in_two_repetitions(federations, tmp_path: Path) -> None:
     built = federations(tmp_path)
     repetitions.apart(built)
@@ -29,9 +37,15 @@ def test_no_picture_is_in_two_repetitions(federations, tmp_path: Path) -> None:
     assert len(set.union(*each)) == sum(map(len, each)) > 0
 
 
-@pytest.mark.parametrize("federations", [scenes])
+def photographs(folder: Path) -> dict[int, Path]:
+    """Those of the label benchmark, with few users."""
+    bench = label_methods.Bench(folder, clients=2, users=12)
+    return {n: bench.federation(n) for n in (*repetitions.CHOSEN, *repetitions.JUDGED)}
+
+
+@pytest.mark.parametrize("federations", [scenes, photographs])
 def test_a_fixed_seed_of_the_sample_is_noticed(federations, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (prompt_methods,):
+    for module in (prompt_methods, label_methods):
         monkeypatch.setattr(module, "drawn", lambda repetition: [f"seed={repetition}"])
     with pytest.raises(ValueError, match="share pictures"):
         repetitions.apart(federations(tmp_path))
@@ -41,6 +55,19 @@ def test_base_to_novel_judges_the_pictures_of_its_repetition(tmp_path: Path) -> 
     bench = prompt_methods.Bench(tmp_path, rounds=1, per_class=4)
     one, other = bench.federation(0), bench.federation(0, novel=True)
     assert repetitions.pictures(one) == repetitions.pictures(other)
+
+
+def test_a_backbone_that_remembers_gives_what_it_computes() -> None:
+    torch.manual_seed(0)
+    backbone, images = label_methods.remembering(), torch.randn(3, 3, 64, 64)
+    computed = backbone.eval()(images)  # its parameters may still learn
+    assert computed.requires_grad
+    assert not backbone.features
+    backbone.requires_grad_(False)
+    torch.testing.assert_close(backbone(images), computed)
+    torch.testing.assert_close(backbone(images.flip(0)[:2]), computed.flip(0)[:2])
+    assert len(backbone.features) == 3
+    backbone.features.clear()
 
 
 def test_a_grid_goes_on_until_the_best_rate_is_not_at_its_edge() -> None:

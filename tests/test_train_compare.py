@@ -19,6 +19,8 @@ from rich.console import Console
 from test_train_engine import config
 
 from fedrsic_data.errors import OutputError, UsageError
+from fedrsic_data.partition import PARTITIONERS
+from fedrsic_data.sources import coco, flair, voc
 from fedtrain import curves, methods, pages, published, report, run
 from fedtrain.results import Group, Spread, found, grouped
 
@@ -221,10 +223,20 @@ def test_a_figure_that_only_some_have(runs: Path) -> None:
     assert line.split() == ["novel/accuracy", "-", "5.00"]
 
 
-def label_runs(source: str, labels: str, label: str = "fedlgt") -> Group:
+TITLES = {
+    "flair": "FLAIR, Federated Learning Annotated Image Repository",
+    "coco": "MS-COCO 2014",
+    "voc": "PASCAL VOC 2007 + 2012",
+}
+
+
+def label_runs(
+    source: str, labels: str, label: str = "fedlgt", *, title: str = "", partition: str = "natural"
+) -> Group:
     """A group with figures of label sets."""
     figures = {f"test/{name}": Spread(50.0 + i, None, 0.0, 99.0, 1) for i, name in enumerate(published.COLUMNS)}
-    return Group(label, source, source, False, (source,), labels, (0,), figures)
+    titles = {source: title or TITLES.get(source, "")}
+    return Group(label, source, source, False, (source,), titles, partition, labels, (0,), figures)
 
 
 def test_published_figures_stand_below_ours_and_say_whose_they_are() -> None:
@@ -240,7 +252,9 @@ def test_published_figures_stand_below_ours_and_say_whose_they_are() -> None:
     assert rows[-1][1] == "60.90"
     assert rows[-1][2] == "-"
     for row in rows[2:]:
-        theirs = "published on real flair: FedLGT, arXiv 2312.07165; not measured here" in row[0]
+        theirs = (
+            "published on real flair: FedLGT, arXiv 2312.07165, as a third party's summary tells; not measured here)"
+        ) in row[0]
         assert theirs == ("ours" not in row[0])
     text = shown(report.compared(groups, "text").text)
     assert "mine of mine, " not in text  # nothing is published on other data
@@ -253,3 +267,41 @@ def test_fine_labels_have_their_own_published_figures() -> None:
     text = shown(report.compared([label_runs("flair", "fine")], "text").text)
     assert "10.60" in text
     assert "60.90" not in text
+
+
+@pytest.mark.parametrize(
+    ("source", "title", "partition", "words"),
+    [
+        ("coco", "MS-COCO 2014", "iid", ""),
+        ("coco", "MS-COCO 2017", "iid", "; another protocol: on MS-COCO 2014"),
+        ("coco", "MS-COCO 2017", "dirichlet", "; another protocol: on MS-COCO 2014, iid clients"),
+        ("voc", "PASCAL VOC 2007 + 2012", "iid", ""),
+        ("voc", "PASCAL VOC 2007", "iid", ""),
+        ("voc", "PASCAL VOC 2012", "iid", "; another protocol: on PASCAL VOC 2007 or PASCAL VOC 2007 + 2012"),
+        ("voc", "PASCAL VOC 2007", "domain", "; another protocol: iid clients"),
+        ("flair", "FLAIR, Federated", "dirichlet", "; another protocol: natural clients"),
+    ],
+)
+def test_a_published_row_says_what_sets_its_protocol_apart(source: str, title: str, partition: str, words: str) -> None:
+    group = label_runs(source, "coarse", title=title, partition=partition)
+    (rows,) = report.as_papers([group]).values()
+    theirs = [row for row in rows if "published on real" in row]
+    assert theirs
+    assert all(row.endswith(f"not measured here{words})") for row in theirs)
+    assert all("a third party's summary" in row for row in theirs)
+
+
+def test_titles_of_published_rows_are_those_that_sources_have() -> None:
+    known = [flair.SOURCE.facts.title]
+    known += [coco.Coco(settings=coco.CocoSettings(year=year)).facts.title for year in (2014, 2017)]
+    known += [voc.Voc(settings=voc.VocSettings(years=years)).facts.title for years in (2007, 2012, "07+12")]
+    for row in published.PUBLISHED:
+        assert all(any(title.startswith(one) for title in known) for one in row.titles)
+        assert row.partition in PARTITIONERS
+
+
+def test_a_run_says_what_its_images_are_of_and_how_they_were_dealt(runs: Path) -> None:
+    (group,) = grouped(found([runs / "a0"]))
+    assert group.partition == "dirichlet"
+    assert all(title.startswith("sample of ") for title in group.titles.values())
+    assert group.titles.keys() == set(group.sources)

@@ -138,7 +138,9 @@ class Network:
         settings, count = self.settings, len(pictures.owner)
         self.flat.load(shared)
         frozen = settings.freeze_backbone == "always" or round_ <= settings.freeze_backbone
-        optimiser = torch.optim.Adam(self._groups(frozen), lr=settings.lr, fused=True)
+        groups = self._groups(frozen)
+        learning = [part for group in groups for part in group["params"]]
+        optimiser = torch.optim.Adam(groups, lr=settings.lr, fused=True)
         self.module.train()
         if settings.frozen_bn:
             for module in self.module.modules():
@@ -155,11 +157,11 @@ class Network:
             for rows in torch.split(order, settings.batch):
                 flip = flips[rows].to(self.context.device)
                 rows = rows.to(self.context.device)
-                self.flat.zero_grad()
+                optimiser.zero_grad(set_to_none=False)  # the views of the gradient stay
                 with self.autocast():
                     value = loss(normalised(pictures.images[rows], flip), pictures.targets[rows], rows, epoch)
                 value.backward()  # type: ignore[no-untyped-call]
-                nn.utils.clip_grad_norm_([self.flat.parameters], settings.clip_norm)
+                nn.utils.clip_grad_norm_(learning, settings.clip_norm)
                 optimiser.step()
                 total += value.detach()
         steps = settings.epochs * -(-count // settings.batch)
