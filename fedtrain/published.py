@@ -1,8 +1,8 @@
 """Figures that papers publish, to print beside runs and never as ours: on real data, under their authors' protocol.
 
 We had no access to the tables of FedLGT's paper. Its rows are from the prose of one summary by a third party, in
-Chinese, on www.1061937.com; no second source confirms them. How many clients COCO and VOC were dealt to is not known, nor
-whether VOC is of both years, as the summary has it, or of 2007 alone, as in the authors' code.
+Chinese, on www.1061937.com; no second source confirms them. How many clients COCO and VOC were dealt to is not known,
+nor whether VOC is of both years, as the summary has it, or of 2007 alone, as in the authors' code.
 """
 
 from __future__ import annotations
