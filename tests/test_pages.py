@@ -240,7 +240,7 @@ def many(folder: Path, clients: int) -> Path:
     folder.mkdir()
     pq.write_table(table, folder / "clients.parquet")
     pq.write_table(schema.PLAN_SCHEMA.empty_table(), folder / "plan.parquet")
-    changed = replace(subset, clients=clients, rows={"train": int(rows.sum()), "test": 0})
+    changed = replace(subset, clients=clients, rows={"train": int(rows.sum()), "test": 0}, shards=())
     (folder / manifest.NAME).write_text(manifest.dumps(replace(entry, subsets={name: changed})), "utf-8")
     return resealed(folder)
 
