@@ -19,6 +19,7 @@ from fedrsic_data.errors import UsageError
 from fedrsic_data.index import Container, Fine, Index
 from fedrsic_data.manifest import Counted, SourceEntry
 from fedrsic_data.recipe import Recipe, Subset
+from fedrsic_data.sources import spelling
 from fedrsic_data.spill import Spilled
 
 _UNDRAWN = "given to no client by the partitioner"
@@ -155,17 +156,36 @@ class Merged:
     fine: Fine | None = None
 
 
+def _one_spelling(subset: Subset, named: Sequence[Sequence[str]]) -> None:
+    """Refuses a class that two sources spell in two ways, which would make it two, or none that they share."""
+    spelled: dict[str, dict[str, str]] = {}
+    for source, names in zip(subset.sources, named, strict=True):
+        for name in names:
+            ways = spelled.setdefault(spelling.key(name), {})
+            ways.setdefault(name, source)
+    for ways in spelled.values():
+        (one, here), *others = ways.items()
+        for other, there in others:
+            if there == here:
+                continue
+            known = subset.class_names != "unified" and vocabulary.to_unified(here) and vocabulary.to_unified(there)
+            fix = "set class_names to unified" if known else "rename one of them"
+            one, other = spelling.shown(one, other), spelling.shown(other, one)
+            raise UsageError(f"class {one} of {here} is spelled {other} in {there}; {fix}")
+
+
 def merge(subset: Subset, indexes: Sequence[Index]) -> Merged:
     """The indexes of a subset's sources in one table, on disk, in its label space and in the order of sample ids.
 
     Raises:
-        UsageError: The sources have different finer label spaces.
+        UsageError: The sources have different finer label spaces, or spell one class in two ways.
         OutputError: There is no room for temporary files.
     """
     named = []
     for source, index in zip(subset.sources, indexes, strict=True):
         to = vocabulary.to_unified(source) if subset.class_names == "unified" else {}
         named.append([to.get(name, name) for name in index.classes])
+    _one_spelling(subset, named)
     sets = [set(names) for names in named]
     kept = set.intersection(*sets) if subset.classes == "shared" else set.union(*sets)
     same = all(names == named[0] for names in named)

@@ -238,3 +238,14 @@ def test_a_dataset_with_a_recipe_of_its_own_is_known(tmp_path: Path, file: str, 
     (tmp_path / file).write_text("")
     with pytest.raises(UsageError, match=f"has the layout of {recipe}; run: fedkit build {recipe} --source {recipe}="):
         new.settings(str(tmp_path), None, None)
+
+
+def test_one_class_that_two_sources_spell_in_two_ways_is_refused(tmp_path: Path) -> None:
+    for name, other in (("one", "storage_tank"), ("two", "Storage Tank")):
+        put(tmp_path / name, f"{other}/1.png", "dog/2.png", f"{other}/3.png")
+    sources = {name: {"kind": "folder", "path": name} for name in ("one", "two")}
+    partition = {"name": "iid", "clients": 2}
+    data = {"name": "both", "subsets": {"all": {"sources": ["one", "two"]}}, "sources": sources, "partition": partition}
+    (tmp_path / "both.json").write_text(json.dumps({"fedkit": 1, **data}))
+    words = "class 'storage_tank' of one is spelled 'Storage Tank' in two; rename one of them"
+    fails(2, words, done=fedkit("build", "both.json", "--dry-run", cwd=tmp_path))

@@ -11,6 +11,7 @@ annotation says so, a crowd region too. The splits are those of multi-label pape
 
 from __future__ import annotations
 
+import re
 from array import array
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -66,6 +67,7 @@ _FILES = {
 _HOSTS = ("https://s3.amazonaws.com/images.cocodataset.org", "http://images.cocodataset.org")
 _AGAIN = "get the official file again"
 _LARGEST = 10**12 - 1  # of image ids, which are written with 12 digits
+_BELOW = re.compile(r"([^./\\\x00-\x1f\x7f][^/\\\x00-\x1f\x7f]*/)+[^./\\\x00-\x1f\x7f][^/\\\x00-\x1f\x7f]*")
 _PLAIN = r"^[^./\\\x00-\x1f\x7f][^/\\\x00-\x1f\x7f]*$"  # a file name that stays in its folder
 
 Ints = NDArray[np.int64]
@@ -231,7 +233,7 @@ def _read(tree: Tree, key: str) -> _Listed:
     where = tree.where(key)
     ids, names, image, category, crowd = array("q"), [], array("q"), array("q"), array("b")
     categories: list[tuple[int, str]] = []
-    part = "the file"
+    part, item = "the file", None
     try:
         for part, item in lists(tree.blocks(key), ("images", "annotations", "categories")):
             if part == "annotations":
@@ -247,7 +249,9 @@ def _read(tree: Tree, key: str) -> _Listed:
     except KeyError as error:
         raise SourceError(f"{where}: {part}: an item has no {error}; {_AGAIN}") from None
     except (TypeError, OverflowError, AttributeError) as error:
-        raise SourceError(f"{where}: {part}: an item is not what it should be ({error}); {_AGAIN}") from None
+        raise SourceError(
+            f"{where}: {part}: an item is not what it should be ({_odd(item, error)}); {_AGAIN}"
+        ) from None
     except (ValueError, RecursionError) as error:
         raise SourceError(f"{where}: cannot be read ({error}); {_AGAIN}") from None
     if files.null_count:
@@ -257,10 +261,25 @@ def _read(tree: Tree, key: str) -> _Listed:
     return _annotated(where, np.array(ids), files, np.array(image), np.array(category), np.array(crowd))
 
 
+def _odd(item: object, error: Exception) -> str:
+    """What is wrong with an item that raised this, in words."""
+    if not isinstance(item, dict):
+        return str(error)
+    for key in ("id", "image_id", "category_id", "iscrowd"):
+        value = item.get(key, 0)
+        if value is None:  # numbers with a fraction are not read
+            return f"{key} is no whole number: null, or one with a fraction such as 3.0"
+        if not isinstance(value, int):
+            return f"{key} {value!r:.40} is no whole number"
+    return str(error)
+
+
 def _known(categories: Sequence[tuple[int, str]]) -> str:
     """What is wrong with the categories of a file, in words; empty if they are COCO's."""
     ours = dict(zip(CATEGORY_IDS, CLASSES, strict=True))
     for number, name in categories:
+        if number is None:
+            return "a category id is no whole number: null, or one with a fraction such as 3.0"
         if not isinstance(number, int):
             return f"category id {number!r:.40} is no whole number"
         if ours.get(number) != name:
@@ -282,7 +301,12 @@ def _wrong_images(ids: Ints, files: pa.Array) -> str:
             twice = counts.field("values").filter(pc.greater(counts.field("counts"), 1))[0].as_py()
             return f"{what} {twice!r} is listed twice"
     odd = files.filter(pc.invert(pc.match_substring_regex(files, _PLAIN)))
-    return f"file name {odd[0].as_py()!r} would leave the folder of the images" if len(odd) else ""
+    if not len(odd):
+        return ""
+    name = odd[0].as_py()
+    if _BELOW.fullmatch(name):
+        return f"file name {name!r} holds a folder, and COCO's own hold none (data of your own: fedkit new --folder)"
+    return f"file name {name!r} would leave the folder of the images"
 
 
 def _annotated(where: str, ids: Ints, files: pa.Array, image: Ints, category: Ints, crowd: Ints) -> _Listed:
