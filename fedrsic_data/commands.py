@@ -106,7 +106,11 @@ def build(
 def new(
     recipe: Annotated[Path, typer.Argument(help="The recipe file to write, such as my.json.")],
     folder: Annotated[
-        str | None, typer.Option(metavar="PATH", help="Images in folders by class or domain, or with a labels.csv.")
+        str | None,
+        typer.Option(
+            metavar="PATH",
+            help="Images in folders by class or domain, with a labels.csv, or in COCO, VOC or YOLO format.",
+        ),
     ] = None,
     hub: Annotated[str | None, typer.Option(metavar="USER/NAME", help="A dataset of the Hub, in Parquet.")] = None,
     parquet: Annotated[str | None, typer.Option(metavar="PATH", help="A Parquet file or a folder of them.")] = None,

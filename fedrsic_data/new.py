@@ -7,24 +7,27 @@ import json
 import os
 import re
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from fedrsic_data import atomic, ownership, plan, recipe
 from fedrsic_data.build import QUIET, Listener
-from fedrsic_data.errors import OutputError, UsageError, masked
+from fedrsic_data.containers import reading
+from fedrsic_data.errors import OutputError, SourceError, UsageError, masked
 from fedrsic_data.index import Index
 from fedrsic_data.plan import PlannedSubset
 from fedrsic_data.settings import encode, local
 from fedrsic_data.shown import Shown, together
-from fedrsic_data.sources import GENERAL, SOURCES, configured, hub, locate, own
+from fedrsic_data.sources import FORMATS, GENERAL, SOURCES, coco, configured, hub, listing, locate, own, voc
 from fedrsic_data.splits import TRAIN
 
+_READERS = ("folder", *FORMATS)  # of a folder
 _TEST = 0.2  # held out where the data have no split of their own
 _ALPHA = 0.5
 _CLIENTS = 10  # where there are images enough
@@ -59,12 +62,10 @@ class Draft:
     hints: tuple[str, ...]
 
 
-_KNOWN = {  # files by which a dataset that has a recipe of its own is known
-    "annotations/instances_*.json": "coco",
-    "labels_and_metadata.json": "flair",
-    "VOCdevkit/VOC20*/ImageSets": "voc",
-    "VOC20*/ImageSets": "voc",
-    "ImageSets/Main": "voc",
+_KNOWN: dict[str, Callable[[Path], bool]] = {  # how a dataset that has a recipe of its own is known
+    "coco": coco.is_official,
+    "flair": lambda path: (path / "labels_and_metadata.json").is_file(),
+    "voc": voc.is_official,
 }
 
 
@@ -87,11 +88,7 @@ def settings(
     if sum(value is not None for value in given.values()) != 1:
         raise UsageError("say where the images are: with one of --folder PATH, --hub USER/NAME, --parquet PATH")
     if folder is not None:
-        for layout, name in _KNOWN.items() if os.path.isdir(folder) else ():
-            if next(Path(folder).glob(layout), None) is not None:
-                use = f"fedkit build {name} --source {name}={folder}"
-                raise UsageError(f"--folder {folder}: has the layout of {name}; run: {use}")
-        chosen: dict[str, Any] = {"kind": "folder", "path": folder}
+        chosen: dict[str, Any] = {"path": folder}
     elif parquet is not None:
         chosen = {"kind": "hub", "path": parquet}
     else:
@@ -105,13 +102,53 @@ def settings(
         key, equals, value = text.partition("=")
         if not (key and equals):
             raise UsageError(f"--set {text!r}: should look like key=value")
-        if key in ("kind", "path", "repo"):
-            raise UsageError(f"--set {text!r}: use --folder, --hub or --parquet instead")
+        if key in ("path", "repo") or (key == "kind" and (folder is None or value not in _READERS)):
+            where = f"kinds of folders are {', '.join(_READERS)}" if key == "kind" and folder is not None else ""
+            raise UsageError(f"--set {text!r}: {where or 'use --folder, --hub or --parquet instead'}")
         try:
             chosen[key] = json.loads(value)
         except (ValueError, RecursionError):
             chosen[key] = value
+    if folder is not None and "kind" not in chosen:
+        _not_known(folder)
+        if "layout" in chosen:
+            chosen["kind"] = "folder"
     return chosen
+
+
+def _not_known(folder: str) -> None:
+    """Refuses a dataset that has a recipe of its own."""
+    for name, official in _KNOWN.items() if os.path.isdir(folder) else ():
+        if official(Path(folder)):
+            use = f"fedkit build {name} --source {name}={folder}"
+            raise UsageError(f"--folder {folder}: has the layout of {name}; run: {use}")
+
+
+def _reader(folder: Path) -> tuple[str, list[str]]:
+    """The kind of reader that a folder needs, and what else could read it, in words.
+
+    Raises:
+        SourceError: The folder is of several formats, or cannot be read.
+    """
+    with reading(folder):
+        paths = list(_paths(folder))
+        marks = {kind: mark for kind, source in FORMATS.items() if (mark := source.mark(folder, paths)) is not None}
+    if (folder / listing.NAME).is_file():
+        others = [f"{mark} ({kind})" for kind, mark in marks.items()]
+        return "folder", [f"{listing.NAME} is what counts, not {', '.join(others)}"] if others else []
+    if len(marks) > 1:
+        listed = ", ".join(f"{mark} ({FORMATS[kind].form})" for kind, mark in marks.items())
+        which = " or ".join(f"--set kind={kind}" for kind in marks)
+        raise SourceError(f"{folder}: has annotations in {len(marks)} formats: {listed}; choose with {which}")
+    return next(iter(marks), "folder"), []
+
+
+def _paths(folder: Path) -> Iterator[str]:
+    """All files below a folder as paths from it, in a fixed order, hidden ones left alone."""
+    for place, folders, files in os.walk(folder):
+        folders[:] = sorted(name for name in folders if not name.startswith((".", "__MACOSX")))
+        prefix = "" if place == os.fspath(folder) else Path(place).relative_to(folder).as_posix() + "/"
+        yield from (prefix + name for name in sorted(files) if not name.startswith("."))
 
 
 def draft(
@@ -137,7 +174,10 @@ def draft(
         SourceError: The data cannot be read, or are not what they should be.
         UsageError: A setting cannot be used, or the partition cannot be met.
     """
-    name = _name(chosen, name)
+    name, decided = _name(chosen, name), list[str]()
+    if "kind" not in chosen:
+        kind, decided = _reader(Path(os.path.expanduser(str(chosen["path"]))))  # noqa: PTH111  it never raises
+        chosen = {"kind": kind, **chosen}
     source = cast(own.Own, configured(name, chosen, f"sources.{name}"))
     listener.step(f"looking at {chosen.get('path') or chosen.get('repo')}")
     path = locate.locate(source, locate.Places(offline=offline), listener.download)
@@ -159,8 +199,8 @@ def draft(
     bare = dataclasses.replace(wanted, splits={})
     planned = plan.divide(bare, name, plan.merge(wanted.subsets[name], [index]))
     form = _LAYOUTS.get(getattr(found, "layout", ""), "")
-    form = form or f"images in column {found.image}, labels in {found.label}"
-    return Draft(data, form, _seen(index), planned, _hints(index, data))
+    form = form or getattr(source, "form", "") or f"images in column {found.image}, labels in {found.label}"
+    return Draft(data, form, _seen(index), planned, (*decided, *_hints(index, data)))
 
 
 def write(target: Path, drafted: Draft, *, force: bool = False) -> None:
@@ -214,6 +254,7 @@ def shown(target: Path, drafted: Draft) -> Shown:
     lines = [
         drafted.form,
         f"  {seen['images']:,} images, {len(seen['classes'])} classes ({_few(seen['classes'])}){several}",
+        f"  images of each: {_counted(seen['class_images'])}",
     ]
     lines += [f"  {len(seen['domains'])} domains: {_counted(seen['domains'])}"] if len(seen["domains"]) > 1 else []
     lines += [f"  {seen['users']:,} users"] if seen["users"] else []
@@ -226,7 +267,9 @@ def shown(target: Path, drafted: Draft) -> Shown:
     spec = " ".join([partition["name"], *(f"{key}={value}" for key, value in partition.items() if key != "name")])
     lines.append(f"{target}: {spec}: {len(planned.clients):,} clients of {sizes.min():,} to {sizes.max():,} images")
     lines += [f"  {hint}" for hint in drafted.hints]
-    lines += ["next:", f"  fedkit build {shlex.quote(str(target))}"]
+    method = "fedavg" if seen["multi_label"] else "promptfl"
+    train = f"fedkit train {method} --manifest {shlex.quote(os.path.join('data', drafted.recipe['name']))}"  # noqa: PTH118
+    lines += ["next:", f"  fedkit build {shlex.quote(str(target))}", f"  {train}"]
     return Shown(data, together(lines))
 
 
@@ -282,6 +325,7 @@ def _seen(index: Index) -> dict[str, Any]:
     return {
         "images": len(index.table),
         "classes": list(index.classes),
+        "class_images": _class_images(index),
         "multi_label": index.multi_label,
         "labels_per_image": len(labels.combine_chunks().flatten()) / max(len(labels), 1),
         "domains": _counts(index.table.column("domain")),
@@ -291,6 +335,12 @@ def _seen(index: Index) -> dict[str, Any]:
         "left_out": [encode(left) for left in index.left_out],
         "notes": list(index.notes),
     }
+
+
+def _class_images(index: Index) -> dict[str, int]:
+    """How many images each class has, in the order of classes."""
+    codes = index.table.column("labels").combine_chunks().flatten().to_numpy()
+    return dict(zip(index.classes, np.bincount(codes, minlength=len(index.classes)).tolist(), strict=True))
 
 
 def _hints(index: Index, data: Mapping[str, Any]) -> tuple[str, ...]:

@@ -179,7 +179,7 @@ def test_what_cannot_be_built_is_refused_before_it_is_written(tmp_path: Path) ->
         draft(folder=folder, sets=("laoyut=csv",))
     with pytest.raises(UsageError, match="should look like key=value"):
         draft(folder=folder, sets=("layout",))
-    with pytest.raises(UsageError, match="use --folder, --hub or --parquet instead"):
+    with pytest.raises(UsageError, match="kinds of folders are folder, coco_format"):
         draft(folder=folder, sets=("kind=ucmerced",))
     for places in ((None, None, None), ("a", "u/d", None)):
         with pytest.raises(UsageError, match="one of --folder PATH, --hub USER/NAME, --parquet PATH"):

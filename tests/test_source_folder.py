@@ -317,7 +317,7 @@ def test_settings(tmp_path: Path) -> None:
     full = spelled_out(mine)
     assert full["layout"] == "auto"
     assert configured("mine", full, "") == mine
-    assert set(GENERAL) == {"folder", "hub"}
+    assert set(GENERAL) == {"folder", "hub", "coco_format", "metadata", "voc_format", "yolo"}
     assert locate.find(mine, locate.Places()) == tmp_path
     other = tmp_path / "other"
     other.mkdir()

@@ -8,10 +8,24 @@ from typing import Any
 
 from fedrsic_data.errors import UsageError
 from fedrsic_data.settings import decode, encode, suggest
-from fedrsic_data.sources import coco, columns, flair, folder, optimal31, resisc45, ucmerced, voc
+from fedrsic_data.sources import (
+    coco,
+    coco_format,
+    columns,
+    flair,
+    folder,
+    metadata,
+    optimal31,
+    resisc45,
+    ucmerced,
+    voc,
+    voc_format,
+    yolo,
+)
+from fedrsic_data.sources.annotated import Annotated
 from fedrsic_data.sources.base import Facts, Source
 
-__all__ = ["GENERAL", "SOURCES", "Facts", "Source", "configured", "spelled_out"]
+__all__ = ["FORMATS", "GENERAL", "SOURCES", "Facts", "Source", "configured", "spelled_out"]
 
 SOURCES: dict[str, Source] = {
     source.name: source
@@ -19,7 +33,12 @@ SOURCES: dict[str, Source] = {
 }
 """Every source by the name it has in recipes."""
 
-GENERAL: dict[str, Source] = {source.kind: source for source in (columns.SOURCE, folder.SOURCE)}
+FORMATS: dict[str, Annotated] = {
+    source.kind: source for source in (coco_format.SOURCE, metadata.SOURCE, voc_format.SOURCE, yolo.SOURCE)
+}
+"""Readers of folders with annotations in a public format."""
+
+GENERAL: dict[str, Source] = {columns.SOURCE.kind: columns.SOURCE, folder.SOURCE.kind: folder.SOURCE, **FORMATS}
 """Readers of a person's own data by the ``kind`` it has in recipes, under any name."""
 
 

@@ -29,7 +29,7 @@ from fedrsic_data.errors import SourceError
 from fedrsic_data.images import SUFFIXES
 from fedrsic_data.index import INDEX_SCHEMA, Index, LeftOut
 from fedrsic_data.sources.base import Facts
-from fedrsic_data.sources.jsonlists import lists
+from fedrsic_data.sources.jsonlists import blocks, lists
 from fedrsic_data.sources.tree import Tree, check_complete, some
 
 _NAMES = """
@@ -65,6 +65,7 @@ _FILES = {
     ),
 }
 _HOSTS = ("https://s3.amazonaws.com/images.cocodataset.org", "http://images.cocodataset.org")
+_OFFICIAL = {f"instances_{part}{year}.json" for part, year in _IMAGES}
 _AGAIN = "get the official file again"
 _LARGEST = 10**12 - 1  # of image ids, which are written with 12 digits
 _BELOW = re.compile(r"([^./\\\x00-\x1f\x7f][^/\\\x00-\x1f\x7f]*/)+[^./\\\x00-\x1f\x7f][^/\\\x00-\x1f\x7f]*")
@@ -203,6 +204,19 @@ class Coco:
 
 
 SOURCE = Coco()
+
+
+def is_official(path: Path) -> bool:
+    """Whether a folder holds official annotation files, or ones with their name that cannot be read."""
+    found = [file for file in path.glob("annotations/instances_*.json") if file.name in _OFFICIAL]
+    if not found:
+        return False
+    smallest = min(found, key=lambda file: file.stat().st_size)
+    try:
+        categories = [(item["id"], item["name"]) for _, item in lists(blocks(smallest), ("categories",))]
+    except (ValueError, LookupError, TypeError, RecursionError):
+        return True
+    return not _known(categories)
 
 
 @dataclass(frozen=True)

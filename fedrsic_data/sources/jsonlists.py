@@ -6,6 +6,7 @@ import codecs
 import json
 import re
 from collections.abc import Collection, Iterable, Iterator
+from pathlib import Path
 from typing import Any
 
 _SPACE = re.compile(r"[ \t\n\r]*")
@@ -13,24 +14,27 @@ _LONGEST = 32 * 2**20  # characters that one item may have
 _AFTER = frozenset(" \t\n\r,:]}")
 _NOTHING: dict[str, None] = {}
 _DECODER = json.JSONDecoder(parse_float=_NOTHING.get)  # gives None, in a third of the time that numbers take
+_BLOCK = 1 << 20
+_EXACT = json.JSONDecoder()
 
 
-def lists(blocks: Iterable[bytes], wanted: Collection[str]) -> Iterator[tuple[str, Any]]:
+def lists(blocks: Iterable[bytes], wanted: Collection[str], *, floats: bool = False) -> Iterator[tuple[str, Any]]:
     """The items of some lists of a JSON object, such as ``{"images": [...], "annotations": [...], ...}``.
 
     Args:
         blocks: The file, in pieces of any size.
         wanted: Keys whose values must be lists; others are passed over, whatever their values.
+        floats: Read numbers with a fraction or an exponent. They are None otherwise: nearly all of them are
+            coordinates, of no use here, and nearly all of such a file is made of them.
 
     Yields:
-        Key and item, in the order of the file. Numbers with a fraction or an exponent are None: they are
-        coordinates, of no use here and nearly all of such a file.
+        Key and item, in the order of the file.
 
     Raises:
         ValueError: It is no such object, is cut short, or something follows it; the message says what and where.
         RecursionError: An item is nested too deeply.
     """
-    text = _Text(blocks)
+    text = _Text(blocks, _EXACT if floats else _DECODER)
     missing = list(wanted)
     for key in text.members():
         if key in wanted:
@@ -49,6 +53,13 @@ def lists(blocks: Iterable[bytes], wanted: Collection[str]) -> Iterator[tuple[st
         raise ValueError(f"it has no list {missing[0]!r}")
 
 
+def blocks(path: Path) -> Iterator[bytes]:
+    """A file in pieces of at most 1 MiB."""
+    with path.open("rb") as file:
+        while block := file.read(_BLOCK):
+            yield block
+
+
 def items(blocks: Iterable[bytes]) -> Iterator[Any]:
     """The items of a JSON list that is all of a file, in order; arguments, numbers and errors as for ``lists``."""
     text = _Text(blocks)
@@ -62,7 +73,8 @@ def items(blocks: Iterable[bytes]) -> Iterator[Any]:
 class _Text:
     """The part of a file that is being read, and how to get more of it."""
 
-    def __init__(self, blocks: Iterable[bytes]) -> None:
+    def __init__(self, blocks: Iterable[bytes], decoder: json.JSONDecoder = _DECODER) -> None:
+        self._json = decoder
         self._decoder = codecs.getincrementaldecoder("utf-8-sig")()
         self._blocks = iter(blocks)
         self._text = ""
@@ -91,7 +103,7 @@ class _Text:
         self.next()
         while True:
             try:
-                value, end = _DECODER.raw_decode(self._text, self._at)
+                value, end = self._json.raw_decode(self._text, self._at)
                 if self._text[end : end + 1] in _AFTER or not self._more():  # a number may go on
                     self._at = end
                     return value

