@@ -44,7 +44,7 @@ _PHOTOS = (
 )
 
 TOUR = (
-    # rates chosen on validation rows of other federations, rounds as there: benchmarks/results/prompt_methods.md
+    # rates chosen on validation rows of other scenes and federations, rounds as there: benchmarks/results/prompt_methods.md
     Part(
         "fed-ucmerced",
         "test/local/mean",
@@ -52,12 +52,12 @@ TOUR = (
         {
             "zeroshot": (),
             "promptfl": ("rounds=20", "lr=0.01"),
-            "local": ("rounds=20", "lr=0.003"),
+            "local": ("rounds=20", "lr=0.01"),
             "fedpgp": ("rounds=20", "lr=1.0"),
-            "fedrsclip": ("rounds=20", "lr=0.03"),
+            "fedrsclip": ("rounds=20", "lr=0.01"),
         },
     ),
-    # far fewer rounds, epochs and pixels than published: enough to see it learn
+    # far fewer rounds, epochs and pixels than published, from random weights: enough to see it run, not to learn
     Part("flair", "test/O-AP", "average precision over all labels, %", {"fedavg": _PHOTOS, "fedlgt": _PHOTOS}),
 )
 """What ``fedkit quickstart`` trains. Nothing in it was chosen by its test rows."""

@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from fedtrain import quickstart
+
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
@@ -88,3 +90,34 @@ def test_an_order_needs_four_of_five_repetitions() -> None:
     assert repetitions.order(rows, "b", "a", "f").startswith("- **a above b**: +0.7 points, in 4 of 5")
     assert repetitions.order(rows, "a", "c", "f").startswith("- no order of a and c")
     assert repetitions.wins(rows, "f")[2] == "| a |  | 4 | 2 |"
+
+
+def cells(text: str, first: str) -> list[list[str]]:
+    """The rows of the Markdown table whose head begins with ``first``."""
+    lines = text[text.index(first) :].split("\n\n", 1)[0].splitlines()
+    return [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines if not line.startswith("|---")]
+
+
+def results(name: str) -> list[dict[str, str]]:
+    """The first table of a result file."""
+    head, *rows = cells((ROOT / "benchmarks" / "results" / f"{name}.md").read_text(encoding="utf-8"), "| method | lr |")
+    return [dict(zip(head, row, strict=True)) for row in rows]
+
+
+def test_the_docs_have_the_figures_of_the_result_files() -> None:
+    docs = (ROOT / "docs" / "methods.md").read_text(encoding="utf-8")
+    methods, values = cells(docs, "| zeroshot | promptfl |")
+    measured = {row["method"]: row["local, mean over clients"] for row in results("prompt_methods")}
+    assert {method: measured[method] for method in methods} == dict(zip(methods, values, strict=True))
+    head, *rows = cells(docs, "| | FedAvg | FedC-Tran |")
+    labels = {row["method"]: row for row in results("label_methods")}
+    for figure, *each in rows:
+        assert each == [labels[method][figure] for method in head[1:]]
+
+
+def test_the_tour_takes_the_rates_that_the_benchmark_chose() -> None:
+    chosen = {row["method"]: row["lr"] for row in results("prompt_methods") if row["lr"]}
+    scenes = next(part for part in quickstart.TOUR if part.subset == prompt_methods.SUBSET)
+    taken = {m: float(s.split("=")[1]) for m, sets in scenes.runs.items() for s in sets if s.startswith("lr=")}
+    assert taken == {method: float(chosen[method]) for method in taken}
+    assert len(taken) == 4
