@@ -44,7 +44,7 @@ _PHOTOS = (
 )
 
 TOUR = (
-    # rates chosen on validation rows of other scenes and federations, rounds as there: benchmarks/results/prompt_methods.md
+    # rates chosen on validation rows of other scenes, rounds as there: benchmarks/results/prompt_methods.md
     Part(
         "fed-ucmerced",
         "test/local/mean",
