@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from conftest import sampled
 from prompt_federation import PROMPTS, bind, judged, same, small_clip, trained
 
 from fedrsic_data.errors import UsageError
+from fedtrain.methods import rows
 from fedtrain.methods.classify import harmonic_means
 from fedtrain.methods.rows import few_shot
 from fedtrain.metrics import accuracy, harmonic, mean
@@ -223,6 +225,29 @@ def test_what_cannot_be_used_is_refused_in_words(
         trained(bind(sample_build, "fedpgp", **keywords), 1)
     for word in words:
         assert word in str(error.value)
+
+
+LONG = "a very " * 12 + "long photo of a {}."
+
+
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [
+        *((name, {"length": 25}) for name in PROMPTS),
+        ("fedrsclip", {"length": 13, "combine": "concat"}),
+        ("kgcoop", {"template": LONG}),
+        ("zeroshot", {"template": LONG}),
+    ],
+)
+def test_a_class_name_too_long_is_refused_before_any_image_is_encoded(
+    novel_build: Path, name: str, settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def encoded(*_: object, **__: object) -> None:
+        raise AssertionError("images were encoded")
+
+    monkeypatch.setattr(rows, "features", encoded)
+    with pytest.raises(UsageError, match=r"tokens, small takes 28; shorten"):
+        bind(novel_build, name, **settings)
 
 
 def test_a_template_needs_a_place_for_the_name(sample_build: Path) -> None:

@@ -8,7 +8,7 @@ import torch
 
 from fedrsic_data.errors import UsageError
 from fedtrain.models.clip import Clip
-from fedtrain.models.prompts import PromptEncoder
+from fedtrain.models.prompts import PromptEncoder, class_tokens
 
 TEMPLATE = "a photo of a {}."
 """The words that CLIP's authors put around a class name."""
@@ -59,9 +59,26 @@ class Classes:
             float32 ``[C, embed_dim]``, L2-normalised.
         """
         if template not in self._fixed:
-            texts = [template.replace("{}", name.replace("_", " ")) for name in self.names]
-            self._fixed[template] = self._clip.encode_texts(texts)
+            self._fixed[template] = self._clip.encode_texts(self._texts(template))
         return self._fixed[template]
+
+    def check(self, *, length: int | None = None, template: str | None = None) -> None:
+        """Checks that the names are not too long, before any image is encoded.
+
+        Args:
+            length: Of the contexts that they are to stand under.
+            template: The fixed words that they are to stand in.
+
+        Raises:
+            UsageError: A text is too long for the CLIP; the message names it.
+        """
+        if length is not None:
+            class_tokens(self._clip, self.names, length)
+        if template is not None:
+            self._clip.tokenize(self._texts(template))
+
+    def _texts(self, template: str) -> list[str]:
+        return [template.replace("{}", name.replace("_", " ")) for name in self.names]
 
 
 def check_template(name: str, template: str) -> None:

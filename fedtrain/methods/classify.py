@@ -59,6 +59,15 @@ class ClipMethod(Generic[S]):
         self.images = Images(context, self.clip)
         self.base = Classes(self.clip, self.images.classes, context.precision)
         self.novel = Classes(self.clip, self.images.novel, context.precision)
+        for classes in (self.base, self.novel):
+            self.check_names(classes)
+
+    def check_names(self, classes: Classes) -> None:
+        """Checks class names in the texts that the method makes of them, before any image is encoded.
+
+        Raises:
+            UsageError: A text is too long for the CLIP.
+        """
 
     @property
     def threads(self) -> int | None:

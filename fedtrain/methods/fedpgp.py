@@ -76,6 +76,10 @@ class FedPGP(PromptMethod[FedPGPSettings]):
             "v": self.drawn("v", settings.rank, self.clip.width),
         }
 
+    def check_names(self, classes: Classes) -> None:
+        """Checks class names under a context and in the anchor; see ``ClipMethod.check_names``."""
+        classes.check(length=self.settings.length, template=self._anchor())
+
     def text(self, state: State, classes: Classes) -> torch.Tensor:
         """Text features under p_k."""
         return classes.under(_own(state))

@@ -74,6 +74,11 @@ class FedRSCLIP(PromptMethod[FedRSCLIPSettings]):
         """P_k, ``[m, d]``."""
         return {"private_prompt": self.drawn("private_prompt", self.settings.length, self.clip.width)}
 
+    def check_names(self, classes: Classes) -> None:
+        """Checks class names under both contexts as they are joined; see ``ClipMethod.check_names``."""
+        both = 1 if self.settings.combine in ("mean", "add") else 2
+        classes.check(length=both * self.settings.length)
+
     def text(self, state: State, classes: Classes) -> torch.Tensor:
         """What both prompts together classify with; for ``mean``, whose logits it gives, it is not normalised."""
         if self.settings.combine == "mean":

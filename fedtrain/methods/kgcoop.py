@@ -9,7 +9,7 @@ import torch
 
 from fedrsic_data.settings import at_least
 from fedtrain.methods.base import State
-from fedtrain.methods.classes import TEMPLATE, check_template, cosine_loss
+from fedtrain.methods.classes import TEMPLATE, Classes, check_template, cosine_loss
 from fedtrain.methods.cohort import Batch
 from fedtrain.methods.prompt import PromptMethod, PromptSettings
 
@@ -44,6 +44,10 @@ class KgCoOp(PromptMethod[KgCoOpSettings]):
 
     Settings = KgCoOpSettings
     rounds: ClassVar[int] = 50
+
+    def check_names(self, classes: Classes) -> None:
+        """Checks class names under a context and in the template; see ``ClipMethod.check_names``."""
+        classes.check(length=self.settings.length, template=self.settings.template)
 
     def loss(self, live: State, batch: Batch, shared: State) -> torch.Tensor:  # noqa: ARG002
         """Cross-entropy and the distance to the anchor, ``[K]``."""

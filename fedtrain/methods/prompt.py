@@ -82,6 +82,10 @@ class PromptMethod(ClipMethod[S]):
         self.stack = 1 if alone else sys.maxsize
         self._trained: dict[int, torch.Tensor] = {}
 
+    def check_names(self, classes: Classes) -> None:
+        """Checks class names under a context; see ``ClipMethod.check_names``."""
+        classes.check(length=self.settings.length)
+
     def shared(self) -> State:
         """The context, ``[m, d]``."""
         return {"context": self.drawn("context", self.settings.length, self.clip.width)}

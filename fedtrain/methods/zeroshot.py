@@ -38,6 +38,10 @@ class ZeroShot(ClipMethod[ZeroShotSettings]):
     Settings = ZeroShotSettings
     rounds: ClassVar[int] = 0
 
+    def check_names(self, classes: Classes) -> None:
+        """Checks class names in the template; see ``ClipMethod.check_names``."""
+        classes.check(template=self.settings.template)
+
     def text(self, state: State, classes: Classes) -> torch.Tensor:  # noqa: ARG002
         """Text features of the class names in the template, ``[1, C, embed_dim]``."""
         return classes.fixed(self.settings.template)[None]

@@ -44,6 +44,23 @@ class _Tree:
     order: torch.Tensor
 
 
+def class_tokens(clip: Clip, classes: Sequence[str], length: int) -> list[list[int]]:
+    """The tokens that follow a context: those of each class name, underscores read as spaces, and the end of text.
+
+    Raises:
+        UsageError: With a context of ``length`` vectors, a class is too long for the CLIP.
+    """
+    end = clip.tokenizer.eot_token_id
+    found = [[*clip.tokenizer.encode(f"{name.replace('_', ' ')}."), end] for name in classes]
+    for name, tokens in zip(classes, found, strict=True):
+        if 1 + length + len(tokens) > clip.context_length:
+            raise UsageError(
+                f"class {name!r} with a context of {length} has {1 + length + len(tokens)} tokens, "
+                f"{clip.name} takes {clip.context_length}; shorten the name or the context"
+            )
+    return found
+
+
 class PromptEncoder:
     """Text features of classes under learned contexts.
 
@@ -76,14 +93,7 @@ class PromptEncoder:
         self.width = clip.width
         self._text = clip.text
         self._blocks = tuple(self._text.transformer.resblocks)
-        end = clip.tokenizer.eot_token_id
-        self._classes = [[*clip.tokenizer.encode(f"{name.replace('_', ' ')}."), end] for name in classes]
-        for name, tokens in zip(classes, self._classes, strict=True):
-            if 1 + length + len(tokens) > clip.context_length:
-                raise UsageError(
-                    f"class {name!r} with a context of {length} has {1 + length + len(tokens)} tokens, "
-                    f"{clip.name} takes {clip.context_length}; shorten the name or the context"
-                )
+        self._classes = class_tokens(clip, classes, length)
         with torch.no_grad():
             start = torch.tensor(clip.tokenizer.sot_token_id, device=clip.device)
             self._positions = self._text.positional_embedding[1 : 1 + length]
