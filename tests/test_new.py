@@ -249,3 +249,21 @@ def test_one_class_that_two_sources_spell_in_two_ways_is_refused(tmp_path: Path)
     (tmp_path / "both.json").write_text(json.dumps({"fedkit": 1, **data}))
     words = "class 'storage_tank' of one is spelled 'Storage Tank' in two; rename one of them"
     fails(2, words, done=fedkit("build", "both.json", "--dry-run", cwd=tmp_path))
+
+
+def test_a_class_without_images_is_in_the_label_space_of_a_build_if_asked(tmp_path: Path) -> None:
+    office(tmp_path / "office")
+    (tmp_path / "office/dslr/owl").mkdir()
+    done = fedkit("new", "my.json", "--folder", "office", cwd=tmp_path)
+    assert "without images: dslr/owl: no class; keep it as one with --set empty_classes=keep" in done.stdout
+    kept = ("--set", "empty_classes=keep", "--force")
+    assert "3 classes (bike, mug, owl)" in fedkit("new", "my.json", "--folder", "office", *kept, cwd=tmp_path).stdout
+    fedkit("build", "my.json", cwd=tmp_path)
+    assert fedrsic_data.open(tmp_path / "data/office").subset("office").classes == ("bike", "mug", "owl")
+    assert verify(tmp_path / "data/office")[1] == []
+
+
+def test_a_folder_of_parquet_files_is_named_as_one(tmp_path: Path) -> None:
+    (tmp_path / "x.parquet").write_bytes(b"")
+    with pytest.raises(SourceError, match="holds no images below it, but Parquet files: use --parquet"):
+        draft(folder=tmp_path)

@@ -80,7 +80,9 @@ def walk(root: Path, note: Callable[[str], bool] = _no_note) -> Files:
                 examples = heapq.nsmallest(_EXAMPLES, [*examples, path])
     pictures, beside = images.table(), notes.table()
     if not len(pictures):
-        raise SourceError(f"{root}: holds no images below it (names that end in .jpg, .png, .tif ...)")
+        parquet = any(example.endswith(".parquet") for example in examples)
+        words = ", but Parquet files: use --parquet" if parquet else " (names that end in .jpg, .png, .tif ...)"
+        raise SourceError(f"{root}: holds no images below it{words}")
     left = (LeftOut("not named as an image", others, tuple(utf8(e, root) for e in examples)),) if others else ()
     return Files(
         pictures.column("path").combine_chunks(),
