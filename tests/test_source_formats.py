@@ -39,6 +39,11 @@ def told(found: Index) -> Truth:
     return {row["key"]: (row["split"], {found.classes[code] for code in row["labels"]}) for row in rows}
 
 
+def named(official: Index) -> dict[str, set[str]]:
+    """File name -> classes, as an official source has them."""
+    return {row["file"]: {official.classes[code] for code in row["labels"]} for row in official.table.to_pylist()}
+
+
 def draft(root: Path, *sets: str) -> new.Draft:
     return new.draft(new.settings(str(root), None, None, sets))
 
@@ -251,6 +256,32 @@ def test_difficult_objects_count_unless_they_are_left_out(tmp_path: Path) -> Non
     path = file.with_suffix(".jpg").relative_to(tmp_path).as_posix()
     assert told(found)[path][1]
     assert told(index("voc_format", tmp_path, difficult="leave_out"))[path][1] == set()
+
+
+def test_a_list_of_a_class_does_not_bring_difficult_objects_back(tmp_path: Path) -> None:
+    formats.cvat_voc(tmp_path)
+    save(
+        tmp_path / "Annotations/tr 000.xml",
+        formats.xml("tr 000.jpg", ["cat", "dog"]).replace("<difficult>0", "<difficult>1"),
+    )
+    for name in ("dog", "indoors"):
+        save(tmp_path / f"ImageSets/Main/{name}_train.txt", "tr 000 1\n")
+    found = told(index("voc_format", tmp_path, difficult="leave_out"))
+    assert found["JPEGImages/tr 000.jpg"] == ("train", {"indoors"})
+
+
+@pytest.mark.realdata
+def test_real_images_have_the_labels_that_the_official_sources_read(real_data: Path) -> None:
+    def labels(found: Index) -> dict[str, set[str]]:
+        return {Path(path).name: mine for path, (_, mine) in told(found).items()}
+
+    devkit = real_data / "voc/VOCdevkit/VOC2012"
+    mine = index("voc_format", devkit, difficult="leave_out", unlabelled="leave_out")
+    official = configured("voc", {}, "").index(real_data / "voc", allow_partial=True)
+    assert labels(mine) == named(official)
+    mine = index("coco_format", real_data / "coco")
+    official = configured("coco", {"unlabelled": "keep"}, "").index(real_data / "coco", allow_partial=True)
+    assert (labels(mine), mine.classes) == (named(official), official.classes)
 
 
 def test_entries_of_one_image_are_joined_and_counted(tmp_path: Path) -> None:

@@ -80,11 +80,15 @@ def read(root: Path, its: VocFormatSettings) -> Found:
     images = Images(root, paths)
     xml = [path for path in notes if not _LIST.fullmatch(path)]
     for path in xml:
-        image, names = _annotation(root, path, images, its, counts)
+        image, objects = _annotation(root, path, images, its)
         if image in of:
             raise SourceError(f"{root / path}: is of {image}, as {of[image]} is; keep one")
         of[image] = path
-        named[image] += names
+        counts["objects"] += len(objects)
+        counts["difficult objects"] += sum(hard for _, hard in objects)
+        drawn = {name for name, _ in objects}
+        tags = [name for name in named[image] if name not in drawn]  # a list says nothing of how difficult objects are
+        named[image] = tags + [name for name, hard in objects if its.difficult == "keep" or not hard]
     if not xml and not named:
         raise SourceError(f"{root}: holds no annotations (.xml files)")
     return _found(files, listed, of, named, counts, images, lists)
@@ -141,19 +145,14 @@ SOURCE = Annotated(
 )
 
 
-def _annotation(
-    root: Path, path: str, images: Images, its: VocFormatSettings, counts: Counter[str]
-) -> tuple[str, list[str]]:
-    """The image that an annotation file is of, and the names of its objects."""
+def _annotation(root: Path, path: str, images: Images, its: VocFormatSettings) -> tuple[str, list[tuple[str, bool]]]:
+    """The image that an annotation file is of, and its objects: the name of each, and whether it is difficult."""
     try:
         said = vocxml.read(small(root, path))
         objects = [_object(number, fields, its) for number, fields in enumerate(said.objects, 1)]
-        image = _image(path, said.filename, images)
+        return _image(path, said.filename, images), objects
     except ValueError as error:
         raise SourceError(f"{root / path}: {error}; mend the file, or move it away") from None
-    counts["objects"] += len(objects)
-    counts["difficult objects"] += sum(hard for _, hard in objects)
-    return image, [name for name, hard in objects if its.difficult == "keep" or not hard]
 
 
 def _object(number: int, fields: Mapping[str, str], its: VocFormatSettings) -> tuple[str, bool]:
