@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 
 from fedrsic_data.errors import SourceError
 from fedrsic_data.sources.annotated import (
@@ -135,6 +134,8 @@ def _parsed(root: Path, path: str) -> dict[str, Any] | None:
     """A YAML file with names of classes, every scalar a text, so that a class may be called ``no`` or ``1.0``."""
     if (root / path).stat().st_size > _TABLE:
         return None
+    import yaml
+
     try:
         data = yaml.load(text(root, path), yaml.BaseLoader)  # noqa: S506  it makes texts, lists and mappings alone
     except (yaml.YAMLError, RecursionError) as error:
