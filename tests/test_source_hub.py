@@ -497,6 +497,22 @@ def test_a_dataset_of_the_hub(repo: str, hub: dict[str, str], tmp_path: Path) ->
     assert row["image"]["bytes"] == images(30)[int(row["sample_id"].rpartition("/")[2])]
 
 
+def test_the_readme_of_a_dataset_of_the_hub_says_its_configs(hub: dict[str, str], tmp_path: Path) -> None:
+    place = {"FEDKIT_CACHE": str(tmp_path / "cache"), **hub}
+    assert fedkit("new", "old.json", "--hub", "u/d", cwd=tmp_path, **place).returncode == 0
+    folder = next((tmp_path / "cache/sources/d").glob("u--d@*"))
+    for name in ("README.md", ".card-asked"):  # as a download without READMEs left it
+        (folder / name).unlink()
+    yaml = [f"- config_name: {split}\n  data_files: data/{split}-*" for split in ("train", "test")]
+    Hub.files["README.md"] = "\n".join(["---", "configs:", *yaml, "---"]).encode()
+    done = fedkit("new", "my.json", "--hub", "u/d", cwd=tmp_path, **place)
+    assert (done.returncode, "several configs: train, test; say which" in done.stderr) == (1, True), done.stderr
+    seen = answer(fedkit("new", "my.json", "--hub", "u/d", "--config", "test", "--json", cwd=tmp_path, **place))
+    assert (seen["images"], seen["splits"]) == (10, {"train": 10}), "files without a split are for training"
+    built = answer(fedkit("build", "my.json", "--json", "--offline", cwd=tmp_path, **place))
+    assert sum(built["subsets"]["d"]["rows"].values()) == 10
+
+
 def test_no_message_shows_a_login(hub: dict[str, str], tmp_path: Path) -> None:
     (tmp_path / "hf").mkdir()
     (tmp_path / "hf/token").write_text("hf_abc-SECRETTAIL\0q")
