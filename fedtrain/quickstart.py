@@ -58,7 +58,12 @@ TOUR = (
         },
     ),
     # far fewer rounds, epochs and pixels than published, from random weights: enough to see it run, not to learn
-    Part("flair", "test/O-AP", "average precision over all labels, %", {"fedavg": _PHOTOS, "fedlgt": _PHOTOS}),
+    Part(
+        "flair",
+        "test/O-AP",
+        "average precision over all labels, %, after too few rounds to learn much",
+        {"fedavg": _PHOTOS, "fedlgt": _PHOTOS},
+    ),
 )
 """What ``fedkit quickstart`` trains. Nothing in it was chosen by its test rows."""
 
