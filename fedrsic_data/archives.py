@@ -265,9 +265,7 @@ class ZipReader(_Shared):
 
     def blocks(self, name: str) -> Iterator[bytes]:
         """Yield a member in blocks of at most 1 MiB; errors as for ``read``."""
-        member = self._members.get(name)
-        if member is None:
-            raise SourceError(f"{self.path}: has no member {name!r}; check the name, or {_AGAIN}")
+        member = self._member(name)
         with reading(self.path, name):
             start = self._data_start(name, member)
             packed = self._blocks(start, member.packed)
@@ -280,6 +278,25 @@ class ZipReader(_Shared):
                 yield block
             if (size, crc) != (member.size, member.crc):
                 raise zipfile.BadZipFile("its length or checksum is wrong")
+
+    def size(self, name: str) -> int:
+        """Bytes that a member declares; errors as for ``read``."""
+        return self._member(name).size
+
+    def middle(self, name: str, most: int) -> bytes:
+        """Up to ``most`` bytes from the middle of a member; errors as for ``read``."""
+        member = self._member(name)
+        if not member.stored:
+            return self.read(name)[member.size // 2 :][:most]
+        with reading(self.path, name):
+            start, half = self._data_start(name, member), member.size // 2
+            return self._at(start + half, min(most, member.size - half))
+
+    def _member(self, name: str) -> _Member:
+        member = self._members.get(name)
+        if member is None:
+            raise SourceError(f"{self.path}: has no member {name!r}; check the name, or {_AGAIN}")
+        return member
 
     def _data_start(self, name: str, member: _Member) -> int:
         header = self._at(member.offset, _LOCAL_HEADER)
@@ -323,15 +340,28 @@ class TarReader(_Shared):
 
     def blocks(self, name: str) -> Iterator[bytes]:
         """Yield a member in blocks of at most 1 MiB; errors as for ``read``."""
-        if name not in self._members:
-            raise SourceError(f"{self.path}: has no member {name!r}; check the name, or {_AGAIN}")
-        offset, left = self._members[name]
+        offset, left = self._member(name)
         with reading(self.path, name):
             for block in self._blocks(offset, left):
                 left -= len(block)
                 yield block
             if left:
                 raise EOFError("its data end too early")
+
+    def size(self, name: str) -> int:
+        """Bytes of a member; errors as for ``read``."""
+        return self._member(name)[1]
+
+    def middle(self, name: str, most: int) -> bytes:
+        """Up to ``most`` bytes from the middle of a member; errors as for ``read``."""
+        offset, size = self._member(name)
+        with reading(self.path, name):
+            return self._at(offset + size // 2, min(most, size - size // 2))
+
+    def _member(self, name: str) -> tuple[int, int]:
+        if name not in self._members:
+            raise SourceError(f"{self.path}: has no member {name!r}; check the name, or {_AGAIN}")
+        return self._members[name]
 
 
 def _tar_members(path: Path, stream: _TarStream, limits: Limits) -> dict[str, tuple[int, int]]:

@@ -100,7 +100,7 @@ def _planned(recipe: Recipe, places: locate.Places, listener: Listener) -> Plann
     subsets = []
     for name, images in merged.items():
         listener.step(f"planning {name}")
-        subsets.append(plan.divide(recipe, name, images, _duplicates(images, listener)))
+        subsets.append(plan.divide(recipe, name, images, _duplicates(recipe, images, listener)))
     return Planned.of(recipe, sources, subsets, stamp, newest, inputs)
 
 
@@ -304,17 +304,32 @@ def _prepare(planned: Planned, scratch: Path, *, shared: bool = False) -> None:
             container.prepare(scratch, shared=shared)
 
 
-def _duplicates(merged: plan.Merged, listener: Listener) -> list[NDArray[np.int64]]:
-    """Near-duplicates between the sources of a subset; the only step of planning that looks at pixels."""
-    if len(merged.containers) < 2:
+def _duplicates(recipe: Recipe, merged: plan.Merged, listener: Listener) -> list[NDArray[np.int64]]:
+    """Groups of rows that are one picture; the only step of planning that looks into files."""
+    if recipe.duplicates == "keep":
         return []
-    listener.step(f"comparing the pictures of {len(merged.containers)} sources")
-    origin = merged.table.column("origin").to_numpy()
-    places = merged.table.select(["key", "origin"]).slice(0, len(origin))
-    with tempfile.TemporaryDirectory() as scratch:
-        for container in merged.containers:
-            container.prepare(Path(scratch))
-        return duplicates.find(lambda rows: shards.read(places.take(pa.array(rows)), merged.containers), origin)
+    origin, keys = merged.table.column("origin").to_numpy(), merged.table.column("key")
+    first = np.arange(len(origin))
+    if recipe.sample is None:
+        listener.step("looking for identical files")
+    for number, container in enumerate(merged.containers):
+        rows = np.flatnonzero(origin == number)
+        first[rows] = rows[container.firsts(keys if len(rows) == len(keys) else keys.take(pa.array(rows)))]
+    copies = np.flatnonzero(first < np.arange(len(first)))
+    pairs = list(zip(first[copies].tolist(), copies.tolist(), strict=True))
+    within = recipe.near_duplicates == "all"
+    if within or len(merged.containers) > 1:
+        many = len(merged.containers)
+        listener.step(f"comparing the pictures of {many} sources" if many > 1 else "comparing the pictures")
+        rows = np.flatnonzero(first == np.arange(len(first)))
+        places = merged.table.select(["key", "origin"]).slice(0, len(origin)).take(pa.array(rows))
+        with tempfile.TemporaryDirectory() as scratch:
+            for container in merged.containers:
+                container.prepare(Path(scratch))
+            read = lambda some: shards.read(places.take(pa.array(some)), merged.containers)  # noqa: E731
+            found = duplicates.find(read, np.arange(len(rows)) if within else origin[rows])
+        pairs += [(int(rows[group[0]]), int(rows[other])) for group in found for other in group[1:]]
+    return duplicates.joined(pairs)
 
 
 def _holds(out: Path, file: File | Plan | Shard) -> bool:

@@ -6,11 +6,11 @@ import os
 import tempfile
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import IO, Any, Protocol, cast
 
 import numpy as np
 import pyarrow as pa
@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from fedrsic_data import tarstream
+from fedrsic_data import identical, tarstream
 from fedrsic_data.archives import TarReader, ZipReader
 from fedrsic_data.errors import SourceError
 from fedrsic_data.images import MAX_BYTES
@@ -81,6 +81,27 @@ class FolderContainer:
         """See ``Container.where``."""
         return self._prefix + key
 
+    def firsts(self, keys: pa.ChunkedArray) -> NDArray[np.int64]:
+        """See ``Container.firsts``."""
+        return identical.firsts(self, keys)
+
+    def sizes(self, keys: Sequence[str]) -> list[int]:
+        """See ``identical.Peekable``."""
+        with reading(self.root):
+            return [os.stat(self._prefix + key).st_size for key in keys]  # noqa: PTH116 - as for _read
+
+    def peek(self, keys: Sequence[str]) -> list[bytes]:
+        """See ``identical.Peekable``."""
+        with reading(self.root):
+            return [_middle(self._prefix + key) for key in keys]
+
+
+def _middle(path: str) -> bytes:
+    """Up to ``identical.PEEK`` bytes from the middle of a file."""
+    with open(path, "rb", buffering=0) as file:  # noqa: PTH123 - as for _read
+        file.seek(os.fstat(file.fileno()).st_size // 2)
+        return file.read(identical.PEEK)
+
 
 class ArchiveContainer:
     """Members of a zip or plain tar archive, read in place; keys are member names."""
@@ -100,11 +121,27 @@ class ArchiveContainer:
         """See ``Container.where``."""
         return f"{self.path}!{key}"
 
+    def firsts(self, keys: pa.ChunkedArray) -> NDArray[np.int64]:
+        """See ``Container.firsts``."""
+        return identical.firsts(self, keys)
+
+    def sizes(self, keys: Sequence[str]) -> list[int]:
+        """See ``identical.Peekable``."""
+        return [self._reader.size(key) for key in keys]
+
+    def peek(self, keys: Sequence[str]) -> list[bytes]:
+        """See ``identical.Peekable``."""
+        return [self._reader.middle(key, identical.PEEK) for key in keys]
+
+
+class Layer(Container, identical.Peekable, Protocol):
+    """A folder or an archive."""
+
 
 class LayeredContainer:
     """Several containers at once; keys are the number of one, a slash, and its own key."""
 
-    def __init__(self, layers: Sequence[Container]) -> None:
+    def __init__(self, layers: Sequence[Layer]) -> None:
         self.layers = tuple(layers)
 
     def prepare(self, scratch: Path, *, shared: bool = False) -> None:
@@ -116,6 +153,20 @@ class LayeredContainer:
         """See ``Container.read``."""
         places = [key.partition("/") for key in keys]
         return [self.layers[int(number)].read([inner])[0] for number, _, inner in places]
+
+    def sizes(self, keys: Sequence[str]) -> list[int]:
+        """See ``identical.Peekable``."""
+        places = [key.partition("/") for key in keys]
+        return [self.layers[int(number)].sizes([inner])[0] for number, _, inner in places]
+
+    def peek(self, keys: Sequence[str]) -> list[bytes]:
+        """See ``identical.Peekable``."""
+        places = [key.partition("/") for key in keys]
+        return [self.layers[int(number)].peek([inner])[0] for number, _, inner in places]
+
+    def firsts(self, keys: pa.ChunkedArray) -> NDArray[np.int64]:
+        """See ``Container.firsts``."""
+        return identical.firsts(self, keys)
 
     def where(self, key: str) -> str:
         """See ``Container.where``."""
@@ -132,6 +183,14 @@ class _Flat(ABC):
     def __init__(self) -> None:
         self._scratch: IO[bytes] | None = None
         self._starts = self._lengths = np.zeros(0, np.int64)
+
+    @abstractmethod
+    def _digests(self) -> NDArray[np.int64]:
+        """``identical.digests`` of all rows, read in order, int64 [N, 3]."""
+
+    def firsts(self, keys: pa.ChunkedArray) -> NDArray[np.int64]:
+        """See ``Container.firsts``."""
+        return identical.firsts_of(self._digests()[keys.cast(pa.int64()).to_numpy()])
 
     @abstractmethod
     def _fill(self, file: IO[bytes]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -188,27 +247,28 @@ class ParquetContainer(_Flat):
         return f"{self.files[file]} (row {int(key) - self._first[file]})"
 
     def _fill(self, file: IO[bytes]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        lengths = [np.zeros(0, np.int64)]
+        lengths = [np.zeros(0, np.int64), *(_append(values, file) for values in self._images())]
+        sizes = np.concatenate(lengths)
+        return np.cumsum(sizes) - sizes, sizes
+
+    def _digests(self) -> NDArray[np.int64]:
+        found = [identical.digests(identical.views(values)) for values in self._images()]
+        return np.concatenate([np.zeros((0, 3), np.int64), *found])
+
+    def _images(self) -> Iterator[pa.Array]:
+        """The images of all rows in their order, some at a time; row by row where some are in files of their own."""
         for path in self.files:
             row = 0
             for values, paths in _values(path, self.column):
                 if values.null_count and paths is not None:
-                    lengths.extend(self._append_each(path, row, values, paths, file))
+                    for i, name in enumerate(paths.to_pylist()):
+                        here = values[i].is_valid or not name
+                        yield (
+                            values.slice(i, 1) if here else pa.array([self._outside(path, row + i, name)], pa.binary())
+                        )
                 else:
-                    lengths.append(_append(values, file))
+                    yield values
                 row += len(values)
-        sizes = np.concatenate(lengths)
-        return np.cumsum(sizes) - sizes, sizes
-
-    def _append_each(
-        self, path: Path, first: int, values: pa.Array, paths: pa.Array, file: IO[bytes]
-    ) -> Iterator[NDArray[np.int64]]:
-        """Row by row, for some are in files of their own."""
-        for i, name in enumerate(paths.to_pylist()):
-            if values[i].is_valid or not name:
-                yield _append(values.slice(i, 1), file)
-            else:
-                yield _append(pa.array([self._outside(path, first + i, name)], pa.binary()), file)
 
     def _outside(self, path: Path, row: int, name: str) -> bytes:
         """The image that a row names but does not hold.
@@ -251,23 +311,30 @@ class TarGzContainer(_Flat):
         return f"{self.archives[archive]}!{name}" if archive >= 0 else name
 
     def _fill(self, file: IO[bytes]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        starts, lengths = np.zeros(len(self.names), np.int64), np.zeros(len(self.names), np.int64)
-        sink = _Shared(file)
+        starts, lengths = self._members(_Shared(file).append, 2).T
+        return starts, lengths
+
+    def _digests(self) -> NDArray[np.int64]:
+        return self._members(identical.digests, 3)
+
+    def _members(self, take: Callable[[list[bytes]], NDArray[np.int64]], width: int) -> NDArray[np.int64]:
+        """What ``take`` makes of the member of each row, int64 [N, width]; it is called from several threads."""
+        told, self._archive[:] = np.zeros((len(self.names), width), np.int64), -1
         with ThreadPoolExecutor(min(_WORKERS, max(len(self.archives), 1))) as pool:
-            found = [pool.submit(_spill, archive, sink) for archive in self.archives]
+            found = [pool.submit(_taken, archive, take, width) for archive in self.archives]
             try:
                 for number, future in enumerate(found):
-                    members, at, size = future.result()
+                    members, facts = future.result()
                     row = pc.index_in(members, value_set=self.names)
                     known = row.is_valid().to_numpy(zero_copy_only=False)
                     mine = row.drop_null().to_numpy()
                     self._once(number, mine)
-                    starts[mine], lengths[mine], self._archive[mine] = at[known], size[known], number
+                    told[mine], self._archive[mine] = facts[known], number
             except BaseException:
                 pool.shutdown(cancel_futures=True)
                 raise
         self._all()
-        return starts, lengths
+        return told
 
     def _once(self, number: int, rows: NDArray[np.int32]) -> None:
         """Refuses an archive with a member that it, or one before it, has already."""
@@ -294,40 +361,36 @@ class _Shared:
         self._lock = threading.Lock()
         self._end = 0
 
-    def append(self, data: bytes) -> int:
-        """Writes all of ``data``; gives where it starts."""
+    def append(self, files: list[bytes]) -> NDArray[np.int64]:
+        """Writes files end to end; gives where each starts and how long it is, int64 [n, 2]."""
+        sizes = np.array([len(one) for one in files], np.int64)
         with self._lock:
             start = self._end
-            self._end += len(data)
-        view, at = memoryview(data), start
+            self._end += int(sizes.sum())
+        view, at = memoryview(b"".join(files)), start
         while view:
             written = os.pwrite(self._handle, view, at)
             view, at = view[written:], at + written
-        return start
+        return np.column_stack([start + np.cumsum(sizes) - sizes, sizes])
 
 
-def _spill(archive: Path, sink: _Shared) -> tuple[pa.Array, NDArray[np.int64], NDArray[np.int64]]:
-    """Writes the members of an archive end to end, a few MB at a time: their names, and where they start and end."""
+def _taken(
+    archive: Path, take: Callable[[list[bytes]], NDArray[np.int64]], width: int
+) -> tuple[pa.Array, NDArray[np.int64]]:
+    """The names of an archive's members, and what ``take`` makes of them, a few MB at a time: int64 [n, width]."""
     names: list[str] = []
-    lengths, starts = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
+    told = [np.zeros((0, width), np.int64)]
     held: list[bytes] = []
-
-    def flush() -> None:
-        sizes = np.array([len(one) for one in held], np.int64)
-        starts.append(sink.append(b"".join(held)) + np.cumsum(sizes) - sizes)
-        lengths.append(sizes)
-        held.clear()
-
     room = _SPILL
     for name, data in tarstream.files(archive):
         names.append(name.rpartition("/")[2])
         held.append(data)
         room -= len(data)
         if room <= 0:
-            flush()
-            room = _SPILL
-    flush()
-    return pa.array(names, pa.string()), np.concatenate(starts), np.concatenate(lengths)
+            told.append(take(held))
+            held, room = [], _SPILL
+    told.append(take(held))
+    return pa.array(names, pa.string()), np.concatenate(told)
 
 
 def _values(path: Path, column: str) -> Iterator[tuple[pa.Array, pa.Array | None]]:

@@ -84,6 +84,7 @@ def _entry(
         novel=subset.novel,
         moved=subset.moved,
         duplicates=subset.duplicates,
+        across=subset.across,
         left_out=subset.left_out,
         skipped=tuple(Skipped(**row) for receipt in receipts for row in receipt.skipped),
         skew=skew.measure(

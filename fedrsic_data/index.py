@@ -10,6 +10,7 @@ from typing import Protocol
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 INDEX_SCHEMA = pa.schema(
     [
@@ -53,6 +54,21 @@ class Container(Protocol):
 
     def where(self, key: str) -> str:
         """The file in words, for messages."""
+        ...
+
+    def firsts(self, keys: pa.ChunkedArray) -> NDArray[np.int64]:
+        """Which files are the same byte for byte; may be called before ``prepare``.
+
+        Args:
+            keys: string [n].
+
+        Returns:
+            For each file the place of the first in ``keys`` that has its very bytes, int64 [n]. It is its own for the
+            first of them, for a file that no other is like, and for an empty one.
+
+        Raises:
+            SourceError: A file vanished or cannot be read.
+        """
         ...
 
 

@@ -8,13 +8,14 @@ import json
 import os
 import re
 import stat
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from fedrsic_data.errors import ManifestError, UsageError
 from fedrsic_data.recipe import Recipe, read_json, to_json
-from fedrsic_data.settings import decode, encode, local
+from fedrsic_data.settings import LATER, decode, encode, local
 
 NAME, PLAN, CLIENTS, CARD = "manifest.json", "plan.parquet", "clients.parquet", "README.md"
 
@@ -158,12 +159,14 @@ class SubsetEntry:
         train_counts: Training rows of each class.
         novel: Classes that are never trained on (base-to-novel protocol).
         moved: Rows moved so that every client reaches its minimum size.
-        duplicates: Groups of sample ids that are the same picture in several sources; each is in one split.
+        duplicates: Groups of sample ids that are one picture; each is in one split, but for ``across``.
         left_out: Images in no shard, counted by reason.
         skipped: Damaged images that were left out.
         skew: Metric -> value and the band that an IID split of the same sizes gives by chance.
         shards: The files.
         fine: The finer label space, where the sources have one.
+        across: How many of the ``duplicates`` are in several splits: the sources split them so, or one copy is of a
+            novel class. Absent from the file where there are none.
     """
 
     classes: tuple[str, ...]
@@ -179,6 +182,7 @@ class SubsetEntry:
     skew: dict[str, dict[str, float]]
     shards: tuple[Shard, ...]
     fine: FineEntry | None = None
+    across: int = field(default=0, metadata=LATER)
 
     def __post_init__(self) -> None:
         """Refuses figures of other classes than there are.
@@ -204,7 +208,7 @@ class SubsetEntry:
         words += [f"{len(self.skipped):,} damaged images were skipped"] if self.skipped else []
         words += [f"{len(self.novel):,} classes are novel: never trained on"] if self.novel else []
         if self.duplicates:
-            words.append(f"{len(self.duplicates):,} pictures are in several sources; each is kept in one split")
+            words.append(repeated(self.duplicates, self.across))
         return tuple(words)
 
 
@@ -237,7 +241,19 @@ class Manifest:
     card: File
     subsets: dict[str, SubsetEntry]
     digest: str = ""
-    reference: bool = False
+    reference: bool = field(default=False, metadata=LATER)
+
+
+def repeated(groups: Sequence[Sequence[str]], across: int) -> str:
+    """Pictures that are there more than once, in words; how many of them are in several splits comes first."""
+    images = sum(map(len, groups))
+    words = f"{len(groups):,} pictures are there more than once ({images:,} images)"
+    if not across:
+        return f"{words}; each is kept in one split"
+    return (
+        f"WARNING: {words}, and {across:,} of them are in several splits: the sources split them so, or a copy is of a "
+        "novel class; duplicates=drop-extra keeps one copy of each"
+    )
 
 
 def load(path: Path) -> Manifest:
@@ -337,6 +353,4 @@ def digest(manifest: Manifest) -> str:
 def _plain(manifest: Manifest) -> dict[str, Any]:
     data: dict[str, Any] = encode(manifest)
     data["recipe"] = to_json(manifest.recipe)
-    if not manifest.reference:
-        del data["reference"]
     return data

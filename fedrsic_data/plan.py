@@ -1,12 +1,13 @@
 """From sources to owners: indexes read, label spaces applied, every image given a client and a split.
 
-Nothing is written here and no pixel is read; the plan is a function of names and labels.
+Nothing is written here and no file is read; the plan is a function of names, labels and groups of copies.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from fedrsic_data import partition, schema, seeds, splits, vocabulary
-from fedrsic_data.errors import UsageError
+from fedrsic_data.errors import SourceError, UsageError
 from fedrsic_data.index import Container, Fine, Index
 from fedrsic_data.manifest import Counted, SourceEntry
 from fedrsic_data.recipe import Recipe, Subset
@@ -23,6 +24,9 @@ from fedrsic_data.sources import spelling
 from fedrsic_data.spill import Spilled
 
 _UNDRAWN = "given to no client by the partitioner"
+_APART = "a copy of a picture that is held out with another client or user"
+_COPY = "a copy of a picture that is there"
+_COPY_OTHERWISE = "a copy, with other labels, of a picture that is there"
 _SHARED = ("domain", "group", "split")
 _BEYOND = "beyond {} shots of its class at its client"
 
@@ -46,6 +50,7 @@ class PlannedSubset:
         novel: Classes that are never trained on.
         moved: Rows moved to reach the minimum size.
         duplicates: Groups of sample ids that are one picture.
+        across: How many of them are in several splits.
         left_out: What is in the sources but not in the plan, by reason.
         fine: The finer label space, where the sources have one; ``table`` has ``fine_labels`` then.
     """
@@ -64,6 +69,7 @@ class PlannedSubset:
     duplicates: tuple[tuple[str, ...], ...]
     left_out: tuple[Counted, ...]
     fine: Fine | None = None
+    across: int = 0
 
     def counts(self, split: str | None = None) -> NDArray[np.int64]:
         """Rows of each class at each client, int64 [clients, classes], of one split or of all."""
@@ -225,12 +231,21 @@ def divide(recipe: Recipe, name: str, merged: Merged, groups: Sequence[NDArray[n
         recipe: Says how.
         name: Which subset of it.
         merged: Its images.
-        groups: Near-duplicates, row numbers; each group is kept in one split.
+        groups: Rows that are one picture, int64 [at least 2] each; ``recipe.duplicates`` says what becomes of them.
 
     Raises:
         UsageError: The partition or the splits cannot be met; the message names the subset.
+        SourceError: There are groups, and the recipe says that this is an error.
     """
     try:
+        if groups and recipe.duplicates == "error":
+            one, other = _ids(merged.table, groups[0][:2])
+            raise SourceError(
+                f"subset {name}: {len(groups):,} pictures are there more than once, {one} and {other} for one; remove "
+                "the copies, or set duplicates=drop-extra or group"
+            )
+        if groups and recipe.duplicates == "drop-extra":
+            merged, groups = _without_copies(merged, groups, by_source=recipe.split_by == "source"), ()
         return _divide(recipe, name, merged, groups)
     except UsageError as error:
         raise UsageError(f"subset {name}: {error}") from None
@@ -238,7 +253,7 @@ def divide(recipe: Recipe, name: str, merged: Merged, groups: Sequence[NDArray[n
 
 def drawn(reason: str) -> bool:
     """Whether images are left out for this reason by what is drawn here, rather than by their source."""
-    return reason == _UNDRAWN or reason.endswith(_BEYOND.removeprefix("beyond {}"))
+    return reason in (_UNDRAWN, _APART) or reason.endswith(_BEYOND.removeprefix("beyond {}"))
 
 
 def table(planned: Sequence[PlannedSubset], start: int = 0, stop: int | None = None) -> pa.Table:
@@ -284,9 +299,17 @@ def _divide(recipe: Recipe, name: str, merged: Merged, groups: Sequence[NDArray[
     owner[novel] = rng.permutation(np.arange(len(novel)) % assignment.clients)
     split[novel] = len(split_names)
     # a picture that is of a base class in one source and of a novel class in another stays where its labels put it
-    if recipe.split_by != "source":
-        split = splits.together(split, owner, rows, [g for g in groups if not np.isin(g, novel).any()])
     left_out = [*merged.left_out, *_count(_UNDRAWN, owner < 0, merged.table)]
+    if recipe.split_by != "source":
+        unseen = np.zeros(len(rows), bool)
+        unseen[novel] = True
+        known = [group for group in groups if not unseen[group].any()]
+        if recipe.split_by == "sample":
+            split = splits.together(split, owner, rows, known)
+        else:  # a client that is held out has no training rows
+            apart = splits.copies(split, owner, known)
+            left_out += _count(_APART, apart, merged.table)
+            owner[apart] = -1
     if recipe.shots is not None:
         beyond = splits.few_shot(rows, owner, split, recipe.shots, rng)
         left_out += _count(_BEYOND.format(recipe.shots), beyond, merged.table)
@@ -303,10 +326,42 @@ def _divide(recipe: Recipe, name: str, merged: Merged, groups: Sequence[NDArray[
         clients=partition.names(assignment.clients, assignment.names),
         novel=merged.classes[base:],
         moved=assignment.moved,
-        duplicates=tuple(_ids(merged.table, group) for group in groups),
+        duplicates=_named_groups(merged.table, groups),
         left_out=tuple(left_out),
         fine=merged.fine,
+        across=int(splits.cut(split, owner, groups).sum()),
     )
+
+
+def _without_copies(merged: Merged, groups: Sequence[NDArray[np.int64]], *, by_source: bool) -> Merged:
+    """The images without all copies but one: the first; by the sources' splits, the first of the last split."""
+    rows = np.concatenate(groups)
+    rank = np.zeros(len(rows), np.int64)
+    if by_source:
+        column = merged.table.column("split")
+        rank = pc.index_in(column, pa.array(splits.names(column))).to_numpy()[rows].astype(np.int64)
+    of = np.repeat(np.arange(len(groups)), [len(group) for group in groups])
+    order = np.lexsort((rows, -rank, of))
+    first = np.flatnonzero(np.diff(of[order], prepend=-1))
+    kept = rows[order[first]][of]  # of each row's group
+    lists = schema.whole(merged.table.column("labels"))
+    copy = rows != kept
+    other = np.array([lists[int(a)] != lists[int(b)] for a, b in zip(rows[copy], kept[copy], strict=True)], bool)
+    extra, otherwise = np.zeros(len(lists), bool), np.zeros(len(lists), bool)
+    extra[rows[copy][~other]] = True
+    otherwise[rows[copy][other]] = True
+    lost = [*_count(_COPY, extra, merged.table), *_count(_COPY_OTHERWISE, otherwise, merged.table)]
+    table = merged.table.take(np.flatnonzero(~(extra | otherwise)))
+    return replace(merged, table=table, left_out=(*merged.left_out, *lost))
+
+
+def _named_groups(table: Spilled, groups: Sequence[NDArray[np.int64]]) -> tuple[tuple[str, ...], ...]:
+    """The sample ids of groups of rows."""
+    if not groups:
+        return ()
+    ids = table.column("sample_id").take(pa.array(np.concatenate(groups))).to_pylist()
+    ends = np.cumsum([0, *map(len, groups)]).tolist()
+    return tuple(tuple(ids[begin:end]) for begin, end in pairwise(ends))
 
 
 def _base_to_novel(rows: partition.Rows, wanted: bool) -> tuple[NDArray[np.int64], NDArray[np.int64], int]:

@@ -14,7 +14,7 @@ from typing import Any, Literal
 from fedrsic_data import partition, splits
 from fedrsic_data.errors import ManifestError, UsageError
 from fedrsic_data.partition.base import Partitioner
-from fedrsic_data.settings import at_least, decode, encode, suggest
+from fedrsic_data.settings import LATER, at_least, decode, encode, suggest
 from fedrsic_data.sources import SOURCES, Source, configured, spelled_out
 from fedrsic_data.sources.sample import SampleSettings
 from fedrsic_data.splits import By
@@ -93,6 +93,11 @@ class Recipe:
         sample: Procedural stand-ins instead of the real sources.
         allow_partial: Take incomplete copies of sources for what they hold.
         on_bad_image: ``error`` stops at a damaged image; ``skip`` leaves it out and lists it.
+        duplicates: Pictures that a subset holds more than once. ``group`` keeps the copies on one side of the split;
+            ``drop-extra`` keeps one copy, a held-out one where the source splits; ``error`` stops; ``keep`` does not
+            look for them.
+        near_duplicates: Which copies count that are not the same byte for byte, but re-encoded or resized: those
+            ``between`` sources, or ``all``, within a source too.
     """
 
     fedkit: int
@@ -110,6 +115,8 @@ class Recipe:
     sample: SampleSettings | None = None
     allow_partial: bool = False
     on_bad_image: Literal["error", "skip"] = "error"
+    duplicates: Literal["keep", "group", "drop-extra", "error"] = field(default="group", metadata=LATER)
+    near_duplicates: Literal["between", "all"] = field(default="between", metadata=LATER)
 
     def __post_init__(self) -> None:
         if self.fedkit != SCHEMA:

@@ -7,6 +7,7 @@ dataset holds every image: rows it had left out are not in its shards, and are c
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from fedrsic_data import manifest, memory, plan, schema
+from fedrsic_data import duplicates, manifest, memory, plan, schema
 from fedrsic_data.build import QUIET, Listener
 from fedrsic_data.containers import ParquetContainer
 from fedrsic_data.errors import UsageError, VerificationError
@@ -62,7 +63,8 @@ def prepare(
         listener.step(f"planning {name}")
         with memory.returned():
             merged = _merged(dataset, dataset.subset(name))
-            subsets.append(plan.divide(recipe, name, merged, _groups(dataset.subset(name), merged)))
+            groups = [] if recipe.duplicates == "keep" else _groups(dataset.subset(name), merged)
+            subsets.append(plan.divide(recipe, name, merged, groups))
     listed = {source for subset in recipe.subsets.values() for source in subset.sources}
     sources = {name: entry for name, entry in old.sources.items() if name in listed}
     newest = (dataset.folder / manifest.NAME).stat().st_mtime_ns
@@ -74,6 +76,10 @@ def _same_images(old: Recipe, new: Recipe) -> None:
     for field in ("sample", "allow_partial", "on_bad_image"):
         if getattr(old, field) != getattr(new, field):
             raise UsageError(f"{field} cannot change when a dataset is split anew; build it from the sources")
+    several = any(len(subset.sources) > 1 for subset in new.subsets.values())
+    unsought = old.duplicates == "keep" != new.duplicates
+    if new.duplicates != "keep" and ((unsought and several) or old.near_duplicates != new.near_duplicates):
+        raise UsageError("near-duplicates are looked for in the sources only; build it from them")
     for name, subset in new.subsets.items():
         was = old.subsets.get(name)
         if was is None or (was.sources, was.classes, was.class_names) != (
@@ -142,10 +148,15 @@ def _left_out(subset: Subset, owners: pa.Table, held: int) -> tuple[Counted, ...
 
 
 def _groups(subset: Subset, merged: plan.Merged) -> list[NDArray[np.int64]]:
-    """The near-duplicates found when the dataset was built, as row numbers."""
+    """Rows that are one picture: those found when the dataset was built, and byte-identical ones, which 0.1.0 kept."""
     ids = schema.whole(merged.table.column("sample_id"))
-    found = [
-        pc.index_in(pa.array(group), value_set=ids).to_numpy(zero_copy_only=False) for group in subset.entry.duplicates
-    ]
-    held = [rows[~np.isnan(rows.astype(float))].astype(np.int64) for rows in found]
-    return [rows for rows in held if len(rows) > 1]
+    first = merged.containers[0].firsts(merged.table.column("key"))
+    copies = np.flatnonzero(first < np.arange(len(first)))
+    pairs = list(zip(first[copies].tolist(), copies.tolist(), strict=True))
+    known = subset.entry.duplicates
+    at = pc.index_in(pa.array([name for group in known for name in group], pa.string()), value_set=ids).to_pylist()
+    ends = np.cumsum([0, *map(len, known)]).tolist()
+    for begin, end in pairwise(ends):
+        held = [row for row in at[begin:end] if row is not None]
+        pairs += [(held[0], row) for row in held[1:]]
+    return duplicates.joined(pairs)

@@ -16,6 +16,9 @@ from fedrsic_data.errors import UsageError
 
 T = TypeVar("T")
 
+LATER = types.MappingProxyType({"absent by default": True})
+"""Metadata of a field that came after others were digested: where it has its default, it is not in the JSON."""
+
 _ADDRESS = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+|):[/\\]")  # one letter and a colon is a drive
 _NAMES = {bool: "true or false", int: "a whole number", float: "a number", str: "a text", dict: "an object"}
 
@@ -50,9 +53,14 @@ def decode(cls: type[T], data: object, where: str) -> T:
 
 
 def encode(settings: Any) -> Any:
-    """Plain JSON values of a settings dataclass, the inverse of ``decode``."""
+    """Plain JSON values of a settings dataclass, the inverse of ``decode``; see ``LATER``."""
     if dataclasses.is_dataclass(settings):
-        return {f.name: encode(getattr(settings, f.name)) for f in dataclasses.fields(settings)}
+        named = ((f, getattr(settings, f.name)) for f in dataclasses.fields(settings))
+        return {
+            f.name: encode(value)
+            for f, value in named
+            if not (LATER.items() <= f.metadata.items() and value == f.default)
+        }
     if isinstance(settings, Mapping):
         return {key: encode(value) for key, value in settings.items()}
     if isinstance(settings, list | tuple):

@@ -14,7 +14,7 @@ import numpy as np
 from fedrsic_data import partition, recipe, skew, sources, splits
 from fedrsic_data.build import Built
 from fedrsic_data.errors import UsageError
-from fedrsic_data.manifest import NAME, Manifest
+from fedrsic_data.manifest import NAME, Manifest, repeated
 from fedrsic_data.plan import Planned
 from fedrsic_data.reader import Dataset
 from fedrsic_data.settings import encode, suggest
@@ -49,6 +49,9 @@ def planned(plan: Planned) -> Shown:
             "total_variation": round(float(skew.METRICS["total_variation"](labels)), 6),
             "moved": subset.moved,
             "left_out": left_out,
+            "duplicates": len(subset.duplicates),
+            "duplicate_images": sum(map(len, subset.duplicates)),
+            "duplicates_across": subset.across,
         }
         facts = data["subsets"][subset.name]
         parts.append(
@@ -58,6 +61,7 @@ def planned(plan: Planned) -> Shown:
             + (f", {subset.moved:,} moved to reach min_size" if subset.moved else "")
             + (f", {left_out:,} left out" if left_out else "")
         )
+        parts += [f"    {repeated(subset.duplicates, subset.across)}"] if subset.duplicates else []
     return Shown(data, together(parts))
 
 
@@ -204,6 +208,7 @@ def _subset(dataset: Dataset, name: str, most: int) -> tuple[dict[str, Any], lis
         "left_out": [encode(left) for left in entry.left_out],
         "skipped": [encode(skip) for skip in entry.skipped],
         "duplicates": [list(group) for group in entry.duplicates],
+        "duplicates_across": entry.across,
         "clients": [
             {
                 "client_id": client,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import heapq
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
@@ -206,9 +208,9 @@ def base_classes(classes: int) -> int:
 
 
 def together(split: Codes, owner: Owners, rows: Rows, groups: Sequence[NDArray[np.int64]]) -> Codes:
-    """Puts every group of near-duplicates on one side of the split: that of its first row.
+    """Puts every group of duplicates on one side of the split: that of its first row.
 
-    A row that changes sides is exchanged with one of the same client and class that is in no group, where
+    A row that changes sides is exchanged with the first of the same client and class that is in no group, where
     there is one, so that the sizes of the splits stay.
 
     Args:
@@ -221,19 +223,56 @@ def together(split: Codes, owner: Owners, rows: Rows, groups: Sequence[NDArray[n
         The new split, int8 [N].
     """
     split = split.copy()
+    if not groups:
+        return split
     free = np.ones(len(rows), bool)
-    for group in groups:
-        free[group] = False
+    free[np.concatenate(groups)] = False
     first = rows.offsets[:-1].clip(max=max(len(rows.labels) - 1, 0))  # a row without labels borrows one
-    key = rows.labels[first]
+    cell = owner.astype(np.int64) * rows.classes + (rows.labels[first] if len(rows.labels) else 0)
+    spare = np.flatnonzero(free)
+    spare = spare[np.argsort(cell[spare], kind="stable")]
+    sides: dict[int, dict[int, list[int]]] = {}  # of a cell: side -> a heap of its rows that are in no group
     for group in groups:
-        side = split[group[0]]
-        for row in group[1:][split[group[1:]] != side]:
-            alike = np.flatnonzero(free & (split == side) & (owner == owner[row]) & (key == key[row]))
-            if len(alike):
-                split[alike[0]] = split[row]
+        side = int(split[group[0]])
+        for row in group[1:][split[group[1:]] != side].tolist():
+            mine = int(cell[row])
+            if mine not in sides:
+                begin, end = np.searchsorted(cell[spare], [mine, mine + 1])
+                heaps = sides[mine] = defaultdict(list)
+                for other in spare[begin:end].tolist():
+                    heaps[int(split[other])].append(other)
+            if sides[mine][side]:
+                other = heapq.heappop(sides[mine][side])
+                split[other] = split[row]
+                heapq.heappush(sides[mine][int(split[row])], other)
             split[row] = side
     return split
+
+
+def cut(split: Codes, owner: Owners, groups: Sequence[NDArray[np.int64]]) -> NDArray[np.bool_]:
+    """Which groups have rows in several splits, rows of owner -1 aside: bool [groups]."""
+    if not groups:
+        return np.zeros(0, bool)
+    rows = np.concatenate(groups)
+    of = np.repeat(np.arange(len(groups)), [len(group) for group in groups])[owner[rows] >= 0]
+    sides = split[rows[owner[rows] >= 0]]
+    least, most = np.full(len(groups), np.iinfo(np.int8).max), np.full(len(groups), -1)
+    np.minimum.at(least, of, sides)
+    np.maximum.at(most, of, sides)
+    return least < most
+
+
+def copies(split: Codes, owner: Owners, groups: Sequence[NDArray[np.int64]]) -> NDArray[np.bool_]:
+    """Which rows are to go so that every group is on one side, where whole clients or users are: bool [N].
+
+    Those stay that are in the first held-out split that the group has rows in: what is held out stays as it was drawn.
+    """
+    extra = np.zeros(len(split), bool)
+    for number in np.flatnonzero(cut(split, owner, groups)).tolist():
+        group = groups[number][owner[groups[number]] >= 0]
+        sides = split[group]
+        extra[group[sides != sides[sides > 0].min()]] = True
+    return extra
 
 
 def _whole(

@@ -162,7 +162,7 @@ def test_sources_that_changed_under_a_finished_build(ucmerced: Path, tmp_path: P
     copy = Path(shutil.copytree(ucmerced, tmp_path / "s"))
     make(tmp_path / "out", here(copy))
     victim = next(copy.rglob("*.tif"))
-    victim.write_bytes(tiny_image(5, ".tif"))
+    victim.write_bytes(tiny_image(77_777, ".tif"))
     with pytest.raises(OutputError, match="sources changed"):
         make(tmp_path / "out", here(copy))
 

@@ -18,6 +18,7 @@ FLOORS = (
         "headers",
         "images",
         "index",
+        "identical",
         "schema",
         "memory",
         "spill",

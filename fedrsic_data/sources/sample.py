@@ -9,8 +9,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from numpy.typing import NDArray
 
 from fedrsic_data import sample, vocabulary
 from fedrsic_data.errors import UsageError
@@ -64,6 +66,10 @@ class SceneContainer:
     def where(self, key: str) -> str:
         """See ``Container.where``."""
         return f"sample of {self.sensor}: {key}"
+
+    def firsts(self, keys: pa.ChunkedArray) -> NDArray[np.int64]:
+        """See ``Container.firsts``: no two are the same."""
+        return np.arange(len(keys))
 
     def _render(self, name: str, number: str) -> bytes:
         scene = sample.render(

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Protocol
 
 from fedrsic_data.archives import TarReader, ZipReader
-from fedrsic_data.containers import ArchiveContainer, FolderContainer, LayeredContainer, reading
+from fedrsic_data.containers import ArchiveContainer, FolderContainer, Layer, LayeredContainer, reading
 from fedrsic_data.errors import SourceError
-from fedrsic_data.index import Container, fingerprint
+from fedrsic_data.index import fingerprint
 from fedrsic_data.sources.classfolders import utf8
 
 _BLOCK = 1024 * 1024  # bytes of a file read at a time
@@ -22,7 +22,7 @@ _READERS: dict[str, type[ZipReader] | type[TarReader]] = {".zip": ZipReader, ".t
 class _Layer(Protocol):
     """A folder tree or an archive."""
 
-    container: Container
+    container: Layer
     stamps: list[tuple[str, int, int]]  # of what was listed: name, bytes, time of the last change
     newest: int  # when the youngest of it last changed
 
@@ -125,7 +125,7 @@ class Tree:
 
 class _Folders:
     def __init__(self, root: Path, folders: Sequence[Path]) -> None:
-        self.container: Container = FolderContainer(root)
+        self.container: Layer = FolderContainer(root)
         self.stamps: list[tuple[str, int, int]] = []
         self.newest = 0
         self._root = root
@@ -153,7 +153,7 @@ class _Folders:
 class _Archive:
     def __init__(self, path: Path) -> None:
         self._reader = _READERS[path.suffix.lower()](path)
-        self.container: Container = ArchiveContainer(path, self._reader)
+        self.container: Layer = ArchiveContainer(path, self._reader)
         with reading(path):
             stat = path.stat()
         self.stamps = [(path.name, stat.st_size, stat.st_mtime_ns)]
