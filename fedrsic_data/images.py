@@ -14,6 +14,7 @@ full by Pillow, so a file that it can read is never refused. ``rgb`` gives the p
 from __future__ import annotations
 
 import io
+import logging
 import re
 import threading
 import warnings
@@ -133,6 +134,8 @@ def _bounded(size: tuple[int, int], name: str, most: int = MAX_PIXELS) -> None:
     raise BadImageError(f"{shown} is over the limit of {most:,}; {_REPLACE}")
 
 
+# Pillow logs some of what it raises as well; with no handler at all, Python would print that on the standard error
+logging.getLogger("PIL").addHandler(logging.NullHandler())
 _QUIET = threading.Lock()  # filters of warnings belong to the whole process
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import os
 import struct
+import subprocess
+import sys
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from conftest import ROOT
 from numpy.typing import NDArray
 from PIL import Image, ImageFile
 from torch.nn import functional
@@ -356,6 +359,23 @@ def test_what_cannot_be_a_picture_is_refused_in_one_line_wherever_it_is_met(
         assert "\n" not in line
     duplicates._look(data)
     assert not ran.exists()
+
+
+def test_the_decoder_prints_nothing_of_its_own(tmp_path: Path) -> None:
+    (tmp_path / "x.tif").write_bytes(REFUSED["13 bands"][0]())
+    code = """if True:
+        import sys
+        from pathlib import Path
+        from fedrsic_data import images
+        try:
+            images.check(Path(sys.argv[1]).read_bytes(), "x")
+        except images.BadImageError:
+            print("refused")
+    """  # outside of pytest, which listens to what is logged
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path / "x.tif")], cwd=ROOT, capture_output=True, text=True, timeout=120
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "refused\n", "")
 
 
 def test_a_picture_behind_a_whole_one_is_no_damage() -> None:
