@@ -91,10 +91,14 @@ def lock(path: Path) -> IO[bytes] | None:
         The file, or None if another process has it. Whoever is refused has changed nothing.
     """
     for _ in range(1000):
-        path.parent.mkdir(parents=True, exist_ok=True)
         try:
+            path.parent.mkdir(parents=True, exist_ok=True)
             handle = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o666)
         except FileNotFoundError:  # who had it has just removed the folder
+            continue
+        except FileExistsError:  # the folder was there, and is removed now; or it is none
+            if os.path.lexists(path.parent) and not path.parent.is_dir():
+                raise
             continue
         file = os.fdopen(handle, "r+b")
         try:

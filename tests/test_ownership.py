@@ -296,6 +296,29 @@ def test_a_lock_that_is_refused_changes_nothing(tmp_path: Path) -> None:
     atomic.unlock(path, third)
 
 
+def test_a_lock_whose_folder_is_removed_meanwhile_is_taken_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between the making of the folder, which is there already, and the look whether it is one."""
+    is_dir, folder, gone = Path.is_dir, tmp_path / "folder", []
+
+    def removed(path: Path) -> bool:
+        if path == folder and not gone:
+            gone.append(folder.rmdir())
+        return is_dir(path)
+
+    folder.mkdir()
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "is_dir", removed)
+        file = atomic.lock(folder / ".lock")
+    assert gone
+    assert file is not None
+    atomic.unlock(folder / ".lock", file)
+    (tmp_path / "file").touch()
+    with pytest.raises(FileExistsError):
+        atomic.lock(tmp_path / "file" / ".lock")
+
+
 # several processes at once
 
 # Forks that are let go at the same moment; each says on a pipe what came of it.
