@@ -96,45 +96,51 @@ def _merged(dataset: Dataset, subset: Subset) -> plan.Merged:
     """The images in a subset's shards, as ``plan.merge`` gives those of sources."""
     entry = subset.entry
     files = [manifest.safe(dataset.folder, shard.path) for shard in entry.shards]
-    label = "labels" if entry.multi_label else "label"
-    names = [label, *(["fine_labels"] if entry.fine else []), "sample_id", "domain", "image.path"]
-    rows = pa.concat_tables(_columns(file, names) for file in files)
-    rows = rows.combine_chunks()
+    ids = _column(files, "sample_id")
+    n = len(ids)
+    order = pc.sort_indices(ids)
     owners = dataset.plan.filter(pc.equal(dataset.plan.column("subset"), subset.name))
-    at = pc.index_in(rows.column("sample_id"), value_set=owners.column("sample_id").combine_chunks())
-    n = rows.num_rows
-    labels = rows.column(label).combine_chunks()
-    if not entry.multi_label:
-        labels = pa.ListArray.from_arrays(pa.array(np.arange(n + 1, dtype=np.int32)), labels)
+    at = pc.index_in(ids, value_set=owners.column("sample_id").combine_chunks()).take(order)
     own_splits = dataset.manifest.recipe.split_by == "source"
-    fine = {"fine_labels": rows.column("fine_labels").cast(pa.list_(pa.int32()))} if entry.fine else {}
-    table = pa.table(
-        {
-            "sample_id": rows.column("sample_id"),
-            "labels": labels.cast(pa.list_(pa.int32())),
-            "domain": rows.column("domain"),
-            **fine,
-            "group": owners.column("group").take(at),
-            "split": owners.column("split").take(at) if own_splits else pa.nulls(n, pa.string()),
-            "key": pc.cast(pa.array(np.arange(n)), pa.string()),
-            "file": rows.column("image").combine_chunks().field("path"),
-            "origin": pa.array(np.zeros(n, np.int32)),
-        }
-    )
-    order = pc.sort_indices(table.column("sample_id"))
+    lists = pa.list_(pa.int32())
+
+    def labels() -> pa.Array:
+        if entry.multi_label:
+            return _column(files, "labels").cast(lists).take(order)
+        one = _column(files, "label").cast(pa.int32()).take(order)
+        return pa.ListArray.from_arrays(pa.array(np.arange(n + 1, dtype=np.int32)), one)
+
+    columns: dict[str, Callable[[], pa.Array]] = {
+        "labels": labels,
+        "domain": lambda: _column(files, "domain").take(order),
+        **({"fine_labels": lambda: _column(files, "fine_labels").cast(lists).take(order)} if entry.fine else {}),
+        "group": lambda: schema.whole(owners.column("group")).take(at),
+        "split": lambda: schema.whole(owners.column("split")).take(at) if own_splits else pa.nulls(n, pa.string()),
+        "key": lambda: order.cast(pa.string()),
+        "file": lambda: _column(files, "image.path").take(order),
+        "origin": lambda: pa.array(np.zeros(n, np.int32)),
+    }
+    table = Spilled.of(pa.table({"sample_id": ids.take(order)}))
+    for name, made in columns.items():  # one at a time is in memory
+        table = table.append_column(name, made())
     return plan.Merged(
         classes=entry.classes,
         multi_label=entry.multi_label,
-        table=Spilled.of(table.take(order)),
+        table=table,
         containers=(ParquetContainer(files),),
         left_out=_left_out(subset, owners, n),
         fine=Fine(entry.fine.classes, entry.fine.parents) if entry.fine else None,
     )
 
 
-def _columns(path: Path, names: list[str]) -> pa.Table:
-    with pq.ParquetFile(path) as file:
-        return file.read(columns=names)
+def _column(files: list[Path], name: str) -> pa.Array:
+    """A column of several Parquet files; ``image.path`` is a field of the column ``image``."""
+    chunks: list[pa.Array] = []
+    for path in files:
+        with pq.ParquetFile(path) as file:
+            column = file.read(columns=[name]).column(name.partition(".")[0])
+        chunks += [chunk.field("path") for chunk in column.chunks] if name == "image.path" else column.chunks
+    return schema.whole(pa.chunked_array(chunks))
 
 
 def _left_out(subset: Subset, owners: pa.Table, held: int) -> tuple[Counted, ...]:
