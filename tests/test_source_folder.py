@@ -273,7 +273,10 @@ def test_a_class_folder_without_images_is_named_and_kept_if_asked(tmp_path: Path
         (tmp_path / folder).mkdir()
     found = index(tmp_path)
     assert found.classes == ("a", "b")
-    assert "without images: x/owl, y/b, z: no classes; keep them" in found.notes[0]
+    assert found.notes == (
+        "without images: x/owl: no class; keep it as one with --set empty_classes=keep",
+        "without images: y/b, z",
+    )
     kept = Folder(FolderSettings(path="x", empty_classes="keep"), name="mine").index(tmp_path)
     assert kept.classes == ("a", "b", "owl")
     assert rows(kept) == rows(found)

@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import formats
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from conftest import ROOT, fedkit
@@ -218,7 +220,7 @@ def test_the_classes_of_the_recipe_are_the_label_space(tmp_path: Path) -> None:
     found = index("voc_format", tmp_path, classes=order)
     assert found.classes == order
     assert told(found) == expected
-    assert "1 class has no image (zebra); they stay in the label space" in found.notes
+    assert "1 class has no image (zebra); it stays in the label space" in found.notes
     with pytest.raises(SourceError, match="has class 'rubber duck', which is not one of the 2 of the recipe"):
         index("voc_format", tmp_path, classes=("cat", "dog"))
 
@@ -599,3 +601,48 @@ def test_nothing_outside_the_folder_is_opened(tmp_path: Path) -> None:
         edited(tmp_path / "other/result.json", lambda d, name=name: d["images"][0].update(file_name=name))
         with pytest.raises(SourceError, match="leaves the folder|is no image below"):
             index("coco_format", tmp_path / "other")
+
+
+VECTORS = {
+    "metadata.jsonl": ["[1, 0, 1]", "[0, 0, 0]", "[true, false, false]", "[0.0, 1.0, 1.0]"],
+    "metadata.csv": ['"[1, 0, 1]"', '"[0, 0, 0]"', '"[1, 0, 0]"', '"[0, 1, 1]"'],
+}
+
+
+def vectors(root: Path, name: str) -> None:
+    """Four images, and a table whose column ``labels`` has a 0 or 1 for each of three classes."""
+    names = formats.pictures(root, [f"{i}.png" for i in range(4)])
+    rows = zip(names, VECTORS[name], strict=True)
+    if name.endswith(".csv"):
+        lines = ["file_name,labels", *(f"{image},{vector}" for image, vector in rows)]
+    else:
+        lines = [f'{{"file_name": "{image}", "labels": {vector}}}' for image, vector in rows]
+    save(root / name, "\n".join(lines))
+
+
+@pytest.mark.parametrize("name", VECTORS)
+def test_vectors_of_0_and_1_in_a_table_are_labels_under_the_names_that_are_given(name: str, tmp_path: Path) -> None:
+    vectors(tmp_path, name)
+    found = index("metadata", tmp_path, classes=["x", "y", "z"])
+    assert (found.classes, found.multi_label) == (("x", "y", "z"), True)
+    assert found.table.column("labels").to_pylist() == [[0, 2], [], [0], [1, 2]]
+
+
+@pytest.mark.parametrize("name", VECTORS)
+@pytest.mark.parametrize(
+    ("classes", "has"), [([], "they have no names"), (["x", "y"], "there are names for 2 classes")]
+)
+def test_vectors_of_0_and_1_in_a_table_are_never_read_as_classes_0_and_1(
+    name: str, classes: list[str], has: str, tmp_path: Path
+) -> None:
+    vectors(tmp_path, name)
+    with pytest.raises(SourceError, match=f"'labels' holds vectors of 3 zeros and ones, and {has}; name the 3 classes"):
+        index("metadata", tmp_path, classes=classes)
+
+
+def test_a_table_in_parquet_beside_images_is_never_passed_over(tmp_path: Path) -> None:
+    names = formats.pictures(tmp_path, [f"{c}/{i}.png" for c in "ab" for i in range(2)])
+    pq.write_table(pa.table({"file_name": names, "label": ["x", "y", "x", "y"]}), tmp_path / "metadata.parquet")
+    with pytest.raises(SourceError, match=r"metadata.parquet: tables of .* are read as CSV or JSON lines; write it as"):
+        draft(tmp_path)
+    assert draft(tmp_path, "kind=folder").seen["classes"] == ["a", "b"]

@@ -311,7 +311,12 @@ def test_a_part_of_a_split_is_refused_or_named(tmp_path: Path) -> None:
     ("columns", "settings", "words"),
     [
         ({"label": ["a"]}, {}, "no image column; columns are label (string)"),
-        ({"image": ["x.png"], "label": ["a"]}, {}, "no image column; columns are image (string), label (string)"),
+        (
+            {"image": ["x.png"], "label": ["a"]},
+            {},
+            "column 'image' is string; images are struct<bytes, path> or binary; write",
+        ),
+        ({"img": ["x.png"], "label": ["a"]}, {}, "label (string); name it with --set image=COLUMN"),
         ({"image": ["x.png"], "label": ["a"]}, {"image": "image"}, "column 'image' is string; images are"),
         ({"image": [b"x"]}, {}, "no label column; columns are image (binary)"),
         ({"one": [b"x"], "two": [b"x"], "label": ["a"]}, {}, "columns one, two could all be the image"),

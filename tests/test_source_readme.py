@@ -124,6 +124,16 @@ configs:
     assert set(folder(root, split="").table.column("split").to_pylist()) == {None}
 
 
+def test_a_folder_of_another_config_is_not_called_empty(tmp_path: Path) -> None:
+    yaml = "configs:\n- {config_name: small, data_files: one/**}\n- {config_name: big, data_files: two/**}"
+    put(tmp_path, yaml, "png", ("one/a/1", "one/b/2", "two/a/3", "two/c/4"))
+    (tmp_path / "one/c").mkdir()
+    notes = folder(tmp_path, config="small").notes
+    assert [note for note in notes if "without images" in note] == [
+        "without images: one/c: no class; keep it as one with --set empty_classes=keep"
+    ]
+
+
 def test_the_splits_of_a_readme_hold_for_images_that_a_table_lists(tmp_path: Path) -> None:
     yaml = 'configs:\n- config_name: a\n  data_files:\n  - {split: train, path: "p/*"}\n  - {split: test, path: "q/*"}'
     root = put(tmp_path, yaml, "png", ("p/1", "q/2", "r/3"))

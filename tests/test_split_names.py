@@ -232,8 +232,8 @@ def test_splits_of_images(
 @pytest.mark.parametrize(
     ("paths", "words"),
     [
-        (["test tube/1.png", "beaker/2.png"], "test tube are classes here; load_dataset sees split words"),
-        (["train/1.png", "car/2.png", "bus/3.png"], "train are classes here; load_dataset sees"),
+        (["test tube/1.png", "beaker/2.png"], "test tube is a class here; load_dataset sees a split word in"),
+        (["train/1.png", "car/2.png", "bus/3.png"], "train is a class here; load_dataset sees"),
         (["train/test tube/1.png", "test/beaker/2.png"], "put their images in two splits"),
         (["a/1.png", "b/speed test 2.png"], "1 of 2 images have the word 'test' in their file names"),
         (["train/a/1.png", "holdout/b/2.png"], "load_dataset would pass over holdout"),

@@ -405,8 +405,8 @@ def _notes(
     notes = []
     empty = [classes[i] for i in np.flatnonzero(np.bincount(codes, minlength=len(classes)) == 0).tolist()]
     if empty:
-        few = "class has" if len(empty) == 1 else "classes have"
-        notes.append(f"{len(empty)} {few} no image ({some(empty)}); they stay in the label space")
+        few, stay = ("class has", "it stays") if len(empty) == 1 else ("classes have", "they stay")
+        notes.append(f"{len(empty)} {few} no image ({some(empty)}); {stay} in the label space")
     for split in dict.fromkeys(split for split in found.splits if split is not None):
         mine = np.array([one == split for one in found.splits])
         if not sizes[mine].any():

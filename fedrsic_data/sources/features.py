@@ -194,13 +194,14 @@ def choose(path: Path, said: Mapping[str, str | None], where: str) -> Columns:
             raise UsageError(f"{where}: {key}={name!r} is no column of {path.name}{suggest(name, schema.names)}")
     features = _features(schema)
     named = {name: names for name in schema.names if (names := _class_names(features.get(name)))}
-    image = said["image"] or _only(
-        path, "image", [f.name for f in schema if _is_image(f.type)], ("image",), f"columns are {shown}"
-    )
     kinds = {field.name: field.type for field in schema}
+    images = [name for name, kind in kinds.items() if _is_image(kind)]
+    called = "image" if "image" in kinds and not images else None  # of another type, which is said below
+    image = said["image"] or called or _only(path, "image", images, ("image",), f"columns are {shown}")
     if not _is_image(kinds[image]):
+        fix = "; write paths as file_name into a metadata.csv beside the images" if _is_string(kinds[image]) else ""
         raise SourceError(
-            f"{path}: column {image!r} is {_short(kinds[image])}; images are struct<bytes, path> or binary"
+            f"{path}: column {image!r} is {_short(kinds[image])}; images are struct<bytes, path> or binary{fix}"
         )
     usual = [name for name in _LABELS if name in kinds]
     label = said["label"] or _only(path, "label", usual or list(named), (), f"columns are {shown}")
@@ -276,9 +277,11 @@ def _only(path: Path, what: str, found: Sequence[str], first: Sequence[str], sho
     if usual := [name for name in first if name in found]:
         return usual[0]
     if not found:
-        raise SourceError(f"{path}: no {what} column; {shown}; name it in the recipe with {what}")
+        raise SourceError(f"{path}: no {what} column; {shown}; name it with --set {what}=COLUMN")
     if len(found) > 1:
-        raise SourceError(f"{path}: columns {', '.join(found)} could all be the {what}; say which one with {what}")
+        raise SourceError(
+            f"{path}: columns {', '.join(found)} could all be the {what}; say which one with --set {what}=COLUMN"
+        )
     return found[0]
 
 

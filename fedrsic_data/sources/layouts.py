@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -22,6 +22,7 @@ from fedrsic_data.containers import FolderContainer
 from fedrsic_data.errors import SourceError
 from fedrsic_data.index import Index
 from fedrsic_data.sources import own, spelling, splitwords
+from fedrsic_data.sources.classfolders import is_image
 from fedrsic_data.sources.walk import Files
 
 Layout = Literal["auto", "class", "domain/class", "split/class", "split/domain/class", "domain/split/class", "csv"]
@@ -82,7 +83,7 @@ def index(root: Path, name: str, wanted: Wanted, files: Files) -> tuple[Layout, 
     paths = files.paths
     levels, file = _levels(root, paths)
     roles = _roles(root, wanted, levels, file, paths)
-    empty, notes = _without_images(root, levels)
+    empty, bare = _without_images(root, levels)
     left_out = files.left_out
     split, kept = splitwords.renamed(roles.words, roles.splits, wanted.splits, root, f"sources.{name}.splits")
     if kept is not None:
@@ -109,7 +110,7 @@ def index(root: Path, name: str, wanted: Wanted, files: Files) -> tuple[Layout, 
         files.fingerprint,
         files.newest,
         left_out,
-        notes=(*roles.notes, *_named_empty(notes, wanted.keep_empty)),
+        notes=(*roles.notes, *_named_empty(bare, set(empty) - set(present), wanted.keep_empty)),
     )
 
 
@@ -257,7 +258,9 @@ def _class_words(classes: pa.Array, *, split_above: bool) -> tuple[str, ...]:
     if not odd:
         return ()
     would = "put their images in two splits" if split_above else "read no other folder"
-    return (f"{_some(odd)} are classes here; load_dataset sees split words in these names and would {would}",)
+    one = len(odd) == 1
+    here, words = ("is a class", "a split word in this name") if one else ("are classes", "split words in these names")
+    return (f"{_some(odd)} {here} here; load_dataset sees {words} and would {would}",)
 
 
 def _spoken(level: pa.Array, said: Mapping[str, splitwords.Spoken]) -> tuple[pa.Array, pa.Array]:
@@ -279,20 +282,30 @@ def _without_images(root: Path, levels: Sequence[pa.Array]) -> tuple[list[str], 
         for folder in above:
             for entry in os.scandir(f"{root}{os.sep}{folder}"):
                 path = f"{folder}/{entry.name}" if folder else entry.name
-                if path not in here and entry.is_dir() and not entry.name.startswith((".", "__MACOSX")):
+                hidden = entry.name.startswith((".", "__MACOSX"))
+                if path not in here and not hidden and entry.is_dir() and not _has_images(entry.path):
                     places.append(path)
                     empty += [entry.name] if depth == len(levels) - 1 else []
         above = sorted(here)
     return empty, sorted(places)
 
 
-def _named_empty(places: Sequence[str], kept: bool) -> tuple[str, ...]:
-    if not places:
-        return ()
+def _has_images(folder: str) -> bool:
+    """Whether an image lies below a folder: one of another config of the README, or of a split that is left out."""
+    return any(is_image(file) for _, _, files in os.walk(folder) for file in files)
+
+
+def _named_empty(places: Sequence[str], classes: Set[str], kept: bool) -> tuple[str, ...]:
+    """Notes on folders without images: those of classes that have none anywhere, and the others."""
+    bare = [place for place in places if place.rpartition("/")[2] in classes]
+    rest = [place for place in places if place not in bare]
+    notes = (f"without images: {_some(rest)}",) if rest else ()
+    if not bare:
+        return notes
     words = "kept as a class" if kept else "no class; keep it as one with --set empty_classes=keep"
-    if len(places) > 1:
+    if len(bare) > 1:
         words = "kept as classes" if kept else "no classes; keep them as such with --set empty_classes=keep"
-    return (f"without images: {_some(places)}: {words}",)
+    return (f"without images: {_some(bare)}: {words}", *notes)
 
 
 def _some(names: Sequence[str]) -> str:

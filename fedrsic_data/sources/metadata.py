@@ -34,6 +34,7 @@ from fedrsic_data.sources.annotated import (
 from fedrsic_data.sources.walk import walk
 
 NAMES = ("metadata.csv", "metadata.jsonl", "_classes.csv")
+_UNREAD = "metadata.parquet"
 
 _FILE = ("file_name", "image_file_name", "filename")
 _SETS = "labels"  # a column of this name has any number of classes
@@ -70,8 +71,13 @@ class _Row:
 
 def read(root: Path, its: MetadataSettings) -> Found:
     """The images and labels of all tables below a folder; see ``Annotated.read``."""
-    files = walk(root, lambda path: posixpath.basename(path) in NAMES)
+    files = walk(root, lambda path: posixpath.basename(path) in (*NAMES, _UNREAD))
     tables = files.notes.to_pylist()
+    if (unread := next((path for path in tables if posixpath.basename(path) == _UNREAD), None)) is not None:
+        raise SourceError(
+            f"{root / unread}: tables of metadata are read as CSV or JSON lines; write it as metadata.csv or "
+            "metadata.jsonl, or take the folders as classes with --set kind=folder"
+        )
     if not tables:
         raise SourceError(f"{root}: holds no {', '.join(NAMES)}")
     images, rows = Images(root, files.paths.to_pylist()), dict[str, _Row]()
@@ -84,8 +90,8 @@ def read(root: Path, its: MetadataSettings) -> Found:
     columns = list(dict.fromkeys(column for row in rows.values() for column in row.fields))
     taken = {said: column for said in _SAID if (column := _said(root, getattr(its, said), said, columns)) is not None}
     label = _label(root, its, [c for c in columns if c not in taken.values()], list(rows.values()))
-    names, multi = _names(list(rows.values()), label, its)
-    classes = _in_order({name for mine in names for name in mine})
+    names, multi, known = _names(list(rows.values()), label, its)
+    classes = known or _in_order({name for mine in names for name in mine})
     code = {name: number for number, name in enumerate(classes)}
     others = {said: [_text(row, column) for row in rows.values()] for said, column in taken.items()}
     shown = f"column {label!r}" if isinstance(label, str) else f"{len(label)} columns of 0 and 1"
@@ -106,7 +112,7 @@ def read(root: Path, its: MetadataSettings) -> Found:
 
 def mark(_: Path, paths: Sequence[str]) -> str | None:
     """See ``Annotated.mark``."""
-    return next((path for path in paths if posixpath.basename(path) in NAMES), None)
+    return next((path for path in paths if posixpath.basename(path) in (*NAMES, _UNREAD)), None)
 
 
 SOURCE = Annotated(
@@ -201,16 +207,51 @@ def _label(root: Path, its: MetadataSettings, columns: Sequence[str], rows: Sequ
     )
 
 
-def _names(rows: Sequence[_Row], label: str | list[str], its: MetadataSettings) -> tuple[list[list[str]], bool]:
-    """The classes of each row, and whether rows may have any number of them."""
+def _names(
+    rows: Sequence[_Row], label: str | list[str], its: MetadataSettings
+) -> tuple[list[list[str]], bool, list[str] | None]:
+    """The classes of each row, whether rows may have any number of them, and all classes where places name them."""
     if isinstance(label, list):
-        return [[column for column in label if row.fields[column] in ("1", 1)] for row in rows], True
+        return [[column for column in label if row.fields[column] in ("1", 1)] for row in rows], True, None
     if gap := next((row for row in rows if label not in row.fields), None):
         raise SourceError(f"{gap.where}: has no {label!r}; give one to every image, empty where it has no class")
-    values = [row.fields[label] for row in rows]
+    values = [_listed(row.where, label, row.fields[label]) for row in rows]
+    if (width := _width(values)) is not None:
+        if len(its.classes) != width:
+            has = f"there are names for {len(its.classes)} classes" if its.classes else "they have no names"
+            raise SourceError(
+                f"{rows[0].where}: {label!r} holds vectors of {width} zeros and ones, and {has}; name the {width} "
+                "classes in their order: fedkit new --set 'classes=[\"...\", ...]'"
+            )
+        return (
+            [[name for name, one in zip(its.classes, value, strict=True) if int(one)] for value in values],
+            True,
+            [*its.classes],
+        )
     lists = any(isinstance(value, list | dict) for value in values)
     multi = its.labels == "multi" or (its.labels == "auto" and (lists or label == _SETS))
-    return [_classes(row.where, label, value, multi) for row, value in zip(rows, values, strict=True)], multi
+    return [_classes(row.where, label, value, multi) for row, value in zip(rows, values, strict=True)], multi, None
+
+
+def _listed(where: str, label: str, value: Any) -> Any:
+    """A field as it is, or the list that it writes in brackets."""
+    if isinstance(value, str) and value.startswith("[") and value.endswith("]"):
+        try:
+            return json.loads(value)
+        except (ValueError, RecursionError):
+            raise SourceError(
+                f"{where}: {label!r} is {value[:80]!r}; put ; between classes, without brackets"
+            ) from None
+    return value
+
+
+def _width(values: Sequence[Any]) -> int | None:
+    """The length of the lists if all have one, of 2 or more, and hold only 0 and 1; None otherwise."""
+    lengths = {len(value) if isinstance(value, list) else 0 for value in values}
+    width = lengths.pop() if len(lengths) == 1 else 0
+    if width < 2 or not all(one in (0, 1, "0", "1") for value in values for one in value):
+        return None
+    return width
 
 
 def _classes(where: str, label: str, value: Any, multi: bool) -> list[str]:
@@ -220,13 +261,6 @@ def _classes(where: str, label: str, value: Any, multi: bool) -> list[str]:
         if key is None:
             raise SourceError(f"{where}: {label!r} has none of {', '.join(_OBJECTS)}, but {some(list(value))}")
         value = value[key]
-    if isinstance(value, str) and value.startswith("[") and value.endswith("]"):
-        try:
-            value = json.loads(value)
-        except (ValueError, RecursionError):
-            raise SourceError(
-                f"{where}: {label!r} is {value[:80]!r}; put ; between classes, without brackets"
-            ) from None
     if isinstance(value, list):
         return [_class(where, label, one) for one in value]
     if isinstance(value, str) and multi:
