@@ -5,8 +5,8 @@
     python benchmarks/label_methods.py --quick             # two repetitions, three rounds, nothing written
 
 Repetitions and what they carry: ``repetitions.py``. A learning rate a method is chosen by C-AP on the validation split
-of repetitions of their own, whose pictures are in none of the five that are judged; their test splits are not looked
-at. Users are dealt whole to the clients, all of which train each round.
+of another repetition (``--tuning 3``: of three), whose pictures are in none of the five that are judged; its test split
+is not looked at. Users are dealt whole to the clients, all of which train each round.
 
 The paper's networks start from ImageNet's weights; here they start from those of a ResNet-18 that has learnt to tell
 single-label scenes of the sample apart, of a seed that no photograph has. This backbone is frozen and only the head or
@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import itertools
 import json
 import statistics
 import sys
@@ -32,7 +33,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from repetitions import CHOSEN, JUDGED, UNIT, Figures, apart, climbed, drawn, order, spread, wins
+from repetitions import CHOSEN, UNIT, Figures, apart, climbed, drawn, order, spread, wins
 from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.nn import functional
@@ -63,6 +64,7 @@ SUBSET = "flair-100"
 FIGURES = ("C-AP", "O-AP", "C-F1", "O-F1", "C-F1@3", "O-F1@3", "O-F1 of clients/mean", "O-F1 of clients/worst_decile")
 
 _BACKBONE = label_transformer.backbone
+MOST = 2_000  # training pictures of a repetition: how many photographs users take is heavy-tailed
 SCENES, SCENE_SEED, PASSES = 40, 7_000, 4  # scenes a class and sensor, their seed, and how often each is seen
 
 
@@ -155,6 +157,15 @@ class Bench:
         wanted = recipe.override(recipe.load("flair-100"), sample=True, sets=sets)
         prepared = build.prepare(recipe.from_json(wanted, "benchmark"), Places(offline=True))
         return build.build(prepared, self.data / f"flair-{self.clients}-{repetition}").path
+
+    def judged(self, count: int) -> tuple[int, ...]:
+        """The first repetitions that are not too large."""
+        fits = (n for n in itertools.count() if n not in CHOSEN and self._rows(n) <= MOST)
+        return tuple(itertools.islice(fits, count))
+
+    def _rows(self, repetition: int) -> int:
+        subset = fedrsic_data.open(self.federation(repetition)).subset(SUBSET)
+        return subset.entry.rows["train"]
 
     def train(self, name: str, repetition: int, split: str, rate: float, whole: int) -> dict[int, Figures]:
         """The figures of one run on one split, by round."""
@@ -279,8 +290,9 @@ def report(bench: Bench, names: Sequence[str], judged: Sequence[int], chosen: Se
             f"{bench.clients} clients, rounds of {bench.epochs} epochs, batch {bench.batch}, all clients each round. A "
             "ResNet-18 pretrained on scenes of another seed is the backbone, frozen in "
             f"{bench.frozen} rounds{later}. Mean ± standard deviation over {len(judged)} repetitions, in percent, test "
-            f"split. {UNIT}; no picture is in two of them; the backbone is the same. PyTorch {torch.__version__}, CPU. "
-            "Made by `benchmarks/label_methods.py`. Pictures are no photographs, and so small a federation is no "
+            f"split; the seeds are {', '.join(map(str, judged))}, the first with at most {MOST:,} training pictures. "
+            f"{UNIT}; no picture is in two of them; the backbone is the same. PyTorch {torch.__version__}, CPU. Made "
+            f"by `benchmarks/label_methods.py --repetitions {len(judged)}`. Pictures are no photographs, and so small a federation is no "
             "reproduction of the paper: the figures compare methods on this task alone."
         ),
     ]
@@ -328,9 +340,9 @@ def report(bench: Bench, names: Sequence[str], judged: Sequence[int], chosen: Se
         "## Learning rates",
         "",
         (
-            f"C-AP after {bench.frozen} rounds with a frozen backbone, on the validation split of {len(chosen)} other "
-            "repetitions, from which the rates were chosen. The grid of a method goes on until its best rate is not at "
-            "the edge."
+            f"C-AP after {bench.frozen} rounds with a frozen backbone, on the validation split of other repetitions "
+            f"({len(chosen)}), from which the rates were chosen. The grid of a method goes on until its best rate is "
+            "not at the edge."
         ),
         "",
         f"| method | {' | '.join(f'{rate:g}' for rate in grid)} |",
@@ -353,6 +365,8 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=2)
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=["FedAvg", "FedC-Tran", "FedLGT"])
+    parser.add_argument("--repetitions", type=int, default=5, help="that are judged")
+    parser.add_argument("--tuning", type=int, choices=(1, 2, 3), default=1, help="repetitions that choose the rates")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--quick", action="store_true", help="two repetitions, three rounds, nothing written")
     given = parser.parse_args()
@@ -360,9 +374,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as aside:
         data = given.data or Path(aside)
         data.mkdir(parents=True, exist_ok=True)
-        count, frozen, whole = (2, 2, 1) if given.quick else (len(JUDGED), given.frozen, given.whole)
+        count, frozen, whole = (2, 2, 1) if given.quick else (given.repetitions, given.frozen, given.whole)
         bench = Bench(data, given.clients, frozen, whole, given.epochs, given.batch)
-        text = report(bench, given.methods, JUDGED[:count], CHOSEN[:2])
+        text = report(bench, given.methods, bench.judged(count), CHOSEN[: given.tuning])
     sys.stdout.write(text)
     if not given.quick:
         RESULTS.write_text(text)
