@@ -292,8 +292,8 @@ def report(bench: Bench, names: Sequence[str], judged: Sequence[int], chosen: Se
             f"{bench.frozen} rounds{later}. Mean ± standard deviation over {len(judged)} repetitions, in percent, test "
             f"split; the seeds are {', '.join(map(str, judged))}, the first with at most {MOST:,} training pictures. "
             f"{UNIT}; no picture is in two of them; the backbone is the same. PyTorch {torch.__version__}, CPU. Made "
-            f"by `benchmarks/label_methods.py --repetitions {len(judged)}`. Pictures are no photographs, and so small a federation is no "
-            "reproduction of the paper: the figures compare methods on this task alone."
+            f"by `benchmarks/label_methods.py --repetitions {len(judged)}`. Pictures are no photographs, and so "
+            "small a federation is no reproduction of the paper: the figures compare methods on this task alone."
         ),
     ]
     for at in rows:
