@@ -179,8 +179,8 @@ def test_a_table_of_single_labels(tmp_path: Path) -> None:
         ("file,label,split\na.jpg,x,train\nin/b.jpg,y,../up\n", "'../up' is not a name for a split"),
         ('file,label\n"a.jpg"x,y\n', "not a table of comma-separated values"),
         ("file,label\na\0.jpg,x\n", "row 1"),
-        (b"file,label\n\xff.jpg,x\n", "cannot be read"),
-        ("file,label\na.jpg,x\n".encode("utf-16"), "cannot be read"),
+        (b"file,label\n\xff.jpg,x\n", "not UTF-8 text; save it as UTF-8"),
+        ("file,label\na.jpg,x\n".encode("utf-16"), "not UTF-8 text"),
     ],
 )
 def test_tables_that_cannot_be_used(text: str | bytes, words: str, tmp_path: Path) -> None:
@@ -265,6 +265,17 @@ def test_the_index_column_of_pandas_is_named_in_words(tmp_path: Path) -> None:
     for header in (",file,label", "file,label,Unnamed: 0"):
         with pytest.raises(SourceError, match=r"column [13] has no name, as the row numbers that pandas writes"):
             index(listed(tmp_path, f"{header}\n0,a.jpg,x\n"))
+
+
+@pytest.mark.parametrize("place", ["s/labels.csv", "Labels.csv", "train/labels.csv"])
+def test_a_table_that_is_not_at_the_top_is_never_passed_over(place: str, tmp_path: Path) -> None:
+    put(tmp_path, "s/a/1.jpg", "s/b/1.jpg", "s/b/2.jpg")
+    (tmp_path / place).parent.mkdir(exist_ok=True)
+    (tmp_path / place).write_text("file,label\na/1.jpg,x\nb/1.jpg,y\n")
+    with pytest.raises(SourceError, match=rf"{place}: a labels.csv counts only at the top of the folder") as raised:
+        index(tmp_path)
+    assert "\n" not in str(raised.value)
+    assert index(tmp_path, "class").classes == ("a", "b"), "a layout that is named passes it over"
 
 
 def test_a_class_folder_without_images_is_named_and_kept_if_asked(tmp_path: Path) -> None:

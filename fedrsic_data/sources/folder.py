@@ -109,10 +109,19 @@ class Folder:
 SOURCE = Folder(FolderSettings(path="."))
 
 
+def _is_listing(path: str) -> bool:
+    return path.rpartition("/")[2].lower() == listing.NAME
+
+
 def _by_class(root: Path, name: str, its: FolderSettings) -> tuple[Layout, Index]:
     """Images that lie by class, of the README's config where it says one."""
     wanted = Wanted(its.layout, bool(its.split), its.splits, its.empty_classes == "keep")
-    files = walk(root)
+    files = walk(root, _is_listing) if its.layout == "auto" else walk(root)
+    if len(files.notes):
+        raise SourceError(
+            f"{root / files.notes[0].as_py()}: a {listing.NAME} counts only at the top of the folder, in small "
+            "letters: put it there, with paths from there, or pass it over with a layout, such as --set layout=class"
+        )
     config = readme.choose(readme.configs(root), its.config, root, f"sources.{name}")
     if config is None:
         return layouts.index(root, name, wanted, files)

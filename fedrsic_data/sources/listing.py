@@ -100,7 +100,10 @@ def read(path: Path) -> Listing:
             with path.open("rb") as data:
                 sha256 = hashlib.file_digest(data, "sha256").hexdigest()
             with path.open(encoding="utf-8-sig", newline="") as file:
-                columns = _columns(path, file)
+                try:
+                    columns = _columns(path, file)
+                except UnicodeDecodeError:
+                    raise SourceError(f"{path}: not UTF-8 text; save it as UTF-8") from None
     except csv.Error as error:
         raise SourceError(f"{path}: not a table of comma-separated values ({error})") from None
     for name, column in columns.items():
