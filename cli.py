@@ -88,7 +88,6 @@ app.command("split-sites", short_help="Write a dataset folder for each client, t
     commands.split_sites
 )
 app.command(short_help="Show who has what, and how skewed it is.")(commands.inspect)
-app.command(short_help="Prove a built dataset against its manifest.")(commands.verify)
 app.command(short_help="Publish a built dataset to the Hugging Face Hub.")(commands.publish)
 
 
@@ -174,6 +173,36 @@ def compare(
 
     held = found(runs, note=say)
     answer(report.compared(grouped(held), form), json)
+
+
+@app.command(short_help="Prove a built dataset against its manifest, or a finished run against its seal.")
+def verify(
+    path: Annotated[
+        Path, typer.Argument(metavar="MANIFEST|RUN", help="A built manifest.json or its folder; or a finished run.")
+    ],
+    json: Json = False,
+) -> None:
+    """Re-read every file of a dataset and compare it with the manifest, or a finished run with its seal.
+
+    Exits with 1 if anything differs.
+
+    \b
+    Examples:
+      fedkit verify data/fed-rsic
+      fedkit verify runs/fedpgp-fed-rsic-seed0
+      fedkit verify data/fed-rsic --json
+    """
+    from fedtrain import verify as runs
+
+    if not runs.is_run(path):
+        commands.verify(path, json)
+        return
+    from fedtrain import report
+
+    run, problems, notes = runs.verify(path)
+    answer(report.verified(path, run, problems, notes), json)
+    if problems:
+        raise typer.Exit(1)
 
 
 flower = typer.Typer(add_completion=False, rich_markup_mode=None, help="A federation of real sites, over Flower.")

@@ -233,17 +233,8 @@ def inspect(
     answer(shown, json)
 
 
-def verify(
-    manifest: Annotated[Path, typer.Argument(help="A built manifest.json or its folder.")],
-    json: Json = False,
-) -> None:
-    """Re-read every file of a dataset and compare it with the manifest. Exits with 1 if anything differs.
-
-    \b
-    Examples:
-      fedkit verify data/fed-rsic
-      fedkit verify data/fed-rsic --json
-    """
+def verify(manifest: Path, json: bool) -> None:
+    """Re-reads every file of a dataset and compares it with the manifest. Exits with 1 if anything differs."""
     from fedrsic_data import show
     from fedrsic_data.verify import verify as prove
 

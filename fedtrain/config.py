@@ -255,7 +255,12 @@ def identity(config: RunConfig, manifest: str, weights: Mapping[str, str]) -> st
         manifest: The manifest's digest. Where it lies makes no difference.
         weights: Digests of the files of weights that the config names.
     """
-    data = {key: value for key, value in to_json(config).items() if key not in NEUTRAL}
+    return identity_of(to_json(config), manifest, weights)
+
+
+def identity_of(config: Mapping[str, Any], manifest: str, weights: Any) -> str:
+    """``identity`` of a config as JSON has it, and as a run's folder holds it."""
+    data = {key: value for key, value in config.items() if key not in NEUTRAL}
     return digest({"config": data, "manifest": manifest, "weights": weights})
 
 

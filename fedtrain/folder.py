@@ -13,6 +13,7 @@ from typing import Any
 from fedrsic_data import atomic, ownership
 from fedrsic_data.atomic import write, writing
 from fedrsic_data.errors import OutputError
+from fedtrain import seal
 from fedtrain.config import NEUTRAL
 from fedtrain.files import CHECKPOINT, CLOCK, CONFIG, EVENTS, METRICS, RESULT, STATE, is_number, known, parsed, read
 
@@ -68,6 +69,8 @@ _FACTS: _Fields = {
     "versions": _object,
 }
 _DATA: _Fields = {
+    "seal": lambda value: value is None or _text(value),
+    "files": lambda value: value is None or _object(value),
     "rounds": _count,
     "seconds": lambda value: is_number(value, 0),
     "figures": _figures,
@@ -95,6 +98,11 @@ class Result:
     facts: dict[str, Any]
     data: dict[str, Any]
     trained: bool = False
+
+    @property
+    def sealed(self) -> bool:
+        """Whether it has a seal, which holds; see ``load``."""
+        return seal.is_sealed(self.data)
 
 
 @dataclass(frozen=True)
@@ -204,11 +212,15 @@ def check(folder: Path, facts: Mapping[str, Any], *, overwrite: bool) -> bool:
     return True
 
 
-def load(folder: Path) -> Result:
+def load(folder: Path, *, proved: bool = True) -> Result:
     """A finished run.
 
+    Args:
+        folder: Where it is.
+        proved: Compare it with its seal, and with what can be counted again.
+
     Raises:
-        OutputError: It holds no run, or one that is damaged or not finished.
+        OutputError: It holds no run, or one that is damaged or not finished, or was changed since.
     """
     if not (folder / CONFIG).is_file():
         raise OutputError(f"{folder}: holds no run; give folders that fedkit train wrote")
@@ -220,6 +232,8 @@ def load(folder: Path) -> Result:
         for field, fits in fields.items():
             if not fits(_at(held, field)):
                 raise OutputError(f"{folder / name}: is damaged ({field}); start the run anew with --overwrite")
+    for name, words in seal.problems(folder, facts, data) if proved else ():
+        raise OutputError(f"{folder / name}: is damaged ({words}); start the run anew with --overwrite")
     return Result(folder, facts, data)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 
 def accuracy(hits: int, rows: int) -> float:
@@ -22,3 +22,25 @@ def harmonic(*values: float) -> float:
     if any(math.isnan(value) for value in values):
         return math.nan
     return len(values) / math.fsum(1 / value for value in values) if all(values) else 0.0
+
+
+def over_clients(name: str, values: Sequence[float], rows: Sequence[int]) -> dict[str, float]:
+    """A figure of clients, of which more is better, summed up; NaN where there is nothing to sum up.
+
+    Args:
+        name: Of the figure.
+        values: Of each client; NaN where it has none, then it counts in nothing here.
+        rows: Of each client.
+
+    Returns:
+        ``<name>/mean``: every client counts the same. ``<name>/weighted``: by its rows. ``<name>/worst_decile``: the
+        mean over the tenth of the clients, rounded up, that fare worst.
+    """
+    held = [(float(value), count) for value, count in zip(values, rows, strict=True) if not math.isnan(value)]
+    total = sum(count for _, count in held)
+    worst = sorted(value for value, _ in held)[: math.ceil(len(held) / 10)]
+    return {
+        f"{name}/mean": mean(value for value, _ in held),
+        f"{name}/weighted": math.fsum(value * count for value, count in held) / total if total else math.nan,
+        f"{name}/worst_decile": mean(worst),
+    }

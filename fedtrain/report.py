@@ -7,6 +7,7 @@ import io
 import json
 import shlex
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fedrsic_data.errors import UsageError
@@ -18,6 +19,8 @@ from fedtrain.results import BYTES, FLOATS, Group, Spread, engine, figures, stor
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
+
+    from fedtrain.verify import Problem
 
 
 def trained(results: Sequence[Result], sets: Sequence[str] = ()) -> Shown:
@@ -65,6 +68,37 @@ def compared(groups: Sequence[Group], form: str) -> Shown:
     if form not in forms:
         raise UsageError(f"--format {form!r}: there is no such form{suggest(form, forms)}")
     return Shown(_as_data(groups), forms[form](groups))
+
+
+def verified(path: Path, run: Result, problems: Sequence[Problem], notes: Sequence[str]) -> Shown:
+    """The outcome of verifying a run; see ``verify.verify``."""
+    config, dataset = run.facts["config"], run.facts["dataset"]
+    seal = run.data.get("seal")
+    data = {
+        "path": str(path),
+        "ok": not problems,
+        "sealed": seal is not None,
+        "seal": seal,
+        "run": run.facts["run"],
+        "dataset": dataset,
+        "problems": [encode(problem) for problem in problems],
+        "notes": list(notes),
+    }
+    lines = [f"{problem.file}: {problem.words}" for problem in problems]
+    if problems:
+        return Shown(data, together([*lines, *notes, "FAILED"]))
+    what = f"{config['method']} on {config['subset']} of {dataset['name']}, seed {config['seed']}"
+    return Shown(
+        data,
+        together(
+            [
+                f"{path}: config, rounds and figures of {what}, are what the run left",
+                f"  seal {seal}",
+                f"  dataset {dataset['digest']}",
+                *(f"  {note}" for note in notes),
+            ]
+        ),
+    )
 
 
 def methods() -> Shown:

@@ -43,7 +43,7 @@ class Group:
     """Runs that differ in their seed alone.
 
     Attributes:
-        label: The method, and what tells it from other groups of that method.
+        label: The method, and what tells it from other groups of that method; and that it is unsealed, if it is.
         subset: The federation.
         dataset: Name of the dataset.
         sample: Whether its images are procedural.
@@ -53,6 +53,7 @@ class Group:
         labels: ``coarse`` or ``fine``, where images have label sets; else empty.
         seeds: Seeds of the runs.
         figures: Spread of every figure.
+        sealed: Whether every run has a seal, which holds; see ``seal``.
     """
 
     label: str
@@ -65,6 +66,7 @@ class Group:
     labels: str
     seeds: tuple[int, ...]
     figures: dict[str, Spread]
+    sealed: bool = True
 
 
 def found(paths: Sequence[Path], note: Callable[[str], None] = lambda _: None) -> list[Result]:
@@ -72,11 +74,11 @@ def found(paths: Sequence[Path], note: Callable[[str], None] = lambda _: None) -
 
     Args:
         paths: Folders of runs, or folders that hold such folders, or folders of those.
-        note: Told which of the runs in a folder are left out, and why.
+        note: Told which of the runs in a folder are left out, and why; and which have no seal.
 
     Raises:
         UsageError: One is an address.
-        OutputError: A folder holds no finished run.
+        OutputError: A folder holds no finished run, or one that was changed since.
     """
     runs: dict[tuple[str, str], Result] = {}
     for path in paths:
@@ -94,6 +96,8 @@ def found(paths: Sequence[Path], note: Callable[[str], None] = lambda _: None) -
             twin = runs.setdefault((run.facts["run"], engine(run)), run)
             if twin.folder.resolve() != one.resolve():
                 note(f"{one}: is the same run as {twin.folder}, left out")
+            elif not run.sealed:
+                note(f"{one}: has no seal, an older fedkit wrote it; nothing proves its figures")
     return list(runs.values())
 
 
@@ -125,10 +129,11 @@ def grouped(results: Sequence[Result]) -> list[Group]:
     groups = []
     for label, runs in zip(labels, sets, strict=True):
         facts = runs[0].facts
+        sealed = all(run.sealed for run in runs)
         names = dict.fromkeys(name for run in runs for name in figures(run))
         groups.append(
             Group(
-                label=label,
+                label=label if sealed else f"{label} (unsealed)",
                 subset=facts["config"]["subset"],
                 dataset=facts["dataset"]["name"],
                 sample=facts["dataset"]["sample"],
@@ -138,6 +143,7 @@ def grouped(results: Sequence[Result]) -> list[Group]:
                 labels=facts["config"]["method_settings"].get("labels", ""),
                 seeds=tuple(run.facts["config"]["seed"] for run in runs),
                 figures={name: spread for name in names if (spread := _spread([figures(r)[name] for r in runs]))},
+                sealed=sealed,
             )
         )
     return groups
@@ -157,6 +163,7 @@ def story(result: Result) -> str:
     data, counters = result.data, result.data["counters"]
     done = f"{data['rounds']} round{'s' * (data['rounds'] != 1)} in {data['seconds']:,.1f} s"
     words = [done if result.trained else "was finished already"]
+    words += [] if result.sealed else ["has no seal: nothing proves its figures"]
     if n := len(data["clients_without_training_rows"]):
         words.append(f"{n} clients without training rows")
     words += [f"{counters[key]} updates {key}" for key in ("refused", "dropped") if counters[key]]

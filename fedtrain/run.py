@@ -21,6 +21,7 @@ from fedrsic_data.reader import Dataset
 from fedrsic_data.settings import decode, encode
 from fedrsic_data.settings import local as check_local
 from fedtrain import folder as folders
+from fedtrain import seal
 from fedtrain.config import RunConfig, changed, digest, group, identity, to_json
 from fedtrain.engines import Engine, local
 from fedtrain.engines.base import QUIET, Listener, plain
@@ -178,7 +179,7 @@ def train(
                 trained(place, until=1)
                 place = held.replace()
             done = trained(place)
-        data = _result(context, config, done, engine.name)
+        data = seal.sealed(place, _result(context, config, done, engine.name))
         write(place / RESULT, folders.text(data))
         if place != folder:
             held.replace()

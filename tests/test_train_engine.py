@@ -41,9 +41,10 @@ def lines(folder: Path) -> list[dict]:
 
 
 def final(folder: Path) -> tuple[dict, bytes, dict]:
-    """What a run comes to: result without its clock, metrics, tensors of the server and of every client."""
+    """What a run comes to: result without its clock and its seal, metrics, tensors of the server and of every client."""
     result = json.loads((folder / "result.json").read_text())
-    del result["seconds"]
+    for key in ("seconds", "seal", "files"):  # the seal knows the clock, and where the dataset lies
+        del result[key]
     paths = sorted((folder / "checkpoint").rglob("*.safetensors"))
     tensors = {p.name: {k: v.tolist() for k, v in load_state(p, torch.device("cpu"))[0].items()} for p in paths}
     return result, (folder / "metrics.jsonl").read_bytes(), tensors

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from fedtrain import metrics
 from fedtrain.config import RunConfig
 from fedtrain.methods.base import Evaluation, State, Update
 from fedtrain.seeds import generator
@@ -121,25 +122,14 @@ def sent(state: State) -> tuple[int, int]:
 def summarise(evaluation: Evaluation) -> dict[str, float | None]:
     """All figures of an evaluation, ready for JSON: NaN, a figure of nothing, is None.
 
-    Per-client figures, of which more is better, are summed up as ``<figure>/mean`` (every client the same),
-    ``<figure>/weighted`` (by its rows of the split) and ``<figure>/worst_decile`` (the mean over the tenth of the
-    clients, rounded up, that fare worst). Clients without a value are in none of them.
+    Per-client figures are summed up; see ``metrics.over_clients``.
     """
     figures = {name: float(value) for name, value in evaluation.metrics.items()}
     for name, values in evaluation.clients.items():
-        held = [(float(v), n) for v, n in zip(values, evaluation.rows, strict=True) if not math.isnan(v)]
-        rows = sum(n for _, n in held)
-        worst = sorted(value for value, _ in held)[: math.ceil(len(held) / 10)]
-        figures[f"{name}/mean"] = _mean([value for value, _ in held])
-        figures[f"{name}/weighted"] = math.fsum(v * n for v, n in held) / rows if rows else math.nan
-        figures[f"{name}/worst_decile"] = _mean(worst)
+        figures |= metrics.over_clients(name, values, evaluation.rows)
     return {name: plain(value) for name, value in figures.items()}
 
 
 def plain(value: float) -> float | None:
     """A number as JSON knows it: None if it is not finite."""
     return value if math.isfinite(value) else None
-
-
-def _mean(values: Sequence[float]) -> float:
-    return math.fsum(values) / len(values) if values else math.nan

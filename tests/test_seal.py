@@ -1,0 +1,200 @@
+"""A finished run is sealed: whatever is changed in it, compare and report refuse it and verify says what it is."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import ROOT, fedkit
+from federated_softmax import Softmax
+from test_train_compare import resealed, shown
+from test_train_engine import config
+
+from fedrsic_data.errors import OutputError
+from fedtrain import methods, pages, report, run
+from fedtrain.results import found, grouped
+from fedtrain.verify import is_run, verify
+
+
+@pytest.fixture(scope="module")
+def finished(sample_build: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run; not to be changed."""
+    torch.set_num_threads(1)
+    folder = tmp_path_factory.mktemp("runs") / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(methods, "METHODS", {"softmax": Softmax})
+        run.train(config(sample_build, "rounds=2"), folder)
+    return folder
+
+
+@pytest.fixture
+def folder(finished: Path, tmp_path: Path) -> Path:
+    """A copy of it, to be changed."""
+    return Path(shutil.copytree(finished, tmp_path / "run"))
+
+
+def edit(name: str, *keys: str, value: object) -> Callable[[Path], None]:
+    """Sets a value in one of a run's JSON files."""
+
+    def change(folder: Path) -> None:
+        data = json.loads((folder / name).read_text())
+        held = data
+        for key in keys[:-1]:
+            held = held[key]
+        assert held[keys[-1]] != value
+        held[keys[-1]] = value
+        (folder / name).write_text(json.dumps(data, indent=1))
+
+    return change
+
+
+def last_line(folder: Path) -> None:
+    path = folder / "metrics.jsonl"
+    *others, last = path.read_text().splitlines()
+    line = json.loads(last)
+    line["figures"]["test/accuracy/pooled"] = 99.9
+    path.write_text("\n".join([*others, json.dumps(line), ""]))
+
+
+def first_line(folder: Path) -> None:
+    path = folder / "metrics.jsonl"
+    first, *others = path.read_text().splitlines()
+    path.write_text("\n".join([json.dumps({**json.loads(first), "loss": 0.01}), *others, ""]))
+
+
+CHANGES: dict[str, tuple[str, Callable[[Path], object]]] = {
+    "a mean": ("result.json", edit("result.json", "figures", "test/accuracy/mean", value=99.9)),
+    "a figure of all rows": ("result.json", edit("result.json", "figures", "test/accuracy/pooled", value=99.9)),
+    "a client": ("result.json", edit("result.json", "clients", "test", "accuracy", "client-0000", value=99.9)),
+    "what was sent": ("result.json", edit("result.json", "counters", "client_floats", value=1)),
+    "the seal": ("result.json", edit("result.json", "seal", value="0" * 64)),
+    "no seal": ("result.json", edit("result.json", "seal", value=None)),
+    "the seed": ("config.json", edit("config.json", "config", "seed", value=5)),
+    "the method": ("config.json", edit("config.json", "config", "method", value="other")),
+    "a setting": ("config.json", edit("config.json", "config", "method_settings", "lr", value=0.1)),
+    "the dataset": ("config.json", edit("config.json", "dataset", "digest", value="0" * 64)),
+    "real images": ("config.json", edit("config.json", "dataset", "sample", value=False)),
+    "no metrics": ("metrics.jsonl", lambda folder: (folder / "metrics.jsonl").unlink()),
+    "no line": ("metrics.jsonl", lambda folder: (folder / "metrics.jsonl").write_text("")),
+    "its last line": ("metrics.jsonl", last_line),
+    "its first line": ("metrics.jsonl", first_line),
+}
+
+
+@pytest.mark.parametrize("case", CHANGES)
+def test_a_changed_run_is_refused_wherever_it_is_read(case: str, folder: Path) -> None:
+    file, change = CHANGES[case]
+    change(folder)
+    for look in (lambda: found([folder]), lambda: found([folder.parent]), lambda: pages.page([folder])):
+        with pytest.raises(OutputError, match=rf"{file}: is damaged \(.*\); start the run anew with --overwrite$"):
+            look()
+    assert file in {problem.file for problem in verify(folder)[1]}
+
+
+COUNTED_AGAIN = ("a mean", "a figure of all rows", "a client", "no metrics", "no line", "its last line")
+
+
+@pytest.mark.parametrize("case", COUNTED_AGAIN)
+@pytest.mark.parametrize("again", ["sealed anew", "without a seal"])
+def test_invented_figures_do_not_fit_each_other(case: str, again: str, folder: Path) -> None:
+    """Also if the seal is made again, or taken off as if an older fedkit had written the run."""
+    CHANGES[case][1](folder)
+    resealed(folder) if again == "sealed anew" else unsealed(folder)
+    with pytest.raises(OutputError, match="is damaged"):
+        found([folder])
+
+
+@pytest.mark.parametrize("case", ["the seed", "the method", "a setting", "the dataset"])
+def test_another_config_is_not_that_of_the_run(case: str, folder: Path) -> None:
+    CHANGES[case][1](folder)
+    unsealed(folder)
+    with pytest.raises(OutputError, match=r"config.json: is damaged \(run is not the digest of config and dataset\)"):
+        found([folder])
+
+
+def test_a_sample_that_calls_itself_real_is_found_out_by_its_dataset(folder: Path) -> None:
+    CHANGES["real images"][1](folder)
+    resealed(folder)
+    (problem,) = verify(folder)[1]
+    assert problem.file == "config.json"
+    assert problem.words == "says sample=False of its dataset, whose manifest says True"
+
+
+def unsealed(folder: Path) -> None:
+    """As fedkit 0.1.0 wrote it."""
+    data = json.loads((folder / "result.json").read_text())
+    del data["seal"], data["files"]
+    (folder / "result.json").write_text(json.dumps(data, indent=1))
+
+
+def test_runs_without_a_seal_open_and_are_marked(finished: Path, folder: Path) -> None:
+    unsealed(folder)
+    notes: list[str] = []
+    results = found([folder], notes.append)
+    assert notes == [f"{folder}: has no seal, an older fedkit wrote it; nothing proves its figures"]
+    groups = grouped(results)
+    assert (groups[0].label, groups[0].sealed) == ("softmax (unsealed)", False)
+    for form in ("text", "markdown", "csv", "json"):
+        assert "softmax (unsealed)" in shown(report.compared(groups, form).text)
+    page = pages.page([folder])
+    assert any("has no seal" in words for words in page.words)
+    assert "softmax (unsealed)" in str(page.sections)
+    assert [group.label for group in grouped(found([finished]))] == ["softmax"]
+    assert "has no seal: nothing proves its figures" in shown(report.trained(results).text)
+    assert [problem.words for problem in verify(folder)[1]] == [
+        "has no seal, an older fedkit wrote it: nothing proves its figures"
+    ]
+
+
+def test_verify_says_what_holds_of_a_run(finished: Path, sample_build: Path, folder: Path) -> None:
+    assert is_run(finished)
+    assert not is_run(sample_build)
+    whole = json.loads(fedkit("verify", finished, "--json").stdout)
+    assert (whole["ok"], whole["sealed"], whole["problems"], whole["notes"]) == (True, True, [], [])
+    digest = json.loads((sample_build / "manifest.json").read_text())["digest"]
+    assert whole["dataset"]["digest"] == digest, "from the table to the dataset"
+    state = folder / "checkpoint/state.safetensors"
+    state.write_bytes(state.read_bytes() + b"x")
+    CHANGES["a mean"][1](folder)
+    done = fedkit("verify", folder)
+    assert done.returncode == 1
+    lines = done.stdout.splitlines()
+    assert lines[-1] == "FAILED"
+    assert {line.partition(":")[0] for line in lines[:-1]} >= {"result.json", "checkpoint/state.safetensors"}
+
+
+def test_what_is_not_at_hand_is_said(folder: Path) -> None:
+    """A run that was copied without its checkpoint, away from its dataset, is whole; what was not compared is told."""
+    shutil.rmtree(folder / "checkpoint")
+    edit("config.json", "config", "manifest", value="nowhere")(folder)
+    resealed(folder)
+    _, problems, notes = verify(folder)
+    assert problems == []
+    assert [note.partition(";")[0] for note in notes] == [
+        "checkpoint/state.safetensors is not there, or was not sealed",
+        "the dataset is not at nowhere",
+    ]
+
+
+def test_a_finished_run_that_was_changed_is_not_taken_for_the_one_that_is_wanted(
+    sample_build: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(methods, "METHODS", {"softmax": Softmax})
+    CHANGES["a mean"][1](folder)
+    with pytest.raises(OutputError, match=r"result.json: is damaged"):
+        run.train(config(sample_build, "rounds=2"), folder)
+    assert run.train(config(sample_build, "rounds=2"), folder, overwrite=True).trained
+    assert found([folder])[0].sealed
+
+
+def test_verify_of_a_run_needs_no_torch(finished: Path) -> None:
+    code = f"import sys, cli; sys.argv = ['fedkit', 'verify', {str(finished)!r}, '--json']\ntry: cli.main()\n"
+    code += "except SystemExit: sys.exit('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=False)
+    assert done.returncode == 0, done.stderr
