@@ -238,9 +238,10 @@ def verify(manifest: Path, json: bool) -> None:
     from fedrsic_data import show
     from fedrsic_data.verify import verify as prove
 
+    notes: list[str] = []
     with bars(quiet=json) as bar:
-        built, problems = prove(manifest, bar("bytes"))
-    answer(show.verified(manifest, built, problems), json)
+        built, problems = prove(manifest, bar("bytes"), notes.append)
+    answer(show.verified(manifest, built, problems, notes), json)
     if problems:
         raise typer.Exit(1)
 

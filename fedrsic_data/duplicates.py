@@ -10,7 +10,7 @@ UC Merced and RESISC45, no two different ones are within 14 bits and 5 levels.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -46,6 +46,14 @@ def find(read: Callable[[NDArray[np.int64]], list[bytes]], domains: NDArray[np.i
         return []
     hashes = np.stack([bits for bits, _ in looks]).view(np.uint64)[:, 0]
     return groups(hashes, np.stack([grey for _, grey in looks]), domains)
+
+
+def alike(files: Sequence[bytes]) -> bool:
+    """Whether image files are one picture: each is a near-duplicate of another, and so are all together."""
+    looks = [_look(data) for data in files]
+    hashes = np.stack([bits for bits, _ in looks]).view(np.uint64)[:, 0]
+    found = groups(hashes, np.stack([grey for _, grey in looks]), np.arange(len(files)))
+    return [len(group) for group in found] == [len(files)]
 
 
 def groups(

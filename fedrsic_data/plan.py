@@ -29,6 +29,9 @@ _COPY = "a copy of a picture that is there"
 _COPY_OTHERWISE = "a copy, with other labels, of a picture that is there"
 _SHARED = ("domain", "group", "split")
 _BEYOND = "beyond {} shots of its class at its client"
+_UNSHARED = "of a class of {} that not all sources have"
+ABSENT = "in no shard of the dataset that was split again; build from the sources to have them"
+"""Why images that a dataset had left out are not in what is made of its shards."""
 
 
 @dataclass(frozen=True)
@@ -209,8 +212,7 @@ def merge(subset: Subset, indexes: Sequence[Index]) -> Merged:
         parts.append(table)
         if lost.num_rows:
             examples = tuple(lost.column("sample_id").slice(0, 5).to_pylist())
-            reason = f"of a class of {subset.sources[origin]} that not all sources have"
-            left_out.append(Counted(reason, lost.num_rows, examples))
+            left_out.append(Counted(_UNSHARED.format(subset.sources[origin]), lost.num_rows, examples))
     whole = _encoded(pa.concat_tables(parts))
     order = partition.sorting(whole.column("sample_id"))
     merged = Spilled.of(whole)
@@ -254,6 +256,12 @@ def divide(recipe: Recipe, name: str, merged: Merged, groups: Sequence[NDArray[n
 def drawn(reason: str) -> bool:
     """Whether images are left out for this reason by what is drawn here, rather than by their source."""
     return reason in (_UNDRAWN, _APART) or reason.endswith(_BEYOND.removeprefix("beyond {}"))
+
+
+def undealt(reason: str) -> bool:
+    """Whether images left out for this reason are counted among those of their source, and are in no plan."""
+    begin, end = _UNSHARED.split("{}")
+    return reason in (ABSENT, _COPY, _COPY_OTHERWISE) or (reason.startswith(begin) and reason.endswith(end))
 
 
 def table(planned: Sequence[PlannedSubset], start: int = 0, stop: int | None = None) -> pa.Table:

@@ -28,8 +28,6 @@ from fedrsic_data.recipe import Recipe, pinned
 from fedrsic_data.spill import Spilled
 from fedrsic_data.verify import verify
 
-_ABSENT = "in no shard of the dataset that was split again; build from the sources to have them"
-
 
 def prepare(
     path: Path,
@@ -149,7 +147,7 @@ def _left_out(subset: Subset, owners: pa.Table, held: int) -> tuple[Counted, ...
     absent = owners.num_rows - held
     if absent:
         unowned = owners.filter(pc.is_null(owners.column("client_id"))).column("sample_id").slice(0, 5)
-        kept.append(Counted(_ABSENT, absent, tuple(unowned.to_pylist())))
+        kept.append(Counted(plan.ABSENT, absent, tuple(unowned.to_pylist())))
     return tuple(kept)
 
 

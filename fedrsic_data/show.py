@@ -141,27 +141,26 @@ def with_files(shown: Shown, files: Sequence[Path]) -> Shown:
     return Shown({**shown.data, "pictures": [str(path) for path in files]}, together([shown.text, *lines]))
 
 
-def verified(path: Path, manifest: Manifest, problems: Sequence[Problem]) -> Shown:
-    """The outcome of a verification."""
+def verified(path: Path, manifest: Manifest, problems: Sequence[Problem], notes: Sequence[str] = ()) -> Shown:
+    """The outcome of a verification, and what could not be compared."""
     data = {
         "path": str(path),
         "ok": not problems,
         "digest": manifest.digest,
         "problems": [encode(problem) for problem in problems],
+        "notes": list(notes),
     }
     rows = sum(n for subset in manifest.subsets.values() for n in subset.rows.values())
     shards = sum(len(subset.shards) for subset in manifest.subsets.values())
     if problems:
-        return Shown(data, together([f"{problem.file}: {problem.words}" for problem in problems] + ["FAILED"]))
+        return Shown(data, together([*(f"{problem.file}: {problem.words}" for problem in problems), *notes, "FAILED"]))
     if all(subset.withheld for subset in manifest.subsets.values()):
-        return Shown(
-            data, together([f"{path}: clients and sizes are what the manifest says; its images are at the sites"])
-        )
-    if manifest.reference:
-        return Shown(
-            data, together([f"{path}: the owners of {rows:,} images are what the manifest says; it holds no images"])
-        )
-    return Shown(data, together([f"{path}: {rows:,} images in {shards} shards are what the manifest says"]))
+        words = "clients and sizes are what the manifest says; its images are at the sites"
+    elif manifest.reference:
+        words = f"the owners of {rows:,} images are what the manifest says; it holds no images"
+    else:
+        words = f"{rows:,} images in {shards} shards are what the manifest says"
+    return Shown(data, together([f"{path}: {words}", *(f"  {note}" for note in notes)]))
 
 
 def listed(what: str | None) -> Shown:

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from fedrsic_data import manifest, schema, seeds, skew
+from fedrsic_data import duplicates, manifest, redraw, schema, seeds, skew
 from fedrsic_data.atomic import file_digest
 from fedrsic_data.describe import train_counts
 from fedrsic_data.manifest import File, Manifest, Plan, Shard, SubsetEntry
@@ -44,12 +44,17 @@ class Problem:
     words: str
 
 
-def verify(path: Path, progress: Callable[[int, int], None] | None = None) -> tuple[Manifest, list[Problem]]:
+def verify(
+    path: Path,
+    progress: Callable[[int, int], None] | None = None,
+    note: Callable[[str], None] = lambda _: None,
+) -> tuple[Manifest, list[Problem]]:
     """Re-reads all of a dataset.
 
     Args:
         path: ``manifest.json`` or its folder.
         progress: Told ``(bytes read, bytes in all)``.
+        note: Told in words what could not be compared.
 
     Returns:
         The manifest, and what is wrong; an empty list proves the dataset whole.
@@ -64,7 +69,7 @@ def verify(path: Path, progress: Callable[[int, int], None] | None = None) -> tu
     problems += words
     problems += [Problem(name, "is not in the manifest") for name in strays(folder, built)]
     if not {built.plan.path, built.clients.path} & damaged:
-        problems += _until_stopped(_content(folder, built, damaged))
+        problems += _until_stopped(_content(folder, built, damaged, note))
     return built, problems
 
 
@@ -136,7 +141,7 @@ def strays(folder: Path, built: Manifest) -> Iterator[str]:
     yield from (name for name in names if name not in known)
 
 
-def _content(folder: Path, built: Manifest, damaged: set[str]) -> Iterator[Problem]:
+def _content(folder: Path, built: Manifest, damaged: set[str], note: Callable[[str], None]) -> Iterator[Problem]:
     plan, clients = _table(folder, built.plan.path), _table(folder, built.clients.path)
     for name, table, expected in (
         (built.plan.path, plan, schema.PLAN_SCHEMA),
@@ -147,6 +152,7 @@ def _content(folder: Path, built: Manifest, damaged: set[str]) -> Iterator[Probl
             return
     if schema.content_digest(plan) != built.plan.digest or plan.num_rows != built.plan.rows:
         yield Problem(built.plan.path, "does not have the content that the manifest's plan digest stands for")
+    yield from (Problem(manifest.NAME, words) for words in redraw.of_dataset(built, plan))
     for name, subset in built.subsets.items():
         if {shard.path for shard in subset.shards} & damaged:
             continue
@@ -155,6 +161,13 @@ def _content(folder: Path, built: Manifest, damaged: set[str]) -> Iterator[Probl
         if not built.reference:
             yield from _until_stopped(_subset(folder, name, subset, planned, mine))
         yield from _summary(built, name, subset, planned, mine)
+        if not redraw.is_known(built, name):
+            continue
+        yield from (
+            Problem(manifest.NAME, f"{name}: {words}") for words in redraw.of_subset(built, name, planned, mine, note)
+        )
+        if not built.reference and redraw.is_whole(built, name, planned):
+            yield from _until_stopped(_pictures(folder, name, subset))
 
 
 def _table(folder: Path, name: str) -> pa.Table:
@@ -188,6 +201,23 @@ def _subset(folder: Path, name: str, subset: SubsetEntry, plan: pa.Table, client
         return
     with _looking_at(name):
         yield from _against_plan(name, subset, plan, pa.concat_tables(read))
+
+
+def _pictures(folder: Path, name: str, subset: SubsetEntry) -> Iterator[Problem]:
+    """The images that are said to be one picture, looked at."""
+    wanted = pa.array([sample for group in subset.duplicates for sample in group], pa.string())
+    files: dict[str, bytes] = {}
+    for shard in subset.shards if len(wanted) else ():
+        with _looking_at(shard.path), pq.ParquetFile(folder / shard.path) as file:
+            for number in range(file.metadata.num_row_groups):
+                ids = file.read_row_group(number, columns=["sample_id"]).column(0)
+                held = pc.is_in(ids, value_set=wanted)
+                if pc.any(held).as_py():
+                    images = file.read_row_group(number, columns=["image.bytes"]).column(0).filter(held).to_pylist()
+                    files |= dict(zip(ids.filter(held).to_pylist(), (one["bytes"] for one in images), strict=True))
+    for group in subset.duplicates:
+        if files.keys() >= set(group) and not duplicates.alike([files[sample] for sample in group]):
+            yield Problem(manifest.NAME, f"duplicates of {name}: {group[0]} and {group[1]} are not one picture")
 
 
 def _row_groups(path: str, file: pq.ParquetFile, where: dict[tuple[str, str], dict[str, object]]) -> Iterator[Problem]:

@@ -36,7 +36,7 @@ FLOORS = (
     ("manifest",),
     ("files", "hub"),
     ("plan", "shards", "card", "reader", "flower"),
-    ("workspace", "record", "pictures", "engines"),
+    ("workspace", "record", "pictures", "engines", "redraw"),
     ("describe", "verify", "pages"),
     ("build",),
     ("resplit", "twin", "rebuild", "publish", "quickstart", "remote", "sites"),

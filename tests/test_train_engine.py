@@ -41,7 +41,7 @@ def lines(folder: Path) -> list[dict]:
 
 
 def final(folder: Path) -> tuple[dict, bytes, dict]:
-    """What a run comes to: result without its clock and its seal, metrics, tensors of the server and of every client."""
+    """What a run comes to: result without clock and seal, metrics, tensors of the server and of every client."""
     result = json.loads((folder / "result.json").read_text())
     for key in ("seconds", "seal", "files"):  # the seal knows the clock, and where the dataset lies
         del result[key]

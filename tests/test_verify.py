@@ -11,11 +11,13 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from conftest import fedkit, make, sampled
 
 import fedrsic_data
-from fedrsic_data import manifest
+from fedrsic_data import manifest, sites
 from fedrsic_data.errors import ManifestError
 from fedrsic_data.shards import parquet_writer
+from fedrsic_data.sources.locate import Places
 from fedrsic_data.verify import verify
 from fedrsic_data.workspace import file_digest
 
@@ -287,3 +289,137 @@ def test_manifests_that_lie_are_one_line_to_readers(lie: dict, dataset: Path) ->
     assert verify(dataset)[1]
     with pytest.raises(ManifestError, match="run: fedkit verify"):
         fedrsic_data.open(dataset).subset("fed-ucmerced").client_table  # noqa: B018
+
+
+def lie(**fields: object) -> Callable[[Path], None]:
+    """Says something else of the subset, in a manifest whose digests agree."""
+    return edit(lambda m: m["subsets"]["fed-ucmerced"].update(fields), reseal=True)
+
+
+def recipe_lie(**fields: object) -> Callable[[Path], None]:
+    """Shows another recipe, in a manifest whose digests agree."""
+    return edit(lambda m: m["recipe"].update(fields), reseal=True)
+
+
+def owned(folder: Path) -> dict:
+    """A row of the plan."""
+    return pq.read_table(folder / "plan.parquet").to_pylist()[0]
+
+
+def skipping(folder: Path) -> None:
+    row = owned(folder)
+    skip = {"sample_id": row["sample_id"], "client_id": "client-0000", "split": "train", "reason": "torn"}
+    edit(lambda m: m["recipe"].update(on_bad_image="skip"))(folder)
+    lie(skipped=[skip])(folder)
+
+
+def left(reason: str, count: int = 7, examples: tuple[str, ...] = ()) -> Callable[[Path], None]:
+    return lie(left_out=[{"reason": reason, "count": count, "examples": list(examples)}])
+
+
+UNSHARED = "of a class of ucmerced that not all sources have"
+DIRICHLET = {"name": "dirichlet", "clients": 10, "min_size": 1}
+
+LIES: dict[str, tuple[Callable[[Path], object], str]] = {
+    "novel classes": (lie(novel=["beach"]), "novel classes are not those of the recipe"),
+    "base-to-novel": (recipe_lie(base_to_novel=True), "novel classes are not those of the recipe"),
+    "rows moved": (lie(moved=5), "moved is not what the recipe gives"),
+    "duplicates": (lie(duplicates=[["a", "b"]]), "duplicates are not groups of images of the plan"),
+    "left out by the draw": (left("given to no client by the partitioner"), "left_out is not what the recipe gives"),
+    "left out for shots": (left("beyond 3 shots of its class at its client"), "left_out is not what the recipe gives"),
+    "left out of the classes": (left(UNSHARED), "its sources have 126 images, and the plan tells of 133"),
+    "left out and none": (left("unreadable", 0), "left_out does not fit the plan: unreadable"),
+    "skipped": (skipping, "skipped are not images that the plan has so"),
+    "its name": (edit(lambda m: m.update(name="mine"), reseal=True), "name is 'mine', and its recipe makes"),
+    "its subsets": (
+        edit(lambda m: m["recipe"]["subsets"].update(more={"sources": ["ucmerced"]}), reseal=True),
+        "subsets are not those of the recipe",
+    ),
+    "its sources": (
+        edit(lambda m: m["sources"].update(mine=m["sources"]["ucmerced"]), reseal=True),
+        "sources are not those of the recipe",
+    ),
+    "images of a source": (
+        edit(lambda m: m["sources"]["ucmerced"].update(images=100), reseal=True),
+        "its sources have 100 images, and the plan tells of 126",
+    ),
+    "what may be published": (
+        edit(lambda m: m["sources"]["ucmerced"].update(redistributable=False), reseal=True),
+        "redistributable of source ucmerced is not what is known of it",
+    ),
+    "a sample called real": (recipe_lie(sample=None), "sample says that the images are real, and images of the plan"),
+    "alpha": (recipe_lie(partition={**DIRICHLET, "alpha": 5.0}), "column client_id of the plan is not what the recipe"),
+    "another partitioner": (recipe_lie(partition={"name": "iid"}), "column client_id of the plan is not what the rec"),
+    "clients": (recipe_lie(partition={**DIRICHLET, "clients": 9}), "clients are not those that the recipe draws"),
+    "too many clients": (recipe_lie(partition={**DIRICHLET, "clients": 900}), "the recipe cannot have drawn it"),
+    "the seed": (recipe_lie(seed=1), "column client_id of the plan is not what the recipe draws"),
+    "the splits": (recipe_lie(splits={"test": 0.3}), "column split of the plan is not what the recipe draws"),
+    "names of splits": (recipe_lie(splits={"val": 0.2}), "splits are not those of the recipe"),
+    "held out whole": (recipe_lie(split_by="client"), "column split of the plan is not what the recipe draws"),
+    "shots": (recipe_lie(shots=1), "left_out is not what the recipe gives"),
+}
+
+
+@pytest.mark.parametrize("case", LIES)
+def test_what_a_manifest_says_is_drawn_again_from_its_plan(case: str, dataset: Path) -> None:
+    """Its digests agree: somebody made them again."""
+    damage, words = LIES[case]
+    damage(dataset)
+    problems = verify(dataset)[1]
+    assert any(p.file == "manifest.json" and words in p.words for p in problems), problems
+
+
+def test_a_real_dataset_called_a_sample(ucmerced: Path, tmp_path: Path) -> None:
+    built = make(
+        tmp_path / "fed",
+        Places(given={"ucmerced": str(ucmerced)}, offline=True),
+        subset="fed-ucmerced",
+    ).path
+    assert verify(built)[1] == []
+    recipe_lie(sample={})(built)
+    assert any("the images are rendered, and images of the plan are not" in p.words for p in verify(built)[1])
+
+
+@pytest.fixture(scope="module")
+def domains(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three sources in one subset; not to be changed."""
+    return sampled(tmp_path_factory.mktemp("domains") / "fed", subset="fed-domains").path
+
+
+def test_pictures_that_are_said_to_be_one_are_looked_at(domains: Path, tmp_path: Path) -> None:
+    built = Path(shutil.copytree(domains, tmp_path / "fed"))
+    assert verify(built)[1] == []
+    rows = pq.read_table(built / "plan.parquet").to_pylist()
+    two = [
+        next(row["sample_id"] for row in rows if row["domain"] == domain and row["client_id"])
+        for domain in ("sample-optimal31", "sample-ucmerced")
+    ]
+    edit(lambda m: m["subsets"]["fed-domains"].update(duplicates=[two]), reseal=True)(built)
+    assert any("are not one picture" in problem.words for problem in verify(built)[1])
+
+
+@pytest.mark.parametrize(
+    "sets",
+    [
+        *(["split_by=client"], ["shots=2"], ["base_to_novel=true"], ["splits={}"], ["splits.val=0.1"]),
+        *(["min_size=8"], ["layout.files=packed"]),
+    ],
+    ids=" ".join,
+)
+def test_what_was_drawn_is_drawn_again(sets: list[str], tmp_path: Path) -> None:
+    assert verify(sampled(tmp_path / "fed", *sets).path)[1] == []
+
+
+def test_the_folder_of_a_site_is_whole_and_says_what_it_is(sample_build: Path, tmp_path: Path) -> None:
+    """Its owners were drawn among images that are elsewhere; what was said of the whole is not said of it."""
+    sites.split(sample_build, tmp_path / "sites")
+    site, notes = tmp_path / "sites/client-0003", []
+    assert verify(site, note=notes.append)[1] == []
+    own = len(pq.read_table(site / "plan.parquet"))
+    assert [note.partition(":")[2] for note in notes] == [
+        f" holds {own} of the 126 images of its sources, as the folder of a site does",
+        " its owners were drawn among all of these images, and cannot be drawn again from some",
+    ]
+    assert notes[0] in fedkit("verify", site).stdout
+    lie(moved=3)(site)
+    assert any("moved is not" in problem.words or "cannot have drawn" in problem.words for problem in verify(site)[1])
