@@ -32,7 +32,7 @@ STEERING = ("\x1b", "\x07", "\u202e")
 
 def group(name: str) -> Group:
     spread = Spread(-1.5, None, -1.5, -1.5, 1)
-    return Group(name, name, name, False, (), "", (0,), {name: spread, "test/accuracy": spread})
+    return Group(name, name, name, False, (), {}, "", "", (0,), {name: spread, "test/accuracy": spread})
 
 
 def printed(text: Any) -> str:

@@ -118,7 +118,10 @@ def test_a_report_of_runs_prints_figures_as_papers_do(toured: tuple[Path, Shown]
     assert row[:2] == ("promptfl", 2)
     assert any(re.fullmatch(r"\d+\.\d\d ± \d+\.\d\d", str(cell)) for cell in row)
     assert configs.marked == frozenset(), "seeds alone differ"
-    (section,) = pages.page([out / "runs" / f"{m}-fed-ucmerced" for m in ("promptfl", "local")]).sections
+    sets = ["seed=1", "rounds=2", "lr=0.02"]
+    (config,) = run.configs("local", datasets["fed-ucmerced"], ["fed-ucmerced"], sets)
+    run.train(config, out / "other" / "local-1", cache=out / "cache")
+    (section,) = pages.page([out / "more" / "promptfl-1", out / "other" / "local-1"]).sections
     configs = section.blocks[-2]
     marked = {configs.numbers.rows[i][0] for i in configs.marked}
     assert marked == {"method", "method.lr"}
