@@ -259,8 +259,11 @@ def _locked(folder: Path) -> Iterator[None]:
 
 
 def _says(path: Path) -> bool:
-    """Whether a file is there that says it is of a run of fedkit's."""
-    return path.is_file() and not path.is_symlink() and ownership.says(path.read_bytes(), FORMAT)
+    """Whether a file is there that says it is of a run of fedkit's, and not, say, a recipe of that name."""
+    if path.is_symlink() or not path.is_file() or not ownership.says(words := path.read_bytes(), FORMAT):
+        return False
+    data = json.loads(words)
+    return _text(data.get("run")) and all(_object(data.get(field)) for field in ("config", "dataset"))
 
 
 def _begun(folder: Path) -> bool:

@@ -393,7 +393,11 @@ def test_folders_that_are_no_runs(sample_build: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "words", ["{}", '{"fedkit": true}', '{"fedkit": "1"}', '{"fedkit": 99}', "[1]", '{"model_type": "clip"}']
+    "words",
+    [
+        *("{}", '{"fedkit": true}', '{"fedkit": "1"}', '{"fedkit": 99}', "[1]", '{"model_type": "clip"}'),
+        *('{"fedkit": 1}', '{"fedkit": 1, "name": "mine", "subsets": {}}'),  # a recipe is fedkit's too, and no run
+    ],
 )
 def test_a_folder_with_a_config_of_somebody_else_is_no_run(sample_build: Path, tmp_path: Path, words: str) -> None:
     """Many programs have a config.json; fedkit's says in its format field that fedkit wrote it."""
@@ -406,8 +410,10 @@ def test_a_folder_with_a_config_of_somebody_else_is_no_run(sample_build: Path, t
             run.train(config(sample_build), tmp_path / "mine", overwrite=overwrite)
         assert contents(tmp_path) == before
     (tmp_path / "mine/thesis.tex").unlink()
-    with pytest.raises(OutputError, match="is not empty and holds no run .config.json"):
-        run.train(config(sample_build), tmp_path / "mine", overwrite=True)
+    for overwrite in (False, True):
+        with pytest.raises(OutputError, match="is not empty and holds no run .config.json"):
+            run.train(config(sample_build), tmp_path / "mine", overwrite=overwrite)
+    assert contents(tmp_path) == {"mine/config.json": words.encode()}
 
 
 @pytest.mark.parametrize(
