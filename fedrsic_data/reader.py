@@ -236,8 +236,24 @@ class Subset:
         tables = [wanted.empty_table()]
         for name in files:  # whole files: shards lie in the order of their clients, and hold nobody else
             with self.dataset.shard(name, images=None if _IMAGE in wanted.names else 0) as file:
-                tables.append(file.read(columns=wanted.names).select(wanted.names).cast(wanted))
+                tables.append(self.fitting(file.read(columns=wanted.names), wanted, name))
         return pa.concat_tables(tables)
+
+    def fitting(self, table: pa.Table, wanted: pa.Schema, name: str) -> pa.Table:
+        """Rows of the shard ``name`` in the wanted columns.
+
+        Raises:
+            ManifestError: A label is none of the subset's classes.
+        """
+        rows = table.select(wanted.names).cast(wanted)
+        fine = self.entry.fine.classes if self.entry.fine else ()
+        for column, classes in (("label", self.classes), ("labels", self.classes), ("fine_labels", fine)):
+            if column in wanted.names:
+                numbers = rows.column(column) if column == "label" else pc.list_flatten(rows.column(column))
+                if numbers.null_count or _outside(numbers, len(classes) - 1):
+                    words = f"{self.dataset.where}/{name}: {column} has a value that is no class of {self.name}"
+                    raise ManifestError(f"{words}; run: fedkit verify")
+        return rows
 
     def as_flwr_partitioner(self, split: str = "train") -> ClientPartitioner:
         """Its clients as partitions for Flower; see ``flower.ClientPartitioner``.
@@ -365,8 +381,8 @@ class Client:
             groups = range(piece.row_group, piece.row_group + piece.row_groups)
             with self.subset.dataset.shard(piece.file, images=piece.rows if _IMAGE in wanted.names else 0) as file:
                 for group in groups:
-                    table = file.read_row_group(group, columns=wanted.names, use_threads=False).select(wanted.names)
-                    yield from table.cast(wanted).to_batches(max_chunksize=rows)
+                    table = file.read_row_group(group, columns=wanted.names, use_threads=False)
+                    yield from self.subset.fitting(table, wanted, piece.file).to_batches(max_chunksize=rows)
 
     def dataset(self, split: str) -> datasets.Dataset:
         """The rows as a ``datasets.Dataset`` with Image and ClassLabel features.

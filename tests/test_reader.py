@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import io
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from conftest import ROOT, sampled
 from PIL import Image
+from test_verify import rewrite
 
 import fedrsic_data
 from fedrsic_data.errors import ManifestError, UsageError
@@ -36,6 +39,26 @@ def test_batches_are_the_same_rows(sample_build: Path) -> None:
     assert [i for b in batches for i in b.column("sample_id").to_pylist()] == client.read("train").column(
         "sample_id"
     ).to_pylist()
+
+
+@pytest.mark.parametrize("label", [-1, 21, None])
+def test_a_label_that_is_no_class_is_refused_though_all_digests_agree(
+    sample_build: Path, tmp_path: Path, label: int | None
+) -> None:
+    """-1 would count from the end of the classes, and 21 break the method that looks it up."""
+    shard = "fed-ucmerced/train/client-0003.parquet"
+    folder = Path(shutil.copytree(sample_build, tmp_path / "d"))
+
+    def relabelled(table: pa.Table) -> pa.Table:
+        labels = [label, *table.column("label").to_pylist()[1:]]
+        return table.set_column(1, table.schema.field("label"), pa.array(labels, pa.int64()))
+
+    rewrite(shard, relabelled)(folder)
+    subset = fedrsic_data.open(folder).subset("fed-ucmerced")
+    assert subset.client("client-0003").read("train", ["sample_id"]).num_rows
+    for reads in (subset.read, subset.client("client-0003").read):
+        with pytest.raises(ManifestError, match=f"{shard}: label has a value that is no class of fed-ucmerced"):
+            reads("train", ["label"])
 
 
 @pytest.mark.parametrize("files", ["client", "packed"])
