@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fedrsic_data import commands
+from fedrsic_data import commands, interrupts
 from fedrsic_data.commands import Json, Seed, Subsets, given
 from fedrsic_data.console import answer, listening, run_app, say, telling
 from fedrsic_data.errors import FedkitError
@@ -323,4 +323,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    interrupts.install()
     main()

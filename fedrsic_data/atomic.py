@@ -128,6 +128,17 @@ def unlock(path: Path, file: IO[bytes]) -> None:
             path.unlink()
 
 
+def refuse_pipes(folder: Path) -> None:
+    """Looks through a folder of which files will be opened: to open a pipe would be to wait for ever.
+
+    Raises:
+        OSError: It holds a pipe or a device, whose name the error has.
+    """
+    for path in folder.rglob("*"):
+        if path.exists() and not (path.is_file() or path.is_dir()):
+            raise OSError(errno.EINVAL, "is a pipe or a device and no file", str(path))
+
+
 def file_digest(path: Path) -> str:
     """sha256 of a file, in hex."""
     with path.open("rb") as file:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import errno
+import math
 import os
+import re
+import signal
 import sys
 from contextlib import contextmanager
 from io import TextIOWrapper
@@ -11,6 +15,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 import typer
 
+from fedrsic_data import interrupts
 from fedrsic_data.shown import Shown, as_json, plain
 
 if TYPE_CHECKING:
@@ -19,6 +24,9 @@ if TYPE_CHECKING:
     from fedrsic_data.build import Listener
 
 _INTERRUPTED = 130
+_UNWRITTEN = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EFBIG, errno.EBADF)
+_ENDLESS = re.compile(r"\S{300,}")
+_LEAST = 700 << 20  # bytes of addresses, most of them never used, without which Arrow and numpy cannot even begin
 
 
 def answer(shown: Shown, json: bool) -> None:
@@ -89,31 +97,82 @@ def say(words: str, *, quiet: bool = False) -> None:
 
 def run_app(app: typer.Typer) -> NoReturn:
     """Runs a command line; every failure is one line on the standard error, and an exit code of 1 or 2."""
-    from fedrsic_data.errors import FedkitError
-
     # Arrow's own allocator keeps what its threads freed; the system's gives it back (100 MB at 200,000 images)
     os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")
     _open_streams()
     try:
-        code = app(standalone_mode=False) or 0
-    except (KeyboardInterrupt, typer.Abort):
-        code = _INTERRUPTED
-    except FedkitError as error:
-        if os.environ.get("FEDKIT_DEBUG") == "1":
+        with interrupts.working():
+            _check_memory()
+            words, code = "", app(standalone_mode=False) or 0
+    except BaseException as error:
+        if os.environ.get("FEDKIT_DEBUG") == "1" and not isinstance(error, KeyboardInterrupt | typer.Abort):
             raise
-        _fail(str(error), error.exit_code)
-    except BrokenPipeError:
-        _leave(1)
-    except Exception as error:
-        if os.environ.get("FEDKIT_DEBUG") == "1":
-            raise
-        # typer carries a click of its own or the installed one, depending on its version: know their errors by shape
-        if hasattr(error, "format_message"):
-            _fail(f"{error.format_message()} (see fedkit --help)", 2)
-        _fail(f"unexpected {type(error).__name__}: {error}; this is a bug, FEDKIT_DEBUG=1 shows where", 1)
+        words, code = _told(error)
+    number = interrupts.asked() if words or code == _INTERRUPTED else None
     if code == _INTERRUPTED:  # typer's newer versions make this of Ctrl-C, older ones Abort
-        _fail("interrupted; run the same command to resume", code)
-    _leave(code)
+        number = number or signal.SIGINT
+    if number is not None:
+        words, code = interrupts.line(number), interrupts.code(number)
+    interrupts.ended(code)
+    if words:
+        say(_short(words))
+    _leave(code, stopped=number is not None)
+
+
+def _told(error: BaseException) -> tuple[str, int]:
+    """What is said of an error, in one line, and the exit code."""
+    from fedrsic_data.errors import FedkitError, for_want_of_memory
+
+    if isinstance(error, KeyboardInterrupt | typer.Abort):
+        return interrupts.line(signal.SIGINT), _INTERRUPTED
+    if isinstance(error, SystemExit):
+        if error.code == signal.SIGTERM:  # Ray's answer to it, which replaces ours while Ray is there
+            return interrupts.line(signal.SIGTERM), interrupts.code(signal.SIGTERM)
+        return "", error.code if isinstance(error.code, int) else int(error.code is not None)
+    if isinstance(error, FedkitError):
+        return f"error: {error}", error.exit_code
+    if isinstance(error, BrokenPipeError):
+        return "", 1
+    # typer carries a click of its own or the installed one, depending on its version: know their errors by shape
+    if hasattr(error, "format_message"):
+        return f"error: {error.format_message()} (see fedkit --help)", 2
+    if for_want_of_memory(error):
+        bound = "" if math.isinf(limit := _limit()) else f" ({limit / 1e6:,.0f} MB, ulimit -v)"
+        return f"error: not enough memory{bound}; let the process have more, or give the command less to do", 1
+    if isinstance(error, OSError) and error.errno is not None:
+        return f"error: {_of_the_system(error)}", 1
+    return f"error: unexpected {type(error).__name__}: {error}; this is a bug, FEDKIT_DEBUG=1 shows where", 1
+
+
+def _check_memory() -> None:
+    """Refuses to begin with so little that libraries written in C would end the process, without a word of use."""
+    if (limit := _limit()) < _LEAST:
+        raise MemoryError(limit)
+
+
+def _limit() -> float:
+    """Bytes of addresses that this process may use."""
+    try:
+        import resource
+    except ImportError:  # another system than Unix
+        return math.inf
+    limit = resource.getrlimit(resource.RLIMIT_AS)[0]
+    return math.inf if limit == resource.RLIM_INFINITY else limit
+
+
+def _of_the_system(error: OSError) -> str:
+    """What the system did not do, and with which file."""
+    if error.filename is None:  # of what is written, only the opening of a file has a name
+        if error.errno in _UNWRITTEN:
+            return f"the output: cannot be written ({error.strerror}); make room, or send it elsewhere"
+        return f"the system did not do what it was asked ({error.strerror}); try again"
+    where = os.fsdecode(error.filename) if isinstance(error.filename, str | bytes) else str(error.filename)
+    return f"{where}: cannot be used ({error.strerror}); check the path and its permissions"
+
+
+def _short(words: str) -> str:
+    """One line, of which no word is longer than a person reads."""
+    return _ENDLESS.sub(lambda found: f"{found[0][:100]}...{found[0][-100:]}", " ".join(words.split()))
 
 
 def _open_streams() -> None:
@@ -128,15 +187,12 @@ def _open_streams() -> None:
         sys.stdout.reconfigure(errors="replace")
 
 
-def _fail(words: str, code: int) -> NoReturn:
-    say(f"error: {' '.join(words.split())}")
-    _leave(code)
-
-
-def _leave(code: int) -> NoReturn:
+def _leave(code: int, *, stopped: bool) -> NoReturn:
     """Exits; what nobody takes from the standard output any more is dropped, lest Python complains of it."""
     try:
         sys.stdout.flush()
     except OSError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    if stopped:
+        interrupts.leave(code)
     sys.exit(code)

@@ -93,6 +93,10 @@ def fetch(
     """
     mirrors = _mirrors(remotes)
     target = folder / mirrors[0].filename
+    try:
+        atomic.refuse_pipes(folder)
+    except OSError as error:
+        raise OutputError(f"{error.filename or folder}: cannot be used ({error.strerror}); remove it") from error
     if not target.exists():
         try:
             folder.mkdir(parents=True, exist_ok=True)

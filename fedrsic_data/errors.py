@@ -6,6 +6,7 @@ command line prints it without a traceback and exits with ``exit_code``.
 
 from __future__ import annotations
 
+import errno
 import re
 from urllib.parse import quote, unquote
 
@@ -20,6 +21,12 @@ _HIDDEN = re.compile(
     re.DOTALL,
 )
 _ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/\S*")  # one letter and a colon is a drive
+_NO_MEMORY = (
+    "llocate memory",  # PyTorch, the loader of libraries
+    "failed to map segment",
+    "can't start new thread",
+    "std::bad_alloc",
+)
 _LONGEST = 300  # characters of somebody else's message
 
 
@@ -53,6 +60,16 @@ def discreet(error: object, most: int = _LONGEST, address: str = "") -> str:
         words = words.replace(form, "***")
     words = _SECRET.sub("...", " ".join(words.split())) or type(error).__name__
     return words if len(words) <= most else words[:most] + "..."
+
+
+def for_want_of_memory(error: BaseException) -> bool:
+    """Whether it was for want of memory, which libraries say in as many ways as there are of them."""
+    if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOMEM):
+        return True
+    words = str(error) if isinstance(error, ImportError | OSError | RuntimeError) else ""
+    if any(sign in words for sign in _NO_MEMORY):
+        return True
+    return error.__cause__ is not None and for_want_of_memory(error.__cause__)
 
 
 class FedkitError(Exception):

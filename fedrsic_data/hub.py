@@ -21,7 +21,7 @@ from typing import Any, TypeVar
 
 import pyarrow.parquet as pq
 
-from fedrsic_data import manifest
+from fedrsic_data import atomic, manifest
 from fedrsic_data.errors import FedkitError, HubError, ManifestError, UsageError, discreet
 from fedrsic_data.files import digest, local, readable
 from fedrsic_data.manifest import Manifest, Shard
@@ -300,6 +300,7 @@ class Remote:
         if (self.folder / name).is_file():
             return
         self.folder.mkdir(parents=True, exist_ok=True)
+        atomic.refuse_pipes(self.folder)
 
         def fetch() -> None:
             at, to = self._at, self.folder

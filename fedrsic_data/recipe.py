@@ -292,7 +292,7 @@ def override(
     Raises:
         UsageError: An unknown subset or a malformed ``key=value``.
     """
-    data = json.loads(json.dumps(data))
+    data = {"partition": dict(_DEFAULT_PARTITION), **json.loads(json.dumps(data))}  # whose settings may be changed
     known = data.get("subsets")
     known = known if isinstance(known, dict) else {}
     for name in subsets:

@@ -23,7 +23,8 @@ from fedrsic_data.sources.locate import cache_folder
 def agrees(out: Path, built: Manifest, planned: Planned) -> bool:
     """Whether ``built``, in the folder ``out``, was last seen to be of the sources as they are, by sizes and times."""
     try:
-        return _place(out).read_text(encoding="utf-8") == _facts(built, planned)
+        place = _place(out)  # to open a pipe would be to wait for ever
+        return place.is_file() and place.read_text(encoding="utf-8") == _facts(built, planned)
     except (OSError, ValueError, UsageError):
         return False
 

@@ -7,6 +7,7 @@ import difflib
 import math
 import os
 import re
+import sys
 import types
 from collections.abc import Iterable, Mapping
 from functools import cache
@@ -151,10 +152,12 @@ def at_least(name: str, value: float, least: float) -> None:
 
 
 def positive(name: str, value: float) -> None:
-    """Checks that a setting is a finite number above zero.
+    """Checks that a setting is a finite number above zero, and large enough to be divided by.
 
     Raises:
         UsageError: It is not.
     """
     if not (value > 0 and math.isfinite(value)):
         raise UsageError(f"{name}={value!r} should be a finite number above 0")
+    if value < sys.float_info.min:
+        raise UsageError(f"{name}={value!r} should be at least {sys.float_info.min:.1e}: with less, nothing is exact")

@@ -145,6 +145,8 @@ def _picture(clip: Clip, subset: str, sample: str, data: bytes) -> torch.Tensor:
 
 def _read(file: Path, key: str, count: int, width: int) -> torch.Tensor | None:
     """The values of a cache file, or None unless it is whole and says that it is what is looked for."""
+    if not file.is_file():  # to open a pipe would be to wait for ever
+        return None
     try:
         with safe_open(file, framework="pt") as held:
             facts, values = held.metadata() or {}, held.get_tensor("values")

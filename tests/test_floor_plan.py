@@ -11,7 +11,7 @@ from conftest import ROOT
 
 # the floors of fedrsic_data, from the ground up; a module may import its own floor's modules and those below
 FLOORS = (
-    ("errors", "seeds", "vocabulary", "shown", "distribution", "atomic"),
+    ("errors", "seeds", "vocabulary", "shown", "interrupts", "distribution", "atomic"),
     (
         "ownership",
         "settings",
@@ -63,6 +63,7 @@ TRAIN_FLOORS = (
 )
 BINDERS = {"methods", "resolve", "report", "flower"}  # who may see methods by name
 CONTRACT = {
+    "interrupts",
     "manifest",
     "schema",
     "reader",

@@ -73,7 +73,7 @@ def test_no_file_tells_anyone_to_install_the_stranger_called_fedkit() -> None:
 def test_the_distribution_has_a_name_of_its_own_and_installs_no_module_called_fedkit() -> None:
     project = settings()["project"]
     assert project["name"] == distribution.NAME == "fedrsic"
-    assert project["scripts"] == {"fedkit": "fedrsic.cli:main"}
+    assert project["scripts"] == {"fedkit": "fedrsic.__main__:main"}
     assert "fedkit" not in settings()["tool"]["setuptools"]["package-dir"]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import importlib.util
 import io
 import json
 import os
@@ -11,12 +12,12 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
 import yaml
-from conftest import fails, fedkit
+from conftest import ROOT, fails, fedkit
 from rich.console import Console
 
 from fedrsic_data import console, manifest, shown
@@ -32,7 +33,9 @@ STEERING = ("\x1b", "\x07", "\u202e")
 
 def group(name: str) -> Group:
     spread = Spread(-1.5, None, -1.5, -1.5, 1)
-    return Group(name, name, name, False, (), {}, "", "", (0,), {name: spread, "test/accuracy": spread})
+    figures = {name: spread, "test/accuracy": spread}
+    known = {"sample": False, "sources": (), "titles": {}, "partition": "iid", "labels": "", "seeds": (0,)}
+    return Group(label=name, subset=name, dataset=name, figures=figures, **known)  # type: ignore[arg-type]
 
 
 def printed(text: Any) -> str:
@@ -89,7 +92,7 @@ def test_steps_notes_and_errors_are_lines_without_escapes(capsys: pytest.Capture
     console.telling(quiet=False)(EVIL)
     console.say(EVIL)
     with pytest.raises(SystemExit):
-        console._fail(EVIL, 2)
+        console.run_app(lambda **_: (_ for _ in ()).throw(UsageError(EVIL)))
     said = capsys.readouterr().err
     assert said.count("\n") == 3
     assert not [c for c in STEERING if c in said]
@@ -176,11 +179,19 @@ LOGINS = [
 ]
 
 
-@pytest.fixture
-def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Any]:
-    """The command without a process of its own."""
-    from fedkit import cli
+@pytest.fixture(scope="module")
+def cli() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("fedkit_cli", ROOT / "cli.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
+
+@pytest.fixture
+def command(cli: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Any]:
+    """The command without a process of its own."""
     monkeypatch.setenv("FEDKIT_DEBUG", "0")
 
     def run(*words: str) -> Any:

@@ -48,6 +48,13 @@ def test_overrides() -> None:
     assert (wanted.seed, wanted.layout.files, wanted.sample.per_class, wanted.splits) == (7, "packed", 5, {"test": 0.1})
 
 
+@pytest.mark.parametrize("change", ["clients=3", "partition.clients=3"])
+def test_settings_of_a_partition_that_a_recipe_leaves_out_are_those_of_the_default(change: str) -> None:
+    data = {"fedkit": 1, "name": "mine", "subsets": {"one": {"sources": ["ucmerced"]}}}
+    wanted = recipe.from_json(recipe.override(data, sets=[change]), "test")
+    assert wanted.partition == {"name": "dirichlet", "clients": 3}
+
+
 def test_a_setting_reaches_a_subset_with_a_partition_of_its_own() -> None:
     data = SMALL | {"subsets": {"a": {"sources": ["ucmerced"], "partition": {"name": "iid"}}}}
     wanted = recipe.from_json(recipe.override(data, sets=["clients=3"]), "test")

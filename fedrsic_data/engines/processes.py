@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import signal
 import threading
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
+from fedrsic_data import interrupts
 from fedrsic_data.engines.base import Containers, Task, pooled, write
 from fedrsic_data.errors import OutputError
 from fedrsic_data.shards import Receipt
@@ -30,9 +30,15 @@ class Processes:
         """See ``Engine.run``."""
         context = multiprocessing.get_context("spawn")  # a fork would copy the locks of Arrow's threads
         with ProcessPoolExecutor(self.jobs, context, _begin, (containers,)) as pool:
+
+            def submit(task: Task) -> Future[Receipt]:
+                with interrupts.starting():
+                    return pool.submit(_write, task.sent(), folder)
+
             try:
-                yield from pooled(pool, self.jobs, tasks, lambda task: pool.submit(_write, task.sent(), folder))
+                yield from pooled(pool, self.jobs, tasks, submit)
             except BrokenProcessPool:
+                interrupts.settle()
                 raise OutputError(
                     f"{folder}: a process that wrote shards died, perhaps for lack of memory; "
                     f"run the same command, it resumes, with fewer than --jobs {self.jobs} if it happens again"
@@ -40,10 +46,10 @@ class Processes:
 
 
 def _begin(containers: Containers) -> None:
-    """Readies a worker: Ctrl-C is for the parent to answer, and a worker does not outlive it."""
+    """Readies a worker, which does not outlive its parent."""
     global _here
     _here = containers
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    interrupts.started()
     parent = multiprocessing.parent_process()
     assert parent is not None
 

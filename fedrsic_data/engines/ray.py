@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from fedrsic_data import interrupts
 from fedrsic_data.engines.base import Containers, Task, write
 from fedrsic_data.errors import OutputError, UsageError
 from fedrsic_data.shards import Receipt
@@ -106,6 +107,7 @@ def _connected(address: str | None, cpus: int | None) -> Iterator[Any]:
     except (ConnectionError, ValueError, RuntimeError) as error:
         words = " ".join(str(error).split())[:200]
         raise UsageError(f"--ray-address {address}: no Ray answers there ({words})") from None
+    interrupts.take_back()
     try:
         yield ray
     finally:

@@ -17,7 +17,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -251,14 +251,14 @@ def _read(tree: Tree, key: str) -> _Listed:
     try:
         for part, item in lists(tree.blocks(key), ("images", "annotations", "categories")):
             if part == "annotations":
-                image.append(item["image_id"])
-                category.append(item["category_id"])
+                image.append(_number(item, "image_id"))
+                category.append(_number(item, "category_id"))
                 crowd.append(item.get("iscrowd", 0))
             elif part == "images":
-                ids.append(item["id"])
+                ids.append(_number(item, "id"))
                 names.append(item["file_name"])
             else:
-                categories.append((item["id"], item["name"]))
+                categories.append((_number(item, "id"), item["name"]))
         files = pa.array(names, pa.string())
     except KeyError as error:
         raise SourceError(f"{where}: {part}: an item has no {error}; {_AGAIN}") from None
@@ -275,6 +275,14 @@ def _read(tree: Tree, key: str) -> _Listed:
     return _annotated(where, np.array(ids), files, np.array(image), np.array(category), np.array(crowd))
 
 
+def _number(item: Any, key: str) -> Any:
+    """A number of an item; to Python true is 1, which JSON does not say."""
+    value = item[key]
+    if value is True or value is False:
+        raise TypeError
+    return value
+
+
 def _odd(item: object, error: Exception) -> str:
     """What is wrong with an item that raised this, in words."""
     if not isinstance(item, dict):
@@ -283,6 +291,8 @@ def _odd(item: object, error: Exception) -> str:
         value = item.get(key, 0)
         if value is None:  # numbers with a fraction are not read
             return f"{key} is no whole number: null, or one with a fraction such as 3.0"
+        if isinstance(value, bool) and key != "iscrowd":
+            return f"{key} {str(value).lower()} is no whole number"
         if not isinstance(value, int):
             return f"{key} {value!r:.40} is no whole number"
     return str(error)

@@ -42,6 +42,7 @@ def mirror(repo: HubMirror, cache: Path, *, offline: bool = False) -> Path:
 
 
 def _mirror(repo: HubMirror, cache: Path, offline: bool) -> Path:
+    atomic.refuse_pipes(cache)
     record = cache / "revisions.json"
     known = _commits(record)
     revision = repo.revision or known.get(repo.repo)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import socket
+import sys
 from pathlib import Path
 from threading import Event
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 from flwr.app import Context as FlowerContext
 from flwr.serverapp import Grid, ServerApp
 
+from fedrsic_data import interrupts
 from fedrsic_data.errors import FedkitError, UsageError
 from fedtrain.config import RunConfig
 from fedtrain.engines.base import Listener
@@ -62,7 +64,8 @@ def run(
         os.environ.setdefault(variable, "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     os.environ.setdefault("FLWR_DISABLE_UPDATE_CHECK", "1")
-    logging.getLogger("flwr").setLevel(logging.ERROR)
+    logging.getLogger("flwr").setLevel(logging.CRITICAL + 1)  # what fails is raised, and said in one line
+    import ray
     from flwr.simulation import run_simulation
 
     nodes, stop = min(len(context.clients), _NODES), Event()
@@ -88,12 +91,14 @@ def run(
         return Place(shared.manifest, own, shared.states, shared.cache, shared.device)
 
     try:
-        run_simulation(app, client_app(place), nodes, backend_config=_backend(config))
+        _begin(config)
+        run_simulation(app, client_app(place), nodes, backend_config=_resources(config))
     except Exception as error:
         if not failed:
             raise FedkitError(f"the simulation broke off ({' '.join(str(error).split())[:300]})") from error
     finally:
         stop.set()
+        ray.shutdown()  # also where Flower was stopped before it could
     if failed:
         raise failed[0]
     if not done:
@@ -101,9 +106,19 @@ def run(
     return done[0]
 
 
-def _backend(config: RunConfig) -> Any:
-    flower = config.flower
-    ray: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
+def _begin(config: RunConfig) -> None:
+    """Starts or joins Ray, as Flower would; it then has an answer of its own to signals, which is taken back."""
+    import ray
+
+    address = config.flower.ray_address
     # unasked, Ray would join whatever cluster was last started on this machine
-    ray |= {"address": flower.ray_address} if flower.ray_address else {"address": "local", "include_dashboard": False}
-    return {"client_resources": {"num_cpus": flower.cpus, "num_gpus": flower.gpus}, "init_args": ray}
+    where: dict[str, Any] = {"address": address} if address else {"address": "local", "include_dashboard": False}
+    if not ray.is_initialized():
+        path = os.pathsep.join([*sys.path, *filter(None, [os.environ.get("PYTHONPATH")])])
+        environment = {"env_vars": {"PYTHONPATH": path}}
+        ray.init(**where, logging_level=logging.ERROR, log_to_driver=False, runtime_env=environment)
+    interrupts.take_back()
+
+
+def _resources(config: RunConfig) -> Any:
+    return {"client_resources": {"num_cpus": config.flower.cpus, "num_gpus": config.flower.gpus}}
