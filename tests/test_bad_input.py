@@ -40,7 +40,7 @@ from fedrsic_data.download import Remote
 from fedrsic_data.errors import OutputError
 from fedrsic_data.sources import SOURCES, hub
 from fedrsic_data.sources.base import Facts
-from fedrsic_data.sources.locate import Places
+from fedrsic_data.sources.locate import Places, cache_folder
 from fedrsic_data.verify import verify
 
 Done = subprocess.CompletedProcess
@@ -389,7 +389,7 @@ def test_a_zip_with_a_member_that_would_land_outside(command, tmp_path, member):
     name = member if isinstance(member, str) else member.filename
     refused(command(*from_source(path, out, "--allow-partial")), path, name.rpartition("\\")[2], codes=(1,))
     nothing(out)
-    assert sorted(p.name for p in tmp_path.iterdir() if p.name != "cache") == ["ucmerced.zip"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["ucmerced.zip"]
 
 
 def test_a_zip_bomb(command, tmp_path):
@@ -535,7 +535,7 @@ def test_a_download_that_breaks_midway_is_resumed(command, site, tmp_path):
     assert server.asked[0] == 0
     assert len(server.asked) == 2
     assert server.asked[1] > 0
-    cached = tmp_path / "cache/sources/ucmerced"
+    cached = cache_folder() / "sources/ucmerced"
     assert (cached / "UCMerced_LandUse.zip").read_bytes() == server.body
     assert not list(cached.glob("*.part*"))
 
@@ -556,13 +556,13 @@ def test_a_download_that_is_not_what_was_published(command, site, tmp_path, fact
     out = tmp_path / "out"
     refused(command(*downloading(out)), "UCMerced_LandUse.zip", codes=(1,))
     nothing(out)
-    assert not list((tmp_path / "cache/sources/ucmerced").glob("*.zip"))
+    assert not list((cache_folder() / "sources/ucmerced").glob("*.zip"))
 
 
 def test_a_cached_archive_that_has_changed_since(command, site, tmp_path):
     site()
     assert command(*downloading(tmp_path / "one")).returncode == 0
-    cached = tmp_path / "cache/sources/ucmerced/UCMerced_LandUse.zip"
+    cached = cache_folder() / "sources/ucmerced/UCMerced_LandUse.zip"
     cached.write_bytes(zipped(tmp_path / "other.zip", ("beach/new.tif", b"x")).read_bytes())
     refused(command(*downloading(tmp_path / "two")), cached, codes=(1,))
     nothing(tmp_path / "two")
@@ -588,7 +588,7 @@ def test_no_hub(command, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"a": 5}'])
 def test_damaged_records_of_the_hub(command, tmp_path, text):
-    record = tmp_path / "cache/sources/optimal31/revisions.json"
+    record = cache_folder() / "sources/optimal31/revisions.json"
     record.parent.mkdir(parents=True)
     record.write_text(text)
     done = command("build", "fed-rsic", "--subset", "fed-optimal", "--offline", "--out", tmp_path / "out")
@@ -1021,7 +1021,7 @@ def test_a_file_that_may_not_grow(tmp_path):
     refused(in_process(*SAMPLE, "--out", out, preexec_fn=least), out, codes=(1,))
     assert not out.exists()
     assert in_process(*SAMPLE, "--out", out).returncode == 0
-    assert sorted(p.name for p in tmp_path.iterdir() if p.name != "cache") == ["out"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["out"]
 
 
 def test_a_full_disk_is_one_line_and_resumed(command, tmp_path, monkeypatch):
