@@ -44,6 +44,14 @@ class Files(Protocol):
         """
         ...
 
+    def prove_tables(self) -> None:
+        """Compares the plan and the client table with their digests, where they are on this machine.
+
+        Raises:
+            ManifestError: They are not what the manifest says.
+        """
+        ...
+
     def parquet(self, name: str) -> AbstractContextManager[pq.ParquetFile]:
         """A Parquet file by its path beside the manifest. Plan and client table are proved before they are opened.
 
@@ -73,6 +81,11 @@ class Local:
     def prove(self, shard: Shard) -> None:
         """See ``Files.prove``."""
         self._prove(shard)
+
+    def prove_tables(self) -> None:
+        """See ``Files.prove_tables``."""
+        self._prove(self.manifest.plan)
+        self._prove(self.manifest.clients)
 
     def parquet(self, name: str) -> AbstractContextManager[pq.ParquetFile]:
         """See ``Files.parquet``."""

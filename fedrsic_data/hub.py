@@ -260,6 +260,9 @@ class Remote:
                 return
         raise HubError(f"{fetched}: is taken away as soon as it is there; choose another cache with FEDKIT_CACHE")
 
+    def prove_tables(self) -> None:
+        """See ``Files.prove_tables``: they are proved when they are fetched, and only fetched to be read."""
+
     def parquet(self, name: str) -> Any:
         """See ``Files.parquet``."""
         if name in (self.manifest.plan.path, self.manifest.clients.path):

@@ -46,6 +46,7 @@ def prepared(config: RunConfig) -> tuple[RunConfig, Subset, tuple[int, ...]]:
     if digest_of(dataset.manifest) != dataset.manifest.digest:
         raise ManifestError(f"{dataset.where}: {NAME} was edited, its digest differs; run: fedkit verify")
     dataset.check_images()
+    dataset.files.prove_tables()
     config = resolved(config, dataset, method)
     subset = dataset.subset(config.subset)
     _check(subset, config, method)

@@ -180,3 +180,13 @@ def test_images_of_a_file_that_is_read_whole_are_proved(dataset: Path) -> None:
     for read in (subset.client("client-0003").read, subset.read):
         with pytest.raises(ManifestError, match=r"parquet: is not what the manifest says; run: fedkit verify"):
             read("train")
+
+
+@pytest.mark.parametrize("name", ["plan.parquet", "clients.parquet"])
+def test_a_table_that_a_method_does_not_read_is_proved_all_the_same(name: str, dataset: Path, tmp_path: Path) -> None:
+    data = bytearray((dataset / name).read_bytes())
+    data[len(data) // 2] ^= 1
+    (dataset / name).write_bytes(data)
+    done = fedkit("train", "zeroshot", "--manifest", dataset, "--set", "clip=tiny", "--out", tmp_path / "run")
+    fails(1, name, "is not what the manifest says", done=done)
+    assert not (tmp_path / "run").exists()

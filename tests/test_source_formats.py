@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from conftest import ROOT, fedkit
+from conftest import ROOT, fedkit, tiny_image
 from formats import NAMES, Truth, save
 
 from fedrsic_data import new
@@ -646,3 +647,13 @@ def test_a_table_in_parquet_beside_images_is_never_passed_over(tmp_path: Path) -
     with pytest.raises(SourceError, match=r"metadata.parquet: tables of .* are read as CSV or JSON lines; write it as"):
         draft(tmp_path)
     assert draft(tmp_path, "kind=folder").seen["classes"] == ["a", "b"]
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes here")
+def test_a_pipe_with_the_name_of_annotations_is_no_annotation_file(tmp_path: Path) -> None:
+    (tmp_path / "beach").mkdir()
+    (tmp_path / "beach" / "a.png").write_bytes(tiny_image(1, ".png"))
+    os.mkfifo(tmp_path / "_annotations.coco.json")  # to open it would be to wait for ever
+    done = fedkit("new", tmp_path.parent / "mine.json", "--folder", tmp_path)
+    assert done.returncode in (0, 1, 2)
+    assert "beach" in done.stdout + done.stderr
