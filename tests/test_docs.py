@@ -108,3 +108,18 @@ def test_images_of_the_readme_are_small() -> None:
     for image in images:
         assert image.stat().st_size < 60_000
         assert f"docs/images/{image.name}" in (ROOT / "README.md").read_text()
+
+
+def test_every_promise_of_the_security_page_names_tests_that_exist() -> None:
+    rows = [line for line in (ROOT / "docs" / "security.md").read_text("utf-8").splitlines() if "tests/" in line]
+    assert len(rows) > 30
+    for row in rows:
+        file, names = "", re.findall(r"(tests/\w+\.py)::|\b(test_\w+\*?)(?!\.py)", row.rsplit("|", 2)[1])
+        for path, name in names:
+            file = path or file
+            if name:
+                found = re.findall(r"def (test_\w+)\(", (ROOT / file).read_text("utf-8"))
+                assert any(one == name or (name[-1] == "*" and one.startswith(name[:-1])) for one in found), (
+                    file,
+                    name,
+                )
