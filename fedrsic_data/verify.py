@@ -125,9 +125,9 @@ def _file(folder: Path, entry: File | Plan | Shard, owner_of: dict[str, str]) ->
         size, digest = path.stat().st_size, file_digest(path)
     except OSError as error:
         return f"cannot be read ({error.strerror})"
-    if digest == entry.sha256:
+    if digest == entry.sha256 and size == entry.bytes:
         return ""
-    if digest in owner_of:
+    if digest in owner_of and digest != entry.sha256:
         return f"holds what belongs in {owner_of[digest]}"
     if size != entry.bytes:
         return f"has {size:,} bytes, the manifest says {entry.bytes:,}"
@@ -216,7 +216,7 @@ def _pictures(folder: Path, name: str, subset: SubsetEntry) -> Iterator[Problem]
                     images = file.read_row_group(number, columns=["image.bytes"]).column(0).filter(held).to_pylist()
                     files |= dict(zip(ids.filter(held).to_pylist(), (one["bytes"] for one in images), strict=True))
     for group in subset.duplicates:
-        if files.keys() >= set(group) and not duplicates.alike([files[sample] for sample in group]):
+        if len(group) > 1 and files.keys() >= set(group) and not duplicates.alike([files[sample] for sample in group]):
             yield Problem(manifest.NAME, f"duplicates of {name}: {group[0]} and {group[1]} are not one picture")
 
 

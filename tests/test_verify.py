@@ -325,6 +325,7 @@ LIES: dict[str, tuple[Callable[[Path], object], str]] = {
     "base-to-novel": (recipe_lie(base_to_novel=True), "novel classes are not those of the recipe"),
     "rows moved": (lie(moved=5), "moved is not what the recipe gives"),
     "duplicates": (lie(duplicates=[["a", "b"]]), "duplicates are not groups of images of the plan"),
+    "duplicates of nothing": (lie(duplicates=[[]]), "duplicates are not groups of images of the plan"),
     "left out by the draw": (left("given to no client by the partitioner"), "left_out is not what the recipe gives"),
     "left out for shots": (left("beyond 3 shots of its class at its client"), "left_out is not what the recipe gives"),
     "left out of the classes": (left(UNSHARED), "its sources have 126 images, and the plan tells of 133"),
@@ -378,6 +379,13 @@ def test_a_real_dataset_called_a_sample(ucmerced: Path, tmp_path: Path) -> None:
     assert verify(built)[1] == []
     recipe_lie(sample={})(built)
     assert any("the images are rendered, and images of the plan are not" in p.words for p in verify(built)[1])
+
+
+@pytest.mark.parametrize("file", ["plan", "clients", "card"])
+def test_sizes_of_files_are_compared_though_their_digests_agree(file: str, dataset: Path) -> None:
+    edit(lambda m: m[file].update(bytes=7), reseal=True)(dataset)
+    (problem,) = verify(dataset)[1]
+    assert problem.words.endswith("bytes, the manifest says 7")
 
 
 @pytest.fixture(scope="module")
