@@ -273,8 +273,12 @@ def load(path: Path) -> Manifest:
         manifest = decode(Manifest, data, str(path))
     except UsageError as error:
         raise ManifestError(str(error)) from None
+    if manifest.subsets.keys() != manifest.recipe.subsets.keys():
+        raise ManifestError(f"{path}: its subsets are not those of its recipe; it was edited, build it again")
     for entry in (*files(manifest), *shards(manifest)):
         safe(path.parent, entry.path)
+        if entry.path != str(PurePosixPath(entry.path)):
+            raise ManifestError(f"{path}: path {entry.path!r} is not spelled as a build does; it was edited")
     return manifest
 
 

@@ -7,7 +7,6 @@ import difflib
 import math
 import os
 import re
-import sys
 import types
 from collections.abc import Iterable, Mapping
 from functools import cache
@@ -20,6 +19,7 @@ T = TypeVar("T")
 LATER = types.MappingProxyType({"absent by default": True})
 """Metadata of a field that came after others were digested: where it has its default, it is not in the JSON."""
 
+_HUGE = 1e300
 _ADDRESS = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+|):[/\\]")  # one letter and a colon is a drive
 _NAMES = {bool: "true or false", int: "a whole number", float: "a number", str: "a text", dict: "an object"}
 
@@ -152,12 +152,12 @@ def at_least(name: str, value: float, least: float) -> None:
 
 
 def positive(name: str, value: float) -> None:
-    """Checks that a setting is a finite number above zero, and large enough to be divided by.
+    """Checks that a setting is a number above zero that can be reckoned with: sums and quotients of it are finite.
 
     Raises:
         UsageError: It is not.
     """
     if not (value > 0 and math.isfinite(value)):
         raise UsageError(f"{name}={value!r} should be a finite number above 0")
-    if value < sys.float_info.min:
-        raise UsageError(f"{name}={value!r} should be at least {sys.float_info.min:.1e}: with less, nothing is exact")
+    if not 1 / _HUGE <= value <= _HUGE:
+        raise UsageError(f"{name}={value!r} should be between {1 / _HUGE} and {_HUGE}: beyond, sums are not exact")

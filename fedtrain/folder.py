@@ -59,7 +59,7 @@ _Fields = Mapping[str, Callable[[object], bool]]
 _FACTS: _Fields = {
     **dict.fromkeys(("run", "group", "config.method", "config.subset", "config.manifest"), _text),
     **dict.fromkeys(("dataset.name", "dataset.digest"), _text),
-    "config.seed": _count,
+    **dict.fromkeys(("config.seed", "dataset.seed"), _count),
     "config.method_settings": _object,
     "config.method_settings.labels": lambda value: value is None or isinstance(value, str),
     "dataset.sample": lambda value: isinstance(value, bool),

@@ -640,6 +640,7 @@ def test_source_options(command, tmp_path, given, word):
         (["--alpha", "inf"], "alpha"),
         (["--alpha", "1e-320"], "alpha"),
         (["--alpha", "1e-320", "--partition", "skew"], "alpha"),
+        (["--alpha", "1e308", "--partition", "skew"], "alpha"),
         (["--alpha", "1e-320", "--partition", "dirichlet-client"], "alpha"),
         (["--alpha", "text"], "alpha"),
         (["--alpha", ""], "alpha"),

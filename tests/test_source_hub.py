@@ -130,6 +130,17 @@ def test_domain_and_user_columns_are_found_and_can_be_refused(tmp_path: Path) ->
     assert column(found, "group") == [None, None]
 
 
+@pytest.mark.parametrize("kind", [pa.string(), pa.large_string()])
+@pytest.mark.parametrize("column", ["user", "domain", "label", "split"])
+def test_a_text_that_is_not_utf8_is_refused(column: str, kind: pa.DataType, tmp_path: Path) -> None:
+    raw = pa.array([b"a\xff", b"b"] * 3, pa.large_binary() if kind == pa.large_string() else pa.binary())
+    broken = pa.Array.from_buffers(kind, len(raw), raw.buffers())
+    columns = {"image": structs(6), "label": ["a", "b"] * 3, column: broken}
+    path = save(tmp_path / "a.parquet", None, **columns)
+    with pytest.raises(SourceError, match=f"column '{column}' holds a text that is not UTF-8"):
+        index(path)
+
+
 def test_a_split_column_is_found_and_can_be_refused(tmp_path: Path) -> None:
     features = {"split": class_label("train", "testing")}
     path = save(tmp_path / "x.parquet", features, image=structs(2), label=["a", "b"], split=[1, 0])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from fedrsic_data.errors import UsageError
 
 def digest(path: str) -> str:
     """sha256 of a file, in hex; empty where there is none, which ``existing`` refuses."""
-    if not Path(path).is_file():
+    if not os.path.isfile(path):  # pathlib raises on names that are too long
         return ""
     with Path(path).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
@@ -32,7 +33,7 @@ def existing(path: str, kinds: Sequence[str], sha256: str) -> Path:
     """
     if Path(path).suffix not in kinds:
         raise UsageError(f"path={path!r} should name a {' or '.join(kinds)} file")
-    if not Path(path).is_file():
+    if not os.path.isfile(path):  # pathlib raises on names that are too long
         raise UsageError(f"path={path!r}: there is no such file at {Path(path).absolute()}")
     if sha256 and digest(path) != sha256:
         raise UsageError(

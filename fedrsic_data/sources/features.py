@@ -75,6 +75,8 @@ class Columns:
         wanted = [self.label, *self.others.values(), *([f"{self.image}.path"] if self.pathed else [])]
         with reading(path), pq.ParquetFile(path) as parquet:
             table = parquet.read(columns=wanted)
+            for column in table.column_names:
+                _check_text(path, column, table.column(column))
             columns = {"label": table.column(self.label).combine_chunks()}
             if self.pathed:
                 columns["path"] = pc.struct_field(table.column(self.image).combine_chunks(), "path").cast(pa.string())
@@ -237,6 +239,14 @@ def coded(values: Sequence[pa.Array], names: tuple[str, ...] | None) -> tuple[tu
         return names, numbers.astype(np.int32)
     distinct, codes = np.unique(numbers, return_inverse=True)
     return tuple(map(str, distinct.tolist())), codes.astype(np.int32)
+
+
+def _check_text(path: Path, column: str, values: pa.ChunkedArray) -> None:
+    """Refuses texts that are none: Arrow takes any bytes for a text until somebody reads it."""
+    try:
+        values.validate(full=True)
+    except pa.ArrowInvalid:
+        raise SourceError(f"{path}: column {column!r} holds a text that is not UTF-8; write it as UTF-8") from None
 
 
 def _width(columns: Sequence[pa.Array]) -> int | None:
