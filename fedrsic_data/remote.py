@@ -36,6 +36,7 @@ from fedrsic_data.sources.locate import cache_folder
 _BLOCK = 4 * 2**20
 _ADDRESS = re.compile(r"[A-Za-z][\w+.:-]*://")
 _FORMAT = 1
+_PATIENCE = 10  # seconds that Google has to answer at first
 _COPY = ".fedkit-copy.json"  # names the files of a copy that is under way, so that the next one knows what is its own
 _PASSING = ("memory://", "mock://")  # file systems inside a process
 
@@ -114,7 +115,27 @@ def _opened(out: str) -> tuple[fs.FileSystem, str]:
     path = path.rstrip("/")
     if not path.strip("/"):
         raise UsageError(f"--out {masked(out)}: names no folder; give the dataset one of its own")
+    if found.type_name == "gcs":
+        _answers(out, path)
     return found, path
+
+
+def _answers(out: str, path: str) -> None:
+    """Looks at a place of Google's for some seconds: without credentials, its client would try for 15 minutes.
+
+    Raises:
+        OutputError: Nothing comes back.
+    """
+    limited = f"{out}{'&' if '?' in out else '?'}retry_limit_seconds={_PATIENCE}"
+    if "retry_limit_seconds" in out:
+        limited = out
+    try:
+        fs.FileSystem.from_uri(limited)[0].get_file_info(path)
+    except (pa.ArrowException, OSError) as error:
+        raise OutputError(
+            f"{masked(out)}: does not answer within {_PATIENCE} s ({discreet(error, address=out)[:120]}...); "
+            "log in with gcloud auth application-default login, or set GOOGLE_APPLICATION_CREDENTIALS"
+        ) from None
 
 
 @contextmanager

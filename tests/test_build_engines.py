@@ -328,3 +328,22 @@ def test_secrets_are_in_no_error_of_the_command(out: str) -> None:
     assert done.returncode in {1, 2}
     assert masked(out) in done.stderr
     assert "SuPerSecret" not in done.stdout + done.stderr
+
+
+@pytest.mark.slow
+def test_a_bucket_of_google_without_credentials_ends_in_seconds(tmp_path: Path) -> None:
+    """Its client would try for 15 minutes, which is far beyond the time that the helper gives a command."""
+    nowhere = {"GCE_METADATA_HOST": "127.0.0.1:1", "HOME": str(tmp_path), "GOOGLE_APPLICATION_CREDENTIALS": ""}
+    wanted = (
+        "build",
+        "fed-rsic",
+        "--sample",
+        "--subset",
+        "fed-ucmerced",
+        "--clients",
+        2,
+        "--set",
+        "sample.per_class=4",
+    )
+    done = fedkit(*wanted, "--out", "gs://bucket/folder", cwd=tmp_path, **nowhere)
+    fails(1, "gs://bucket/folder", "does not answer within 10 s", "log in", done=done)
