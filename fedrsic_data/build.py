@@ -23,7 +23,7 @@ from fedrsic_data.describe import describe, source_entry, writer
 from fedrsic_data.download import Progress
 from fedrsic_data.engines.base import Engine, Task
 from fedrsic_data.engines.threads import Threads
-from fedrsic_data.errors import ManifestError, OutputError, SourceError
+from fedrsic_data.errors import ManifestError, OutputError, SourceError, UsageError
 from fedrsic_data.index import Index, fingerprint
 from fedrsic_data.manifest import CARD, CLIENTS, PLAN, File, Manifest, Plan, Shard
 from fedrsic_data.partition import names
@@ -190,6 +190,11 @@ def _indexes(recipe: Recipe, places: locate.Places, listener: Listener) -> tuple
     wanted = list(dict.fromkeys(s for subset in recipe.subsets.values() for s in subset.sources))
     sources = {name: recipe.source(name) for name in wanted}
     if recipe.sample is not None:
+        if places.folder is not None or places.given:
+            option = (
+                f"--sources {places.folder}" if places.folder is not None else f"--source {next(iter(places.given))}"
+            )
+            raise UsageError(f"{option}: a sample is drawn, not read; leave out either this or --sample")
         drawn = {name: sample_source.index(source, recipe.sample) for name, source in sources.items()}
         sample_source.check(sources.values(), recipe.sample)
         return drawn, []

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from conftest import ROOT, answer, fails, fedkit
 from rich.console import Console
 
@@ -102,3 +103,9 @@ def test_answers_are_texts_and_never_markup() -> None:
     )
     assert out.getvalue().split("\n")[:2] == ["[red]x[/red] [/y]", "a\\x1b[2Jb"]
     assert "long " * 39 in out.getvalue()
+
+
+@pytest.mark.parametrize("option", [("--sources", "somewhere"), ("--source", "ucmerced=somewhere")])
+def test_a_place_for_sources_is_not_passed_over_for_a_sample(option: tuple[str, str], tmp_path: Path) -> None:
+    done = fedkit("build", "fed-rsic", "--sample", *option, "--dry-run", cwd=tmp_path)
+    fails(2, option[0], "a sample is drawn, not read", done=done)
