@@ -84,10 +84,15 @@ def modules(package: str) -> list[Path]:
 
 
 @cache
+def tree(path: Path) -> ast.Module:
+    return ast.parse(path.read_text())
+
+
+@cache
 def imports(path: Path) -> set[str]:
     """Dotted names a module imports, at its top or later; ``from a import b`` counts as ``a.b``."""
     found: set[str] = set()
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in ast.walk(tree(path)):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
@@ -167,8 +172,7 @@ def test_methods_do_not_import_each_other() -> None:
 )
 def test_registered_siblings_do_not_import_each_other(package: str, registry: str) -> None:
     dotted = package.replace("/", ".")
-    listed = ast.parse((ROOT / package / "__init__.py").read_text())
-    assert registry in ast.unparse(listed)
+    assert f"{registry}: " in (ROOT / package / "__init__.py").read_text()
     registered = {n.split(".")[2] for n in imports(ROOT / package / "__init__.py") if n.startswith(dotted + ".")}
     siblings = registered - HELPERS.get(Path(package).name, set()) - helpers(package)
     assert len(siblings) >= 3
@@ -182,15 +186,15 @@ def helpers(package: str) -> set[str]:
     """Modules of a package that register nothing: those without a class or object of its kind."""
     found = set()
     for path in (ROOT / package).glob("*.py"):
-        tree = ast.parse(path.read_text())
+        parsed = tree(path)
         assigns = any(
             isinstance(n, ast.FunctionDef) and n.name == "assign"
-            for c in tree.body
+            for c in parsed.body
             if isinstance(c, ast.ClassDef)
             for n in c.body
         )
         source = any(
-            isinstance(n, ast.Assign) and "SOURCE" in [getattr(t, "id", "") for t in n.targets] for n in tree.body
+            isinstance(n, ast.Assign) and "SOURCE" in [getattr(t, "id", "") for t in n.targets] for n in parsed.body
         )
         if path.stem in ("base",) or not (assigns or source):
             found.add(path.stem)
