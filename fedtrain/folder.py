@@ -54,12 +54,21 @@ def _clients(value: object) -> bool:
     )
 
 
+def _privacy(value: object) -> bool:
+    """What noise came to, in runs that had some."""
+    spent = {} if value is None else value
+    if not isinstance(spent, dict) or not spent:
+        return value is None or value == {}
+    return _text(spent.get("kind")) and (spent.get("epsilon") is None or is_number(spent["epsilon"], 0))
+
+
 _Fields = Mapping[str, Callable[[object], bool]]
 
 _FACTS: _Fields = {
     **dict.fromkeys(("run", "group", "config.method", "config.subset", "config.manifest"), _text),
     **dict.fromkeys(("dataset.name", "dataset.digest"), _text),
     **dict.fromkeys(("config.seed", "dataset.seed"), _count),
+    "config.dp": _object,
     "config.method_settings": _object,
     "config.method_settings.labels": lambda value: value is None or isinstance(value, str),
     "dataset.sample": lambda value: isinstance(value, bool),
@@ -71,6 +80,7 @@ _FACTS: _Fields = {
 _DATA: _Fields = {
     "seal": lambda value: value is None or _text(value),
     "files": lambda value: value is None or _object(value),
+    "privacy": _privacy,
     "rounds": _count,
     "seconds": lambda value: is_number(value, 0),
     "figures": _figures,

@@ -18,6 +18,7 @@ from test_train_engine import config
 
 from fedrsic_data.errors import OutputError
 from fedtrain import methods, pages, report, run
+from fedtrain.folder import load
 from fedtrain.results import found, grouped
 from fedtrain.verify import is_run, verify
 
@@ -198,3 +199,27 @@ def test_verify_of_a_run_needs_no_torch(finished: Path) -> None:
     code += "except SystemExit: sys.exit('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=False)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("name", "key", "value"),
+    [
+        ("config.json", "dp", None),
+        ("config.json", "dp", "none"),
+        ("config.json", "dp", []),
+        ("result.json", "privacy", {"epsilon": 1.0}),
+        ("result.json", "privacy", [1]),
+        ("result.json", "privacy", True),
+    ],
+)
+def test_odd_privacy_in_a_run_without_a_seal_is_damage_in_one_line(
+    name: str, key: str, value: object, folder: Path
+) -> None:
+    result = json.loads((folder / "result.json").read_text())
+    del result["seal"]
+    (folder / "result.json").write_text(json.dumps(result))
+    data = json.loads((folder / name).read_text())
+    (data["config"] if name == "config.json" else data)[key] = value
+    (folder / name).write_text(json.dumps(data))
+    with pytest.raises(OutputError, match=rf"is damaged \((config\.)?{key}\)"):
+        load(folder)

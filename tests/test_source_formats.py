@@ -657,3 +657,15 @@ def test_a_pipe_with_the_name_of_annotations_is_no_annotation_file(tmp_path: Pat
     done = fedkit("new", tmp_path.parent / "mine.json", "--folder", tmp_path)
     assert done.returncode in (0, 1, 2)
     assert "beach" in done.stdout + done.stderr
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes here")
+@pytest.mark.parametrize("name", ["beach/a.xml", "Annotations/a.xml", "beach/a.txt", "data.yaml", "beach/b.png"])
+def test_a_pipe_among_the_files_is_never_waited_for(name: str, tmp_path: Path) -> None:
+    (tmp_path / "beach").mkdir()
+    (tmp_path / "Annotations").mkdir()
+    (tmp_path / "beach" / "a.png").write_bytes(tiny_image(1, ".png"))
+    os.mkfifo(tmp_path / name)
+    done = fedkit("new", tmp_path.parent / "mine.json", "--folder", tmp_path)
+    assert done.returncode in (0, 1, 2)
+    assert "this is a bug" not in done.stderr

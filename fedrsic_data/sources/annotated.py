@@ -256,6 +256,8 @@ def small(root: Path, path: str) -> bytes:
     Raises:
         SourceError: It cannot be read, or is larger than ``MAX_BYTES``.
     """
+    if not (root / path).is_file():  # to open a pipe would be to wait for ever
+        raise SourceError(f"{root / path}: is no regular file; remove it")
     data = FolderContainer(root).read([path])[0]
     if len(data) > MAX_BYTES:
         raise SourceError(f"{root / path}: has more than {MAX_BYTES:,} bytes, which no annotation file has")

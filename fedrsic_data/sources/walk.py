@@ -73,7 +73,7 @@ def walk(root: Path, note: Callable[[str], bool] = _no_note) -> Files:
                     todo.append((path + "/", (*above, here)))
             elif is_image(entry.name) and entry.is_file():
                 images.add(path, entry)
-            elif note(path) and entry.is_file():
+            elif entry.is_file() and note(path):  # to open a pipe would be to wait for ever
                 notes.add(path, entry)
             elif not is_litter(entry.name):
                 others += 1
