@@ -419,6 +419,6 @@ def reading(path: Path, member: str | None = None) -> Iterator[None]:
         raise
     except Exception as error:  # parsers meet hostile bytes with every kind there is
         if isinstance(error, OSError) and error.strerror:
-            raise SourceError(f"{where} cannot be read ({error.strerror}); mend it, or {_AGAIN}") from error
+            raise SourceError(f"{where} cannot be read ({error.strerror}); fix it, or {_AGAIN}") from error
         reason = str(error).strip() or type(error).__name__
         raise SourceError(f"{where} is damaged, cut short or no such archive ({reason}); {_AGAIN}") from error

@@ -385,7 +385,7 @@ def _not_empty(receipts: Mapping[str, Sequence[shards.Receipt]]) -> None:
             first = skipped[0]
             raise SourceError(
                 f"{name}: all {len(skipped):,} images were skipped, {first['sample_id']} for one: {first['reason']}; "
-                "mend them at their source"
+                "fix them at their source"
             )
 
 

@@ -55,7 +55,7 @@ class Remote:
 
 
 class _TransientError(Exception):
-    """The transfer broke in a way that another attempt may mend."""
+    """The transfer broke in a way that another attempt may fix."""
 
     def __init__(self, message: str, wait: float | None = None) -> None:
         super().__init__(message)
@@ -337,7 +337,7 @@ def _check_present(target: Path, remote: Remote) -> None:
             return
         entry = _entry(target, remote)
     except OSError as error:
-        raise DownloadError(f"{target}: cannot be read ({error.strerror}); remove it or mend it") from error
+        raise DownloadError(f"{target}: cannot be read ({error.strerror}); remove it or fix it") from error
     if wrong := _mismatch(entry, remote, record):
         raise DownloadError(f"{target}: {wrong}; delete the file to download it again")
     with suppress(OSError):  # a read-only folder may be used all the same
@@ -378,9 +378,9 @@ def _records(folder: Path) -> dict[str, dict[str, Any]]:
     except FileNotFoundError:
         return {}
     except (OSError, ValueError) as error:
-        raise DownloadError(f"{path}: cannot be read ({error}); mend it or delete it") from error
+        raise DownloadError(f"{path}: cannot be read ({error}); fix it or delete it") from error
     if not isinstance(records, dict) or not all(isinstance(each, dict) for each in records.values()):
-        raise DownloadError(f"{path}: is not a table of files; mend it or delete it")
+        raise DownloadError(f"{path}: is not a table of files; fix it or delete it")
     return records
 
 

@@ -73,7 +73,7 @@ def for_want_of_memory(error: BaseException) -> bool:
 
 
 class FedkitError(Exception):
-    """Something failed that the user can mend; the message says how, and holds no password of an address.
+    """Something failed that the user can fix; the message says how, and holds no password of an address.
 
     Attributes:
         exit_code: The status the command line exits with (1: the work failed).

@@ -29,7 +29,7 @@ MAX_SCANS = 500
 
 
 class Header(NamedTuple):
-    """Of a file whose structure vouches that it is whole.
+    """Facts about a file whose structure vouches that it is whole.
 
     Attributes:
         width: In pixels.

@@ -95,7 +95,7 @@ def speaking(to: Address) -> Iterator[None]:
         loud, bars = utils.logging.get_verbosity(), not utils.are_progress_bars_disabled()
     except ValueError as error:  # it reads its settings when its modules are imported
         raise HubError(
-            f"{to}: huggingface_hub cannot be used ({discreet(error)}); mend the variables HF_... of the environment"
+            f"{to}: huggingface_hub cannot be used ({discreet(error)}); fix the variables HF_... of the environment"
         ) from None
     utils.logging.set_verbosity(utils.logging.ERROR)
     if bars:
@@ -136,9 +136,9 @@ def _words(to: Address, error: Exception) -> str:
     if status == _ABSENT:
         return f"{to}: there is no such dataset or revision, or it is private; log in with: hf auth login"
     if isinstance(error, OSError) and error.filename is not None:  # the login, or a file to send
-        return f"{to}: {error.filename} cannot be used ({error.strerror}); mend it or its permissions"
+        return f"{to}: {error.filename} cannot be used ({error.strerror}); fix it or its permissions"
     if _kinds(error) & _UNSENT:
-        return f"{to}: the Hub cannot be asked ({discreet(error)}); mend HF_ENDPOINT, or log in: hf auth login"
+        return f"{to}: the Hub cannot be asked ({discreet(error)}); fix HF_ENDPOINT, or log in: hf auth login"
     return f"{to}: the Hub cannot be used ({discreet(error)}); try again later"
 
 

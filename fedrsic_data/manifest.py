@@ -247,7 +247,8 @@ class Manifest:
 def repeated(groups: Sequence[Sequence[str]], across: int) -> str:
     """Pictures that are there more than once, in words; how many of them are in several splits comes first."""
     images = sum(map(len, groups))
-    words = f"{len(groups):,} pictures are there more than once ({images:,} images)"
+    several = "picture is" if len(groups) == 1 else "pictures are"
+    words = f"{len(groups):,} {several} there more than once ({images:,} images)"
     if not across:
         return f"{words}; each is kept in one split"
     return (

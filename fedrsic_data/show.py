@@ -311,7 +311,7 @@ def _sources() -> list[dict[str, Any]]:
 
 def _origin(source: sources.Source) -> str:
     if source.kind in sources.GENERAL:
-        return "data of your own; see: fedkit new --help"
+        return "your own data; see: fedkit new --help"
     if source.facts.downloads:
         known = all(remote.sha256 or remote.md5 for remote in source.facts.downloads)
         return "official archives, " + ("checksums known" if known else "checksums recorded at first use")

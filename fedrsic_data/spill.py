@@ -30,7 +30,7 @@ class Spilled:
     """
 
     def __init__(self, columns: dict[str, _Column], num_rows: int) -> None:
-        """Of columns of ``num_rows`` each; ``of`` makes them."""
+        """Takes columns of ``num_rows`` each; ``of`` makes them."""
         self._columns = columns
         self.num_rows = num_rows
 
@@ -70,7 +70,7 @@ class _Column:
     """A column in batches of ``_BATCH`` rows, in the process's temporary file; in memory, if there is but one."""
 
     def __init__(self, kind: pa.DataType, batches: Iterable[pa.Array], num_rows: int) -> None:
-        """Of its batches, all but the last of ``_BATCH`` rows."""
+        """Stores the batches, all but the last of ``_BATCH`` rows."""
         self.type = kind
         self._batches: list[pa.Array | _Piece] = []
         self._dictionary: pa.Array | None = None  # all batches share one
@@ -162,9 +162,9 @@ def _put(data: pa.Buffer) -> _Piece:
                 file.bytes.flush()
             return _Piece(file, start, len(data))
     except OSError as error:
-        mend = "free space there, or set TMPDIR"
+        fix = "free space there, or set TMPDIR"
         if error.errno in (errno.EMFILE, errno.ENFILE):
-            mend = "raise ulimit -n"
+            fix = "raise ulimit -n"
         raise OutputError(
-            f"{tempfile.tempdir or 'TMPDIR'}: cannot hold temporary files ({error.strerror or error}); {mend}"
+            f"{tempfile.tempdir or 'TMPDIR'}: cannot hold temporary files ({error.strerror or error}); {fix}"
         ) from None

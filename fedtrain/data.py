@@ -72,7 +72,7 @@ def picture(data: bytes | None, subset: str, sample: str) -> Image.Image:
         return images.rgb(data, f"{subset}: image {sample}")
     except BadImageError as error:
         words = str(error).rpartition(";")[0]
-        raise BadImageError(f"{words}; mend it at its source, or build again with --on-bad-image skip") from None
+        raise BadImageError(f"{words}; fix it at its source, or build again with --on-bad-image skip") from None
 
 
 def tensor(image: Image.Image) -> torch.Tensor:

@@ -310,7 +310,7 @@ def test_without_a_published_checksum_the_first_use_is_binding(serve, tmp_path):
 def test_damaged_records_are_named(serve, tmp_path):
     for text in ("{", "[]", '{"data.zip": 3}'):
         (tmp_path / "checksums.json").write_text(text)
-        fails([remote(serve())], tmp_path, r"checksums\.json: .*; mend it or delete it")
+        fails([remote(serve())], tmp_path, r"checksums\.json: .*; fix it or delete it")
 
 
 def test_redirects_are_followed_only_over_http(serve, tmp_path):

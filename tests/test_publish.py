@@ -482,7 +482,7 @@ def test_a_login_that_cannot_be_read(sample_build: Path, tmp_path: Path, monkeyp
 def test_settings_of_the_client_that_cannot_be_used(hub: Hub, tmp_path: Path) -> None:
     env = around(hub, tmp_path)
     fails(1, "variables HF_", done=fedkit("inspect", "hf://me/fed", **{**env, "HF_HUB_ETAG_TIMEOUT": "abc"}))
-    fails(1, "mend HF_ENDPOINT", done=fedkit("inspect", "hf://me/fed", **{**env, "HF_ENDPOINT": "nonsense"}))
+    fails(1, "fix HF_ENDPOINT", done=fedkit("inspect", "hf://me/fed", **{**env, "HF_ENDPOINT": "nonsense"}))
 
 
 @pytest.mark.parametrize("sha", ["a" * 5000, "../../etc", "", None, 5])

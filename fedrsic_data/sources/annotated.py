@@ -157,7 +157,7 @@ class Images:
     """The images of a folder by the names that annotations give them; Unicode forms make no difference."""
 
     def __init__(self, root: Path, paths: Iterable[str]) -> None:
-        """Of ``root``, with these paths."""
+        """Describes ``root``, which holds these paths."""
         self._root = root
         self._files: dict[str, list[str]] = defaultdict(list)
         self._stems: dict[str, list[str]] = defaultdict(list)

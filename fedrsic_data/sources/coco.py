@@ -329,7 +329,7 @@ def _wrong_images(ids: Ints, files: pa.Array) -> str:
         return ""
     name = odd[0].as_py()
     if _BELOW.fullmatch(name):
-        return f"file name {name!r} holds a folder, and COCO's own hold none (data of your own: fedkit new --folder)"
+        return f"file name {name!r} holds a folder, and COCO's own hold none (for your own data: fedkit new --folder)"
     return f"file name {name!r} would leave the folder of the images"
 
 

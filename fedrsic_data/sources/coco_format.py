@@ -142,9 +142,9 @@ def _parse(root: Path, path: str) -> _File:
             else:
                 _category(categories, item)
     except _ItemError as error:
-        raise SourceError(f"{where}: {key}: item {number[key]:,} {error}; mend the file or export it again") from None
+        raise SourceError(f"{where}: {key}: item {number[key]:,} {error}; fix the file or export it again") from None
     except (ValueError, RecursionError) as error:
-        raise SourceError(f"{where}: cannot be read ({error}); mend the file or export it again") from None
+        raise SourceError(f"{where}: cannot be read ({error}); fix the file or export it again") from None
     ids = sorted(categories, key=lambda one: (isinstance(one, str), one))
     return _File(
         path,

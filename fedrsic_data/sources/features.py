@@ -319,7 +319,7 @@ def _check_names(path: Path, column: str, names: Sequence[Any]) -> None:
     seen: set[str] = set()
     for name in names:
         if not isinstance(name, str) or not name or any("\ud800" <= c <= "\udfff" for c in name):
-            raise SourceError(f"{path}: column {column!r} has a class called {name!a:.40}, which is no name; mend it")
+            raise SourceError(f"{path}: column {column!r} has a class called {name!a:.40}, which is no name; fix it")
         if name in seen:
             raise SourceError(f"{path}: column {column!r} has two classes called {name!r:.40}; rename one")
         seen.add(name)

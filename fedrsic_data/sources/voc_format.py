@@ -152,7 +152,7 @@ def _annotation(root: Path, path: str, images: Images, its: VocFormatSettings) -
         objects = [_object(number, fields, its) for number, fields in enumerate(said.objects, 1)]
         return _image(path, said.filename, images), objects
     except ValueError as error:
-        raise SourceError(f"{root / path}: {error}; mend the file, or move it away") from None
+        raise SourceError(f"{root / path}: {error}; fix the file, or move it away") from None
 
 
 def _object(number: int, fields: Mapping[str, str], its: VocFormatSettings) -> tuple[str, bool]:

@@ -90,7 +90,7 @@ def label_space(dataset: Dataset, subset: str) -> str:
 
 
 def _answer(message: Message, work: Callable[[], RecordDict]) -> Message:
-    """The reply; what a person can mend is said in it."""
+    """The reply; it says what a person can fix."""
     try:
         return Message(work(), reply_to=message)
     except FedkitError as error:
