@@ -108,7 +108,7 @@ def run_app(app: typer.Typer) -> NoReturn:
         if os.environ.get("FEDKIT_DEBUG") == "1" and not isinstance(error, KeyboardInterrupt | typer.Abort):
             raise
         words, code = _told(error)
-    number = interrupts.asked() if words or code == _INTERRUPTED else None
+    number = interrupts.asked()
     if code == _INTERRUPTED:  # typer's newer versions make this of Ctrl-C, older ones Abort
         number = number or signal.SIGINT
     if number is not None:
@@ -193,6 +193,7 @@ def _leave(code: int, *, stopped: bool) -> NoReturn:
         sys.stdout.flush()
     except OSError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    interrupts.said()
     if stopped:
         interrupts.leave(code)
     sys.exit(code)

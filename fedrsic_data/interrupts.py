@@ -2,6 +2,10 @@
 
 While a command works, a signal is an exception of its own kind, ``Stopped``, so that locks are let go of, processes
 are ended, and what can be resumed stays. Before and after, when there is nothing to let go of, it ends the process.
+
+Code in C and destructors can lose an exception: Arrow, for one, imports pandas when it first needs to know whether a
+value is one of pandas', and drops whatever that import raises. So each ``Stopped`` sees to it that it is not the last:
+if it ceases to exist while the command still works, it is raised again.
 """
 
 from __future__ import annotations
@@ -13,15 +17,25 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 
 _WORDS = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated"}
 _GRACE = 5.0  # seconds to let go of everything, after which a second signal ends the process
+_AGAIN = 0.02  # seconds after which a signal that was lost is sent again; what lost it is mostly done by then
 
 
 class Stopped(KeyboardInterrupt):
     """A signal asks this process to end."""
+
+    def __del__(self) -> None:
+        """Sends the signal again if this was lost on its way; nothing can be raised in here."""
+        if _state.working and _state.first is not None:
+            _state.lost = True
+            again = threading.Timer(_AGAIN, _resend, (_state.first[0],))
+            again.daemon = True
+            with suppress(RuntimeError):  # no room for a thread: the command still ends as one that was stopped
+                again.start()
 
 
 class _State:
@@ -29,11 +43,15 @@ class _State:
     working = False
     first: tuple[signal.Signals, float] | None = None
     """The first signal since a command began to work, and when it came."""
+    lost = False
+    """Whether its exception ceased to exist before it had ended the command."""
     held = False
     late: signal.Signals | None = None
     """A signal that came while none is answered."""
     code: int | None = None
     """What the command came to, once there is nothing left to do."""
+    said = False
+    """Whether a person has been told of it."""
 
 
 _state = _State()
@@ -41,7 +59,9 @@ _state = _State()
 
 def install() -> None:
     """Answers both signals in this process from now on; one that is ignored, as in a shell's background, stays so."""
-    _state.installed, _state.code = True, None
+    if not _state.installed:
+        atexit.register(_deaf)  # among the first, so it is called after all others
+    _state.installed, _state.code, _state.said = True, None, False
     take_back()
 
 
@@ -57,7 +77,7 @@ def take_back() -> None:
 @contextmanager
 def working() -> Iterator[None]:
     """In here a signal raises ``Stopped``, in the main thread."""
-    _state.first, _state.working = None, True
+    _state.first, _state.lost, _state.working = None, False, True
     try:
         yield
     finally:
@@ -65,8 +85,13 @@ def working() -> Iterator[None]:
 
 
 def ended(code: int) -> None:
-    """All is said and done: a signal that still comes ends the process with the command's own code."""
+    """All is done: a signal that still comes changes the command's code no more."""
     _state.code = code
+
+
+def said() -> None:
+    """All is said, too: a signal that still comes ends the process at once, with the command's own code."""
+    _state.said = True
 
 
 def leave(code: int) -> None:
@@ -137,25 +162,43 @@ def settle() -> None:
 
 def _answer(number: int, _: FrameType | None) -> None:
     sent, now = signal.Signals(number), time.monotonic()
-    if _state.code is not None:
+    if _state.code is not None and _state.said:
         os._exit(_state.code)
     if _state.held:
         _state.late = sent
         return
-    if _state.working and _state.first is None:
+    if _state.first is None:
         _state.first = sent, now
+        if _state.working:
+            raise Stopped
+        if _state.code is not None:
+            return
+    elif _state.lost and _state.working:
+        _state.lost = False
         raise Stopped
-    if not _state.working or (_state.first and now - _state.first[1] > _GRACE):
-        os.write(2, f"{line(sent)}\n".encode())
-        os._exit(code(sent))
+    elif now - _state.first[1] < _GRACE:
+        return
+    os.write(2, f"{line(sent)}\n".encode())
+    os._exit(code(sent))
+
+
+def _resend(number: signal.Signals) -> None:
+    """To the main thread itself, which may be waiting for something."""
+    if _state.working and _state.lost:
+        if hasattr(signal, "pthread_kill"):
+            signal.pthread_kill(threading.main_thread().ident or 0, number)
+        else:
+            signal.raise_signal(number)
+
+
+def _deaf() -> None:
+    """Nothing is left but to end, by itself: Python takes our answer away before it has, and the signal would kill."""
+    if _state.installed and threading.current_thread() is threading.main_thread():
+        for number in _WORDS:
+            signal.signal(number, signal.SIG_IGN)
 
 
 def _unraisable(lost: sys.UnraisableHookArgs) -> None:
-    """Sends a signal again that came where nothing can be raised: while an object was being deleted."""
-    if isinstance(lost.exc_value, Stopped) and _state.first is not None:
-        number, _state.first = _state.first[0], None
-        again = threading.Timer(0.05, os.kill, (os.getpid(), number))
-        again.daemon = True
-        again.start()
-    else:
+    """Says nothing of a signal that came where nothing can be raised: it comes again."""
+    if not isinstance(lost.exc_value, Stopped):
         sys.__unraisablehook__(lost)

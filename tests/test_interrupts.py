@@ -165,6 +165,177 @@ def test_a_thread_that_works_on_does_not_keep_a_stopped_process(tmp_path: Path) 
     assert (done.returncode, done.stdout) == (143, "left in order\n")
 
 
+LOST = """
+import ctypes, gc, os, signal, sys, time, weakref
+from fedrsic_data import interrupts
+
+interrupts.install()
+number = signal.Signals[sys.argv[1]]
+
+def come():
+    os.kill(os.getpid(), number)
+    for _ in range(9): pass
+
+class Odd:
+    def __del__(self): come()
+
+def caught():
+    try: come()
+    except BaseException: pass
+
+def replaced():
+    try: caught()
+    finally:
+        try:
+            try: come()
+            except BaseException: raise ImportError from None
+        except ImportError: pass
+
+def forgotten_in_c():
+    ctypes.CFUNCTYPE(None)(come)()
+
+def deleted():
+    Odd()
+
+def watched():
+    odd = set(); weakref.finalize(odd, come); del odd
+
+def sorting():
+    try: sorted([1, 2], key=lambda _: come())
+    except BaseException: pass
+
+def often():
+    for _ in range(3): caught(); time.sleep(0.1)
+
+for lose in (caught, replaced, forgotten_in_c, deleted, watched, sorting, often):
+    try:
+        with interrupts.working():
+            lose()
+            time.sleep(30)
+        print(lose.__name__, "went on")
+    except interrupts.Stopped:
+        print(interrupts.asked() is number)
+"""
+
+
+@pytest.mark.parametrize("number", LINES)
+def test_a_signal_that_other_code_loses_is_answered_all_the_same(tmp_path: Path, number: signal.Signals) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", LOST, number.name],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "True\n" * 7, "")
+
+
+IMPORTING = """
+import os, signal, sys
+from pathlib import Path
+from fedrsic import cli
+from fedrsic_data import interrupts
+
+assert "pandas" not in sys.modules
+moments = [*range(0, 200, 25)]
+for moment in moments:
+    number = (signal.SIGINT, signal.SIGTERM)[moment % 2]
+    read, written = os.pipe()
+    child = os.fork()
+    if not child:
+        os.dup2(written, 2)
+        sys.stdout, sys.stderr = open(os.devnull, "w"), open(2, "w", buffering=1, closefd=False)
+        interrupts.install()
+
+        class Signals:
+            left = moment
+
+            def find_spec(self, name, *_):
+                if name.startswith("pandas"):
+                    if not self.left: os.kill(os.getpid(), number)
+                    self.left -= 1
+
+        sys.meta_path.insert(0, Signals())
+        sys.argv = ["fedkit", *sys.argv[1:]]
+        try:
+            cli.main()
+        except SystemExit as ended:
+            os._exit(ended.code)
+    os.close(written)
+    with open(read) as said:
+        print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 128 + number, said.read(), end="")
+"""
+
+
+def test_a_signal_while_arrow_imports_pandas_is_answered(tmp_path: Path, sample_build: Path) -> None:
+    pytest.importorskip("pandas")
+    done = subprocess.run(
+        [sys.executable, "-c", IMPORTING, "verify", str(sample_build)],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "FEDKIT_DEBUG": "0"},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+    assert done.stderr == ""
+    assert set(done.stdout.splitlines()) == {
+        f"True error: {word}; run the same command to resume" for _, word in LINES.values()
+    }
+    assert len(done.stdout.splitlines()) == 8
+
+
+ENDS = {
+    "a command that keeps the exception and goes on": (
+        "def app(**_):\n    try: come()\n    except BaseException as error: sys.kept = error\n    print('done')\n",
+        (143, "done\n", "error: terminated; run the same command to resume\n"),
+    ),
+    "one that makes another error of it": (
+        "def app(**_):\n    try: come()\n    except BaseException: raise KeyError from None\n",
+        (143, "", "error: terminated; run the same command to resume\n"),
+    ),
+    "while the last words are written": (
+        (
+            "def app(**_):\n"
+            "    class Out(io.TextIOWrapper): flush = lambda self: (come(), super(Out, self).flush())\n"
+            "    sys.stdout = Out(io.FileIO(1, 'w', closefd=False))\n"
+            "    sys.stdout.write('done')\n"
+        ),
+        (0, "done", ""),
+    ),
+    "while the exit functions are called": ("def app(**_): atexit.register(come)\n", (0, "", "")),
+    "while the interpreter is taken apart": (
+        "class Last:\n    def __del__(self, come=come): come()\nlast = Last()\ndef app(**_): pass\n",
+        (0, "", ""),
+    ),
+}
+
+
+@pytest.mark.parametrize("moment", ENDS)
+def test_a_signal_at_the_very_end_of_a_command_is_answered_or_changes_nothing(tmp_path: Path, moment: str) -> None:
+    app, expected = ENDS[moment]
+    code = (
+        "import atexit, io, os, signal, sys\n"
+        "from fedrsic_data import console, interrupts\n"
+        "interrupts.install()\n"
+        "def come(kill=os.kill, number=signal.SIGTERM, me=os.getpid()):\n"
+        "    kill(me, number)\n"
+        "    for _ in range(9): pass\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", f"{code}{app}console.run_app(app)\n"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "FEDKIT_DEBUG": "0"},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=25,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == expected
+
+
 @pytest.mark.distributed
 @pytest.mark.slow
 @pytest.mark.parametrize("number", LINES)
