@@ -14,11 +14,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from fedrsic_data import duplicates, manifest, redraw, schema, seeds, skew
+from fedrsic_data import duplicates, images, manifest, redraw, schema, seeds, skew
 from fedrsic_data.atomic import file_digest
 from fedrsic_data.describe import train_counts
+from fedrsic_data.errors import BadImageError
 from fedrsic_data.manifest import File, Manifest, Plan, Shard, SubsetEntry
 from fedrsic_data.reader import countable
+from fedrsic_data.recipe import Recipe
 from fedrsic_data.splits import TRAIN
 
 _COLUMNS = ("client_id", "sample_id", "domain")
@@ -159,7 +161,7 @@ def _content(folder: Path, built: Manifest, damaged: set[str], note: Callable[[s
         mine = clients.filter(pc.equal(clients.column("subset"), name))
         planned = plan.filter(pc.equal(plan.column("subset"), name))
         if not built.reference:
-            yield from _until_stopped(_subset(folder, name, subset, planned, mine))
+            yield from _until_stopped(_subset(folder, built, name, planned, mine))
         yield from _summary(built, name, subset, planned, mine)
         if not redraw.is_known(built, name):
             continue
@@ -175,8 +177,9 @@ def _table(folder: Path, name: str) -> pa.Table:
         return file.read()
 
 
-def _subset(folder: Path, name: str, subset: SubsetEntry, plan: pa.Table, clients: pa.Table) -> Iterator[Problem]:
-    """Rows against the plan, row groups against the client table."""
+def _subset(folder: Path, built: Manifest, name: str, plan: pa.Table, clients: pa.Table) -> Iterator[Problem]:
+    """Rows against the plan, row groups against the client table, images against the rules of a build."""
+    subset = built.subsets[name]
     fine = subset.fine.classes if subset.fine else ()
     expected = schema.shard_schema(subset.classes, multi_label=subset.multi_label, fine=fine)
     where = {
@@ -190,7 +193,7 @@ def _subset(folder: Path, name: str, subset: SubsetEntry, plan: pa.Table, client
                 continue
             if file.metadata.num_rows != shard.rows:
                 yield Problem(shard.path, f"has {file.metadata.num_rows} rows, the manifest says {shard.rows}")
-            yield from _row_groups(shard.path, file, where)
+            yield from _row_groups(shard.path, file, where, built.recipe)
             label = "labels" if subset.multi_label else "label"
             rows = file.read(columns=[label, *(["fine_labels"] if fine else []), *_COLUMNS])
             read.append(rows.append_column("split", pa.repeat(pa.scalar(shard.split), rows.num_rows)))
@@ -220,7 +223,9 @@ def _pictures(folder: Path, name: str, subset: SubsetEntry) -> Iterator[Problem]
             yield Problem(manifest.NAME, f"duplicates of {name}: {group[0]} and {group[1]} are not one picture")
 
 
-def _row_groups(path: str, file: pq.ParquetFile, where: dict[tuple[str, str], dict[str, object]]) -> Iterator[Problem]:
+def _row_groups(
+    path: str, file: pq.ParquetFile, where: dict[tuple[str, str], dict[str, object]], recipe: Recipe
+) -> Iterator[Problem]:
     """Each row group one client's, and where the client table says."""
     found: dict[str, list[int]] = {}
     at = next(i for i in range(file.metadata.num_columns) if file.schema.column(i).path == "client_id")
@@ -237,6 +242,36 @@ def _row_groups(path: str, file: pq.ParquetFile, where: dict[tuple[str, str], di
             yield Problem(
                 path, f"holds {client} in row groups {groups[0]} to {groups[-1]}, clients.parquet says otherwise"
             )
+            continue
+        held, damaged = 0, list[str]()
+        for group in groups:
+            size = _whole_images(file, group, recipe, damaged)
+            if size > recipe.layout.row_group_bytes and file.metadata.row_group(group).num_rows > 1:
+                yield Problem(
+                    path, f"row group {group} has {size:,} bytes of images, over the recipe's row_group_bytes"
+                )
+            held += size
+        if damaged:
+            more = f", and {len(damaged) - 1:,} more images" if len(damaged) > 1 else ""
+            yield Problem(path, f"an image of {client} is none that a build takes: {damaged[0]}{more}")
+        if held != row["bytes"]:
+            yield Problem(path, f"holds {held:,} bytes of images of {client}, clients.parquet says {row['bytes']:,}")
+
+
+def _whole_images(file: pq.ParquetFile, group: int, recipe: Recipe, damaged: list[str]) -> int:
+    """The bytes of the images in a row group; adds in words those that a build would not have taken."""
+    rows, held = file.read_row_group(group, columns=["image.bytes", "sample_id"]), 0
+    for name, image in zip(rows.column("sample_id").to_pylist(), rows.column("image"), strict=True):
+        data = image["bytes"].as_py() if image.is_valid else None
+        held += len(data or b"")
+        try:
+            size = images.check(data, name)
+        except BadImageError as error:
+            damaged.append(str(error).split(";")[0])
+            continue
+        if recipe.sample is not None and size != (recipe.sample.size, recipe.sample.size):
+            damaged.append(f"{name}: {size[0]} x {size[1]} pixels, the recipe renders {recipe.sample.size}")
+    return held
 
 
 def _against_plan(name: str, subset: SubsetEntry, plan: pa.Table, rows: pa.Table) -> Iterator[Problem]:

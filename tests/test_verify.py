@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import shutil
@@ -12,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from conftest import fedkit, make, sampled
+from PIL import Image
 
 import fedrsic_data
 from fedrsic_data import manifest, sites
@@ -106,6 +108,28 @@ def more_rows(table: pa.Table) -> pa.Table:
     return table.set_column(at, "rows", pa.array([rows[0] + 1, *rows[1:]], pa.int64()))
 
 
+def pictured(data: Callable[[list[bytes]], list[bytes | None]]) -> Callable[[Path], None]:
+    """Other bytes in the place of a shard's images, in a dataset whose digests agree."""
+
+    def change(table: pa.Table) -> pa.Table:
+        rows = table.column("image").to_pylist()
+        for row, one in zip(rows, data([row["bytes"] for row in rows]), strict=True):
+            row["bytes"] = one
+        return table.set_column(0, table.schema.field("image"), pa.array(rows, table.schema.field("image").type))
+
+    return rewrite(SHARD, change)
+
+
+def first(data: bytes | None) -> Callable[[Path], None]:
+    return pictured(lambda files: [data, *files[1:]])
+
+
+def painted(form: str, side: int = 64) -> bytes:
+    made = io.BytesIO()
+    Image.new("RGB", (side, side), "red").save(made, form)
+    return made.getvalue()
+
+
 CASES: dict[str, tuple[Callable[[Path], object], str, str]] = {
     "deleted": (lambda d: (d / SHARD).unlink(), SHARD, "is missing"),
     "truncated": (lambda d: (d / SHARD).write_bytes((d / SHARD).read_bytes()[:-7]), SHARD, "bytes, the manifest says"),
@@ -150,6 +174,18 @@ CASES: dict[str, tuple[Callable[[Path], object], str, str]] = {
         rewrite(SHARD, lambda t: pa.concat_tables([t, t.slice(0, 1)])),
         "fed-ucmerced",
         "1 images twice",
+    ),
+    "image emptied well": (first(b""), SHARD, "the file is empty (0 bytes)"),
+    "image taken away well": (first(None), SHARD, "has no bytes (null)"),
+    "image of text": (first(b"<svg xmlns='http://www.w3.org/2000/svg'/>"), SHARD, "not an image of JPEG"),
+    "image of a program": (first(painted("EPS")), SHARD, "not an image of JPEG"),
+    "all images cut": (pictured(lambda files: [file[:-40] for file in files]), SHARD, "more images"),
+    "another image": (first(painted("PNG")), SHARD, "clients.parquet says"),
+    "a larger image": (first(painted("PNG", 65)), SHARD, "65 x 65 pixels, the recipe renders"),
+    "row groups above the recipe's": (
+        edit(lambda m: m["recipe"]["layout"].update(row_group_bytes=5), reseal=True),
+        SHARD,
+        "over the recipe's row_group_bytes",
     ),
     "plan rewritten": (rewrite("plan.parquet", reowned), "plan.parquet", "plan digest"),
     "client table rewritten": (rewrite("clients.parquet", more_rows), SHARD.replace("3", "0"), "says otherwise"),
