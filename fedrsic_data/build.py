@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import re
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -26,14 +25,12 @@ from fedrsic_data.engines.threads import Threads
 from fedrsic_data.errors import ManifestError, OutputError, SourceError, UsageError
 from fedrsic_data.index import Index, fingerprint
 from fedrsic_data.manifest import CARD, CLIENTS, PLAN, File, Manifest, Plan, Shard
-from fedrsic_data.partition import names
 from fedrsic_data.plan import Planned, PlannedSubset
 from fedrsic_data.recipe import Recipe, pinned, to_json
 from fedrsic_data.sources import SOURCES, locate
 from fedrsic_data.sources import sample as sample_source
 from fedrsic_data.verify import strays
 
-_MOST_FILES = 300  # clients up to which each gets files of its own, in layout "auto"
 _THREADS = Threads()
 
 
@@ -413,8 +410,8 @@ def _jobs(recipe: Recipe, subset: PlannedSubset) -> tuple[shards.Rows, list[tupl
     )
     mean = _mean_bytes(subset)
     window = max(1, recipe.layout.row_group_bytes // mean)
-    packed = recipe.layout.files == "packed" or (recipe.layout.files == "auto" and len(subset.clients) > _MOST_FILES)
-    files = _file_names(subset.clients)
+    packed = recipe.layout.packed(len(subset.clients))
+    files = shards.file_names(subset.clients)
     jobs: list[shards.Job] = []
     for code, split in enumerate(subset.split_names):
         begin, end = np.searchsorted(splits, [code, code + 1]).tolist()
@@ -422,15 +419,9 @@ def _jobs(recipe: Recipe, subset: PlannedSubset) -> tuple[shards.Rows, list[tupl
         if packed:
             starts = _packs(starts, end - begin, recipe.layout.shard_bytes // mean)
         for number, (first, last) in enumerate(pairwise([*(begin + starts).tolist(), end])):
-            name = f"{split}-{number:05d}-of-{len(starts):05d}" if packed else files[owner[first]]
-            jobs.append(shards.Job(f"{subset.name}/{split}/{name}.parquet", split, first, last - first))
+            file = shards.packed_name(split, number, len(starts)) if packed else files[owner[first]]
+            jobs.append(shards.Job(f"{subset.name}/{split}/{file}.parquet", split, first, last - first))
     return rows, [(job, window) for job in jobs]
-
-
-def _file_names(clients: Sequence[str]) -> Sequence[str]:
-    """The clients' names where all of them can be file names anywhere; else numbered ones."""
-    plain = all(re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]{0,95}", name) for name in clients)
-    return clients if plain and len({name.lower() for name in clients}) == len(clients) else names(len(clients))
 
 
 def _packs(starts: NDArray[np.int64], total: int, most: int) -> NDArray[np.int64]:

@@ -27,6 +27,8 @@ _RESERVED = ("manifest.json", "plan.parquet", "clients.parquet", "readme.md")
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}")
 
+_MOST_FILES = 300  # clients up to which each gets files of its own, in layout "auto"
+
 
 @dataclass(frozen=True)
 class Layout:
@@ -48,6 +50,10 @@ class Layout:
         if self.row_group_bytes > 32 * 2**20:  # one more image of 64 MiB keeps it under 100 MB
             raise UsageError(f"row_group_bytes={self.row_group_bytes} should be at most {32 * 2**20}")
         at_least("shard_bytes", self.shard_bytes, 1)
+
+    def packed(self, clients: int) -> bool:
+        """Whether so many clients of a subset are together in shards."""
+        return self.files == "packed" or (self.files == "auto" and clients > _MOST_FILES)
 
 
 @dataclass(frozen=True)

@@ -13,11 +13,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from fedrsic_data import memory, plan, schema, splits
+from fedrsic_data import memory, plan, schema, shards, splits
 from fedrsic_data.errors import UsageError
 from fedrsic_data.manifest import Manifest, SubsetEntry
 from fedrsic_data.plan import Merged, PlannedSubset
 from fedrsic_data.recipe import Recipe
+from fedrsic_data.sources import sample
 from fedrsic_data.spill import Spilled
 
 _BEFORE = "0.1.0"  # dealt duplicates in another way where clients, users or the sources say what is held out
@@ -49,6 +50,8 @@ def of_dataset(built: Manifest, rows: pa.Table) -> Iterator[str]:
     for name in sorted(used):
         if built.sources[name].redistributable is not (rendered or recipe.source(name).facts.redistributable):
             yield f"redistributable of source {name} is not what is known of it"
+        if recipe.sample and built.sources[name].images != len(sample.index(recipe.source(name), recipe.sample).table):
+            yield f"images of source {name} are not as many as the recipe renders"
 
 
 def of_subset(
@@ -70,6 +73,8 @@ def of_subset(
             yield "moved or left_out tell of images, and it holds none"
         return
     images, told = _images(built, name), _told(subset, rows)
+    if told >= images:
+        yield from _laid_out(built, name, clients)
     if told > images:
         yield f"its sources have {images:,} images, and the plan tells of {told:,}"
     if told < images:
@@ -124,7 +129,9 @@ def _listed(recipe: Recipe, subset: SubsetEntry, rows: pa.Table) -> Iterator[str
     for left in subset.left_out:
         examples = pa.array(left.examples, pa.string())
         dealt = plan.undealt(left.reason) and pc.any(pc.is_in(examples, value_set=ids)).as_py()
-        if left.count < max(1, len(left.examples)) or dealt:
+        # sources pass over files for reasons of their own; where images are rendered there are no files
+        told = recipe.sample is None or plan.drawn(left.reason) or plan.undealt(left.reason)
+        if left.count < max(1, len(left.examples)) or dealt or not told:
             yield f"left_out does not fit the plan: {left.reason}"
     yield from _repeated(recipe, subset, ids)
 
@@ -187,6 +194,24 @@ def _drawn(recipe: Recipe, name: str, subset: SubsetEntry, rows: pa.Table) -> Pl
         left_out=tuple(left for left in subset.left_out if not plan.drawn(left.reason)),
     )
     return plan.divide(recipe, name, merged, _numbered(subset, rows) if recipe.duplicates == "group" else ())
+
+
+def _laid_out(built: Manifest, name: str, clients: pa.Table) -> Iterator[str]:
+    """Whether the shards of a subset are the files that the recipe's layout makes of its clients."""
+    layout, subset = built.recipe.layout, built.subsets[name]
+    order = list(dict.fromkeys(clients.column("client_id").to_pylist()))
+    packed = layout.packed(len(order))
+    own = dict(zip(order, shards.file_names(order), strict=True))
+    for split in subset.rows:
+        held = [shard.path for shard in subset.shards if shard.split == split]
+        names = [shards.packed_name(split, number, len(held)) for number in range(len(held))]
+        if not packed:
+            mine = clients.filter(
+                pc.and_(pc.equal(clients.column("split"), split), pc.is_valid(clients.column("file")))
+            )
+            names = [own[client] for client in mine.column("client_id").to_pylist()]
+        if sorted(held) != sorted(f"{name}/{split}/{file}.parquet" for file in names):
+            yield f"files of split {split} are not those of the recipe's layout"
 
 
 def _numbered(subset: SubsetEntry, rows: pa.Table) -> list[NDArray[np.int64]]:

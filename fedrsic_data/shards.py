@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import mmap
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -24,6 +25,7 @@ from numpy.typing import NDArray
 from fedrsic_data import atomic, images
 from fedrsic_data.errors import BadImageError
 from fedrsic_data.index import Container
+from fedrsic_data.partition import names
 from fedrsic_data.schema import IMAGE, class_names, whole
 from fedrsic_data.spill import Spilled
 
@@ -247,6 +249,17 @@ def write(
         fine_counts=_fine_counts(rows, kept),
         skipped=tuple(skipped),
     )
+
+
+def file_names(clients: Sequence[str]) -> Sequence[str]:
+    """The clients' names where all of them can be file names anywhere; else numbered ones."""
+    plain = all(re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]{0,95}", name) for name in clients)
+    return clients if plain and len({name.lower() for name in clients}) == len(clients) else names(len(clients))
+
+
+def packed_name(split: str, number: int, count: int) -> str:
+    """The name of one of the ``count`` files of a split in which clients are together."""
+    return f"{split}-{number:05d}-of-{count:05d}"
 
 
 def alone(job: Job, rows: Rows) -> tuple[Job, Rows]:

@@ -366,6 +366,9 @@ LIES: dict[str, tuple[Callable[[Path], object], str]] = {
     "left out for shots": (left("beyond 3 shots of its class at its client"), "left_out is not what the recipe gives"),
     "left out of the classes": (left(UNSHARED), "its sources have 126 images, and the plan tells of 133"),
     "left out and none": (left("unreadable", 0), "left_out does not fit the plan: unreadable"),
+    "left out by files that are none": (left("unreadable", 3), "left_out does not fit the plan: unreadable"),
+    "packed": (recipe_lie(layout={"files": "packed"}), "files of split train are not those of the recipe's layout"),
+    "images rendered": (recipe_lie(sample={"per_class": 9}), "images of source ucmerced are not as many as the recipe"),
     "skipped": (skipping, "skipped are not images that the plan has so"),
     "its name": (edit(lambda m: m.update(name="mine"), reseal=True), "name is 'mine', and its recipe makes"),
     "its sources": (
@@ -406,6 +409,14 @@ def test_subsets_that_its_recipe_does_not_make_are_refused_at_once(dataset: Path
     edit(lambda m: m["recipe"]["subsets"].update(more={"sources": ["ucmerced"]}))(dataset)
     with pytest.raises(ManifestError, match="its subsets are not those of its recipe"):
         verify(dataset)
+
+
+def test_a_packed_dataset_that_says_it_is_not(tmp_path: Path) -> None:
+    built = sampled(tmp_path / "fed", "layout.files=packed").path
+    recipe_lie(layout={"files": "client"})(built)
+    assert [problem.words for problem in verify(built)[1]] == [
+        f"fed-ucmerced: files of split {split} are not those of the recipe's layout" for split in ("train", "test")
+    ]
 
 
 def test_a_real_dataset_called_a_sample(ucmerced: Path, tmp_path: Path) -> None:
