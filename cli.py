@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fedrsic_data import commands, interrupts
-from fedrsic_data.commands import Json, Seed, Subsets, given
-from fedrsic_data.console import answer, listening, run_app, say, telling
+from fedrsic_data import interrupts
+from fedrsic_data.cli import commands
+from fedrsic_data.cli.commands import Json, Seed, Subsets, given
+from fedrsic_data.cli.console import answer, listening, run_app, say, telling
 from fedrsic_data.errors import FedkitError
 
 if TYPE_CHECKING:
@@ -69,12 +70,12 @@ def quickstart(
       fedkit quickstart
       fedkit quickstart --out /tmp/tour
     """
-    from fedrsic_data import quickstart as samples
+    from fedrsic_data.cli import sample_datasets
     from fedrsic_data.sources.locate import cache_folder
 
     with listening(quiet=json) as listener:
-        datasets = samples.built(out / "data", listener=listener)
-    from fedtrain import quickstart as tour
+        datasets = sample_datasets.built(out / "data", listener=listener)
+    from fedtrain.report import quickstart as tour
 
     with _training(quiet=json) as hears:
         shown = tour.train(datasets, out, cache=cache_folder(), listener=hears)
@@ -130,7 +131,7 @@ def train(
       fedkit train fedpgp --manifest data/fed-rsic --engine flower --set flower.cpus=2
       fedkit train fedpgp --manifest data/fed-rsic --engine flower --set dp.noise=0.5
     """
-    from fedrsic_data import twin
+    from fedrsic_data.derive import find
     from fedrsic_data.sources.locate import Places, cache_folder
 
     sets = [
@@ -138,18 +139,19 @@ def train(
         *(["tensorboard=true"] if tensorboard else []),
         *(set_ or []),
     ]
-    from fedtrain import report, run
-    from fedtrain.results import learned
+    from fedtrain import run
+    from fedtrain.report import answers
+    from fedtrain.runs.results import learned
 
     where = run.engine(engine)
     run.draft(method, sets)  # what is mistyped is said before anything is built
     places = Places(folder=sources) if sources else None
     with listening(quiet=json) as listener:
-        built = twin.folder(manifest, sample=sample, places=places, needed=subset or [], listener=listener)
+        built = find.folder(manifest, sample=sample, places=places, needed=subset or [], listener=listener)
     with _training(quiet=json) as hears:
         wanted = run.configs(method, built, subset or [], sets)
         results = run.train_all(wanted, out, overwrite=overwrite, cache=cache_folder(), listener=hears, engine=where)
-    answer(report.trained(results, sets), json)
+    answer(answers.trained(results, sets), json)
     if not learned(results):
         raise FedkitError("every update was refused as not finite, nothing was learnt; lower lr")
 
@@ -168,11 +170,11 @@ def compare(
       fedkit compare runs/fedpgp-* runs/promptfl-*
       fedkit compare runs --format markdown > table.md
     """
-    from fedtrain import report
-    from fedtrain.results import found, grouped
+    from fedtrain.report import answers
+    from fedtrain.runs.results import found, grouped
 
     held = found(runs, note=say)
-    answer(report.compared(grouped(held), form), json)
+    answer(answers.compared(grouped(held), form), json)
 
 
 @app.command(short_help="Prove a built dataset against its manifest, or a finished run against its seal.")
@@ -192,15 +194,15 @@ def verify(
       fedkit verify runs/fedpgp-fed-rsic-seed0
       fedkit verify data/fed-rsic --json
     """
-    from fedtrain import verify as runs
+    from fedtrain.runs import verify as runs
 
     if not runs.is_run(path):
         commands.verify(path, json)
         return
-    from fedtrain import report
+    from fedtrain.report import answers
 
     run, problems, notes = runs.verify(path)
-    answer(report.verified(path, run, problems, notes), json)
+    answer(answers.verified(path, run, problems, notes), json)
     if problems:
         raise typer.Exit(1)
 
@@ -230,7 +232,7 @@ def flower_app(
       fedkit flower app my-app --method fedlgt --manifest sites/server --set flower.scores=true
       fedkit flower app my-app --method fedpgp --manifest sites/server --set dp.noise=0.5
     """
-    from fedtrain.flower import app as federation
+    from fedtrain.federation import app as federation
 
     sets = [*given(rounds=rounds, seed=seed), *(set_ or [])]
     answer(federation.write(folder, method, manifest, subset, sets, out, overwrite=overwrite), json)
@@ -256,7 +258,7 @@ def flower_run(
       fedkit flower run my-app federation
       fedkit flower run my-app federation --run-config "sets='rounds=50 seed=1' out='/srv/runs/seed-1'"
     """
-    from fedtrain.flower import launch
+    from fedtrain.federation import launch
 
     answer(launch.run(folder, connection, run_config or [], lambda words: say(words, quiet=json)), json)
 
@@ -278,9 +280,9 @@ def report(
       fedkit report runs --out runs.html
       fedkit report data/fed-rsic runs/fedpgp-* runs/promptfl-* --out report.html
     """
-    from fedtrain import pages
+    from fedtrain.report import html
 
-    answer(pages.report(paths, out, images=images), json)
+    answer(html.report(paths, out, images=images), json)
 
 
 @app.command("list", short_help="List recipes, sources, partitioners and methods.")
@@ -297,21 +299,21 @@ def list_(
       fedkit list methods
     """
     if what == "methods":
-        from fedtrain import report
+        from fedtrain.report import answers
 
-        answer(report.methods(), json)
+        answer(answers.methods(), json)
         return
-    from fedrsic_data import show
+    from fedrsic_data.cli import tables
 
-    answer(show.listed(what), json)
+    answer(tables.listed(what), json)
 
 
 @contextmanager
 def _training(*, quiet: bool) -> Iterator[TrainListener]:
     from rich.console import Console
 
-    from fedtrain import live
     from fedtrain.engines.base import Listener
+    from fedtrain.report import live
 
     with live.view(Console(stderr=True), quiet=quiet) as rounds:
         yield Listener(say=telling(quiet=quiet), note=lambda words: say(words, quiet=quiet), round=rounds)

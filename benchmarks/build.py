@@ -23,7 +23,8 @@ from pathlib import Path
 
 import numpy as np
 
-from fedrsic_data import build, recipe, vocabulary
+from fedrsic_data.recipes import recipe
+from fedrsic_data.sources import vocabulary
 from fedrsic_data.sources.locate import Places
 
 ROOT = Path(__file__).parent.parent
@@ -68,7 +69,7 @@ def compare(source: Path, subset: str, repeats: int) -> dict[str, object]:
             subprocess.run(["cp", "-r", str(source), str(out / "copy")], check=True)
 
         def pipeline() -> None:
-            build.build(build.prepare(wanted, places), out / "built")
+            pipeline.build(pipeline.prepare(wanted, places), out / "built")
 
         def command() -> None:
             arguments = [sys.executable, str(ROOT / "cli.py"), "build", "fed-rsic", "--subset", subset]

@@ -16,17 +16,7 @@ from PIL import Image, ImageDraw
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from fedrsic_data.sample import (
-    CLASSES,
-    COLLECTIONS,
-    FINE,
-    SENSORS,
-    Photograph,
-    encode,
-    photograph,
-    photographs,
-    render,
-)
+from fedrsic_data.sample import CLASSES, COLLECTIONS, FINE, SENSORS, Photograph, encode, photograph, photographs, render
 
 _MARGIN, _HEAD, _GAP = 150, 18, 2
 _LINES, _LINE = 4, 11  # of text under a photograph; pixels

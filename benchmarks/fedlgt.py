@@ -40,13 +40,15 @@ from torch.utils.flop_counter import FlopCounterMode
 from torchvision import transforms
 from torchvision.models import resnet18
 
-from fedrsic_data import build, recipe, schema
-from fedrsic_data.reader import Dataset as Built
+from fedrsic_data.build import pipeline
+from fedrsic_data.dataset import schema
+from fedrsic_data.dataset.reader import Dataset as Built
+from fedrsic_data.recipes import recipe
 from fedrsic_data.sources.locate import Places
-from fedtrain.aggregate import WeightedMean
+from fedtrain.methods.aggregate import WeightedMean
 from fedtrain.methods.base import Context
 from fedtrain.methods.fedlgt import FedLGT, FedLGTSettings, known_labels, states_of, uncertain, unknown_loss
-from fedtrain.methods.pictures import Network
+from fedtrain.methods.networks.network import Network
 from fedtrain.models.label_transformer import LabelTransformer
 
 LABELS = {"coarse": 17, "fine": 1628}
@@ -185,8 +187,8 @@ def federation(folder: Path, counts: list[int], labels: str) -> Path:
         "splits": {},
         "partition": {"name": "natural"},
     }
-    planned = build.prepare(recipe.from_json(data, "bench"), Places(offline=True))
-    return build.build(planned, folder / "built").path
+    planned = pipeline.prepare(recipe.from_json(data, "bench"), Places(offline=True))
+    return pipeline.build(planned, folder / "built").path
 
 
 def measured(device: torch.device, action: Any, digits: int = 2) -> dict[str, float]:

@@ -40,14 +40,17 @@ from torch.nn import functional
 from torchvision.models import resnet18
 
 import fedrsic_data
-from fedrsic_data import build, recipe, sample
+from fedrsic_data import sample
+from fedrsic_data.build import pipeline
+from fedrsic_data.recipes import recipe
 from fedrsic_data.sources.locate import Places
-from fedtrain import multilabel, run
+from fedtrain import run
 from fedtrain.config import RunConfig
-from fedtrain.files import METRICS
-from fedtrain.images import Album, Pictures, normalised
+from fedtrain.methods.networks import multilabel
+from fedtrain.methods.networks.album import Album, Pictures, normalised
 from fedtrain.metrics import mean
 from fedtrain.models import label_transformer
+from fedtrain.runs.files import METRICS
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results" / "label_methods.md"
@@ -155,8 +158,8 @@ class Bench:
         """A built sample with the source's own user-disjoint splits."""
         sets = [*drawn(repetition), f"clients={self.clients}", f"sample.users={self.users}"]
         wanted = recipe.override(recipe.load("flair-100"), sample=True, sets=sets)
-        prepared = build.prepare(recipe.from_json(wanted, "benchmark"), Places(offline=True))
-        return build.build(prepared, self.data / f"flair-{self.clients}-{repetition}").path
+        prepared = pipeline.prepare(recipe.from_json(wanted, "benchmark"), Places(offline=True))
+        return pipeline.build(prepared, self.data / f"flair-{self.clients}-{repetition}").path
 
     def judged(self, count: int) -> tuple[int, ...]:
         """The first repetitions that are not too large."""

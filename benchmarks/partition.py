@@ -199,8 +199,8 @@ def fedkit_index(path: Path) -> Any:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    from fedrsic_data.containers import ParquetContainer
-    from fedrsic_data.index import INDEX_SCHEMA, Index, fingerprint
+    from fedrsic_data.raw.containers import ParquetContainer
+    from fedrsic_data.raw.index import INDEX_SCHEMA, Index, fingerprint
 
     with pq.ParquetFile(path, pre_buffer=False, buffer_size=1 << 20) as file:
         table = file.read([c for c in file.schema_arrow.names if c != "image"])
@@ -243,7 +243,7 @@ def classfolders_index(path: Path) -> Any:
 
 def fedkit_recipe(settings: dict[str, Any]) -> Any:
     """A recipe over the rows, which stand as a source beside the real ones."""
-    from fedrsic_data import recipe
+    from fedrsic_data.recipes import recipe
     from fedrsic_data.sources import SOURCES
 
     SOURCES["rows"] = next(iter(SOURCES.values()))  # recipes name registered sources; nothing of it is read
@@ -257,8 +257,8 @@ def fedkit_plan(job: Job) -> tuple[Any, Result]:
     import numpy as np
     import pyarrow as pa
 
-    from fedrsic_data import build, plan
-    from fedrsic_data.manifest import SourceEntry
+    from fedrsic_data.build import pipeline, plan
+    from fedrsic_data.dataset.manifest import SourceEntry
 
     wanted, source = fedkit_recipe(job.settings), Path(job.source)
     pa.array(np.zeros(1))  # the first of them imports pandas, which is no part of a plan
@@ -277,16 +277,16 @@ def fedkit_plan(job: Job) -> tuple[Any, Result]:
     divided = step("divide", plan.divide, wanted, "rows", merged)
     entry = SourceEntry("synthetic rows", "", "none", "", True, index.table.num_rows, ())
     stamps = index.fingerprint, index.newest
-    planned = step("digest", build.Planned.of, wanted, {"rows": entry}, [divided], *stamps, [source])
+    planned = step("digest", pipeline.Planned.of, wanted, {"rows": entry}, [divided], *stamps, [source])
     return planned, {"plan_s": sum(took.values()), "plan_cpu_s": time.process_time() - cpu, "steps": took}
 
 
 def fedkit_cell(job: Job) -> Result:
-    from fedrsic_data import build
+    from fedrsic_data.build import pipeline
 
     planned, took = fedkit_plan(job)
     start, cpu = time.perf_counter(), time.process_time()
-    build.build(planned, Path(job.folder) / "out")
+    pipeline.build(planned, Path(job.folder) / "out")
     export = {"export_s": time.perf_counter() - start, "export_cpu_s": time.process_time() - cpu}
     shards = list((Path(job.folder) / "out" / "rows").rglob("*.parquet"))
     return {**took, **export, **peak(), **written(job, shards)}

@@ -30,7 +30,7 @@ from torch.nn import functional
 
 import fedrsic_data
 from fedrsic_data.sample import CLASSES, caption, render
-from fedtrain.features import features
+from fedtrain.methods.prompts.features import features
 from fedtrain.models import clip as clips
 from fedtrain.models import tiny
 from fedtrain.models.tiny import Tokenizer, pieces

@@ -26,13 +26,14 @@ import torch
 from repetitions import CHOSEN, JUDGED, UNIT, Figures, apart, climbed, drawn, order, spread, wins
 
 import fedrsic_data
-from fedrsic_data import build, recipe
+from fedrsic_data.build import pipeline
+from fedrsic_data.recipes import recipe
 from fedrsic_data.sources.locate import Places
 from fedtrain import run
 from fedtrain.config import RunConfig
 from fedtrain.methods.base import Context
-from fedtrain.methods.classes import TEMPLATE, Classes
-from fedtrain.methods.rows import Images, Rows
+from fedtrain.methods.prompts.classes import TEMPLATE, Classes
+from fedtrain.methods.prompts.rows import Images, Rows
 from fedtrain.metrics import accuracy, mean
 from fedtrain.models import clip
 
@@ -64,8 +65,8 @@ class Bench:
         sets += ["splits.val=0.2"] if validation else []
         sets += ["base_to_novel=true"] if novel else []
         data = recipe.override(recipe.load("fed-rsic"), subsets=[SUBSET], sample=True, sets=sets)
-        prepared = build.prepare(recipe.from_json(data, "benchmark"), Places(offline=True))
-        return build.build(prepared, self.data / f"{kind}-{repetition}").path
+        prepared = pipeline.prepare(recipe.from_json(data, "benchmark"), Places(offline=True))
+        return pipeline.build(prepared, self.data / f"{kind}-{repetition}").path
 
     def train(self, method: str, federation: Path, repetition: int, split: str, rate: float | None) -> Figures:
         """The figures of one run on one split."""

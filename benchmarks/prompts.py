@@ -35,13 +35,14 @@ import torch
 from torch.nn import functional
 
 import fedrsic_data
-from fedrsic_data import build, recipe
-from fedrsic_data.reader import Subset
+from fedrsic_data.build import pipeline
+from fedrsic_data.dataset.reader import Subset
+from fedrsic_data.recipes import recipe
 from fedrsic_data.sources.locate import Places
-from fedtrain.features import Features
-from fedtrain.methods import rows as method_rows
 from fedtrain.methods.base import Context
 from fedtrain.methods.fedpgp import FedPGP, FedPGPSettings
+from fedtrain.methods.prompts import rows as method_rows
+from fedtrain.methods.prompts.features import Features
 from fedtrain.models.clip import Clip
 from fedtrain.models.prompts import PromptEncoder
 
@@ -52,7 +53,7 @@ def federation(folder: Path) -> Subset:
     """UC Merced's counts: 21 classes of 100 images, 10 clients by Dirichlet(0.5); the pictures are tiny."""
     sets = ["sample.per_class=100", "sample.size=32"]
     wanted = recipe.override(recipe.load("fed-rsic"), subsets=["fed-ucmerced"], sample=True, sets=sets)
-    build.build(build.prepare(recipe.from_json(wanted, "benchmark"), Places(offline=True)), folder)
+    pipeline.build(pipeline.prepare(recipe.from_json(wanted, "benchmark"), Places(offline=True)), folder)
     return fedrsic_data.open(folder).subset("fed-ucmerced")
 
 

@@ -17,9 +17,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 import fedrsic_data
-from fedrsic_data import build, manifest, recipe, schema, skew
+from fedrsic_data.build import pipeline
+from fedrsic_data.dataset import manifest, schema, skew
+from fedrsic_data.recipes import recipe
 from fedrsic_data.sources.locate import Places
-from fedtrain import pages
+from fedtrain.report import html
 
 CLASSES = 17
 
@@ -33,7 +35,7 @@ def main() -> None:
         dataset, images = made(Path(folder), arguments.clients)
         out = arguments.keep or Path(folder) / "report.html"
         begun, used = time.monotonic(), time.process_time()
-        pages.report([dataset], out, overwrite=True)
+        html.report([dataset], out, overwrite=True)
         seconds, cpu = time.monotonic() - begun, time.process_time() - used
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
         size = out.stat().st_size / 1e6
@@ -45,7 +47,9 @@ def main() -> None:
 def made(folder: Path, clients: int) -> tuple[Path, int]:
     """The manifest, client table and plan of a dataset of so many users; its shards are not there."""
     data = recipe.override(recipe.load("flair"), sample=True, sets=["sample.users=30", "sample.size=32"])
-    small = build.build(build.prepare(recipe.from_json(data, "benchmark"), Places(offline=True)), folder / "small").path
+    small = pipeline.build(
+        pipeline.prepare(recipe.from_json(data, "benchmark"), Places(offline=True)), folder / "small"
+    ).path
     entry = manifest.load(small)
     (name,) = entry.subsets
     rng = np.random.default_rng(0)

@@ -10,9 +10,10 @@ import sys
 from pathlib import Path
 
 import fedrsic_data
-from fedrsic_data.pages import Figure
-from fedrsic_data.pictures import of_partition, style
-from fedtrain import pages
+from fedrsic_data.report import style
+from fedrsic_data.report.figures import of_partition
+from fedrsic_data.report.page import Figure
+from fedtrain.report import html
 
 IMAGES = Path(__file__).parent / "images"
 
@@ -20,7 +21,7 @@ IMAGES = Path(__file__).parent / "images"
 def main(tour: Path) -> None:
     subset = fedrsic_data.open(tour / "data" / "fed-ucmerced").subset("fed-ucmerced")
     runs = sorted((tour / "runs").glob("*-fed-ucmerced"))
-    (section,) = pages.page(runs).sections
+    (section,) = html.page(runs).sections
     drawn = [block.drawing for block in section.blocks if isinstance(block, Figure)]
     (curve,) = (d for d in drawn if d.name == "fed-ucmerced-test-local-mean")
     IMAGES.mkdir(exist_ok=True)

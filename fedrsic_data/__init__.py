@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from os import PathLike
 
-    from fedrsic_data.reader import Dataset
+    from fedrsic_data.dataset.reader import Dataset
 
 __all__ = ["open"]
 
@@ -30,6 +30,6 @@ def open(path: str | PathLike[str], *, proved: bool = False) -> Dataset:  # noqa
         ManifestError: The manifest cannot be read or is malformed.
         HubError: The Hub cannot be reached, or has no such dataset.
     """
-    from fedrsic_data.reader import Dataset
+    from fedrsic_data.dataset.reader import Dataset
 
     return Dataset(path, proved=proved)

@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from PIL import Image
 
-from fedrsic_data import images
+from fedrsic_data.dataset import images
+from fedrsic_data.dataset.reader import Client
 from fedrsic_data.errors import BadImageError
-from fedrsic_data.reader import Client
 
 
 class ImageDataset(torch.utils.data.Dataset[tuple[Any, torch.Tensor]]):
@@ -58,7 +58,7 @@ class ImageDataset(torch.utils.data.Dataset[tuple[Any, torch.Tensor]]):
 
 
 def picture(data: bytes | None, subset: str, sample: str) -> Image.Image:
-    """The RGB picture of a row, by the rules of ``fedrsic_data.images``.
+    """The RGB picture of a row, by the rules of ``fedrsic_data.dataset.images``.
 
     Args:
         data: The row's image file.

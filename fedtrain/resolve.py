@@ -10,11 +10,11 @@ from typing import Any
 
 import torch
 
+from fedrsic_data.dataset.manifest import NAME
+from fedrsic_data.dataset.manifest import digest as digest_of
+from fedrsic_data.dataset.reader import Dataset, Subset
 from fedrsic_data.distribution import install
 from fedrsic_data.errors import ManifestError, UsageError
-from fedrsic_data.manifest import NAME
-from fedrsic_data.manifest import digest as digest_of
-from fedrsic_data.reader import Dataset, Subset
 from fedrsic_data.settings import suggest
 from fedtrain import methods
 from fedtrain.config import Device, Precision, RunConfig, full_settings

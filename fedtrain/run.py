@@ -15,20 +15,20 @@ from typing import Any
 import torch
 
 from fedrsic_data import distribution
-from fedrsic_data.atomic import write
+from fedrsic_data.dataset.reader import Dataset
 from fedrsic_data.errors import OutputError, UsageError
-from fedrsic_data.reader import Dataset
+from fedrsic_data.files.atomic import write
 from fedrsic_data.settings import decode, encode
 from fedrsic_data.settings import local as check_local
-from fedtrain import folder as folders
-from fedtrain import seal
 from fedtrain.config import RunConfig, changed, digest, group, identity, to_json
 from fedtrain.engines import Engine, local
 from fedtrain.engines.base import QUIET, Listener, plain
 from fedtrain.engines.rounds import Outcome, figures
-from fedtrain.files import EVENTS, RESULT
 from fedtrain.methods.base import Context
 from fedtrain.resolve import method_class, prepared, remark
+from fedtrain.runs import folder as folders
+from fedtrain.runs import seal
+from fedtrain.runs.files import EVENTS, RESULT
 
 
 def engine(name: str) -> Engine:
@@ -43,7 +43,7 @@ def engine(name: str) -> Engine:
         raise UsageError(f"--engine {name}: should be local or flower")
     if find_spec("flwr") is None or find_spec("ray") is None:
         raise UsageError(f"--engine flower: Flower is not installed; {distribution.install('flower')}")
-    from fedtrain.flower import simulation
+    from fedtrain.engines.flower import simulation
 
     return simulation
 

@@ -18,7 +18,10 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from fedrsic_data import build, manifest, recipe, schema, vocabulary
+from fedrsic_data.build import pipeline
+from fedrsic_data.dataset import manifest, schema
+from fedrsic_data.recipes import recipe
+from fedrsic_data.sources import vocabulary
 from fedrsic_data.sources.locate import Places
 
 ROOT = Path(__file__).parent.parent
@@ -71,14 +74,14 @@ def mirrored(root: Path, path: Path, names: list[str] | None = None) -> Path:
     return path
 
 
-def make(out: Path, places: Places | None = None, subset: str = "fed-ucmerced", **override: object) -> build.Built:
+def make(out: Path, places: Places | None = None, subset: str = "fed-ucmerced", **override: object) -> pipeline.Built:
     """Builds one subset of the shipped recipe."""
     places = places or Places(offline=True)
     data = recipe.override(recipe.load("fed-rsic"), subsets=[subset], **override)
-    return build.build(build.prepare(recipe.from_json(data, "test"), places), out)
+    return pipeline.build(pipeline.prepare(recipe.from_json(data, "test"), places), out)
 
 
-def sampled(out: Path, *sets: str, subset: str = "fed-ucmerced", **more: object) -> build.Built:
+def sampled(out: Path, *sets: str, subset: str = "fed-ucmerced", **more: object) -> pipeline.Built:
     """Builds a small sample subset."""
     return make(out, subset=subset, sample=True, sets=["sample.per_class=6", "sample.size=32", *sets], **more)
 

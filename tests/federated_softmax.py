@@ -15,7 +15,7 @@ from typing import ClassVar
 
 import torch
 
-from fedrsic_data.reader import Dataset
+from fedrsic_data.dataset.reader import Dataset
 from fedtrain.methods.base import Context, Evaluation, State, Update
 from fedtrain.seeds import generator
 

@@ -44,14 +44,14 @@ def main(first: Path, second: Path) -> None:
     with tempfile.TemporaryDirectory() as folder, serving(Path(folder)) as hub:
         home = Path(folder) / "home"
         os.environ |= {"HF_ENDPOINT": hub.endpoint, "HF_HOME": str(home), "HF_HUB_DISABLE_XET": "1", "HF_TOKEN": WRITER}
+        from fedrsic_data.dataset.reader import Dataset
         from fedrsic_data.publish.contents import contents
-        from fedrsic_data.reader import Dataset
 
         waited: list[float] = []
         time.sleep = waited.append  # type: ignore[assignment]
-        import fedrsic_data.hub
+        import fedrsic_data.dataset.hub
 
-        fedrsic_data.hub._sleep = waited.append
+        fedrsic_data.dataset.hub._sleep = waited.append
         old, new = (contents(Dataset(p), "me/any", reference_only=False, redistribute=False) for p in (first, second))
         found = {
             name: case(hub, name, old, new, waited, lambda f=f: hub.faults.append(f)) for name, f in FAULTS.items()

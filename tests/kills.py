@@ -113,7 +113,7 @@ def killed(top: Path, work: Callable[[Path], object], told: Callable[[Path], obj
 
 
 def split_sites(top: Path, dataset: Path) -> dict[str, Any]:
-    from fedrsic_data import sites
+    from fedrsic_data.derive import sites
 
     return killed(top, lambda out: sites.split(dataset, out), digests, dataset)
 
@@ -187,9 +187,9 @@ def published(top: Path, dataset: Path) -> dict[str, Any]:
     with hubserver.serving(top) as hub:
         os.environ |= {"HF_ENDPOINT": hub.endpoint, "HF_HOME": str(top / "home"), "HF_HUB_DISABLE_XET": "1"}
         os.environ |= {"HF_TOKEN": hubserver.WRITER, "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
+        from fedrsic_data.dataset.reader import Dataset
         from fedrsic_data.publish import run
         from fedrsic_data.publish.upload import Target
-        from fedrsic_data.reader import Dataset
 
         what = run.contents(Dataset(dataset), "me/fed", reference_only=False, redistribute=False)
         run.contents = lambda *_, **__: what  # its pictures take longest, and are the same every time

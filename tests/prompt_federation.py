@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 from torch.nn import functional
 
-from fedrsic_data.reader import Dataset
+from fedrsic_data.dataset.reader import Dataset
 from fedtrain.methods import METHODS
 from fedtrain.methods.base import Context, Evaluation, State
 from fedtrain.models import clip

@@ -12,9 +12,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from fedrsic_data import archives, tarstream
-from fedrsic_data.archives import Limits, TarReader, ZipReader
 from fedrsic_data.errors import SourceError, UnsafeArchiveError
+from fedrsic_data.raw import archives, tarstream
+from fedrsic_data.raw.archives import Limits, TarReader, ZipReader
 
 HOSTILE_NAMES = ["../x", "a/../../x", "/etc/x", "C:\\x", "c:x", "..\\x", "a\\..\\..\\x", "\\\\h\\x", "\n", "a\x7f"]
 KB = bytes(range(256)) * 4

@@ -35,13 +35,15 @@ import typer
 from conftest import ROOT, contents, fedkit, sampled, tiny_image, write_ucmerced
 from PIL import Image
 
-from fedrsic_data import build, download, recipe, shards, vocabulary, workspace
-from fedrsic_data.download import Remote
+from fedrsic_data.build import pipeline, shards, workspace
+from fedrsic_data.dataset.verify import verify
 from fedrsic_data.errors import OutputError
-from fedrsic_data.sources import SOURCES, hub
+from fedrsic_data.raw import download
+from fedrsic_data.raw.download import Remote
+from fedrsic_data.recipes import recipe
+from fedrsic_data.sources import SOURCES, mirror, vocabulary
 from fedrsic_data.sources.base import Facts
 from fedrsic_data.sources.locate import Places, cache_folder
-from fedrsic_data.verify import verify
 
 Done = subprocess.CompletedProcess
 Command = Callable[..., "Done[str]"]
@@ -600,8 +602,8 @@ def test_a_cache_that_cannot_be_written(command, site, tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("FEDKIT_CACHE", str(tmp_path / "file"))
     refused(command(*downloading(tmp_path / "out")), tmp_path / "file", codes=(1,))
-    monkeypatch.setattr(hub, "_resolve", lambda *_: "0" * 40)
-    monkeypatch.setattr(hub, "_download", lambda _repo, _commit, folder: folder.mkdir(parents=True))
+    monkeypatch.setattr(mirror, "_resolve", lambda *_: "0" * 40)
+    monkeypatch.setattr(mirror, "_download", lambda _repo, _commit, folder: folder.mkdir(parents=True))
     done = command("build", "fed-rsic", "--subset", "fed-optimal", "--out", tmp_path / "out")
     refused(done, tmp_path / "file", codes=(1,))
     nothing(tmp_path / "out")
@@ -1329,12 +1331,12 @@ def test_two_builds_that_mend_one_dataset_at_once(tmp_path, dataset):
     data = recipe.override(
         recipe.load("fed-rsic"), subsets=["fed-ucmerced"], sample=True, sets=["sample.per_class=6", "sample.size=32"]
     )
-    planned = build.prepare(recipe.from_json(data, "test"), Places(offline=True))
+    planned = pipeline.prepare(recipe.from_json(data, "test"), Places(offline=True))
     failures: list[BaseException] = []
 
     def mend() -> None:
         try:
-            build.build(planned, dataset)
+            pipeline.build(planned, dataset)
         except OutputError:
             pass
         except BaseException as error:

@@ -17,20 +17,22 @@ import pytest
 from conftest import contents, make, mirrored, sampled, tiny_image, write_ucmerced
 
 import fedrsic_data
-from fedrsic_data import build, recipe, schema, shards
-from fedrsic_data.engines import threads
+from fedrsic_data.build import pipeline, shards
+from fedrsic_data.build.engines import threads
+from fedrsic_data.dataset import schema
+from fedrsic_data.dataset.verify import verify
 from fedrsic_data.errors import BadImageError, OutputError, UsageError
+from fedrsic_data.recipes import recipe
 from fedrsic_data.sources.locate import Places
-from fedrsic_data.verify import verify
 
 
 def here(path: Path) -> Places:
     return Places(folder=path, offline=True)
 
 
-def prepared(places: Places) -> build.Planned:
+def prepared(places: Places) -> pipeline.Planned:
     data = recipe.override(recipe.load("fed-rsic"), subsets=["fed-ucmerced"])
-    return build.prepare(recipe.from_json(data, "test"), places)
+    return pipeline.prepare(recipe.from_json(data, "test"), places)
 
 
 def test_every_image_once_with_its_own_bytes(ucmerced: Path, tmp_path: Path) -> None:
@@ -140,8 +142,8 @@ def test_another_dataset_is_not_replaced_unasked(tmp_path: Path) -> None:
         sampled(out, "alpha=0.1")
     assert contents(out) == before
     data = recipe.override(recipe.load("fed-rsic"), subsets=["fed-ucmerced"], sample=True, sets=["sample.per_class=4"])
-    planned = build.prepare(recipe.from_json(data, "test"), Places())
-    build.build(planned, out, overwrite=True)
+    planned = pipeline.prepare(recipe.from_json(data, "test"), Places())
+    pipeline.build(planned, out, overwrite=True)
     assert verify(out)[1] == []
     assert sorted(p.name for p in tmp_path.iterdir()) == ["out"]
 
@@ -174,7 +176,7 @@ def test_sources_with_times_ahead_of_the_clock_stand_and_can_be_replaced(ucmerce
         os.utime(path, (ahead, ahead))
     whole = contents(make(tmp_path / "out", here(copy)).path)
     assert make(tmp_path / "out", here(copy)).written == 0
-    build.build(prepared(here(copy)), tmp_path / "out", overwrite=True)
+    pipeline.build(prepared(here(copy)), tmp_path / "out", overwrite=True)
     assert make(tmp_path / "out", here(copy)).written == 0
     assert contents(tmp_path / "out") == whole
 
@@ -205,14 +207,14 @@ def test_other_bytes_of_the_same_size_and_time_are_noticed(ucmerced: Path, tmp_p
             make(out, here(copy))
         shutil.rmtree(os.environ["FEDKIT_CACHE"], ignore_errors=True)
     assert [path.name for path in out.parent.iterdir() if path.name.startswith("out.")] == []
-    build.build(prepared(here(copy)), out, overwrite=True)
+    pipeline.build(prepared(here(copy)), out, overwrite=True)
     assert make(out, here(copy)).written == 0
     assert verify(out)[1] == []
 
 
 def interrupted(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A build that Control-C ends after seven shards."""
-    write, count = build.shards.write, iter(range(100))
+    write, count = pipeline.shards.write, iter(range(100))
 
     def until(*args: object, **options: object) -> object:
         if next(count) == 7:
@@ -221,7 +223,7 @@ def interrupted(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
     with monkeypatch.context() as patch:
         patch.setattr(threads, "_WORKERS", 1)
-        patch.setattr(build.shards, "write", until)
+        patch.setattr(pipeline.shards, "write", until)
         with pytest.raises(KeyboardInterrupt):
             sampled(out)
     assert not out.exists()
@@ -271,10 +273,10 @@ def test_overwrite_does_not_replace_what_another_wrote(tmp_path: Path, words: st
     (tmp_path / "out" / "manifest.json").write_text(words)
     (tmp_path / "out" / "thesis.tex").write_text("precious")
     before = contents(tmp_path)
-    planned = build.prepare(small(), Places(offline=True))
+    planned = pipeline.prepare(small(), Places(offline=True))
     for overwrite in (False, True):
         with pytest.raises(OutputError, match="choose another --out"):
-            build.build(planned, tmp_path / "out", overwrite=overwrite)
+            pipeline.build(planned, tmp_path / "out", overwrite=overwrite)
         assert contents(tmp_path) == before
 
 
@@ -286,7 +288,7 @@ def test_overwrite_does_not_take_a_file_beside_the_dataset_away(tmp_path: Path, 
     mine.mkdir() if name.endswith("/") else mine.write_text("precious")
     before = contents(tmp_path)
     with pytest.raises(OutputError, match=f"{re.escape(str(mine))}.*: was not written by fedkit and would be lost"):
-        build.build(build.prepare(small(), Places(offline=True)), out, overwrite=True)
+        pipeline.build(pipeline.prepare(small(), Places(offline=True)), out, overwrite=True)
     assert contents(tmp_path) == before
     assert mine.exists()
 
@@ -302,7 +304,7 @@ def test_a_file_that_appears_while_a_dataset_is_replaced_stays(tmp_path: Path, m
 
     monkeypatch.setattr(os, "replace", moving)
     with pytest.raises(OutputError, match="thesis.tex: was not written by fedkit and would be lost"):
-        build.build(build.prepare(small(), Places(offline=True)), out, overwrite=True)
+        pipeline.build(pipeline.prepare(small(), Places(offline=True)), out, overwrite=True)
     assert contents(out) == before | {"thesis.tex": b"precious"}
 
 
@@ -368,10 +370,10 @@ def test_a_file_of_owners_is_held_to(sample_build: Path, tmp_path: Path) -> None
     owners = fedrsic_data.open(sample_build).plan.column("client_id")
     assert fedrsic_data.open(done.path).plan.column("client_id").equals(owners)
     again = recipe.from_json(recipe.load(str(done.path / "manifest.json")), "again")
-    assert build.prepare(again, Places()).digest == done.manifest.plan.digest
+    assert pipeline.prepare(again, Places()).digest == done.manifest.plan.digest
     shutil.copy(sampled(tmp_path / "other", "seed=5").path / "plan.parquet", plan)
     with pytest.raises(UsageError, match="is not the file with sha256"):
-        build.prepare(again, Places())
+        pipeline.prepare(again, Places())
 
 
 def test_a_stray_shard_stops_the_next_build(tmp_path: Path) -> None:
@@ -451,7 +453,7 @@ def test_subsets_may_mix_sources_under_unified_names(ucmerced: Path, optimal31: 
         },
     }
     places = Places(given={"ucmerced": str(ucmerced), "optimal31": str(optimal31)})
-    done = build.build(build.prepare(recipe.from_json(data, "test"), places), tmp_path / "out")
+    done = pipeline.build(pipeline.prepare(recipe.from_json(data, "test"), places), tmp_path / "out")
     both = done.manifest.subsets["both"]
     assert len(both.classes) == 21 + 31 - 15
     assert sum(both.rows.values()) == 2100 + 1860
@@ -463,7 +465,7 @@ def test_subsets_may_mix_sources_under_unified_names(ucmerced: Path, optimal31: 
     assert {row["domain"] for row in rows if row["label"] == airplane} == {"ucmerced", "optimal31"}
 
 
-def planned_of(*subsets: str, **partition: object) -> build.Planned:
+def planned_of(*subsets: str, **partition: object) -> pipeline.Planned:
     """A drawn plan of sample images, one label each."""
     data = {
         "fedkit": 1,
@@ -472,7 +474,7 @@ def planned_of(*subsets: str, **partition: object) -> build.Planned:
         "sample": {"per_class": 7, "size": 32},
         "partition": {"name": "dirichlet", "clients": 4, **partition},
     }
-    return build.prepare(recipe.from_json(data, "test"), Places())
+    return pipeline.prepare(recipe.from_json(data, "test"), Places())
 
 
 @pytest.mark.parametrize("most", [1, 64, 147, 100_000])

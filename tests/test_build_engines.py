@@ -15,12 +15,16 @@ import fsspec
 import pytest
 from conftest import ROOT, answer, contents, fails, fedkit, make, mirrored, sampled
 
-from fedrsic_data import build, console, engines, manifest, recipe, remote, shards, show
-from fedrsic_data.engines.base import Task
+from fedrsic_data.build import engines, pipeline, shards
+from fedrsic_data.build.engines.base import Task
+from fedrsic_data.build.plan import Planned
+from fedrsic_data.cli import console, tables
+from fedrsic_data.dataset import manifest
+from fedrsic_data.dataset.verify import verify
 from fedrsic_data.errors import BadImageError, OutputError, UsageError, discreet, masked
-from fedrsic_data.plan import Planned
+from fedrsic_data.publish import object_store
+from fedrsic_data.recipes import recipe
 from fedrsic_data.sources.locate import Places
-from fedrsic_data.verify import verify
 
 
 def planned(*sets: str, places: Places | None = None, sample: bool = True, name: str = "fed-rsic") -> Planned:
@@ -28,7 +32,7 @@ def planned(*sets: str, places: Places | None = None, sample: bool = True, name:
     sets = (few, "sample.size=32", *sets) if sample else sets
     subsets = ["fed-ucmerced"] if name == "fed-rsic" else []
     data = recipe.override(recipe.load(name), subsets=subsets, sample=sample, sets=list(sets))
-    return build.prepare(recipe.from_json(data, "test"), places or Places(offline=True))
+    return pipeline.prepare(recipe.from_json(data, "test"), places or Places(offline=True))
 
 
 def children() -> set[int]:
@@ -48,8 +52,8 @@ def children() -> set[int]:
 @pytest.mark.parametrize("files", ["client", "packed"])
 def test_processes_write_the_same_bytes(tmp_path: Path, files: str) -> None:
     sets = (f"layout.files={files}", "layout.shard_bytes=60000", "clients=5")
-    one = build.build(planned(*sets), tmp_path / "threads")
-    two = build.build(planned(*sets), tmp_path / "processes", engine=engines.chosen(jobs=2))
+    one = pipeline.build(planned(*sets), tmp_path / "threads")
+    two = pipeline.build(planned(*sets), tmp_path / "processes", engine=engines.chosen(jobs=2))
     assert two.written == one.written > 3
     assert contents(one.path) == contents(two.path)
     assert verify(two.path)[1] == []
@@ -64,23 +68,23 @@ def test_every_kind_of_source_can_be_sent(ucmerced: Path, tmp_path: Path) -> Non
     for form in (ucmerced, Path(archive), mirror):
         places = Places(given={"ucmerced": str(form)})
         out = tmp_path / f"of-{form.name}"
-        build.build(planned(places=places, sample=False), out, engine=engines.chosen(jobs=2))
+        pipeline.build(planned(places=places, sample=False), out, engine=engines.chosen(jobs=2))
         assert contents(out) == reference
         assert sorted(p.name for p in tmp_path.iterdir() if p.name.startswith(out.name)) == [out.name]
 
 
 @pytest.mark.slow
 def test_label_sets_and_fine_labels_can_be_sent(tmp_path: Path) -> None:
-    one = build.build(planned("sample.size=64", name="flair"), tmp_path / "threads")
-    two = build.build(planned("sample.size=64", name="flair"), tmp_path / "processes", engine=engines.chosen(jobs=2))
+    one = pipeline.build(planned("sample.size=64", name="flair"), tmp_path / "threads")
+    two = pipeline.build(planned("sample.size=64", name="flair"), tmp_path / "processes", engine=engines.chosen(jobs=2))
     assert contents(one.path) == contents(two.path)
 
 
 def test_a_task_is_sent_with_its_own_rows_only() -> None:
     whole = planned("clients=5")
-    rows, jobs = build._jobs(whole.recipe, whole.subsets[0])
+    rows, jobs = pipeline._jobs(whole.recipe, whole.subsets[0])
     job, window = jobs[2]
-    task = Task("fed-ucmerced", job, rows, build._options(whole.recipe, window))
+    task = Task("fed-ucmerced", job, rows, pipeline._options(whole.recipe, window))
     sent = task.sent()
     assert sent.rows.table.num_rows == job.count < rows.table.num_rows
     assert sent.rows.clients == (rows.clients[rows.table.slice(job.start, 1).column("client")[0].as_py()],)
@@ -98,7 +102,7 @@ def test_a_damaged_image_is_said_as_by_threads(ucmerced: Path, tmp_path: Path) -
     wanted = planned(places=Places(given={"ucmerced": str(root)}), sample=False)
     for number, engine in enumerate((engines.chosen(), engines.chosen(jobs=2))):
         with pytest.raises(BadImageError, match="forest07.tif: "):
-            build.build(wanted, tmp_path / str(number), engine=engine)
+            pipeline.build(wanted, tmp_path / str(number), engine=engine)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["images"]
 
 
@@ -118,10 +122,10 @@ def test_a_worker_that_dies_leaves_a_build_to_resume(tmp_path: Path, monkeypatch
 
     monkeypatch.setattr(Future, "result", killing)
     with pytest.raises(OutputError, match="a process that wrote shards died.*resumes"):
-        build.build(planned(), tmp_path / "out", engine=engines.chosen(jobs=2))
+        pipeline.build(planned(), tmp_path / "out", engine=engines.chosen(jobs=2))
     monkeypatch.undo()
     assert not (tmp_path / "out").exists()
-    again = build.build(planned(), tmp_path / "out", engine=engines.chosen(jobs=2))
+    again = pipeline.build(planned(), tmp_path / "out", engine=engines.chosen(jobs=2))
     assert len(finished) >= 4
     assert again.written < 20
     assert contents(tmp_path / "out") == reference
@@ -182,19 +186,19 @@ def there(memory: fsspec.AbstractFileSystem, root: str) -> dict[str, bytes]:
 
 def test_what_is_copied_is_what_a_folder_has(memory, tmp_path: Path) -> None:
     reference = contents(sampled(tmp_path / "reference").path)
-    told = remote.build(planned(), "memory://bucket/fed")
+    told = object_store.build(planned(), "memory://bucket/fed")
     assert told.uri == "memory://bucket/fed"
     assert there(memory, "bucket/fed") == reference
     assert not list((Path(os.environ["FEDKIT_CACHE"]) / "staged").iterdir())
-    assert remote.build(planned(), "memory://bucket/fed").written == 0
+    assert object_store.build(planned(), "memory://bucket/fed").written == 0
     memory.rm("/bucket/fed/clients.parquet")
-    assert remote.build(planned(), "memory://bucket/fed").written == 1
+    assert object_store.build(planned(), "memory://bucket/fed").written == 1
     assert there(memory, "bucket/fed") == reference
 
 
 def test_an_interrupted_copy_is_no_dataset_and_goes_on(memory, tmp_path: Path, monkeypatch) -> None:
     reference = contents(sampled(tmp_path / "reference").path)
-    size, seen = remote._size, []
+    size, seen = object_store._size, []
 
     def full(filesystem, path):
         seen.append(path)
@@ -203,24 +207,24 @@ def test_an_interrupted_copy_is_no_dataset_and_goes_on(memory, tmp_path: Path, m
         return size(filesystem, path)
 
     cache = os.environ["FEDKIT_CACHE"]
-    monkeypatch.setattr(remote, "_size", full)
+    monkeypatch.setattr(object_store, "_size", full)
     with pytest.raises(KeyboardInterrupt):
-        remote.build(planned(), "memory://bucket/fed")
+        object_store.build(planned(), "memory://bucket/fed")
     monkeypatch.undo()
     assert 0 < len(there(memory, "bucket/fed")) < len(reference)
     assert manifest.NAME not in there(memory, "bucket/fed")
     monkeypatch.setenv("FEDKIT_CACHE", cache)
-    remote.build(planned(), "memory://bucket/fed")
+    object_store.build(planned(), "memory://bucket/fed")
     assert there(memory, "bucket/fed") == reference
 
 
 def test_another_dataset_is_replaced_only_when_asked(memory, tmp_path: Path) -> None:
-    remote.build(planned(), "memory://bucket/fed")
+    object_store.build(planned(), "memory://bucket/fed")
     before = there(memory, "bucket/fed")
     with pytest.raises(OutputError, match="memory://bucket/fed: holds another dataset.*--overwrite"):
-        remote.build(planned("clients=3"), "memory://bucket/fed")
+        object_store.build(planned("clients=3"), "memory://bucket/fed")
     assert there(memory, "bucket/fed") == before
-    remote.build(planned("clients=3"), "memory://bucket/fed", overwrite=True)
+    object_store.build(planned("clients=3"), "memory://bucket/fed", overwrite=True)
     reference = sampled(tmp_path / "reference", "clients=3").path
     assert there(memory, "bucket/fed") == contents(reference)
 
@@ -229,25 +233,25 @@ def test_what_is_no_dataset_is_left_alone(memory) -> None:
     memory.pipe("/bucket/fed/thesis.tex", b"precious")
     for overwrite in (False, True):
         with pytest.raises(OutputError, match="holds no fedkit dataset"):
-            remote.build(planned(), "memory://bucket/fed", overwrite=overwrite)
+            object_store.build(planned(), "memory://bucket/fed", overwrite=overwrite)
     assert there(memory, "bucket/fed") == {"thesis.tex": b"precious"}
     memory.pipe("/bucket/two/manifest.json", json.dumps([1]).encode())
     with pytest.raises(OutputError, match="cannot be read"):
-        remote.build(planned(), "memory://bucket/two")
+        object_store.build(planned(), "memory://bucket/two")
     with pytest.raises(UsageError, match="names no folder"):
-        remote.build(planned(), "memory://")
+        object_store.build(planned(), "memory://")
 
 
 @pytest.mark.parametrize(
     "name", ["thesis.tex", "fed-ucmerced/train/mine.parquet", "deeper/manifest.json", "notes/README.md"]
 )
 def test_what_lies_beside_a_remote_dataset_is_left_alone(memory, name: str) -> None:
-    remote.build(planned(), "memory://bucket/fed")
+    object_store.build(planned(), "memory://bucket/fed")
     memory.pipe(f"/bucket/fed/{name}", b"precious")
     before = there(memory, "bucket/fed")
     for sets in ((), ("clients=3",)):
         with pytest.raises(OutputError, match=f"{name} is in no fedkit dataset and would be lost"):
-            remote.build(planned(*sets), "memory://bucket/fed", overwrite=True)
+            object_store.build(planned(*sets), "memory://bucket/fed", overwrite=True)
         assert there(memory, "bucket/fed") == before
 
 
@@ -255,7 +259,7 @@ def test_parquet_files_without_a_manifest_are_nobodys_copy(memory) -> None:
     memory.pipe("/bucket/fed/train/mine.parquet", b"precious")
     for overwrite in (False, True):
         with pytest.raises(OutputError, match="is not empty and holds no fedkit dataset"):
-            remote.build(planned(), "memory://bucket/fed", overwrite=overwrite)
+            object_store.build(planned(), "memory://bucket/fed", overwrite=overwrite)
     assert there(memory, "bucket/fed") == {"train/mine.parquet": b"precious"}
 
 
@@ -263,7 +267,7 @@ def test_parquet_files_without_a_manifest_are_nobodys_copy(memory) -> None:
 def test_what_is_neither_address_nor_folder(out: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UsageError, match="--out .*: is (no|an) address"):
-        remote.build(planned(), out)
+        object_store.build(planned(), out)
     assert os.listdir(tmp_path) == []
 
 
@@ -300,15 +304,15 @@ def test_secrets_are_in_no_answer(memory, capsys: pytest.CaptureFixture[str]) ->
     """Neither in what a finished build says and gives to machines, nor in its steps, nor when it fails."""
     heard: list[str] = []
     out = "memory://KEY:SuPerSecret@bucket/fed"
-    done = remote.build(planned(), out, listener=build.Listener(step=heard.append))
-    console.answer(show.built(done), json=True)
-    console.answer(show.built(done), json=False)
+    done = object_store.build(planned(), out, listener=pipeline.Listener(step=heard.append))
+    console.answer(tables.built(done), json=True)
+    console.answer(tables.built(done), json=False)
     heard += capsys.readouterr()
     with pytest.raises(OutputError) as other:
-        remote.build(planned("clients=3"), out)
+        object_store.build(planned("clients=3"), out)
     memory.pipe("/KEY:SuPerSecret@bucket/two/manifest.json", b"[1]")
     with pytest.raises(OutputError) as damaged:
-        remote.build(planned(), out.replace("fed", "two"))
+        object_store.build(planned(), out.replace("fed", "two"))
     said = " ".join([*heard, str(other.value), str(damaged.value), str(done)])
     assert "SuPerSecret" not in said
     assert said.count("memory://KEY:***@bucket/") > 5

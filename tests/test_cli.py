@@ -12,7 +12,7 @@ import pytest
 from conftest import ROOT, answer, fails, fedkit
 from rich.console import Console
 
-from fedrsic_data.shown import together
+from fedrsic_data.answer import together
 
 SAMPLE = ("build", "fed-rsic", "--sample", "--set", "sample.per_class=4", "--set", "sample.size=32")
 
@@ -88,7 +88,7 @@ def test_debug_shows_where() -> None:
 
 def test_a_closed_standard_error_never_becomes_a_file(tmp_path: Path) -> None:
     code = (
-        "import os, sys; from fedrsic_data import console; "
+        "import os, sys; from fedrsic_data.cli import console; "
         "os.close(2); sys.stderr = None; console._open_streams(); print(os.fstat(2).st_rdev)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)

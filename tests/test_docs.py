@@ -11,8 +11,8 @@ import pytest
 from conftest import ROOT, sampled
 
 import fedrsic_data
-from fedrsic_data import recipe
-from fedrsic_data.manifest import Manifest, SubsetEntry
+from fedrsic_data.dataset.manifest import Manifest, SubsetEntry
+from fedrsic_data.recipes import recipe
 
 DOCS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 
@@ -59,7 +59,7 @@ def test_python_of_the_readme_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     exec(code, names)
     batch = names["batch"]
     assert tuple(batch.shape[1:]) == (3, 256, 256)  # type: ignore[attr-defined]
-    assert isinstance(names["data"], fedrsic_data.reader.Dataset)
+    assert isinstance(names["data"], fedrsic_data.dataset.reader.Dataset)
 
 
 def test_commands_of_the_readme_parse() -> None:

@@ -16,9 +16,9 @@ from urllib.request import Request
 
 import pytest
 
-from fedrsic_data import download
-from fedrsic_data.download import Remote, fetch
 from fedrsic_data.errors import DownloadError, OutputError, UsageError
+from fedrsic_data.raw import download
+from fedrsic_data.raw.download import Remote, fetch
 
 BODY = bytes(range(251)) * 8000  # 2 MB, no period of a block's length
 SHA256 = hashlib.sha256(BODY).hexdigest()

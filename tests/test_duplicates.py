@@ -19,16 +19,22 @@ from hypothesis import strategies as st
 from PIL import Image
 
 import fedrsic_data
-from fedrsic_data import build, containers, identical, manifest, recipe, resplit, sample, show
-from fedrsic_data.archives import TarReader, ZipReader
+from fedrsic_data import sample
+from fedrsic_data.answer import Shown
+from fedrsic_data.build import pipeline
+from fedrsic_data.build.splits import together
+from fedrsic_data.cli import tables
+from fedrsic_data.dataset import manifest
+from fedrsic_data.dataset.reader import Dataset
+from fedrsic_data.dataset.verify import verify
+from fedrsic_data.derive import resplit
 from fedrsic_data.errors import SourceError, UsageError
-from fedrsic_data.index import Container
 from fedrsic_data.partition import Rows
-from fedrsic_data.reader import Dataset
-from fedrsic_data.shown import Shown
+from fedrsic_data.raw import containers, identical
+from fedrsic_data.raw.archives import TarReader, ZipReader
+from fedrsic_data.raw.index import Container
+from fedrsic_data.recipes import recipe
 from fedrsic_data.sources.locate import Places
-from fedrsic_data.splits import together
-from fedrsic_data.verify import verify
 
 CLASSES, EACH, COPIES = ("airport", "beach", "church"), 30, 20
 
@@ -58,8 +64,8 @@ def wanted(root: Path, **more: object) -> recipe.Recipe:
     return recipe.from_json({**data, **more}, "test")
 
 
-def made(root: Path, out: Path, **more: object) -> build.Built:
-    return build.build(build.prepare(wanted(root, **more), Places(offline=True)), out)
+def made(root: Path, out: Path, **more: object) -> pipeline.Built:
+    return pipeline.build(pipeline.prepare(wanted(root, **more), Places(offline=True)), out)
 
 
 def lines(shown: Shown) -> str:
@@ -67,7 +73,7 @@ def lines(shown: Shown) -> str:
     return "\n".join(str(part) for part in shown.text.renderables)
 
 
-def rows_of(built: build.Built) -> dict[str, dict[str, str | None]]:
+def rows_of(built: pipeline.Built) -> dict[str, dict[str, str | None]]:
     return {row["sample_id"]: row for row in fedrsic_data.open(built.path).plan.to_pylist()}
 
 
@@ -96,10 +102,10 @@ def test_they_are_counted_in_the_plan_in_inspect_and_in_the_manifest(tmp_path: P
     facts = told["subsets"]["mine"]
     assert (facts["duplicates"], facts["duplicate_images"], facts["duplicates_across"]) == (20, 40, 0)
     words = "20 pictures are there more than once (40 images); each is kept in one split"
-    assert words in lines(show.planned(build.prepare(wanted(tmp_path / "s"), Places())))
+    assert words in lines(tables.planned(pipeline.prepare(wanted(tmp_path / "s"), Places())))
     done = made(tmp_path / "s", tmp_path / "out")
     assert done.manifest.plan.digest == told["plan"]
-    shown = show.inspected(Dataset(done.path), [], 0)
+    shown = tables.inspected(Dataset(done.path), [], 0)
     assert len(shown.data["subsets"]["mine"]["duplicates"]) == 20
     assert words in done.manifest.subsets["mine"].remarks
 
@@ -151,11 +157,11 @@ def test_what_the_source_itself_puts_on_both_sides_is_said_and_moved_only_on_req
     own = {"split_by": "source", "splits": {}}
     across = sum(len({i.split("/")[1] for i in ids}) > 1 for ids in groups)
     assert across > 10
-    planned = build.prepare(wanted(tmp_path / "s", **own), Places())
+    planned = pipeline.prepare(wanted(tmp_path / "s", **own), Places())
     assert f"WARNING: 20 pictures are there more than once (40 images), and {across} of them are in several" in lines(
-        show.planned(planned)
+        tables.planned(planned)
     )
-    done = build.build(planned, tmp_path / "out")
+    done = pipeline.build(planned, tmp_path / "out")
     assert all(row["split"] == i.split("/")[1] for i, row in rows_of(done).items())
     assert done.manifest.subsets["mine"].across == across
     assert json.loads((done.path / manifest.NAME).read_text())["subsets"]["mine"]["across"] == across
@@ -212,9 +218,9 @@ def test_splitting_anew_gives_what_a_build_gives_also_where_copies_were_kept(tmp
     for path in (grouped.path, kept.path):
         for more in ({"seed": 7}, {"seed": 7, "duplicates": "drop-extra"}, {"seed": 7, "split_by": "client"}):
             planned = resplit.prepare(path, lambda _, more=more: wanted(tmp_path / "s", **more))
-            again = build.build(planned, tmp_path / "again", overwrite=True)
-            whole = build.prepare(wanted(tmp_path / "s", **more), Places())
-            assert contents(again.path) == contents(build.build(whole, tmp_path / "anew", overwrite=True).path)
+            again = pipeline.build(planned, tmp_path / "again", overwrite=True)
+            whole = pipeline.prepare(wanted(tmp_path / "s", **more), Places())
+            assert contents(again.path) == contents(pipeline.build(whole, tmp_path / "anew", overwrite=True).path)
 
 
 def test_only_files_of_one_size_are_looked_into_and_few_of_them_whole(

@@ -15,11 +15,11 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 import fedrsic_data
+from fedrsic_data.dataset.local import Local
+from fedrsic_data.dataset.reader import Dataset, Subset
 from fedrsic_data.errors import BadImageError, ManifestError, OutputError, UsageError
-from fedrsic_data.files import Local
-from fedrsic_data.reader import Dataset, Subset
-from fedtrain import features as module
-from fedtrain.features import Features, features
+from fedtrain.methods.prompts import features as module
+from fedtrain.methods.prompts.features import Features, features
 from fedtrain.models import clip as clips
 from fedtrain.models import tiny
 

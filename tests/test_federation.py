@@ -21,7 +21,7 @@ from pathlib import Path
 import pytest
 from conftest import ROOT
 
-from fedtrain.files import CHECKPOINT
+from fedtrain.runs.files import CHECKPOINT
 
 pytestmark = [
     pytest.mark.distributed,

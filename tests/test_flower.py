@@ -21,16 +21,18 @@ from flower_grid import HereGrid
 from flwr.app import Message, RecordDict
 from test_sites import flair
 
-from fedrsic_data import manifest, sites
+from fedrsic_data.dataset import manifest
+from fedrsic_data.derive import sites
 from fedrsic_data.errors import FedkitError, ManifestError, OutputError, UsageError
 from fedtrain import run
 from fedtrain.config import NEUTRAL, RunConfig
 from fedtrain.engines.base import Listener
-from fedtrain.files import CHECKPOINT
-from fedtrain.flower import app, launch, merge, privacy, server, wire
-from fedtrain.flower.wire import Judged
+from fedtrain.engines.flower import merge, privacy, server, wire
+from fedtrain.engines.flower.wire import Judged
+from fedtrain.federation import app, launch
 from fedtrain.methods.base import Evaluation, Update
-from fedtrain.state import load_state
+from fedtrain.runs.files import CHECKPOINT
+from fedtrain.runs.state import load_state
 
 pytestmark = pytest.mark.distributed
 

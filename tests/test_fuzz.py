@@ -19,15 +19,21 @@ from hypothesis import strategies as st
 from rich.console import Console
 from test_train_engine import config
 
-from fedrsic_data import build, partition, recipe, resplit, show
+from fedrsic_data import partition
+from fedrsic_data.answer import Shown, as_json
+from fedrsic_data.build import pipeline
+from fedrsic_data.cli import tables
+from fedrsic_data.dataset.reader import Dataset
+from fedrsic_data.dataset.verify import verify
+from fedrsic_data.derive import resplit
 from fedrsic_data.errors import FedkitError
 from fedrsic_data.publish.contents import contents
-from fedrsic_data.reader import Dataset
-from fedrsic_data.shown import Shown, as_json
+from fedrsic_data.recipes import recipe
 from fedrsic_data.sources.locate import Places
-from fedrsic_data.verify import verify
-from fedtrain import methods, report, results, run, seal
+from fedtrain import methods, run
+from fedtrain.report import answers
 from fedtrain.resolve import prepared
+from fedtrain.runs import results, seal
 
 ODD = (
     *(None, True, False, 0, -1, 1, 2, 2**53, 10**40, 0.5, -0.0, 1e308, 1e-320, float("inf")),
@@ -113,8 +119,8 @@ def test_an_edited_manifest_is_used_or_refused_in_a_line(dataset: Path) -> None:
         text = json.dumps(body, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
         digest = hashlib.sha256(text.encode(errors="replace")).hexdigest()
         assert written(dataset / "manifest.json", {**body, "digest": digest})
-        calm(lambda: show.verified(dataset, *verify(dataset)))
-        calm(lambda: show.inspected(Dataset(dataset), [], 5))
+        calm(lambda: tables.verified(dataset, *verify(dataset)))
+        calm(lambda: tables.inspected(Dataset(dataset), [], 5))
         calm(lambda: resplit.prepare(dataset, lambda old: old))
         calm(lambda: [prepared(one) for one in run.configs("promptfl", dataset, [], [])])
 
@@ -140,7 +146,7 @@ def test_subsets_and_paths_that_no_build_writes_are_refused(dataset: Path, chang
         data["subsets"] = {name: data["subsets"][old] for name, old in change["subsets"].items()}
     written(dataset / "manifest.json", data)
     for work in (
-        lambda: show.inspected(Dataset(dataset), [], 5),
+        lambda: tables.inspected(Dataset(dataset), [], 5),
         lambda: contents(Dataset(dataset), "me/fed", reference_only=False, redistribute=True),
     ):
         with pytest.raises(FedkitError, match="it was edited"):
@@ -175,7 +181,7 @@ def test_an_edited_recipe_is_planned_or_refused_in_a_line(tmp_path: Path) -> Non
 
         def plan() -> Shown:
             wanted = recipe.from_json(recipe.override(recipe.load(str(path))), "recipe")
-            return show.planned(build.prepare(wanted, Places(offline=True)))
+            return tables.planned(pipeline.prepare(wanted, Places(offline=True)))
 
         calm(plan)
         calm(lambda: recipe.override(recipe.load(str(path)), subsets=["one"], partitioner="iid", sets=["alpha=1"]))
@@ -217,7 +223,7 @@ def test_an_edited_run_is_compared_or_refused_in_a_line(trained: Path, tmp_path:
             except (ValueError, TypeError):  # nobody could seal that
                 return
         for form in ("text", "markdown", "csv"):
-            calm(lambda form=form: report.compared(results.grouped(results.found([out.parent])), form))
+            calm(lambda form=form: answers.compared(results.grouped(results.found([out.parent])), form))
 
     check()
 

@@ -17,10 +17,12 @@ import pytest
 from conftest import ROOT, tiny_image
 from hubserver import serving
 
-from fedrsic_data import build, plan, recipe, vocabulary
-from fedrsic_data.index import ClassRows, Index, single_label_table
-from fedrsic_data.manifest import Manifest, SourceEntry
-from fedrsic_data.plan import Planned
+from fedrsic_data.build import pipeline, plan
+from fedrsic_data.build.plan import Planned
+from fedrsic_data.dataset.manifest import Manifest, SourceEntry
+from fedrsic_data.raw.index import ClassRows, Index, single_label_table
+from fedrsic_data.recipes import recipe
+from fedrsic_data.sources import vocabulary
 
 CLIENTS, EACH, IMAGE = 51_414, 2, 2_000  # as many users as FLAIR has, of less and smaller images
 
@@ -66,7 +68,7 @@ def federation(out: Path) -> Manifest:
     divided = plan.divide(wanted, "many", plan.merge(wanted.subsets["many"], [index]), [])
     entry = SourceEntry("synthetic", "", "none", "none", True, rows, ())
     planned = Planned.of(wanted, {"ucmerced": entry}, [divided], "synthetic", 0, [])
-    return build.build(planned, out).manifest
+    return pipeline.build(planned, out).manifest
 
 
 @pytest.mark.slow

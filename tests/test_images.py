@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fedrsic_data import images
+from fedrsic_data.dataset import images
 from fedrsic_data.errors import BadImageError
 
 NOISE = Image.fromarray(np.random.default_rng(0).integers(0, 255, (40, 30, 3), np.uint8))

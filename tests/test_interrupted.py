@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 from conftest import ROOT, contents, sampled
 
-from fedrsic_data import build, recipe
+from fedrsic_data.build import pipeline
+from fedrsic_data.recipes import recipe
 from fedrsic_data.sources.locate import Places
 
 pytestmark = pytest.mark.slow
@@ -201,8 +202,8 @@ def again(out: Path, *, overwrite: bool = False) -> None:
     """The next build, left alone."""
     sets = ["sample.per_class=6", *SETS]
     data = recipe.override(recipe.load("fed-rsic"), subsets=["fed-ucmerced"], sample=True, sets=sets)
-    planned = build.prepare(recipe.from_json(data, "test"), Places(offline=True))
-    build.build(planned, out, overwrite=overwrite)
+    planned = pipeline.prepare(recipe.from_json(data, "test"), Places(offline=True))
+    pipeline.build(planned, out, overwrite=overwrite)
 
 
 def test_killed_again_and_again_before_it_completes(tmp_path, whole):

@@ -16,10 +16,12 @@ from typing import Any
 import pytest
 from conftest import ROOT, fails
 
-from fedrsic_data import atomic, console, record
-from fedrsic_data.download import Remote, fetch
+from fedrsic_data.build import record
+from fedrsic_data.cli import console
 from fedrsic_data.errors import DownloadError, FedkitError, OutputError
-from fedrsic_data.sources import hub
+from fedrsic_data.files import atomic
+from fedrsic_data.raw.download import Remote, fetch
+from fedrsic_data.sources import mirror
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals and pipes are another system's")
 
@@ -128,7 +130,7 @@ def test_signals_are_answered_before_the_command_line_is_imported(tmp_path: Path
 def test_a_signal_that_came_while_an_object_was_deleted_comes_again(tmp_path: Path) -> None:
     code = (
         "import os, signal, time\n"
-        "from fedrsic_data import console, interrupts\n"
+        "from fedrsic_data.cli import console, interrupts\n"
         "interrupts.install()\n"
         "class Odd:\n"
         "    def __del__(self):\n"
@@ -149,7 +151,7 @@ def test_a_signal_that_came_while_an_object_was_deleted_comes_again(tmp_path: Pa
 def test_a_thread_that_works_on_does_not_keep_a_stopped_process(tmp_path: Path) -> None:
     code = (
         "import atexit, os, signal, threading, time\n"
-        "from fedrsic_data import console, interrupts\n"
+        "from fedrsic_data.cli import console, interrupts\n"
         "interrupts.install()\n"
         "atexit.register(print, 'left in order')\n"
         "def app(**_):\n"
@@ -369,7 +371,7 @@ def within() -> Any:
 
 
 def test_a_pipe_among_features_is_computed_anew(within: None, tmp_path: Path) -> None:
-    from fedtrain import features
+    from fedtrain.methods.prompts import features
 
     os.mkfifo(tmp_path / "x.safetensors")
     assert features._read(tmp_path / "x.safetensors", "x", 1, 1) is None
@@ -387,7 +389,7 @@ def test_a_pipe_among_mirrors_is_named(within: None, tmp_path: Path, name: str) 
     (tmp_path / name).parent.mkdir(exist_ok=True)
     os.mkfifo(tmp_path / name)
     with pytest.raises(DownloadError, match=Path(name).name):
-        hub.mirror(hub.HubMirror("u/d", "0" * 40), tmp_path, offline=True)
+        mirror.mirror(mirror.HubMirror("u/d", "0" * 40), tmp_path, offline=True)
 
 
 def test_a_pipe_in_what_a_build_remembers_is_nothing(within: None, tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 from rich.console import Console
 
-from fedtrain import live
+from fedtrain.report import live
 
 
 def test_a_sparkline_has_the_shape_of_its_values() -> None:

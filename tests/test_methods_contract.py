@@ -19,7 +19,7 @@ from fedrsic_data.settings import decode, encode
 from fedtrain import run
 from fedtrain.config import RunConfig
 from fedtrain.methods import METHODS
-from fedtrain.methods.classify import ClipMethod
+from fedtrain.methods.prompts.judge import ClipMethod
 from fedtrain.models import clip
 
 FOLDER = ROOT / "fedtrain" / "methods"

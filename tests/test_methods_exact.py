@@ -20,7 +20,7 @@ from prompt_federation import (
 )
 from torch.nn import functional
 
-from fedtrain.methods.cohort import Batch, Sgd, descend, gather, schedule
+from fedtrain.methods.prompts.cohort import Batch, Sgd, descend, gather, schedule
 from fedtrain.models import clip
 from fedtrain.seeds import generator
 

@@ -12,9 +12,9 @@ from conftest import sampled
 from prompt_federation import PROMPTS, bind, judged, same, small_clip, trained
 
 from fedrsic_data.errors import UsageError
-from fedtrain.methods import rows
-from fedtrain.methods.classify import harmonic_means
-from fedtrain.methods.rows import few_shot
+from fedtrain.methods.prompts import rows
+from fedtrain.methods.prompts.judge import harmonic_means
+from fedtrain.methods.prompts.rows import few_shot
 from fedtrain.metrics import accuracy, harmonic, mean
 from fedtrain.models import clip
 

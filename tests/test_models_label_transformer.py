@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn import functional as F
 from torchvision.models import resnet18
 
-from fedtrain.flat import Flat
+from fedtrain.methods.networks.flat import Flat
 from fedtrain.models.label_transformer import NEGATIVE, POSITIVE, UNKNOWN, LabelTransformer
 
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 import fedrsic_data
 from fedrsic_data.errors import UsageError
 from fedrsic_data.sample import CLASSES
-from fedtrain.features import features
+from fedtrain.methods.prompts.features import features
 from fedtrain.models import clip as clips
 from fedtrain.models import tiny
 from fedtrain.models.prompts import PromptEncoder

@@ -13,9 +13,10 @@ import pytest
 from conftest import answer, fails, fedkit, tiny_image
 
 import fedrsic_data
-from fedrsic_data import new, schema
+from fedrsic_data.cli import new_recipe
+from fedrsic_data.dataset import schema
+from fedrsic_data.dataset.verify import verify
 from fedrsic_data.errors import OutputError, SourceError, UsageError
-from fedrsic_data.verify import verify
 
 DOMAINS = ("amazon", "dslr", "webcam")
 
@@ -45,8 +46,8 @@ def listed(root: Path, header: str, *rows: str) -> Path:
 def draft(name: str | None = None, *, sets: tuple[str, ...] = (), **options: Any) -> dict[str, Any]:
     """The recipe that these options draft."""
     places = {key: str(options.pop(key)) for key in ("folder", "parquet") if key in options}
-    chosen = new.settings(places.get("folder"), None, places.get("parquet"), sets)
-    return new.draft(chosen, name, **options).recipe
+    chosen = new_recipe.settings(places.get("folder"), None, places.get("parquet"), sets)
+    return new_recipe.draft(chosen, name, **options).recipe
 
 
 @pytest.mark.realdata
@@ -183,15 +184,15 @@ def test_what_cannot_be_built_is_refused_before_it_is_written(tmp_path: Path) ->
         draft(folder=folder, sets=("kind=ucmerced",))
     for places in ((None, None, None), ("a", "u/d", None)):
         with pytest.raises(UsageError, match="one of --folder PATH, --hub USER/NAME, --parquet PATH"):
-            new.settings(*places)
+            new_recipe.settings(*places)
     with pytest.raises(UsageError, match="repo='nonsense' should look like USER/NAME"):
-        new.draft(new.settings(None, "nonsense", None))
+        new_recipe.draft(new_recipe.settings(None, "nonsense", None))
 
 
 def test_settings_of_the_hub() -> None:
     chosen = {"kind": "hub", "repo": "u/d", "revision": None, "splits": {"test": None}}
-    assert new.settings(None, "u/d", None, ['splits={"test": null}']) == chosen
-    assert new.settings(None, "hf://datasets/u/d@v1", None)["revision"] == "v1"
+    assert new_recipe.settings(None, "u/d", None, ['splits={"test": null}']) == chosen
+    assert new_recipe.settings(None, "hf://datasets/u/d@v1", None)["revision"] == "v1"
 
 
 def test_a_recipe_is_never_written_over(tmp_path: Path) -> None:
@@ -212,17 +213,17 @@ def test_a_recipe_is_never_written_over(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "my.json").read_text())["name"] == "office"
     assert sorted(p.name for p in tmp_path.iterdir() if p.name.startswith("my")) == ["my.json"]
     with pytest.raises(OutputError, match="is a folder"):
-        new.check(tmp_path, force=True)
+        new_recipe.check(tmp_path, force=True)
     (tmp_path / "link.json").symlink_to("my.json")
     with pytest.raises(OutputError, match="link.json: is a link"):
-        new.check(tmp_path / "link.json", force=True)
+        new_recipe.check(tmp_path / "link.json", force=True)
     for words in ('{"fedkit": 1, "recipe": {}, "subsets": {}}', '{"fedkit": 1, "config": {}}', '{"name": "x"}', "{}"):
         (tmp_path / "other.json").write_text(words)  # a dataset's manifest, a run's config
         with pytest.raises(OutputError, match="no recipe of fedkit's"):
-            new.check(tmp_path / "other.json", force=True)
-    drafted = new.draft(new.settings(str(tmp_path / "office"), None, None))
+            new_recipe.check(tmp_path / "other.json", force=True)
+    drafted = new_recipe.draft(new_recipe.settings(str(tmp_path / "office"), None, None))
     with pytest.raises(OutputError, match="cannot be written"):
-        new.write(tmp_path / "no" / "my.json", drafted)
+        new_recipe.write(tmp_path / "no" / "my.json", drafted)
 
 
 @pytest.mark.parametrize(
@@ -237,7 +238,7 @@ def test_a_dataset_with_a_recipe_of_its_own_is_known(tmp_path: Path, file: str, 
     (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
     (tmp_path / file).write_text("")
     with pytest.raises(UsageError, match=f"has the layout of {recipe}; run: fedkit build {recipe} --source {recipe}="):
-        new.settings(str(tmp_path), None, None)
+        new_recipe.settings(str(tmp_path), None, None)
 
 
 def test_one_class_that_two_sources_spell_in_two_ways_is_refused(tmp_path: Path) -> None:

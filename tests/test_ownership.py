@@ -21,11 +21,17 @@ from hypothesis import strategies as st
 from test_train_engine import config
 
 import fedrsic_data
-from fedrsic_data import atomic, build, new, ownership, pictures, recipe, resplit, sites
+from fedrsic_data.build import pipeline
+from fedrsic_data.cli import new_recipe
+from fedrsic_data.derive import resplit, sites
 from fedrsic_data.errors import FedkitError, OutputError
+from fedrsic_data.files import atomic, ownership
+from fedrsic_data.recipes import recipe
+from fedrsic_data.report import figures
 from fedrsic_data.sources.locate import Places
-from fedtrain import methods, pages, run
-from fedtrain.flower import app
+from fedtrain import methods, run
+from fedtrain.federation import app
+from fedtrain.report import html
 
 
 @pytest.fixture(autouse=True)
@@ -53,15 +59,15 @@ OUT = "out.html"
 """Where every command writes: a report needs the suffix."""
 
 
-def planned(*sets: str) -> build.Planned:
+def planned(*sets: str) -> pipeline.Planned:
     data = recipe.override(recipe.load("fed-rsic"), subsets=["fed-ucmerced"], sample=True, sets=[*SETS, *sets])
-    return build.prepare(recipe.from_json(data, "test"), Places(offline=True))
+    return pipeline.prepare(recipe.from_json(data, "test"), Places(offline=True))
 
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
     top = tmp_path_factory.mktemp("made")
-    build.build(planned(), top / "dataset")
+    pipeline.build(planned(), top / "dataset")
     (top / "nothing").mkdir()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(methods, "METHODS", {"softmax": Softmax})
@@ -69,12 +75,12 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
     sites.split(top / "dataset", top / "sites")
     app.write(top / "app", "fedpgp", str(top / "dataset"), None, [], None)
     dataset = fedrsic_data.open(top / "dataset")
-    pictures.write(dataset, [], top / "pictures")
+    figures.write(dataset, [], top / "pictures")
     begun = planned("seed=3")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(build, "describe", interrupt)
+        patch.setattr(pipeline, "describe", interrupt)
         with pytest.raises(KeyboardInterrupt):
-            build.build(begun, top / "begun" / OUT)
+            pipeline.build(begun, top / "begun" / OUT)
     (top / "begun" / f"{OUT}.incomplete").rename(top / "incomplete")
     return Made(top)
 
@@ -84,15 +90,15 @@ def interrupt(*_: object, **__: object) -> None:
 
 
 def builds(made: Made, out: Path) -> None:
-    build.build(planned("seed=5"), out, overwrite=True)
+    pipeline.build(planned("seed=5"), out, overwrite=True)
 
 
 def builds_again(made: Made, out: Path) -> None:
-    build.build(planned(), out)
+    pipeline.build(planned(), out)
 
 
 def resplits(made: Made, out: Path) -> None:
-    build.build(resplit.prepare(made.dataset, lambda old: old), out, overwrite=True)
+    pipeline.build(resplit.prepare(made.dataset, lambda old: old), out, overwrite=True)
 
 
 def splits(made: Made, out: Path) -> None:
@@ -112,16 +118,16 @@ def federates(made: Made, out: Path) -> None:
 
 
 def draws(made: Made, out: Path) -> None:
-    pictures.write(fedrsic_data.open(made.dataset), [], out)
+    figures.write(fedrsic_data.open(made.dataset), [], out)
 
 
 def reports(made: Made, out: Path) -> None:
-    pages.report([made.dataset], out, images=False)
+    html.report([made.dataset], out, images=False)
 
 
 def drafts(made: Made, out: Path) -> None:
     data = {"fedkit": recipe.SCHEMA, "name": "x", "subsets": {}, "partition": {}}
-    new.write(out, new.Draft(data, "", {}, None, ()), force=True)  # type: ignore[arg-type]
+    new_recipe.write(out, new_recipe.Draft(data, "", {}, None, ()), force=True)  # type: ignore[arg-type]
 
 
 COMMANDS = (builds, builds_again, resplits, splits, trains, trains_again, federates, draws, reports, drafts)
@@ -332,7 +338,7 @@ import torch
 torch.set_num_threads(1)
 from test_ownership import planned
 from test_train_engine import config
-from fedrsic_data import atomic, build, sites
+from fedrsic_data.files import atomic, build, sites
 from fedrsic_data.errors import OutputError
 from fedtrain import methods, run
 

@@ -20,12 +20,16 @@ from conftest import answer, contents, fails, fedkit, make, resealed, sampled
 from PIL import Image
 
 import fedrsic_data
-from fedrsic_data import build, images, manifest, new, recipe, schema
+from fedrsic_data.build import pipeline
+from fedrsic_data.cli import new_recipe
+from fedrsic_data.dataset import images, manifest, schema
 from fedrsic_data.errors import BadImageError, ManifestError, OutputError
-from fedrsic_data.pages import PAGE_ROWS, Page, Section, Sheet, Table, Thumbnail, partition, render, samples
-from fedrsic_data.pictures.style import Numbers
+from fedrsic_data.recipes import recipe
+from fedrsic_data.report import contact_sheet
+from fedrsic_data.report.page import PAGE_ROWS, Page, Section, Sheet, Table, Thumbnail, render
+from fedrsic_data.report.style import Numbers
 from fedrsic_data.sources.locate import Places
-from fedtrain.pages import report as write_report
+from fedtrain.report.html import report as write_report
 
 HOSTILE = (
     "<script>document.title='owned'</script>",
@@ -41,7 +45,7 @@ HOSTILE = (
 
 def html(dataset: Path, out: Path) -> Path:
     opened_ = fedrsic_data.open(dataset)
-    out.write_text(render(Page("Report", ("Of a test.",), partition.sections(opened_), partition.SAMPLE)), "utf-8")
+    out.write_text(render(Page("Report", ("Of a test.",), dataset.sections(opened_), dataset.SAMPLE)), "utf-8")
     return out
 
 
@@ -56,7 +60,7 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Label sets, and more clients than a table shows at once."""
     data = recipe.override(recipe.load("flair"), sample=True, sets=["sample.size=32"])
     out = tmp_path_factory.mktemp("built") / "flair"
-    return build.build(build.prepare(recipe.from_json(data, "test"), Places(offline=True)), out).path
+    return pipeline.build(pipeline.prepare(recipe.from_json(data, "test"), Places(offline=True)), out).path
 
 
 @pytest.fixture(scope="module")
@@ -68,9 +72,11 @@ def hostile(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (root / "pictures" / name).mkdir(parents=True)
         for i in range(6):
             Image.new("RGB", (24, 24), (c * 30, i * 40, 90)).save(root / "pictures" / name / f"{i}.png")
-    drafted = new.draft(new.settings(str(root / "pictures"), None, None), "hostile", clients=8, offline=True)
+    drafted = new_recipe.draft(
+        new_recipe.settings(str(root / "pictures"), None, None), "hostile", clients=8, offline=True
+    )
     wanted = recipe.from_json(drafted.recipe, "test")
-    return renamed(build.build(build.prepare(wanted, Places(offline=True)), root / "out").path)
+    return renamed(pipeline.build(pipeline.prepare(wanted, Places(offline=True)), root / "out").path)
 
 
 def renamed(folder: Path) -> Path:
@@ -271,8 +277,8 @@ def test_data_of_a_long_table_cannot_end_its_script() -> None:
 
 def test_a_contact_sheet_shows_what_it_says(domains: Path) -> None:
     subset = fedrsic_data.open(domains).subset("fed-domains")
-    sheet = samples.sheet(subset, each=2)
-    assert sheet == samples.sheet(subset, each=2)
+    sheet = contact_sheet.sheet(subset, each=2)
+    assert sheet == contact_sheet.sheet(subset, each=2)
     assert len(sheet.columns) == 3
     train = subset.read("train", ["image", "label", "domain", "sample_id"]).to_pylist()
     known = {row["sample_id"]: row for row in train}
@@ -283,7 +289,7 @@ def test_a_contact_sheet_shows_what_it_says(domains: Path) -> None:
                 assert subset.classes[row["label"]] == name
                 assert row["domain"] == domain
                 small = Image.open(io.BytesIO(shot.jpeg or b""))
-                assert max(small.size) <= samples.SIDE
+                assert max(small.size) <= contact_sheet.SIDE
                 whole = np.asarray(Image.open(io.BytesIO(row["image"]["bytes"])).convert("RGB"), float)
                 assert np.abs(whole.mean((0, 1)) - np.asarray(small, float).mean((0, 1))).max() < 12
     assert len({shot.words for _, cells in sheet.rows for shots in cells for shot in shots}) > 50

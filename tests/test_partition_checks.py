@@ -23,7 +23,7 @@ from test_partition_measures import (
     total_variation,
 )
 
-from fedrsic_data import skew
+from fedrsic_data.dataset import skew
 from fedrsic_data.errors import UsageError
 from fedrsic_data.partition import PARTITIONERS, Rows
 

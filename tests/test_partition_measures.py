@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from fedrsic_data import skew
+from fedrsic_data.dataset import skew
 from fedrsic_data.partition import Rows, assign
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from test_partition_measures import assert_alpha, crosstab, ids, listed_rows, run, sizes_of
 
-from fedrsic_data import skew
+from fedrsic_data.dataset import skew
 from fedrsic_data.errors import UsageError
 from fedrsic_data.partition import PARTITIONERS, Assignment, Rows, assign, from_json
 from fedrsic_data.partition import labels as lists

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from test_partition_measures import crosstab, even_rows, run, sizes_of
 
-from fedrsic_data import skew
+from fedrsic_data.dataset import skew
 from fedrsic_data.partition import Rows, from_json, homes
 from fedrsic_data.partition.fit import fit
 

@@ -13,9 +13,9 @@ from conftest import answer, contents, fails, fedkit, sampled
 from PIL import Image
 
 import fedrsic_data
-from fedrsic_data import pictures
 from fedrsic_data.errors import OutputError
-from fedrsic_data.pictures import for_card, of_partition, partition, style, summary
+from fedrsic_data.report import figures, figures_clients, style, summary
+from fedrsic_data.report.figures import for_card, of_partition
 
 WHITE, BLACK = style.LIGHT["page"], style.DARK["page"]
 # Machado, Oliveira and Fernandes 2009, severity 1.0; on linear RGB
@@ -68,12 +68,12 @@ def test_colours_differ_for_every_kind_of_vision(theme: dict[str, str]) -> None:
 
 
 @pytest.fixture(scope="module")
-def domains(tmp_path_factory: pytest.TempPathFactory) -> fedrsic_data.reader.Dataset:
+def domains(tmp_path_factory: pytest.TempPathFactory) -> fedrsic_data.dataset.reader.Dataset:
     out = tmp_path_factory.mktemp("built") / "fed"
     return fedrsic_data.open(sampled(out, "clients=12", "domain_mix=0.3", subset="fed-domains").path)
 
 
-def test_the_card_has_its_pictures(domains: fedrsic_data.reader.Dataset) -> None:
+def test_the_card_has_its_pictures(domains: fedrsic_data.dataset.reader.Dataset) -> None:
     pictures = for_card(domains)
     assert [p.name for p in pictures] == [f"figures/fed-domains-{what}.png" for what in ("clients", "sizes", "domains")]
     for picture in pictures:
@@ -83,10 +83,10 @@ def test_the_card_has_its_pictures(domains: fedrsic_data.reader.Dataset) -> None
             assert len(image.convert("RGB").getcolors(1 << 20) or ()) > 5, "nothing is drawn"
         assert not picture.png.count(b"tEXt"), "a PNG names its software, or a date"
         assert "12 clients" in picture.alt
-    assert pictures == for_card(domains)
+    assert figures == for_card(domains)
 
 
-def test_numbers_behind_a_picture_are_the_counts(domains: fedrsic_data.reader.Dataset) -> None:
+def test_numbers_behind_a_picture_are_the_counts(domains: fedrsic_data.dataset.reader.Dataset) -> None:
     subset = domains.subset("fed-domains")
     drawn = {d.name.removeprefix("fed-domains-"): d.numbers for d in of_partition(subset)}
     rows = {row[0]: row[1:] for row in drawn["sizes"].rows}
@@ -102,7 +102,7 @@ def test_numbers_behind_a_picture_are_the_counts(domains: fedrsic_data.reader.Da
 def test_cells_lie_where_their_values_are() -> None:
     with style.look():
         axes = style.figure(2).subplots()
-        partition.cells(axes, np.array([[0.0, 0.005, 1.0], [0.3, 0.0, 0.01]]))
+        figures_clients.cells(axes, np.array([[0.0, 0.005, 1.0], [0.3, 0.0, 0.01]]))
     found = {}
     for patch in axes.patches:
         for square in patch.get_path().vertices.reshape(-1, 5, 2):
@@ -125,10 +125,10 @@ def test_many_clients_share_columns() -> None:
     assert of.members[-1][-1] == 5, "a client without rows is not last"
     leading = labels[summary.ordered(many)].argmax(axis=1)[:-1]
     assert (np.diff(leading) >= 0).all()
-    drawn = partition.heat_map(many)
+    drawn = figures_clients.heat_map(many)
     assert len(drawn.numbers.rows) == summary.MOST
     assert len(style.svg(drawn)) < 60_000
-    assert partition.sizes(many).numbers.rows[-1][0] == "100%"
+    assert figures_clients.sizes(many).numbers.rows[-1][0] == "100%"
 
 
 def test_an_svg_is_themed_named_and_escaped() -> None:
@@ -136,9 +136,9 @@ def test_an_svg_is_themed_named_and_escaped() -> None:
     made = synthetic(
         np.eye(4, dtype=np.int64) * 4, classes=(hostile, "$x^2$", "\N{GRINNING FACE}" * 300, "عربى"), name="fed-x"
     )
-    drawing = partition.heat_map(made)
+    drawing = figures_clients.heat_map(made)
     text = style.svg(drawing)
-    assert text == style.svg(partition.heat_map(made)), "not the same bytes again"
+    assert text == style.svg(figures_clients.heat_map(made)), "not the same bytes again"
     assert "<script" not in text
     assert "\u202e" not in text
     assert "$x^2$" in text, "a dollar sign started a formula"
@@ -153,7 +153,7 @@ def test_an_svg_is_themed_named_and_escaped() -> None:
 def test_a_subset_without_a_client_has_pictures() -> None:
     for labels in (np.zeros((0, 4), np.int64), np.zeros((3, 4), np.int64)):
         made = synthetic(labels)
-        for draw in (partition.heat_map, partition.sizes, partition.domain_mix):
+        for draw in (figures_clients.heat_map, figures_clients.sizes, figures_clients.domain_mix):
             assert style.png(draw(made)).startswith(b"\x89PNG")
 
 
@@ -179,7 +179,7 @@ def test_matplotlib_is_imported_to_draw_only() -> None:
     import subprocess
     import sys
 
-    code = "import sys, fedrsic_data.pictures; sys.exit('matplotlib' in sys.modules)"
+    code = "import sys, fedrsic_data.report.figures; sys.exit('matplotlib' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parent.parent, check=False).returncode == 0
 
 
@@ -201,19 +201,19 @@ def test_inspect_writes_the_pictures(sample_build: Path, tmp_path: Path) -> None
 @pytest.mark.parametrize("kind", ["svg", "png"])
 def test_a_picture_of_somebody_else_stays(sample_build: Path, tmp_path: Path, kind: str) -> None:
     dataset = fedrsic_data.open(sample_build)
-    first = pictures.write(dataset, [], tmp_path)
-    assert pictures.write(dataset, [], tmp_path) == first  # those of fedkit are replaced
+    first = figures.write(dataset, [], tmp_path)
+    assert figures.write(dataset, [], tmp_path) == first  # those of fedkit are replaced
     mine = tmp_path / f"fed-ucmerced-skew.{kind}"
     for data in (b"<svg>mine</svg>", b"\x89PNG\r\n\x1a\nmine"):
         mine.write_bytes(data)
         before = contents(tmp_path)
         with pytest.raises(OutputError, match=f"skew.{kind}: is there already and no picture of fedkit's"):
-            pictures.write(dataset, [], tmp_path)
+            figures.write(dataset, [], tmp_path)
         assert contents(tmp_path) == before
     mine.unlink()
     mine.symlink_to(tmp_path / "elsewhere")
     with pytest.raises(OutputError, match=f"skew.{kind}: is a link"):
-        pictures.write(dataset, [], tmp_path)
+        figures.write(dataset, [], tmp_path)
     assert not (tmp_path / "elsewhere").exists()
 
 

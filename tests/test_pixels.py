@@ -20,13 +20,16 @@ from PIL import Image, ImageFile
 from torch.nn import functional
 
 import fedrsic_data
-from fedrsic_data import build, duplicates, images, new, plan, recipe
+from fedrsic_data.build import duplicates, pipeline, plan
+from fedrsic_data.cli import new_recipe
+from fedrsic_data.dataset import images
+from fedrsic_data.dataset.reader import Subset
 from fedrsic_data.errors import BadImageError, SourceError
-from fedrsic_data.reader import Subset
+from fedrsic_data.recipes import recipe
 from fedrsic_data.sources.locate import Places
-from fedtrain import features
 from fedtrain.data import ImageDataset, picture
-from fedtrain.images import decoded
+from fedtrain.methods.networks.album import decoded
+from fedtrain.methods.prompts import features
 from fedtrain.models import clip as clips
 from fedtrain.models import tiny
 
@@ -192,8 +195,8 @@ def planned(root: Path, files: dict[str, bytes], **more: object) -> plan.Planned
     for name, data in files.items():
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).write_bytes(data)
-    data = new.draft(new.settings(str(root), None, None, ()), "own").recipe
-    return build.prepare(
+    data = new_recipe.draft(new_recipe.settings(str(root), None, None, ()), "own").recipe
+    return pipeline.prepare(
         recipe.from_json(data | {"partition": {"name": "iid", "clients": 1}} | more, "test"), Places(offline=True)
     )
 
@@ -204,7 +207,7 @@ def subset(tmp_path_factory: pytest.TempPathFactory) -> Subset:
     os.environ.setdefault("FEDKIT_CACHE", str(tmp_path_factory.mktemp("cache")))
     files = {f"train/{'even' if i % 2 else 'odd'}/{name}": CASES[name][0] for i, name in enumerate(CASES)}
     files |= {f"test/{c}/x{i}.png": png(COLOUR + i, 2) for i, c in enumerate(("even", "odd"))}
-    done = build.build(
+    done = pipeline.build(
         planned(tmp_path_factory.mktemp("pixels") / "own", files), tmp_path_factory.mktemp("built") / "x"
     )
     return fedrsic_data.open(done.path).subset("own")
@@ -366,7 +369,7 @@ def test_the_decoder_prints_nothing_of_its_own(tmp_path: Path) -> None:
     code = """if True:
         import sys
         from pathlib import Path
-        from fedrsic_data import images
+        from fedrsic_data.dataset import images
         try:
             images.check(Path(sys.argv[1]).read_bytes(), "x")
         except images.BadImageError:
@@ -391,8 +394,8 @@ def test_a_build_refuses_what_training_could_not_read(tmp_path: Path) -> None:
     with pytest.raises(
         BadImageError, match="13.tif: a TIFF of 13 bands of 16-bit whole numbers cannot be given as RGB"
     ):
-        build.build(planned(tmp_path / "own", files), tmp_path / "out")
-    done = build.build(planned(tmp_path / "own", files, on_bad_image="skip"), tmp_path / "out")
+        pipeline.build(planned(tmp_path / "own", files), tmp_path / "out")
+    done = pipeline.build(planned(tmp_path / "own", files, on_bad_image="skip"), tmp_path / "out")
     (skipped,) = done.manifest.subsets["own"].skipped
     assert skipped.reason == "a TIFF of 13 bands of 16-bit whole numbers cannot be given as RGB"
 
@@ -402,7 +405,7 @@ def test_a_build_in_which_every_image_was_skipped_fails(tmp_path: Path) -> None:
     with pytest.raises(
         SourceError, match="own: all 10 images were skipped, own/.* for one: an image of mode I cannot be given as RGB"
     ):
-        build.build(planned(tmp_path / "own", files, on_bad_image="skip"), tmp_path / "out")
+        pipeline.build(planned(tmp_path / "own", files, on_bad_image="skip"), tmp_path / "out")
     assert not (tmp_path / "out" / "manifest.json").exists()
 
 

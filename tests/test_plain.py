@@ -20,11 +20,14 @@ import yaml
 from conftest import ROOT, fails, fedkit
 from rich.console import Console
 
-from fedrsic_data import console, manifest, shown
+from fedrsic_data import answer
+from fedrsic_data.cli import console
+from fedrsic_data.dataset import manifest
 from fedrsic_data.errors import FedkitError, UsageError, masked, masked_in
 from fedrsic_data.publish.card import render
-from fedtrain import config, live, report
-from fedtrain.results import Group, Spread
+from fedtrain import config
+from fedtrain.report import answers, live
+from fedtrain.runs.results import Group, Spread
 
 EVIL = "\x1b]0;owned\x07\x1b[2J=cmd|x`\n\u202e[red]@me"
 LOGIN = "s3://KEY:SuPerSecret@bucket/x"
@@ -46,13 +49,13 @@ def printed(text: Any) -> str:
 
 @pytest.mark.parametrize("form", ["text", "markdown", "csv", "json"])
 def test_no_form_of_a_comparison_steers_a_terminal(form: str) -> None:
-    words = printed(report.compared([group(EVIL)], form).text)
+    words = printed(answers.compared([group(EVIL)], form).text)
     assert "owned" in words
     assert not [c for c in STEERING if c in words]
 
 
 def test_a_markdown_table_keeps_its_columns_whatever_a_label_holds() -> None:
-    words = printed(report.compared([group("a|b\\|c\nd <script> ![x](http://x)")], "markdown").text)
+    words = printed(answers.compared([group("a|b\\|c\nd <script> ![x](http://x)")], "markdown").text)
     rows = [line for line in words.splitlines() if line.startswith("|")]
     bars = [line.replace("\\\\", "").replace("\\|", "").count("|") for line in rows]
     assert bars == [3] * 4
@@ -62,7 +65,7 @@ def test_a_markdown_table_keeps_its_columns_whatever_a_label_holds() -> None:
 
 @pytest.mark.parametrize("start", ["=", "+", "-", "@", "\t=", " =", "\uff1d"])
 def test_no_text_of_a_csv_file_is_a_formula_and_numbers_stay_numbers(start: str) -> None:
-    words = printed(report.compared([group(f"{start}HYPERLINK(1)")], "csv").text)
+    words = printed(answers.compared([group(f"{start}HYPERLINK(1)")], "csv").text)
     rows = list(csv.reader(io.StringIO(words)))
     assert [cell[0] for row in rows[1:] for cell in row[:3]] == ["'" if start != "\t=" else "\\"] * 6
     assert {row[4] for row in rows[1:]} == {"-1.5"}
@@ -99,7 +102,7 @@ def test_steps_notes_and_errors_are_lines_without_escapes(capsys: pytest.Capture
 
 
 def test_headings_of_tables_are_text(sample_build: Path) -> None:
-    from fedrsic_data.show import _table
+    from fedrsic_data.cli.tables import _table
 
     words = printed(_table([f"[bold]{EVIL}", "b"], [["1", "2"]]))
     assert "[bold]" in words
@@ -107,7 +110,7 @@ def test_headings_of_tables_are_text(sample_build: Path) -> None:
 
 
 def test_json_is_ascii_and_holds_no_password() -> None:
-    words = shown.as_json({"a": [EVIL + "\x7f", {LOGIN: LOGIN}], "b": 1.5, "c": None})
+    words = answer.as_json({"a": [EVIL + "\x7f", {LOGIN: LOGIN}], "b": 1.5, "c": None})
     assert words.isascii()
     assert words.isprintable()
     assert "SuPerSecret" not in words

@@ -18,10 +18,10 @@ from test_publish import around, commands, python
 from test_verify import rewrite, swap
 
 import fedrsic_data
-from fedrsic_data import manifest
+from fedrsic_data.build.shards import parquet_writer
+from fedrsic_data.dataset import manifest
+from fedrsic_data.dataset.reader import Dataset
 from fedrsic_data.errors import ManifestError
-from fedrsic_data.reader import Dataset
-from fedrsic_data.shards import parquet_writer
 from fedtrain import resolve, run
 
 TRAIN = "fed-ucmerced/train"

@@ -23,15 +23,17 @@ from conftest import ROOT, answer, contents, fails, fedkit, make, tiny_image
 from hubserver import READER, WRITER, Fault, Hub, Repo, broken, serving
 
 import fedrsic_data
-from fedrsic_data import manifest, rebuild, recipe
+from fedrsic_data.dataset import manifest
+from fedrsic_data.dataset.hub import Address, Ranges, address, is_address, patiently, pinned, speaking
+from fedrsic_data.dataset.manifest import Shard
+from fedrsic_data.dataset.verify import verify
 from fedrsic_data.errors import HubError, ManifestError, OutputError, UsageError, VerificationError, discreet
-from fedrsic_data.hub import Address, Ranges, address, is_address, patiently, pinned, speaking
-from fedrsic_data.manifest import Shard
+from fedrsic_data.publish import rebuild
 from fedrsic_data.publish.contents import contents as published
 from fedrsic_data.publish.run import publish
 from fedrsic_data.publish.upload import Target
+from fedrsic_data.recipes import recipe
 from fedrsic_data.sources.locate import Places
-from fedrsic_data.verify import verify
 
 
 def around(hub: Hub, folder: Path, **more: str) -> dict[str, str]:
@@ -334,8 +336,8 @@ def test_features_of_the_card_are_those_of_the_shards(sample_build: Path, tmp_pa
     import datasets
     import pyarrow.parquet as pq
 
-    from fedrsic_data import schema
-    from fedrsic_data.manifest import FineEntry, SubsetEntry
+    from fedrsic_data.dataset import schema
+    from fedrsic_data.dataset.manifest import FineEntry, SubsetEntry
     from fedrsic_data.publish.card import _features
 
     names = ("a: b", "no", "1", "ünï'\"", "- x")
@@ -531,7 +533,7 @@ def test_what_is_no_range_is_not_read_whole(status: int, size: int, monkeypatch:
 @pytest.mark.parametrize("asked", ["\xb2", "soon", "-1", "9" * 400])
 def test_a_server_asks_for_patience_in_nonsense(asked: str, monkeypatch: pytest.MonkeyPatch) -> None:
     waited: list[float] = []
-    monkeypatch.setattr("fedrsic_data.hub._sleep", waited.append)
+    monkeypatch.setattr("fedrsic_data.dataset.hub._sleep", waited.append)
 
     def call() -> None:
         error = HubError("429")
@@ -547,7 +549,7 @@ def test_reading_waits_out_what_passes(sample_build: Path, hub: Hub, tmp_path: P
     hub.adopt("me/fed", sample_build)
     code = (
         "import time; time.sleep = lambda s: None\n"
-        "import fedrsic_data, fedrsic_data.hub as h; h._sleep = time.sleep\n"
+        "import fedrsic_data, fedrsic_data.dataset.hub as h; h._sleep = time.sleep\n"
         "client = fedrsic_data.open('hf://me/fed').subset('fed-ucmerced').client('client-0003')\n"
         "print(client.read('train').num_rows)"
     )

@@ -14,12 +14,13 @@ from conftest import fails, fedkit
 from matplotlib.colors import to_hex
 from rich.console import Console
 
-from fedrsic_data import quickstart as samples
+from fedrsic_data.answer import Shown
+from fedrsic_data.cli import sample_datasets
 from fedrsic_data.errors import UsageError
-from fedrsic_data.pages import Figure
-from fedrsic_data.shown import Shown
-from fedtrain import pages, quickstart, run
+from fedrsic_data.report.page import Figure
+from fedtrain import run
 from fedtrain.engines.base import Listener
+from fedtrain.report import html, quickstart
 
 _SHORT = {"fed-ucmerced": ("rounds=2",), "flair": ("rounds=1", "clients_per_round=2", "image_size=64")}
 
@@ -36,10 +37,10 @@ def tour() -> list[quickstart.Part]:
 @pytest.fixture(scope="module")
 def datasets(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     sets = {
-        samples.SCENES: ("sample.per_class=6", "sample.size=32"),
-        samples.PHOTOS: ("sample.users=30", "sample.size=32"),
+        sample_datasets.SCENES: ("sample.per_class=6", "sample.size=32"),
+        sample_datasets.PHOTOS: ("sample.users=30", "sample.size=32"),
     }
-    return samples.built(tmp_path_factory.mktemp("tour") / "data", sets)
+    return sample_datasets.built(tmp_path_factory.mktemp("tour") / "data", sets)
 
 
 @pytest.fixture(scope="module")
@@ -94,7 +95,7 @@ def test_its_report_is_readable(toured: tuple[Path, Shown], width: int, scheme: 
 
 
 def test_a_method_has_one_colour_in_all_pictures(toured: tuple[Path, Shown]) -> None:
-    page = pages.page([toured[0] / "runs"])
+    page = html.page([toured[0] / "runs"])
     seen: dict[str, set[str]] = {}
     drawn = [block.drawing.figure for s in page.sections for block in s.blocks if isinstance(block, Figure)]
     for axes in (axes for figure in drawn for axes in figure.axes):
@@ -112,7 +113,7 @@ def test_a_report_of_runs_prints_figures_as_papers_do(toured: tuple[Path, Shown]
     out = toured[0]
     (config,) = run.configs("promptfl", datasets["fed-ucmerced"], ["fed-ucmerced"], ["seed=1", "rounds=2", "lr=0.01"])
     run.train(config, out / "more" / "promptfl-1", cache=out / "cache")
-    (section,) = pages.page([out / "runs" / "promptfl-fed-ucmerced", out / "more"]).sections
+    (section,) = html.page([out / "runs" / "promptfl-fed-ucmerced", out / "more"]).sections
     finals, configs = section.blocks[0], section.blocks[-2]
     (row,) = finals.numbers.rows
     assert row[:2] == ("promptfl", 2)
@@ -121,7 +122,7 @@ def test_a_report_of_runs_prints_figures_as_papers_do(toured: tuple[Path, Shown]
     sets = ["seed=1", "rounds=2", "lr=0.02"]
     (config,) = run.configs("local", datasets["fed-ucmerced"], ["fed-ucmerced"], sets)
     run.train(config, out / "other" / "local-1", cache=out / "cache")
-    (section,) = pages.page([out / "more" / "promptfl-1", out / "other" / "local-1"]).sections
+    (section,) = html.page([out / "more" / "promptfl-1", out / "other" / "local-1"]).sections
     configs = section.blocks[-2]
     marked = {configs.numbers.rows[i][0] for i in configs.marked}
     assert marked == {"method", "method.lr"}
@@ -135,7 +136,7 @@ def test_what_cannot_be_reported_is_said(toured: tuple[Path, Shown], tmp_path: P
     begun.mkdir(parents=True)
     (begun / "config.json").write_bytes((done / "config.json").read_bytes())
     (tmp_path / "some" / "done").symlink_to(done)
-    page = pages.page([tmp_path / "some", done])
+    page = html.page([tmp_path / "some", done])
     assert any("not finished, left out" in words for words in page.words)
     assert len(page.sections) == 1
     damaged = tmp_path / "damaged"
@@ -149,4 +150,4 @@ def test_what_cannot_be_reported_is_said(toured: tuple[Path, Shown], tmp_path: P
 
 def test_an_address_is_no_folder() -> None:
     with pytest.raises(UsageError, match="is an address; name a folder of this machine"):
-        samples.built(Path("hf://me/fed"))
+        sample_datasets.built(Path("hf://me/fed"))

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from fedrsic_data import recipe
 from fedrsic_data.errors import FedkitError, ManifestError, UsageError
+from fedrsic_data.recipes import recipe
 
 SMALL = {"fedkit": 1, "name": "x", "subsets": {"a": {"sources": ["ucmerced"]}}}
 

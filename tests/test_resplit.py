@@ -9,16 +9,18 @@ from pathlib import Path
 import pytest
 from conftest import contents, sampled
 
-from fedrsic_data import build, recipe, resplit
+from fedrsic_data.build import pipeline
+from fedrsic_data.dataset.verify import verify
+from fedrsic_data.derive import resplit
 from fedrsic_data.errors import OutputError, UsageError, VerificationError
-from fedrsic_data.verify import verify
+from fedrsic_data.recipes import recipe
 
 
-def again(path: Path, out: Path, *sets: str, **override: object) -> build.Built:
+def again(path: Path, out: Path, *sets: str, **override: object) -> pipeline.Built:
     def change(old: recipe.Recipe) -> recipe.Recipe:
         return recipe.from_json(recipe.override(recipe.to_json(old), sets=sets, **override), "test")
 
-    return build.build(resplit.prepare(path, change), out)
+    return pipeline.build(resplit.prepare(path, change), out)
 
 
 @pytest.mark.parametrize(

@@ -11,8 +11,9 @@ import pyarrow.compute as pc
 import pytest
 from PIL import Image
 
-from fedrsic_data import build, recipe
+from fedrsic_data.build import pipeline
 from fedrsic_data.errors import UsageError
+from fedrsic_data.recipes import recipe
 from fedrsic_data.sample import (
     CAMERAS,
     COARSE,
@@ -441,7 +442,7 @@ def test_a_setting_counts_or_is_refused(names, sets, words):
     data = {"fedkit": 1, "name": "some", "subsets": subsets, "partition": {"name": "iid", "clients": 2}}
     wanted = recipe.from_json(recipe.override(data, sample=True, sets=sets), "test")
     if words is None:
-        assert build.prepare(wanted, Places(offline=True)).subsets
+        assert pipeline.prepare(wanted, Places(offline=True)).subsets
         return
     with pytest.raises(UsageError, match=words):
-        build.prepare(wanted, Places(offline=True))
+        pipeline.prepare(wanted, Places(offline=True))

@@ -17,10 +17,11 @@ from test_train_compare import resealed, shown
 from test_train_engine import config
 
 from fedrsic_data.errors import OutputError
-from fedtrain import methods, pages, report, run
-from fedtrain.folder import load
-from fedtrain.results import found, grouped
-from fedtrain.verify import is_run, verify
+from fedtrain import methods, run
+from fedtrain.report import answers, html
+from fedtrain.runs.folder import load
+from fedtrain.runs.results import found, grouped
+from fedtrain.runs.verify import is_run, verify
 
 
 @pytest.fixture(scope="module")
@@ -92,7 +93,7 @@ CHANGES: dict[str, tuple[str, Callable[[Path], object]]] = {
 def test_a_changed_run_is_refused_wherever_it_is_read(case: str, folder: Path) -> None:
     file, change = CHANGES[case]
     change(folder)
-    for look in (lambda: found([folder]), lambda: found([folder.parent]), lambda: pages.page([folder])):
+    for look in (lambda: found([folder]), lambda: found([folder.parent]), lambda: html.page([folder])):
         with pytest.raises(OutputError, match=rf"{file}: is damaged \(.*\); start the run anew with --overwrite$"):
             look()
     assert file in {problem.file for problem in verify(folder)[1]}
@@ -142,12 +143,12 @@ def test_runs_without_a_seal_open_and_are_marked(finished: Path, folder: Path) -
     groups = grouped(results)
     assert (groups[0].label, groups[0].sealed) == ("softmax (unsealed)", False)
     for form in ("text", "markdown", "csv", "json"):
-        assert "softmax (unsealed)" in shown(report.compared(groups, form).text)
-    page = pages.page([folder])
+        assert "softmax (unsealed)" in shown(answers.compared(groups, form).text)
+    page = html.page([folder])
     assert any("has no seal" in words for words in page.words)
     assert "softmax (unsealed)" in str(page.sections)
     assert [group.label for group in grouped(found([finished]))] == ["softmax"]
-    assert "has no seal: nothing proves its figures" in shown(report.trained(results).text)
+    assert "has no seal: nothing proves its figures" in shown(answers.trained(results).text)
     assert [problem.words for problem in verify(folder)[1]] == [
         "has no seal, an older fedkit wrote it: nothing proves its figures"
     ]

@@ -12,16 +12,19 @@ import pyarrow.compute as pc
 import pytest
 from conftest import answer, contents, fails, fedkit, sampled
 
-from fedrsic_data import build, manifest, recipe, resplit, sites
+from fedrsic_data.build import pipeline
+from fedrsic_data.dataset import manifest
+from fedrsic_data.dataset.reader import Dataset
+from fedrsic_data.dataset.verify import verify
+from fedrsic_data.derive import resplit, sites
 from fedrsic_data.errors import ManifestError, OutputError, UsageError, VerificationError
-from fedrsic_data.reader import Dataset
+from fedrsic_data.recipes import recipe
 from fedrsic_data.sources.locate import Places
-from fedrsic_data.verify import verify
 
 
 def flair(out: Path, *sets: str) -> Path:
     data = recipe.override(recipe.load("flair"), sample=True, sets=["sample.users=10", "sample.size=64", *sets])
-    return build.build(build.prepare(recipe.from_json(data, "test"), Places(offline=True)), out).path
+    return pipeline.build(pipeline.prepare(recipe.from_json(data, "test"), Places(offline=True)), out).path
 
 
 def same_rows(whole: Path, out: Path, group: int = 1) -> None:
@@ -66,7 +69,9 @@ def test_groups_and_several_subsets(tmp_path: Path) -> None:
         sample=True,
         sets=["sample.per_class=4", "sample.size=32", "clients=5"],
     )
-    whole = build.build(build.prepare(recipe.from_json(data, "test"), Places(offline=True)), tmp_path / "fed").path
+    whole = pipeline.build(
+        pipeline.prepare(recipe.from_json(data, "test"), Places(offline=True)), tmp_path / "fed"
+    ).path
     made = sites.split(whole, tmp_path / "sites", group=2)
     assert [site.name for site in made] == ["site-00000", "site-00001", "site-00002"]
     assert made[2].clients == ("client-0004",)
@@ -221,7 +226,7 @@ def test_sites_that_are_there_already_stay(sample_build: Path, tmp_path: Path) -
 
 
 def resplit_to(whole: Path, out: Path) -> None:
-    build.build(resplit.prepare(whole, lambda recipe: recipe), out)
+    pipeline.build(resplit.prepare(whole, lambda recipe: recipe), out)
 
 
 def test_links_are_followed_or_refused(sample_build: Path, tmp_path: Path) -> None:

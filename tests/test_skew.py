@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from fedrsic_data import skew
+from fedrsic_data.dataset import skew
 
 
 def test_by_hand() -> None:

@@ -20,14 +20,14 @@ from conftest import answer, fails, fedkit, tiny_image
 from PIL import Image
 
 import fedrsic_data
-from fedrsic_data import recipe
-from fedrsic_data.download import Remote
+from fedrsic_data.dataset.verify import verify
 from fedrsic_data.errors import DownloadError, SourceError, UsageError
-from fedrsic_data.index import Index
+from fedrsic_data.raw.download import Remote
+from fedrsic_data.raw.index import Index
+from fedrsic_data.raw.json_items import lists
+from fedrsic_data.recipes import recipe
 from fedrsic_data.sources import configured, locate
 from fedrsic_data.sources.coco import CATEGORY_IDS, CLASSES, SOURCE, Coco
-from fedrsic_data.sources.jsonlists import lists
-from fedrsic_data.verify import verify
 
 CATEGORIES = [{"supercategory": "x", "id": i, "name": n} for i, n in zip(CATEGORY_IDS, CLASSES, strict=True)]
 
@@ -457,7 +457,7 @@ def test_build_keeps_gray_and_cmyk_files_byte_for_byte(coco: Path, tmp_path: Pat
     assert odd.items() <= {row["path"]: row["bytes"] for row in rows}.items()
     assert len(rows) == len(EXPECTED)
     assert verify(tmp_path / "data/coco")[1] == []
-    built = fedrsic_data.manifest.load(tmp_path / "data/coco")
+    built = fedrsic_data.dataset.manifest.load(tmp_path / "data/coco")
     assert built.sources["coco"].counts["crowd regions"] == 4
     assert {left.reason: left.count for left in built.subsets["coco"].left_out} == {
         "without objects in instances_train2017.json": 1,

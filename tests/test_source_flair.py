@@ -19,10 +19,10 @@ import pytest
 from conftest import answer, contents, fails, fedkit, tiny_image
 
 import fedrsic_data
-from fedrsic_data import containers
+from fedrsic_data.dataset.verify import verify
 from fedrsic_data.errors import FedkitError, SourceError
-from fedrsic_data.sources import flair, flairlabels
-from fedrsic_data.verify import verify
+from fedrsic_data.raw import containers
+from fedrsic_data.sources import flair, flair_labels
 
 FINE = {"bag": "equipment", "dog": "animal", "lake": "liquid", "oak": "plant", "rope": "material"}
 Entry = dict[str, Any]
@@ -313,8 +313,8 @@ def test_broken_json(sources, tmp_path, text, words):
 def test_the_metadata_are_read_in_pieces(tmp_path, monkeypatch):
     root = unpacked(tmp_path / "src", made_up())
     whole = flair.SOURCE.index(root)
-    monkeypatch.setattr(flairlabels, "_BLOCK", 97)
-    monkeypatch.setattr(flairlabels, "_BATCH", 7)
+    monkeypatch.setattr(flair_labels, "_BLOCK", 97)
+    monkeypatch.setattr(flair_labels, "_BATCH", 7)
     pieces = flair.SOURCE.index(root)
     assert pieces.table.equals(whole.table)
     assert pieces.fine == whole.fine

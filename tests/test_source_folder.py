@@ -14,10 +14,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fedrsic_data.errors import SourceError, UsageError
-from fedrsic_data.index import Index
-from fedrsic_data.sources import GENERAL, configured, listing, locate, spelled_out
+from fedrsic_data.raw.index import Index
+from fedrsic_data.sources import GENERAL, configured, locate, spelled_out
 from fedrsic_data.sources.classfolders import natural_order, padded
 from fedrsic_data.sources.folder import Folder, FolderSettings
+from fedrsic_data.sources.own import listing
 
 
 def put(root: Path, *paths: str) -> Path:

@@ -17,11 +17,11 @@ import torch
 from conftest import ROOT, fedkit, tiny_image
 from formats import NAMES, Truth, save
 
-from fedrsic_data import new
+from fedrsic_data.cli import new_recipe
+from fedrsic_data.dataset.verify import verify
 from fedrsic_data.errors import SourceError, UsageError
-from fedrsic_data.index import Index
+from fedrsic_data.raw.index import Index
 from fedrsic_data.sources import configured
-from fedrsic_data.verify import verify
 
 sys.path.insert(0, str(ROOT))
 import cli
@@ -47,8 +47,8 @@ def named(official: Index) -> dict[str, set[str]]:
     return {row["file"]: {official.classes[code] for code in row["labels"]} for row in official.table.to_pylist()}
 
 
-def draft(root: Path, *sets: str) -> new.Draft:
-    return new.draft(new.settings(str(root), None, None, sets))
+def draft(root: Path, *sets: str) -> new_recipe.Draft:
+    return new_recipe.draft(new_recipe.settings(str(root), None, None, sets))
 
 
 @pytest.mark.parametrize(("kind", "write"), EVERY, ids=[write.__name__ for _, write in EVERY])
@@ -192,7 +192,7 @@ def test_a_folder_of_the_official_classes_still_leads_to_the_official_recipe(tmp
     save(tmp_path / "b/VOC2012/Annotations/2008_000008.xml", formats.xml("x.jpg", ["horse", "person"]))
     for folder, name in (("a", "coco"), ("b", "voc")):
         with pytest.raises(UsageError, match=f"has the layout of {name}; run: fedkit build {name}"):
-            new.settings(str(tmp_path / folder), None, None)
+            new_recipe.settings(str(tmp_path / folder), None, None)
 
 
 def test_one_class_an_image_can_be_a_single_label(tmp_path: Path) -> None:

@@ -18,12 +18,12 @@ import pytest
 from conftest import answer, fails, fedkit, tiny_image
 
 import fedrsic_data
-from fedrsic_data import schema
+from fedrsic_data.dataset import schema
+from fedrsic_data.dataset.verify import verify
 from fedrsic_data.errors import SourceError, UsageError
-from fedrsic_data.index import Index
+from fedrsic_data.raw.index import Index
 from fedrsic_data.sources import configured, locate
-from fedrsic_data.sources.columns import ColumnsSettings, ColumnsSource
-from fedrsic_data.verify import verify
+from fedrsic_data.sources.parquet import ColumnsSettings, ColumnsSource
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 

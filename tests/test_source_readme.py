@@ -11,11 +11,11 @@ import pyarrow.parquet as pq
 import pytest
 from conftest import answer, fails, fedkit, tiny_image
 
-from fedrsic_data import schema
+from fedrsic_data.dataset import schema
 from fedrsic_data.errors import SourceError, UsageError
-from fedrsic_data.index import Index
-from fedrsic_data.sources.columns import ColumnsSettings, ColumnsSource
+from fedrsic_data.raw.index import Index
 from fedrsic_data.sources.folder import Folder, FolderSettings
+from fedrsic_data.sources.parquet import ColumnsSettings, ColumnsSource
 
 PARTS = """
 configs:

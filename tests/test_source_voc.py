@@ -13,12 +13,12 @@ import pytest
 from conftest import answer, fails, fedkit, tiny_image
 
 import fedrsic_data
-from fedrsic_data import recipe
+from fedrsic_data.dataset.verify import verify
 from fedrsic_data.errors import SourceError, UnsafeArchiveError
-from fedrsic_data.index import Index
+from fedrsic_data.raw.index import Index
+from fedrsic_data.recipes import recipe
 from fedrsic_data.sources import configured
 from fedrsic_data.sources.voc import CLASSES, SOURCE, objects
-from fedrsic_data.verify import verify
 
 # year -> list -> image -> its objects; "?" marks a difficult one
 IMAGES: dict[str, dict[str, dict[str, list[str]]]] = {
@@ -285,7 +285,7 @@ def test_build_from_tars(tars: Path, tmp_path: Path) -> None:
     assert {row["sample_id"]: row["image"]["bytes"] for row in rows} == {
         name: tiny_image(int(name[-4:]), ".jpg") for name in BOTH
     }
-    built = fedrsic_data.manifest.load(tmp_path / "data/voc")
+    built = fedrsic_data.dataset.manifest.load(tmp_path / "data/voc")
     assert built.sources["voc"].counts["difficult objects"] == 4
     assert sum(left.count for left in built.subsets["voc"].left_out) == 2
 

@@ -15,10 +15,9 @@ import pyarrow.parquet as pq
 import pytest
 from conftest import mirrored, tiny_image, write_ucmerced
 
-from fedrsic_data import vocabulary
 from fedrsic_data.errors import SourceError, UsageError
-from fedrsic_data.index import Index
-from fedrsic_data.sources import SOURCES, hub, locate, sample
+from fedrsic_data.raw.index import Index
+from fedrsic_data.sources import SOURCES, locate, mirror, sample, vocabulary
 from fedrsic_data.sources.base import HubMirror
 
 UCM = SOURCES["ucmerced"]
@@ -235,12 +234,12 @@ def test_offline_says_what_to_do() -> None:
 
 def test_hub_mirror_is_pinned_at_first_use(ucmerced: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[str] = []
-    monkeypatch.setattr(hub, "_resolve", lambda repo, revision: calls.append(repo) or "c0ffee")
-    monkeypatch.setattr(hub, "_download", lambda repo, commit, folder: mirrored(ucmerced, folder))
+    monkeypatch.setattr(mirror, "_resolve", lambda repo, revision: calls.append(repo) or "c0ffee")
+    monkeypatch.setattr(mirror, "_download", lambda repo, commit, folder: mirrored(ucmerced, folder))
     cache = tmp_path / "cache"
     cache.mkdir()
-    first = hub.mirror(HubMirror("u/d"), cache)
-    assert first == hub.mirror(HubMirror("u/d"), cache, offline=True)
+    first = mirror.mirror(HubMirror("u/d"), cache)
+    assert first == mirror.mirror(HubMirror("u/d"), cache, offline=True)
     assert calls == ["u/d"]
     assert json.loads((cache / "revisions.json").read_text()) == {"u/d": "c0ffee"}
     assert UCM.index(first).table.num_rows == 2100

@@ -18,9 +18,9 @@ import pyarrow as pa
 import pytest
 from conftest import ROOT
 
-from fedrsic_data import memory, spill
+from fedrsic_data.build import disk_table, memory
+from fedrsic_data.build.disk_table import Spilled
 from fedrsic_data.errors import OutputError
-from fedrsic_data.spill import Spilled
 
 
 def a_table(rows: int) -> pa.Table:
@@ -47,7 +47,7 @@ def same(spilled: pa.Table, wanted: pa.Table) -> bool:
 @pytest.mark.parametrize("rows", [0, 1, 9, 10, 11, 95])
 @pytest.mark.parametrize("batch", [10, 1000], ids=["on disk", "in memory"])
 def test_a_spilled_table_reads_as_it_was(rows: int, batch: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(spill, "_BATCH", batch)
+    monkeypatch.setattr(disk_table, "_BATCH", batch)
     table = a_table(rows)
     spilled = Spilled.of(table)
     assert (spilled.num_rows, spilled.column_names) == (rows, table.column_names)
@@ -65,7 +65,7 @@ def test_a_spilled_table_reads_as_it_was(rows: int, batch: int, monkeypatch: pyt
 
 
 def test_threads_may_read_a_spilled_table_together(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(spill, "_BATCH", 16)
+    monkeypatch.setattr(disk_table, "_BATCH", 16)
     table = a_table(1000)
     spilled = Spilled.of(table)
     with ThreadPoolExecutor(8) as pool:
@@ -76,7 +76,7 @@ def test_threads_may_read_a_spilled_table_together(monkeypatch: pytest.MonkeyPat
 @pytest.mark.skipif(sys.platform != "linux", reason="open files are listed otherwise elsewhere")
 def test_its_files_go_with_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    monkeypatch.setattr(spill, "_BATCH", 10)
+    monkeypatch.setattr(disk_table, "_BATCH", 10)
     gc.collect()
     before = len(os.listdir("/proc/self/fd"))
     spilled = Spilled.of(a_table(100))
@@ -90,7 +90,7 @@ def test_its_files_go_with_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 def test_no_room_for_temporary_files_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "gone"))
     assert Spilled.of(a_table(100)).num_rows == 100  # which is small enough for memory
-    monkeypatch.setattr(spill, "_BATCH", 10)
+    monkeypatch.setattr(disk_table, "_BATCH", 10)
     with pytest.raises(OutputError, match=r"gone: cannot hold temporary files \(No such file.*set TMPDIR"):
         Spilled.of(a_table(11))
 
@@ -99,8 +99,8 @@ def test_too_many_open_files_are_said(monkeypatch: pytest.MonkeyPatch) -> None:
     def refused() -> NoReturn:
         raise OSError(errno.EMFILE, "Too many open files")
 
-    monkeypatch.setattr(spill, "_BATCH", 10)
-    monkeypatch.setattr(spill, "_newest", [])
+    monkeypatch.setattr(disk_table, "_BATCH", 10)
+    monkeypatch.setattr(disk_table, "_newest", [])
     monkeypatch.setattr(tempfile, "TemporaryFile", refused)
     with pytest.raises(OutputError, match=r"cannot hold temporary files \(Too many open files\); raise ulimit -n"):
         Spilled.of(a_table(11))
@@ -108,14 +108,14 @@ def test_too_many_open_files_are_said(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="open files are listed otherwise elsewhere")
 def test_many_tables_need_few_open_files(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(spill, "_BATCH", 10)
+    monkeypatch.setattr(disk_table, "_BATCH", 10)
     gc.collect()
     before = len(os.listdir("/proc/self/fd"))
     table = a_table(100)
     tables = [Spilled.of(table).append_column("more", pa.array(range(100))) for _ in range(30)]
     assert len(os.listdir("/proc/self/fd")) <= before + 1
     assert all(same(one.select(table.column_names).slice(0, 100), table) for one in tables)
-    monkeypatch.setattr(spill, "_FULL", 1000)  # each file is full at once
+    monkeypatch.setattr(disk_table, "_FULL", 1000)  # each file is full at once
     more = [Spilled.of(table) for _ in range(3)]
     assert len(os.listdir("/proc/self/fd")) > before + 3
     del more
@@ -125,7 +125,7 @@ def test_many_tables_need_few_open_files(monkeypatch: pytest.MonkeyPatch) -> Non
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
 def test_a_forked_process_leaves_the_tables_of_the_first_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(spill, "_BATCH", 10)
+    monkeypatch.setattr(disk_table, "_BATCH", 10)
     table = a_table(100)
     spilled = Spilled.of(table)
     child = os.fork()
@@ -144,7 +144,7 @@ def test_limits_of_the_system_are_said(tmp_path: Path, limit: str, most: int, wo
     code = (
         "import resource, signal, sys\n"
         "import cli\n"
-        "from fedrsic_data import build, show, spill\n"
+        "from fedrsic_data.build import pipeline as build, show, spill\n"
         "spill._BATCH = 10\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
         f"resource.setrlimit(resource.{limit}, ({most}, {most}))\n"

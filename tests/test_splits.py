@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fedrsic_data.build.splits import base_classes, check, dealt, few_shot, hold_out, stratified, together
 from fedrsic_data.errors import UsageError
 from fedrsic_data.partition import Rows
-from fedrsic_data.splits import base_classes, check, dealt, few_shot, hold_out, stratified, together
 
 
 def some_owners(seed: int, n: int = 2100, classes: int = 21, clients: int = 10) -> tuple[Rows, np.ndarray]:

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from fedrsic_data import tables
-from fedrsic_data.tables import round_table
+from fedrsic_data.partition import rounding
+from fedrsic_data.partition.rounding import round_table
 
 
 @given(
@@ -66,13 +66,13 @@ def test_sparse_bands_keep_their_margins(width: int, cell: float) -> None:
 
 def test_a_search_mends_several_columns(monkeypatch: pytest.MonkeyPatch) -> None:
     too_many = []
-    search = tables._forest
+    search = rounding._forest
 
     def counted(row, column, held, over):
         too_many.append(int(np.maximum(over, 0).sum()))
         return search(row, column, held, over)
 
-    monkeypatch.setattr(tables, "_forest", counted)
+    monkeypatch.setattr(rounding, "_forest", counted)
     round_table(banded(60, 1501, 2, 0.5), np.random.default_rng(2))
     assert too_many[0] > 10
     assert len(too_many) <= too_many[0] / 2

@@ -18,9 +18,9 @@ from test_train_engine import config, final, lines
 
 from fedrsic_data.errors import ManifestError, OutputError, UsageError
 from fedtrain import methods, run
-from fedtrain.checkpoint import Journal, Written
 from fedtrain.engines.base import Listener
-from fedtrain.state import load_state, save_state
+from fedtrain.runs.checkpoint import Journal, Written
+from fedtrain.runs.state import load_state, save_state
 
 CPU = torch.device("cpu")
 LINUX = sys.platform == "linux"
@@ -524,7 +524,7 @@ def test_seconds_are_counted_over_interruptions(sample_build: Path, tmp_path: Pa
 def test_checkpoints_of_the_first_version_are_read(tmp_path: Path) -> None:
     from safetensors.torch import save
 
-    from fedtrain.state import _digest
+    from fedtrain.runs.state import _digest
 
     state, meta = {"b": torch.ones(2), "a": torch.zeros(1)}, {"facts": '{"n": 1}', "order": '["b", "a"]'}
     (tmp_path / "s").write_bytes(save(state, meta | {"sha256": _digest(state, meta)}))

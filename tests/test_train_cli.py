@@ -12,8 +12,10 @@ import torch
 from conftest import ROOT, answer, fedkit, sampled
 from federated_softmax import Softmax
 
-from fedrsic_data import distribution, recipe, twin
+from fedrsic_data import distribution
+from fedrsic_data.derive import find
 from fedrsic_data.errors import ManifestError, OutputError, UsageError
+from fedrsic_data.recipes import recipe
 from fedrsic_data.sources.locate import Places
 from fedtrain import methods
 
@@ -157,21 +159,21 @@ def test_a_twin_is_found_built_or_refused(tmp_path: Path, monkeypatch: pytest.Mo
         "sample": {"per_class": 2, "size": 32},
     }
     (tmp_path / "mine.json").write_text(json.dumps(data))
-    assert twin.folder("mine.json") == (tmp_path / "data/fed-rsic").resolve()
+    assert find.folder("mine.json") == (tmp_path / "data/fed-rsic").resolve()
     before = (tmp_path / "data/fed-rsic/manifest.json").stat().st_mtime_ns
-    assert twin.folder("mine.json") == Path("data/fed-rsic")
-    assert twin.folder("data/fed-rsic") == Path("data/fed-rsic")
-    assert twin.folder("data/fed-rsic/manifest.json") == Path("data/fed-rsic")
+    assert find.folder("mine.json") == Path("data/fed-rsic")
+    assert find.folder("data/fed-rsic") == Path("data/fed-rsic")
+    assert find.folder("data/fed-rsic/manifest.json") == Path("data/fed-rsic")
     assert (tmp_path / "data/fed-rsic/manifest.json").stat().st_mtime_ns == before
     (tmp_path / "mine.json").write_text(json.dumps({**data, "seed": 1}))
     with pytest.raises(OutputError, match="data/fed-rsic: was built from another recipe than mine.json"):
-        twin.folder("mine.json")
+        find.folder("mine.json")
     for refused in ({"sample": True}, {"places": Places()}):
         with pytest.raises(UsageError, match="is built already"):
-            twin.folder("data/fed-rsic", **refused)
+            find.folder("data/fed-rsic", **refused)
     for name in ("fed-rsci", "x" * 5000):
         with pytest.raises(ManifestError):
-            twin.folder(name)
+            find.folder(name)
 
 
 # the real command and real methods

@@ -21,9 +21,11 @@ from test_train_engine import config
 from fedrsic_data.errors import OutputError, UsageError
 from fedrsic_data.partition import PARTITIONERS
 from fedrsic_data.sources import coco, flair, voc
-from fedtrain import curves, methods, pages, published, report, run, seal
+from fedtrain import methods, run
 from fedtrain.config import identity_of
-from fedtrain.results import Group, Spread, found, grouped
+from fedtrain.report import answers, curves, html, published
+from fedtrain.runs import seal
+from fedtrain.runs.results import Group, Spread, found, grouped
 
 
 @pytest.fixture(scope="module")
@@ -107,17 +109,17 @@ def test_forms_tell_the_same(runs: Path) -> None:
     groups = grouped(found([runs]))
     mean = groups[0].figures["test/accuracy/mean"]
     cell = f"{mean.mean:.2f} ± {mean.std:.2f}"
-    data = json.loads(shown(report.compared(groups, "json").text))
-    assert data == report.compared(groups, "text").data
+    data = json.loads(shown(answers.compared(groups, "json").text))
+    assert data == answers.compared(groups, "text").data
     assert data["groups"][0]["figures"]["test/accuracy/mean"]["mean"] == mean.mean
-    rows = list(csv.DictReader(io.StringIO(shown(report.compared(groups, "csv").text))))
+    rows = list(csv.DictReader(io.StringIO(shown(answers.compared(groups, "csv").text))))
     (row,) = [r for r in rows if r["figure"] == "test/accuracy/mean" and r["run"] == "softmax lr=0.5"]
     assert (float(row["mean"]), float(row["std"]), int(row["runs"])) == (mean.mean, mean.std, 4)
     assert [r["std"] for r in rows if r["run"] == "softmax lr=0.05"] == [""] * len(groups[1].figures)
-    table = shown(report.compared(groups, "markdown").text)
+    table = shown(answers.compared(groups, "markdown").text)
     assert "| figure | softmax lr=0.5 (4 runs) | softmax lr=0.05 |" in table
     assert f"| test/accuracy/mean | {cell} | " in table
-    text = shown(report.compared(groups, "text").text)
+    text = shown(answers.compared(groups, "text").text)
     assert cell in text
     assert "fed-ucmerced of fed-rsic-sample (procedural sample, not real data)" in text
 
@@ -126,7 +128,7 @@ def test_what_cannot_be_compared(runs: Path, tmp_path: Path) -> None:
     with pytest.raises(OutputError, match="holds no run"):
         found([tmp_path])
     with pytest.raises(UsageError, match="--format 'cvs': there is no such form; did you mean 'csv'"):
-        report.compared(grouped(found([runs / "b"])), "cvs")
+        answers.compared(grouped(found([runs / "b"])), "cvs")
     (tmp_path / "half").mkdir()
     (tmp_path / "half/config.json").write_bytes((runs / "b/config.json").read_bytes())
     with pytest.raises(OutputError, match="half: is not finished; run the same fedkit train again"):
@@ -174,7 +176,7 @@ def test_json_that_cannot_be_told_again(text: str, runs: Path, tmp_path: Path) -
     (tmp_path / "b/metrics.jsonl").write_text(line)
     resealed(tmp_path / "b")
     with pytest.raises(OutputError, match=r"metrics.jsonl: is damaged"):
-        pages.page([tmp_path / "b"])
+        html.page([tmp_path / "b"])
 
 
 @pytest.mark.parametrize(
@@ -191,7 +193,7 @@ def test_damaged_rounds_are_one_line(change: dict[str, object], runs: Path, tmp_
     path.write_text("\n".join([json.dumps({**json.loads(first), **change}), *others]))
     resealed(tmp_path / "b")
     with pytest.raises(OutputError, match=r"metrics.jsonl: is damaged; start the run anew with --overwrite"):
-        pages.page([tmp_path / "b"])
+        html.page([tmp_path / "b"])
 
 
 def test_files_that_may_not_be_read(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -231,7 +233,7 @@ def test_a_figure_that_only_some_have(runs: Path) -> None:
     results = found([runs / "a0", runs / "b"])
     results[1].data["figures"]["novel/accuracy"] = 5.0
     results[0].data["figures"]["novel/accuracy"] = None
-    text = shown(report.compared(grouped(results), "text").text)
+    text = shown(answers.compared(grouped(results), "text").text)
     (line,) = [line for line in text.splitlines() if "novel/accuracy" in line]
     assert line.split() == ["novel/accuracy", "-", "5.00"]
 
@@ -254,7 +256,7 @@ def label_runs(
 
 def test_published_figures_stand_below_ours_and_say_whose_they_are() -> None:
     groups = [label_runs("flair", "coarse"), label_runs("flair", "coarse", "fedavg"), label_runs("mine", "coarse")]
-    lines = shown(report.compared(groups, "markdown").text).splitlines()
+    lines = shown(answers.compared(groups, "markdown").text).splitlines()
     start = next(i for i, line in enumerate(lines) if "flair of flair, coarse labels, as papers print them" in line)
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines[start + 2 :] if line]
     assert rows[0] == ["method", *published.COLUMNS]
@@ -269,15 +271,15 @@ def test_published_figures_stand_below_ours_and_say_whose_they_are() -> None:
             "published on real flair: FedLGT, arXiv 2312.07165, as a third party's summary tells; not measured here)"
         ) in row[0]
         assert theirs == ("ours" not in row[0])
-    text = shown(report.compared(groups, "text").text)
+    text = shown(answers.compared(groups, "text").text)
     assert "mine of mine, " not in text  # nothing is published on other data
-    data = report.compared(groups, "json").data
+    data = answers.compared(groups, "json").data
     assert {row["source"] for row in data["published"]} == {"flair"}
     assert len(data["published"]) == 4
 
 
 def test_fine_labels_have_their_own_published_figures() -> None:
-    text = shown(report.compared([label_runs("flair", "fine")], "text").text)
+    text = shown(answers.compared([label_runs("flair", "fine")], "text").text)
     assert "10.60" in text
     assert "60.90" not in text
 
@@ -297,7 +299,7 @@ def test_fine_labels_have_their_own_published_figures() -> None:
 )
 def test_a_published_row_says_what_sets_its_protocol_apart(source: str, title: str, partition: str, words: str) -> None:
     group = label_runs(source, "coarse", title=title, partition=partition)
-    (rows,) = report.as_papers([group]).values()
+    (rows,) = answers.as_papers([group]).values()
     theirs = [row for row in rows if "published on real" in row]
     assert theirs
     assert all(row.endswith(f"not measured here{words})") for row in theirs)

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 from conftest import ROOT, sampled
 
-from fedtrain import files, run
+from fedtrain import run
 from fedtrain.config import NEUTRAL, RunConfig
+from fedtrain.runs import files
 
 TEXT = (ROOT / "docs" / "training.md").read_text()
 FIGURES = (

@@ -12,17 +12,17 @@ import torch
 from conftest import sampled
 from federated_softmax import Softmax
 
+from fedrsic_data.dataset.reader import Subset
 from fedrsic_data.errors import OutputError, UsageError
-from fedrsic_data.reader import Subset
 from fedtrain import config as configs
 from fedtrain import methods, resolve, run
-from fedtrain.aggregate import WeightedMean
 from fedtrain.config import RunConfig
 from fedtrain.engines import base
 from fedtrain.engines.base import Listener
+from fedtrain.methods.aggregate import WeightedMean
 from fedtrain.methods.base import Evaluation, Update
-from fedtrain.results import learned
-from fedtrain.state import PersonalStore, load_state
+from fedtrain.runs.results import learned
+from fedtrain.runs.state import PersonalStore, load_state
 
 
 @pytest.fixture(autouse=True)

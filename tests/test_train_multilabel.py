@@ -7,7 +7,7 @@ import pytest
 import torch
 from sklearn.metrics import average_precision_score, precision_recall_fscore_support
 
-from fedtrain.multilabel import average_precision, figures, overlap
+from fedtrain.methods.networks.multilabel import average_precision, figures, overlap
 
 
 def drawn(n: int, labels: int, seed: int, decimals: int = 6) -> tuple[torch.Tensor, torch.Tensor]:

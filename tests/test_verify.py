@@ -16,12 +16,13 @@ from conftest import fedkit, make, sampled
 from PIL import Image
 
 import fedrsic_data
-from fedrsic_data import manifest, sites
+from fedrsic_data.build.shards import parquet_writer
+from fedrsic_data.build.workspace import file_digest
+from fedrsic_data.dataset import manifest
+from fedrsic_data.dataset.verify import verify
+from fedrsic_data.derive import sites
 from fedrsic_data.errors import ManifestError
-from fedrsic_data.shards import parquet_writer
 from fedrsic_data.sources.locate import Places
-from fedrsic_data.verify import verify
-from fedrsic_data.workspace import file_digest
 
 SHARD = "fed-ucmerced/train/client-0003.parquet"
 OTHER = "fed-ucmerced/train/client-0004.parquet"
@@ -245,7 +246,7 @@ def test_manifests_that_are_none(change: Callable[[dict], None], words: str, dat
 
 
 def test_a_recipe_is_not_a_manifest() -> None:
-    from fedrsic_data import recipe
+    from fedrsic_data.recipes import recipe
 
     with pytest.raises(ManifestError, match="nothing built yet; run: fedkit build"):
         verify(recipe.shipped()["fed-rsic"])

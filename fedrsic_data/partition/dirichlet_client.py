@@ -10,9 +10,9 @@ import numpy as np
 from fedrsic_data.partition import draws
 from fedrsic_data.partition.base import Assignment, Reduce, Rows, by_class, cut
 from fedrsic_data.partition.fit import fit
+from fedrsic_data.partition.rounding import round_table
 from fedrsic_data.partition.sizes import Sized, with_nobody, without_nobody
 from fedrsic_data.settings import positive
-from fedrsic_data.tables import round_table
 
 
 @dataclass(frozen=True)

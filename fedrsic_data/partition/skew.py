@@ -12,9 +12,9 @@ from fedrsic_data.errors import UsageError
 from fedrsic_data.partition import draws, homes
 from fedrsic_data.partition.base import Assignment, Reduce, Rows, by_class, cut
 from fedrsic_data.partition.fit import fit
+from fedrsic_data.partition.rounding import round_table
 from fedrsic_data.partition.sizes import Sized, without_nobody
 from fedrsic_data.settings import positive
-from fedrsic_data.tables import round_table
 
 Floats = NDArray[np.float64]
 Counts = NDArray[np.int64]

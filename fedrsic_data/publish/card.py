@@ -9,12 +9,12 @@ from typing import Any
 import yaml
 
 from fedrsic_data import partition
-from fedrsic_data.describe import SAMPLE_LICENCE
-from fedrsic_data.manifest import Manifest, SubsetEntry
-from fedrsic_data.pictures import Picture
-from fedrsic_data.rebuild import command
-from fedrsic_data.recipe import to_json
-from fedrsic_data.shown import markdown as text
+from fedrsic_data.answer import markdown as text
+from fedrsic_data.build.finish import SAMPLE_LICENCE
+from fedrsic_data.dataset.manifest import Manifest, SubsetEntry
+from fedrsic_data.publish.rebuild import command
+from fedrsic_data.recipes.recipe import to_json
+from fedrsic_data.report.figures import Picture
 
 _SIZES = ((10**3, "n<1K"), (10**4, "1K<n<10K"), (10**5, "10K<n<100K"), (10**6, "100K<n<1M"), (10**7, "1M<n<10M"))
 # identifiers as SPDX or people write them, in small letters with dashes for spaces -> the Hub's

@@ -7,12 +7,13 @@ import hashlib
 import json
 from dataclasses import dataclass
 
-from fedrsic_data import manifest, pictures
+from fedrsic_data.dataset import manifest
+from fedrsic_data.dataset.manifest import File, Manifest
+from fedrsic_data.dataset.reader import Dataset
 from fedrsic_data.errors import UsageError
-from fedrsic_data.manifest import File, Manifest
 from fedrsic_data.publish import card, croissant
 from fedrsic_data.publish.upload import Item
-from fedrsic_data.reader import Dataset
+from fedrsic_data.report import figures
 
 CROISSANT = "croissant.json"
 
@@ -56,7 +57,7 @@ def contents(dataset: Dataset, repo: str, *, reference_only: bool, redistribute:
         raise UsageError(f"{dataset.where}: holds no images to publish; build them first, then give --redistribute")
     reference = reference_only or built.reference or (bool(barred) and not redistribute)
     tag = f"plan-{built.plan.digest[:12]}"
-    drawn = pictures.for_card(dataset)
+    drawn = figures.for_card(dataset)
     published = dataclasses.replace(built, reference=reference)
     text = card.render(published, repo, tag, drawn).encode()
     digest = hashlib.sha256(text).hexdigest()

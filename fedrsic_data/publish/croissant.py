@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from fedrsic_data import schema
-from fedrsic_data.manifest import File, Manifest, Plan, SubsetEntry
+from fedrsic_data.dataset import schema
+from fedrsic_data.dataset.manifest import File, Manifest, Plan, SubsetEntry
 
 _CONTEXT = {
     "@language": "en",

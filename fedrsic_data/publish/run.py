@@ -7,14 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from fedrsic_data.answer import Shown, together
+from fedrsic_data.dataset.hub import address, is_revision, speaking
+from fedrsic_data.dataset.reader import Dataset
+from fedrsic_data.dataset.verify import verify
 from fedrsic_data.errors import HubError, UsageError, VerificationError
-from fedrsic_data.hub import address, is_revision, speaking
 from fedrsic_data.publish.contents import Contents, contents
+from fedrsic_data.publish.rebuild import command
 from fedrsic_data.publish.upload import Changes, Sent, Target, plan, send
-from fedrsic_data.reader import Dataset
-from fedrsic_data.rebuild import command
-from fedrsic_data.shown import Shown, together
-from fedrsic_data.verify import verify
 
 _LISTED = 20  # files of a dry run that are shown to a person
 

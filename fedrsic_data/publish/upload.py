@@ -14,9 +14,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fedrsic_data import manifest
+from fedrsic_data.dataset import manifest
+from fedrsic_data.dataset.hub import TIMEOUT, Address, lost, patiently, response, speaking
 from fedrsic_data.errors import HubError, UsageError
-from fedrsic_data.hub import TIMEOUT, Address, lost, patiently, response, speaking
 
 if TYPE_CHECKING:
     from huggingface_hub import CommitOperationAdd, HfApi

@@ -6,17 +6,7 @@ import math
 
 import numpy as np
 
-from fedrsic_data.sample.motifs import (
-    CAR_PAINT,
-    COUNTS,
-    blocks,
-    houses,
-    pool,
-    road,
-    spread,
-    traffic,
-    trees,
-)
+from fedrsic_data.sample.motifs import CAR_PAINT, COUNTS, blocks, houses, pool, road, spread, traffic, trees
 from fedrsic_data.sample.nature import fairway
 from fedrsic_data.sample.paint import (
     COLOURS,

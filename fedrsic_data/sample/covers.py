@@ -5,20 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from fedrsic_data.sample.nature import smooth
-from fedrsic_data.sample.paint import (
-    COLOURS,
-    Grid,
-    Lattice,
-    band,
-    both,
-    box,
-    dashes,
-    disc,
-    either,
-    keep_off,
-    rgb,
-    wave,
-)
+from fedrsic_data.sample.paint import COLOURS, Grid, Lattice, band, both, box, dashes, disc, either, keep_off, rgb, wave
 from fedrsic_data.sample.plots import Painter, Plot
 
 _STRAW, _FURROW, _EARTH = rgb(0.74, 0.64, 0.38), rgb(0.42, 0.31, 0.23), rgb(0.66, 0.36, 0.22)

@@ -6,16 +6,7 @@ import math
 
 import numpy as np
 
-from fedrsic_data.sample.motifs import (
-    CAR_PAINT,
-    COUNTS,
-    houses,
-    road,
-    spread,
-    traffic,
-    trees,
-    water,
-)
+from fedrsic_data.sample.motifs import CAR_PAINT, COUNTS, houses, road, spread, traffic, trees, water
 from fedrsic_data.sample.paint import (
     COLOURS,
     Canvas,

@@ -11,19 +11,19 @@ from fedrsic_data.settings import decode, encode, suggest
 from fedrsic_data.sources import (
     coco,
     coco_format,
-    columns,
     flair,
     folder,
     metadata,
     optimal31,
+    parquet,
     resisc45,
     ucmerced,
     voc,
     voc_format,
     yolo,
 )
-from fedrsic_data.sources.annotated import Annotated
 from fedrsic_data.sources.base import Facts, Source
+from fedrsic_data.sources.own.annotated import Annotated
 
 __all__ = ["FORMATS", "GENERAL", "SOURCES", "Facts", "Source", "configured", "spelled_out"]
 
@@ -38,7 +38,7 @@ FORMATS: dict[str, Annotated] = {
 }
 """Readers of folders with annotations in a public format."""
 
-GENERAL: dict[str, Source] = {columns.SOURCE.kind: columns.SOURCE, folder.SOURCE.kind: folder.SOURCE, **FORMATS}
+GENERAL: dict[str, Source] = {parquet.SOURCE.kind: parquet.SOURCE, folder.SOURCE.kind: folder.SOURCE, **FORMATS}
 """Readers of a person's own data by the ``kind`` it has in recipes, under any name."""
 
 

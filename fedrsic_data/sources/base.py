@@ -9,9 +9,9 @@ from typing import Any, Protocol
 
 import pyarrow.compute as pc
 
-from fedrsic_data.download import Remote
 from fedrsic_data.errors import SourceError
-from fedrsic_data.index import ClassRows, Index, single_label_table
+from fedrsic_data.raw.download import Remote
+from fedrsic_data.raw.index import ClassRows, Index, single_label_table
 from fedrsic_data.sources import classfolders
 
 

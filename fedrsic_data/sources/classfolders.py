@@ -18,11 +18,11 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from fedrsic_data.archives import ZipReader
-from fedrsic_data.containers import ArchiveContainer, FolderContainer, ParquetContainer, reading
+from fedrsic_data.dataset.images import SUFFIXES
 from fedrsic_data.errors import SourceError
-from fedrsic_data.images import SUFFIXES
-from fedrsic_data.index import Container, LeftOut, fingerprint
+from fedrsic_data.raw.archives import ZipReader
+from fedrsic_data.raw.containers import ArchiveContainer, FolderContainer, ParquetContainer, reading
+from fedrsic_data.raw.index import Container, LeftOut, fingerprint
 
 _DEPTH = 3  # how far below the given path class folders, archives and Parquet files are looked for
 _NONE, _BYTES, _PATH = pa.null(), (pa.binary(), pa.large_binary()), (pa.string(), pa.large_string())

@@ -24,12 +24,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from fedrsic_data.download import Remote
+from fedrsic_data.dataset.images import SUFFIXES
 from fedrsic_data.errors import SourceError
-from fedrsic_data.images import SUFFIXES
-from fedrsic_data.index import INDEX_SCHEMA, Index, LeftOut
+from fedrsic_data.raw.download import Remote
+from fedrsic_data.raw.index import INDEX_SCHEMA, Index, LeftOut
+from fedrsic_data.raw.json_items import blocks, lists
 from fedrsic_data.sources.base import Facts
-from fedrsic_data.sources.jsonlists import blocks, lists
 from fedrsic_data.sources.tree import Tree, check_complete, some
 
 _NAMES = """

@@ -20,9 +20,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedrsic_data.errors import SourceError
-from fedrsic_data.sources.annotated import Annotated, AnnotatedSettings, Found, Images, some, split_of, split_word
-from fedrsic_data.sources.jsonlists import blocks, lists
-from fedrsic_data.sources.walk import walk
+from fedrsic_data.raw.json_items import blocks, lists
+from fedrsic_data.sources.own.annotated import Annotated, AnnotatedSettings, Found, Images, some, split_of, split_word
+from fedrsic_data.sources.own.walk import walk
 
 _LISTS = ("images", "annotations", "categories")
 _WHOLE = "instances_default.json"  # CVAT's name for an export without subsets

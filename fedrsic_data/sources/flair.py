@@ -26,14 +26,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from fedrsic_data import tarstream
-from fedrsic_data.containers import FolderContainer, ParquetContainer, TarGzContainer, reading
-from fedrsic_data.download import Remote
 from fedrsic_data.errors import SourceError
-from fedrsic_data.index import FINE, INDEX_SCHEMA, Container, Fine, Index, LeftOut, fingerprint
-from fedrsic_data.sources import flairlabels
+from fedrsic_data.raw import tarstream
+from fedrsic_data.raw.containers import FolderContainer, ParquetContainer, TarGzContainer, reading
+from fedrsic_data.raw.download import Remote
+from fedrsic_data.raw.index import FINE, INDEX_SCHEMA, Container, Fine, Index, LeftOut, fingerprint
+from fedrsic_data.sources import flair_labels
 from fedrsic_data.sources.base import Facts, HubMirror
-from fedrsic_data.sources.flairlabels import IMAGE, LABELS
+from fedrsic_data.sources.flair_labels import IMAGE, LABELS
 
 _IMAGES = 429_078  # of a complete copy
 _METADATA, _ONTOLOGY, _FOLDER = "labels_and_metadata.json", "label_relationship.txt", "small_images"
@@ -130,7 +130,7 @@ def _native(path: Path, found: _Found, allow_partial: bool) -> Index:
     """Apple's own form."""
     metadata = found.metadata[0]
     with reading(metadata):
-        table, fine, counts = flairlabels.tabled(metadata, flairlabels.from_json(metadata), found.ontology)
+        table, fine, counts = flair_labels.tabled(metadata, flair_labels.from_json(metadata), found.ontology)
     if len(found.folders) > 1:
         raise SourceError(f"{path}: {found.folders[0]} and {found.folders[1]} both hold images; keep one")
     if not found.folders and not found.archives:
@@ -174,7 +174,7 @@ def _mirrored(found: _Found, allow_partial: bool) -> Index:
     absent = _absent_shards(found.parquet)
     if absent and not allow_partial:
         raise SourceError(f"{where}: {len(absent)} files are absent, {absent[0]} for one; {_COMPLETE}")
-    table, fine, counts = flairlabels.tabled(where, flairlabels.from_parquet(found.parquet), found.ontology)
+    table, fine, counts = flair_labels.tabled(where, flair_labels.from_parquet(found.parquet), found.ontology)
     stamp, newest = _stamped([*found.parquet, *found.ontology])
     return _index(
         table.append_column("key", _numbered(table.column("entry").to_numpy())),

@@ -17,14 +17,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from fedrsic_data import schema
-from fedrsic_data.containers import FolderContainer, reading
+from fedrsic_data.dataset import schema
 from fedrsic_data.errors import SourceError, UsageError
-from fedrsic_data.index import Index, LeftOut, fingerprint
-from fedrsic_data.sources import layouts, listing, own, readme, splitwords
+from fedrsic_data.raw.containers import FolderContainer, reading
+from fedrsic_data.raw.index import Index, LeftOut, fingerprint
 from fedrsic_data.sources.base import Facts
-from fedrsic_data.sources.layouts import Layout, Wanted
-from fedrsic_data.sources.walk import walk
+from fedrsic_data.sources.own import common, layouts, listing, readme, split_names
+from fedrsic_data.sources.own.layouts import Layout, Wanted
+from fedrsic_data.sources.own.walk import walk
 
 _EXAMPLES = 5
 
@@ -84,7 +84,7 @@ class Folder:
         """See ``Source.facts``."""
         its = self.settings
         layout = "<class>/<image>, <domain>/<class>/<image>, or labels.csv and images"
-        return own.facts(its.title or self.name, its.licence, its.citation, layout, hub=None)
+        return common.facts(its.title or self.name, its.licence, its.citation, layout, hub=None)
 
     def index(self, path: Path, *, allow_partial: bool = False) -> Index:  # noqa: ARG002
         """See ``Source.index``. Nobody knows what a complete copy has, so ``allow_partial`` changes nothing."""
@@ -163,15 +163,15 @@ def _listed(root: Path, name: str, its: FolderSettings) -> Index:
     words, notes = table.columns.get("split"), tuple[str, ...]()
     if words is None and its.split:
         words, notes = _said(root, name, its, paths)
-    split, kept = splitwords.renamed(words, words, its.splits, table.path, f"sources.{name}.splits")
+    split, kept = split_names.renamed(words, words, its.splits, table.path, f"sources.{name}.splits")
     if kept is not None:
-        left_out += own.of_left_out_splits(len(paths) - len(kept), its.splits)
+        left_out += common.of_left_out_splits(len(paths) - len(kept), its.splits)
         table, paths = table.take(kept), paths.take(kept)
     labels = table.labels()
     labels.check(str(table.path))
     columns = table.columns
     return Index(
-        own.table(
+        common.table(
             ids=pc.binary_join_element_wise(name, paths, "/"),
             labels=labels,
             domain=columns.get("domain", name),
@@ -195,7 +195,7 @@ def _said(root: Path, name: str, its: FolderSettings, paths: pa.Array) -> tuple[
     """The splits of images that a table lists and says none of: those of the README, or else of their paths."""
     config = readme.choose(readme.configs(root), its.config, root, f"sources.{name}")
     if config is None or config.patterns is None:
-        return splitwords.of_images(paths, str(root))
+        return split_names.of_images(paths, str(root))
     said = config.splits(paths.to_pylist(), root, f"images of {listing.NAME}")
     if None in said:
         raise SourceError(
@@ -203,4 +203,4 @@ def _said(root: Path, name: str, its: FolderSettings, paths: pa.Array) -> tuple[
             "add a column split, or pass the README over with --set split="
         )
     notes = readme.note(config, len(said), len(said), f"images of {listing.NAME}")
-    return own.known_splits(pa.array(said, pa.string())), notes
+    return common.known_splits(pa.array(said, pa.string())), notes

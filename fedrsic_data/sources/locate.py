@@ -8,11 +8,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from fedrsic_data.containers import reading
-from fedrsic_data.download import Progress, Remote, fetch
 from fedrsic_data.errors import DownloadError, SourceError, UsageError
+from fedrsic_data.raw.containers import reading
+from fedrsic_data.raw.download import Progress, Remote, fetch
 from fedrsic_data.settings import local
-from fedrsic_data.sources import hub
+from fedrsic_data.sources import mirror
 from fedrsic_data.sources.base import HubMirror, Source
 from fedrsic_data.sources.classfolders import plain
 
@@ -69,7 +69,7 @@ def locate(source: Source, places: Places, progress: Callable[[str], Progress] |
     if found is not None:
         return found
     if places.given.get(source.name, "").startswith("hf://"):
-        return hub.mirror(_parse_hub(places.given[source.name]), _cached(source, places), offline=places.offline)
+        return mirror.mirror(_parse_hub(places.given[source.name]), _cached(source, places), offline=places.offline)
     return _download(source, places, progress)
 
 
@@ -167,7 +167,7 @@ def _download(source: Source, places: Places, progress: Callable[[str], Progress
     if facts.hub is None:
         raise SourceError(f"{source.name}: not found on this machine and cannot be downloaded; {by_hand}")
     try:
-        return hub.mirror(facts.hub, cache, offline=places.offline)
+        return mirror.mirror(facts.hub, cache, offline=places.offline)
     except DownloadError as error:
         raise DownloadError(f"{source.name}: {error}; {by_hand} (expected {facts.layout})") from None
 

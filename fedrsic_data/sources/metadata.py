@@ -22,16 +22,8 @@ import numpy as np
 
 from fedrsic_data.errors import SourceError
 from fedrsic_data.settings import suggest
-from fedrsic_data.sources.annotated import (
-    Annotated,
-    AnnotatedSettings,
-    Found,
-    Images,
-    some,
-    split_of,
-    text,
-)
-from fedrsic_data.sources.walk import walk
+from fedrsic_data.sources.own.annotated import Annotated, AnnotatedSettings, Found, Images, some, split_of, text
+from fedrsic_data.sources.own.walk import walk
 
 NAMES = ("metadata.csv", "metadata.jsonl", "_classes.csv")
 _UNREAD = "metadata.parquet"

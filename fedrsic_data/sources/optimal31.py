@@ -7,7 +7,7 @@ on the Hub is used, at the commit recorded at first use.
 from __future__ import annotations
 
 from fedrsic_data.sources.base import ClassFolders, Facts, HubMirror
-from fedrsic_data.vocabulary import native
+from fedrsic_data.sources.vocabulary import native
 
 SOURCE = ClassFolders(
     name="optimal31",

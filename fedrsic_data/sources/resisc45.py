@@ -6,9 +6,9 @@ commit and checksum.
 
 from __future__ import annotations
 
-from fedrsic_data.download import Remote
+from fedrsic_data.raw.download import Remote
 from fedrsic_data.sources.base import ClassFolders, Facts
-from fedrsic_data.vocabulary import native
+from fedrsic_data.sources.vocabulary import native
 
 SOURCE = ClassFolders(
     name="resisc45",

@@ -14,11 +14,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from fedrsic_data import sample, vocabulary
+from fedrsic_data import sample
 from fedrsic_data.errors import UsageError
-from fedrsic_data.index import ClassRows, Index, fingerprint, single_label_table
+from fedrsic_data.raw.index import ClassRows, Index, fingerprint, single_label_table
 from fedrsic_data.settings import at_least
-from fedrsic_data.sources import photos
+from fedrsic_data.sources import flair_sample, vocabulary
 from fedrsic_data.sources.base import Source
 
 
@@ -88,7 +88,7 @@ def check(sources: Iterable[Source], settings: SampleSettings) -> None:
     Raises:
         UsageError: There is one, with another value than its default.
     """
-    heeded = {"users" if source.kind in photos.KINDS else "per_class" for source in sources}
+    heeded = {"users" if source.kind in flair_sample.KINDS else "per_class" for source in sources}
     for name, other in (("per_class", "users"), ("users", "per_class")):
         value = getattr(settings, name)
         if name not in heeded and value != getattr(SampleSettings, name):
@@ -102,10 +102,10 @@ def index(source: Source, settings: SampleSettings) -> Index:
         UsageError: The source has no stand-in.
     """
     sensor = source.kind
-    if sensor in photos.KINDS:
-        return photos.index(source, users=settings.users, seed=settings.seed, size=settings.size)
+    if sensor in flair_sample.KINDS:
+        return flair_sample.index(source, users=settings.users, seed=settings.seed, size=settings.size)
     if sensor not in sample.SENSORS:
-        known = ", ".join([*sample.SENSORS, *photos.KINDS])
+        known = ", ".join([*sample.SENSORS, *flair_sample.KINDS])
         raise UsageError(f"source {source.name!r} has no procedural sample, only {known} have; build without --sample")
     unified = vocabulary.to_unified(sensor)
     classes = tuple(name for name in vocabulary.native(sensor) if unified[name] in sample.CLASSES)

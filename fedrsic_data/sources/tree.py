@@ -8,10 +8,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Protocol
 
-from fedrsic_data.archives import TarReader, ZipReader
-from fedrsic_data.containers import ArchiveContainer, FolderContainer, Layer, LayeredContainer, reading
 from fedrsic_data.errors import SourceError
-from fedrsic_data.index import fingerprint
+from fedrsic_data.raw.archives import TarReader, ZipReader
+from fedrsic_data.raw.containers import ArchiveContainer, FolderContainer, Layer, LayeredContainer, reading
+from fedrsic_data.raw.index import fingerprint
 from fedrsic_data.sources.classfolders import utf8
 
 _BLOCK = 1024 * 1024  # bytes of a file read at a time

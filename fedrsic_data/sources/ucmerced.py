@@ -5,9 +5,9 @@
 
 from __future__ import annotations
 
-from fedrsic_data.download import Remote
+from fedrsic_data.raw.download import Remote
 from fedrsic_data.sources.base import ClassFolders, Facts
-from fedrsic_data.vocabulary import native
+from fedrsic_data.sources.vocabulary import native
 
 _SHA256 = "06c539ef28703a58fb07bd2837991ac7c48b813b00bb12ac197efd813a18daeb"
 _HUB = "https://huggingface.co/datasets/torchgeo/ucmerced/resolve/7c5ef3454d9b1cccfa7ccde0c01fc8f00a45909a"

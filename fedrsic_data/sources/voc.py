@@ -26,10 +26,10 @@ from typing import Any, Literal
 
 import pyarrow as pa
 
-from fedrsic_data.download import Remote
 from fedrsic_data.errors import SourceError
-from fedrsic_data.index import INDEX_SCHEMA, Index, LeftOut
-from fedrsic_data.sources import vocxml
+from fedrsic_data.raw.download import Remote
+from fedrsic_data.raw.index import INDEX_SCHEMA, Index, LeftOut
+from fedrsic_data.sources import voc_xml
 from fedrsic_data.sources.base import Facts
 from fedrsic_data.sources.tree import Tree, check_complete, some
 
@@ -227,7 +227,7 @@ def is_official(path: Path) -> bool:
     first = [file for year in years for file in sorted((year / "Annotations").glob("*.xml"))[:_TRIED]]
     for file in first:
         try:
-            said = vocxml.read(file.read_bytes())
+            said = voc_xml.read(file.read_bytes())
         except ValueError:
             continue
         if any(fields.get("name") not in _CODES for fields in said.objects):
@@ -282,7 +282,7 @@ def objects(data: bytes) -> list[tuple[int, bool]]:
     Raises:
         ValueError: It is no such file, or it declares a document type, and with that entities; the message says it.
     """
-    return [_object(number, fields) for number, fields in enumerate(vocxml.read(data).objects, 1)]
+    return [_object(number, fields) for number, fields in enumerate(voc_xml.read(data).objects, 1)]
 
 
 def _object(number: int, fields: Mapping[str, str]) -> tuple[int, bool]:

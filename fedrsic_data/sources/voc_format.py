@@ -19,8 +19,8 @@ from typing import Literal
 import numpy as np
 
 from fedrsic_data.errors import SourceError
-from fedrsic_data.sources import vocxml
-from fedrsic_data.sources.annotated import (
+from fedrsic_data.sources import voc_xml
+from fedrsic_data.sources.own.annotated import (
     Annotated,
     AnnotatedSettings,
     Found,
@@ -31,7 +31,7 @@ from fedrsic_data.sources.annotated import (
     split_word,
     text,
 )
-from fedrsic_data.sources.walk import Files, walk
+from fedrsic_data.sources.own.walk import Files, walk
 
 _LIST = re.compile(r"(?:.*/)?ImageSets/Main/([^/]+)\.txt")
 _WHOLE = "default"  # CVAT's list of an export without subsets
@@ -128,7 +128,7 @@ def mark(root: Path, paths: Sequence[str]) -> str | None:
     """See ``Annotated.mark``."""
     for path in [path for path in paths if path.lower().endswith(".xml")][:_TRIED]:
         try:
-            vocxml.read(small(root, path))
+            voc_xml.read(small(root, path))
         except ValueError:
             continue
         return path
@@ -148,7 +148,7 @@ SOURCE = Annotated(
 def _annotation(root: Path, path: str, images: Images, its: VocFormatSettings) -> tuple[str, list[tuple[str, bool]]]:
     """The image that an annotation file is of, and its objects: the name of each, and whether it is difficult."""
     try:
-        said = vocxml.read(small(root, path))
+        said = voc_xml.read(small(root, path))
         objects = [_object(number, fields, its) for number, fields in enumerate(said.objects, 1)]
         return _image(path, said.filename, images), objects
     except ValueError as error:

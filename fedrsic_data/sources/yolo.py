@@ -19,16 +19,9 @@ from typing import Any
 import numpy as np
 
 from fedrsic_data.errors import SourceError
-from fedrsic_data.sources.annotated import (
-    Annotated,
-    AnnotatedSettings,
-    Found,
-    Images,
-    split_of,
-    text,
-)
 from fedrsic_data.sources.classfolders import is_image
-from fedrsic_data.sources.walk import walk
+from fedrsic_data.sources.own.annotated import Annotated, AnnotatedSettings, Found, Images, split_of, text
+from fedrsic_data.sources.own.walk import walk
 
 _YAML = (".yaml", ".yml")
 _NAMES = ("obj.names", "classes.txt")  # of darknet and CVAT; of LabelImg and Label Studio

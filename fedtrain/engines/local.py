@@ -6,16 +6,16 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from fedrsic_data.errors import UsageError
-from fedtrain import checkpoint
-from fedtrain.aggregate import WeightedMean
-from fedtrain.checkpoint import Checkpoint
 from fedtrain.config import Privacy, RunConfig
 from fedtrain.engines import rounds
 from fedtrain.engines.base import QUIET, Listener
 from fedtrain.engines.rounds import Outcome
-from fedtrain.files import CHECKPOINT
+from fedtrain.methods.aggregate import WeightedMean
 from fedtrain.methods.base import Context, Evaluation, Method, State, Update
-from fedtrain.state import PersonalStore, placed
+from fedtrain.runs import checkpoint
+from fedtrain.runs.checkpoint import Checkpoint
+from fedtrain.runs.files import CHECKPOINT
+from fedtrain.runs.state import PersonalStore, placed
 
 name = "local"
 at_sites = False

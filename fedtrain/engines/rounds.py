@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from fedrsic_data.errors import FedkitError
-from fedtrain import checkpoint
-from fedtrain.aggregate import WeightedMean
-from fedtrain.checkpoint import Checkpoint, Counters, Journal
 from fedtrain.config import RunConfig
 from fedtrain.engines.base import QUIET, Listener, answering, asked, finite, plain, sent, summarise, weights
-from fedtrain.files import CHECKPOINT, METRICS
+from fedtrain.methods.aggregate import WeightedMean
 from fedtrain.methods.base import Context, Evaluation, State, Update
+from fedtrain.runs import checkpoint
+from fedtrain.runs.checkpoint import Checkpoint, Counters, Journal
+from fedtrain.runs.files import CHECKPOINT, METRICS
 
 
 class Clients(Protocol):

@@ -13,7 +13,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import torch
 
-from fedrsic_data.reader import Subset
+from fedrsic_data.dataset.reader import Subset
 
 State = dict[str, torch.Tensor]
 """Tensors by name."""

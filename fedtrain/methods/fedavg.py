@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from fedrsic_data.settings import at_least
 from fedtrain.methods.base import Context, Evaluation, State, Update
-from fedtrain.methods.pictures import Loss, Network, PictureSettings, label_space, one_by_one
+from fedtrain.methods.networks.network import Loss, Network, PictureSettings, label_space, one_by_one
 from fedtrain.models.label_transformer import LinearHead
 
 

@@ -14,9 +14,9 @@ import torch
 from torch.nn import functional as F
 
 from fedrsic_data.errors import UsageError
-from fedtrain.images import Pictures
 from fedtrain.methods.base import Context, Evaluation, State, Update
-from fedtrain.methods.pictures import Loss, Network, PictureSettings, label_space, one_by_one
+from fedtrain.methods.networks.album import Pictures
+from fedtrain.methods.networks.network import Loss, Network, PictureSettings, label_space, one_by_one
 from fedtrain.models import clip as clips
 from fedtrain.models.label_text import embed, told
 from fedtrain.models.label_transformer import NEGATIVE, POSITIVE, UNKNOWN, LabelTransformer

@@ -10,9 +10,9 @@ from torch.nn import functional
 
 from fedrsic_data.settings import at_least
 from fedtrain.methods.base import State
-from fedtrain.methods.classes import Classes, cosine_loss
-from fedtrain.methods.cohort import Batch
-from fedtrain.methods.prompt import PromptMethod, PromptSettings
+from fedtrain.methods.prompts.classes import Classes, cosine_loss
+from fedtrain.methods.prompts.cohort import Batch
+from fedtrain.methods.prompts.prompt import PromptMethod, PromptSettings
 
 
 @dataclass(frozen=True)

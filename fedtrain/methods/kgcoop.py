@@ -9,9 +9,9 @@ import torch
 
 from fedrsic_data.settings import at_least
 from fedtrain.methods.base import State
-from fedtrain.methods.classes import TEMPLATE, Classes, check_template, cosine_loss
-from fedtrain.methods.cohort import Batch
-from fedtrain.methods.prompt import PromptMethod, PromptSettings
+from fedtrain.methods.prompts.classes import TEMPLATE, Classes, check_template, cosine_loss
+from fedtrain.methods.prompts.cohort import Batch
+from fedtrain.methods.prompts.prompt import PromptMethod, PromptSettings
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,8 @@ from typing import ClassVar
 import torch
 
 from fedtrain.methods.base import State
-from fedtrain.methods.classes import Classes
-from fedtrain.methods.prompt import PromptMethod, PromptSettings
+from fedtrain.methods.prompts.classes import Classes
+from fedtrain.methods.prompts.prompt import PromptMethod, PromptSettings
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from fedtrain.methods.prompt import PromptMethod, PromptSettings
+from fedtrain.methods.prompts.prompt import PromptMethod, PromptSettings
 
 
 @dataclass(frozen=True)

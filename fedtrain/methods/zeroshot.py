@@ -10,9 +10,9 @@ import torch
 from torch.nn import functional
 
 from fedtrain.methods.base import State, Update
-from fedtrain.methods.classes import TEMPLATE, Classes, check_template
-from fedtrain.methods.classify import ClipMethod
-from fedtrain.methods.rows import TRAIN
+from fedtrain.methods.prompts.classes import TEMPLATE, Classes, check_template
+from fedtrain.methods.prompts.judge import ClipMethod
+from fedtrain.methods.prompts.rows import TRAIN
 
 
 @dataclass(frozen=True)

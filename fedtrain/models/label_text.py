@@ -12,9 +12,9 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 
-from fedrsic_data.atomic import write
+from fedrsic_data.dataset.manifest import SubsetEntry
 from fedrsic_data.errors import UsageError
-from fedrsic_data.manifest import SubsetEntry
+from fedrsic_data.files.atomic import write
 from fedtrain.models.clip import Clip
 
 Words = Literal["auto", "name", "concat", "avg"]

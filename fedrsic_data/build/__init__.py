@@ -1,0 +1,1 @@
+"""The build: a recipe to Parquet shards and a manifest."""

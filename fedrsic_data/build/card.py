@@ -1,0 +1,56 @@
+"""The dataset card, ``README.md``: how ``datasets`` finds the subsets, and what a reader must know."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+
+from fedrsic_data.dataset.manifest import SourceEntry, SubsetEntry
+from fedrsic_data.partition import to_json
+from fedrsic_data.recipes.recipe import Recipe
+
+_SAMPLE = (
+    "**Sample data**: procedurally rendered stand-ins, under the real class names or, for label sets, their own. "
+    "Figures measured on them say nothing about the real datasets."
+)
+_FILES = """
+`client_id` is a column, and a row group never holds two clients. `clients.parquet` says where each client's
+rows are, `plan.parquet` who owns which image, and `manifest.json` holds the recipe and the digest of every file.
+"""
+
+
+def render(recipe: Recipe, sources: Mapping[str, SourceEntry], subsets: Mapping[str, SubsetEntry]) -> str:
+    """The card's text: YAML that maps each subset to its files, then prose and tables."""
+    lines = ["---", *_yaml(recipe, subsets), "---", "", f"# {recipe.name}", "", _text(recipe.title or recipe.name), ""]
+    if recipe.sample is not None:
+        lines += [_SAMPLE, ""]
+    lines += ["| subset | classes | clients | rows | partition |", "|---|---|---|---|---|"]
+    for name, subset in subsets.items():
+        rows = ", ".join(f"{split} {n:,}" for split, n in subset.rows.items())
+        spec = _text(json.dumps(to_json(recipe.partitioner(name))))
+        counts = f"{len(subset.classes)} | {subset.clients} | {rows}"
+        lines.append(f"| {name} | {counts} | `{spec}`, seed {recipe.seed} |")
+    load = f'load_dataset("PATH", {json.dumps(next(iter(subsets)))})'
+    lines += ["", "```python", "from datasets import load_dataset", "", load, "```", _FILES, "## Sources", ""]
+    for source in sources.values():
+        facts = f"{_text(source.licence)}. {_text(source.citation)}."
+        lines.append(f"- **{_text(source.title)}** ({source.images:,} images): {facts}")
+        lines += [f"  Incomplete copy: {_text(words)}." for words in source.missing]
+    return "\n".join(lines) + "\n"
+
+
+def _yaml(recipe: Recipe, subsets: Mapping[str, SubsetEntry]) -> list[str]:
+    # a JSON string is a YAML string, whatever is in it
+    lines = ["configs:"]
+    for i, (name, subset) in enumerate(subsets.items()):
+        lines += [f"- config_name: {json.dumps(name)}", "  data_files:"]
+        for split in dict.fromkeys(shard.split for shard in subset.shards):
+            lines += [f"  - split: {json.dumps(split)}", f"    path: {json.dumps(f'{name}/{split}/*.parquet')}"]
+        lines += ["  default: true"] if i == 0 else []
+    lines += ["task_categories:", "- image-classification", "tags:", "- federated-learning"]
+    return [*lines, "- sample-data"] if recipe.sample is not None else lines
+
+
+def _text(words: str) -> str:
+    """One line that cannot break a table or become markup."""
+    return " ".join(words.split()).replace("|", "\\|").replace("<", "&lt;")

@@ -1,0 +1,64 @@
+"""Several processes on one machine."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import threading
+from collections.abc import Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
+
+from fedrsic_data import interrupts
+from fedrsic_data.build.engines.base import Containers, Task, pooled, write
+from fedrsic_data.build.shards import Receipt
+from fedrsic_data.errors import OutputError
+
+_here: Containers = {}  # of a worker: what every task reads from, sent once
+
+
+class Processes:
+    """Writes shards in ``jobs`` processes; see ``Engine``."""
+
+    shared = True
+
+    def __init__(self, jobs: int) -> None:
+        self.jobs = jobs
+
+    def run(self, tasks: Iterator[Task], containers: Containers, folder: Path) -> Iterator[tuple[Task, Receipt]]:
+        """See ``Engine.run``."""
+        context = multiprocessing.get_context("spawn")  # a fork would copy the locks of Arrow's threads
+        with ProcessPoolExecutor(self.jobs, context, _begin, (containers,)) as pool:
+
+            def submit(task: Task) -> Future[Receipt]:
+                with interrupts.starting():
+                    return pool.submit(_write, task.sent(), folder)
+
+            try:
+                yield from pooled(pool, self.jobs, tasks, submit)
+            except BrokenProcessPool:
+                interrupts.settle()
+                raise OutputError(
+                    f"{folder}: a process that wrote shards died, perhaps for lack of memory; "
+                    f"run the same command, it resumes, with fewer than --jobs {self.jobs} if it happens again"
+                ) from None
+
+
+def _begin(containers: Containers) -> None:
+    """Readies a worker, which does not outlive its parent."""
+    global _here
+    _here = containers
+    interrupts.started()
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def follow() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=follow, daemon=True).start()
+
+
+def _write(task: Task, folder: Path) -> Receipt:
+    return write(task, _here, folder)

@@ -1,0 +1,450 @@
+"""The whole pipeline: sources -> indexes -> plan -> shards -> manifest. The only module that knows all of it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from fedrsic_data.build import duplicates, memory, plan, record, shards, workspace
+from fedrsic_data.build.engines.base import Engine, Task
+from fedrsic_data.build.engines.threads import Threads
+from fedrsic_data.build.finish import describe, source_entry, writer
+from fedrsic_data.build.plan import Planned, PlannedSubset
+from fedrsic_data.dataset import manifest, schema
+from fedrsic_data.dataset.manifest import CARD, CLIENTS, PLAN, File, Manifest, Plan, Shard
+from fedrsic_data.dataset.verify import strays
+from fedrsic_data.errors import ManifestError, OutputError, SourceError, UsageError
+from fedrsic_data.files.atomic import file_digest
+from fedrsic_data.raw.download import Progress
+from fedrsic_data.raw.index import Index, fingerprint
+from fedrsic_data.recipes.recipe import Recipe, pinned, to_json
+from fedrsic_data.sources import SOURCES, locate
+from fedrsic_data.sources import sample as sample_source
+
+_THREADS = Threads()
+
+
+@dataclass(frozen=True)
+class Listener:
+    """What a person waiting wants to hear; every call may be ignored.
+
+    Attributes:
+        step: Told in words what happens next.
+        images: Told ``(images written, images in all)``.
+        download: Makes a progress callback for a file name.
+    """
+
+    step: Callable[[str], None] = lambda _: None
+    images: Callable[[int, int], None] = lambda _done, _total: None
+    download: Callable[[str], Progress] | None = None
+
+
+QUIET = Listener()
+"""Hears nothing."""
+
+
+@dataclass(frozen=True)
+class Built:
+    """A finished build.
+
+    Attributes:
+        path: Where it is, or where it was before it went to ``uri``.
+        manifest: Its manifest.
+        written: How many shards had to be written.
+        uri: Where it is, if that is no folder of this machine; secrets of the address are masked.
+    """
+
+    path: Path
+    manifest: Manifest
+    written: int
+    uri: str | None = None
+
+
+def prepare(recipe: Recipe, places: locate.Places, listener: Listener = QUIET) -> Planned:
+    """Finds the sources, reads their names and labels and draws the plan.
+
+    Writes nothing, downloads and temporary files apart.
+
+    Raises:
+        SourceError: A source is missing, incomplete or not what it should be.
+        UsageError: The partition cannot be met, or a setting of the sample has no effect.
+        OutputError: There is no room for temporary files.
+    """
+    with memory.returned():
+        return _planned(pinned(recipe), places, listener)
+
+
+def _planned(recipe: Recipe, places: locate.Places, listener: Listener) -> Planned:
+    indexes, inputs = _indexes(recipe, places, listener)
+    merged = {
+        name: plan.merge(subset, [indexes[source] for source in subset.sources])
+        for name, subset in recipe.subsets.items()
+    }
+    sources = {name: source_entry(recipe, name, index) for name, index in indexes.items()}
+    stamp = fingerprint((name, index.fingerprint) for name, index in sorted(indexes.items()))
+    newest = max(index.newest for index in indexes.values())
+    del indexes  # which are in the merged tables, on disk
+    subsets = []
+    for name, images in merged.items():
+        listener.step(f"planning {name}")
+        subsets.append(plan.divide(recipe, name, images, _duplicates(recipe, images, listener)))
+    return Planned.of(recipe, sources, subsets, stamp, newest, inputs)
+
+
+def build(
+    planned: Planned,
+    out: Path,
+    *,
+    overwrite: bool = False,
+    listener: Listener = QUIET,
+    engine: Engine = _THREADS,
+    check: Callable[[Manifest], None] = lambda _: None,
+) -> Built:
+    """Writes a planned dataset: shards aside, the manifest last, then the folder is renamed into place.
+
+    An interrupted build is resumed; shards whose digest holds are kept. A finished one is left alone, but for
+    shards that are damaged or gone, which are written again.
+
+    Args:
+        planned: From ``prepare``.
+        out: The dataset's folder.
+        overwrite: Replace another dataset that stands there.
+        listener: Hears of the progress.
+        engine: Where shards are written; the bytes are the same.
+        check: Shown the manifest before the dataset is put in place; what it raises keeps it out.
+
+    Raises:
+        UsageError: The folder is an address.
+        OutputError: The folder cannot be written, or holds something else.
+        SourceError: A file cannot be read or is no image, or every image of a subset was skipped.
+    """
+    out = _place(planned, out, overwrite=overwrite)
+    with workspace.opened(out) as work:
+        standing = _standing(planned, out, overwrite) if out.exists() else None
+        if standing is None:
+            built, changed = _made(planned, out, work, listener, engine, check, overwrite=overwrite), None
+        else:
+            check(standing)
+            changed = _changed(planned, work, out, standing, listener, engine)
+            built = Built(out, standing, 0) if changed else _mend(planned, out, standing, listener, work)
+            work.discard()
+    if changed:
+        words = f"the sources changed after it was built (they no longer give {changed})"
+        raise OutputError(f"{out}: {words}; rebuild it with --overwrite")
+    record.write(out, built.manifest, planned)
+    return built
+
+
+def _made(
+    planned: Planned,
+    out: Path,
+    work: workspace.Workspace,
+    listener: Listener,
+    engine: Engine,
+    check: Callable[[Manifest], None],
+    *,
+    overwrite: bool,
+) -> Built:
+    work.begin(_key(planned))
+    receipts = _receipts(planned, work, listener, engine)
+    _not_empty(receipts)
+    with memory.returned():
+        described = describe(planned, work.folder, receipts)
+    check(described)
+    (work.folder / manifest.NAME).write_text(manifest.dumps(described), encoding="utf-8")
+    work.finish([manifest.NAME, *(file.path for file in manifest.files(described))], overwrite=overwrite)
+    return Built(out, described, sum(len(r) for r in receipts.values()) - len(work.kept))
+
+
+def _place(planned: Planned, given: Path, *, overwrite: bool) -> Path:
+    """Where to write, links followed; refused where a folder must not be put or replaced."""
+    out = workspace.place(given)
+    try:
+        if out.exists() and any(out.iterdir()):
+            if not (out / manifest.NAME).is_file():
+                raise OutputError(f"--out {given}: is not empty and holds no fedkit dataset; choose another --out")
+            if overwrite:
+                workspace.refuse_unowned(out)
+    except OSError as error:
+        raise OutputError(f"--out {given}: cannot be written ({error.strerror}); choose another --out") from None
+    for path in planned.inputs:
+        if out.is_relative_to(os.path.realpath(path)):
+            raise OutputError(f"--out {given}: lies inside the source {path}; choose another --out")
+    return out
+
+
+def _indexes(recipe: Recipe, places: locate.Places, listener: Listener) -> tuple[dict[str, Index], list[Path]]:
+    wanted = list(dict.fromkeys(s for subset in recipe.subsets.values() for s in subset.sources))
+    sources = {name: recipe.source(name) for name in wanted}
+    if recipe.sample is not None:
+        if places.folder is not None or places.given:
+            option = (
+                f"--sources {places.folder}" if places.folder is not None else f"--source {next(iter(places.given))}"
+            )
+            raise UsageError(f"{option}: a sample is drawn, not read; leave out either this or --sample")
+        drawn = {name: sample_source.index(source, recipe.sample) for name, source in sources.items()}
+        sample_source.check(sources.values(), recipe.sample)
+        return drawn, []
+    locate.check_names(places.given, {**SOURCES, **sources})
+    here = {name: locate.find(sources[name], places) for name in wanted}
+    if places.folder is not None and not any(here.values()):
+        layouts = ", ".join(f"{name} ({sources[name].facts.layout})" for name in wanted)
+        raise SourceError(f"--sources {places.folder}: holds none of {layouts}")
+    indexes: dict[str, Index] = {}
+    inputs: list[Path] = []
+    for name in sorted(wanted, key=lambda n: here[n] is None):  # what is here can fail before anything is fetched
+        listener.step(f"reading {name}")
+        path = here[name] or locate.locate(sources[name], places, listener.download)
+        inputs.append(path)
+        indexes[name] = sources[name].index(path, allow_partial=recipe.allow_partial)
+    return {name: indexes[name] for name in wanted}, inputs
+
+
+def _standing(planned: Planned, out: Path, overwrite: bool) -> Manifest | None:
+    """The manifest of what stands at ``out`` if it is this very build; None if it is to be replaced."""
+    if overwrite or not (out / manifest.NAME).is_file():
+        return None
+    try:
+        standing = manifest.load(out)
+    except ManifestError as error:
+        raise OutputError(f"{error}; move the folder away, or choose another --out") from None
+    if standing.reference:
+        raise OutputError(f"{out}: says who has which image, without the images; choose another --out")
+    same = (standing.plan.digest, to_json(standing.recipe), standing.writer) == (
+        planned.digest,
+        to_json(planned.recipe),
+        writer(),
+    )
+    if not same or manifest.digest(standing) != standing.digest:
+        differ = _difference(to_json(standing.recipe), to_json(planned.recipe)) or "other images, or an edited manifest"
+        raise OutputError(
+            f"{out}: holds a dataset built otherwise ({differ}); replace it with --overwrite, or choose another --out"
+        )
+    return standing
+
+
+def _difference(there: Any, wanted: Any, path: str = "") -> str:
+    """The first field in which two recipes differ, in words; empty if they are equal."""
+    if isinstance(there, dict) and isinstance(wanted, dict):
+        for key in [*wanted, *(key for key in there if key not in wanted)]:
+            if found := _difference(there.get(key), wanted.get(key), f"{path}.{key}" if path else key):
+                return found
+        return ""
+    return "" if there == wanted else f"{path} is {json.dumps(there)} there, {json.dumps(wanted)} here"
+
+
+def _changed(
+    planned: Planned, work: workspace.Workspace, out: Path, standing: Manifest, listener: Listener, engine: Engine
+) -> str | None:
+    """The first shard whose bytes the sources no longer give.
+
+    Where no build remembers the sources as they are, every shard is made once more, and none is kept.
+    """
+    if record.agrees(out, standing, planned):
+        return None
+    listener.step("comparing the sources with the dataset that was built from them")
+    work.begin(_key(planned), resume=False)
+    _prepare(planned, work.scratch, shared=engine.shared)
+    wanted = {shard.path: shard.sha256 for shard in manifest.shards(standing)}
+    tasks, count = _tasks(planned), 0
+    total = sum(task.job.count for task in tasks)
+    work.expect(task.job.path for task in tasks)
+    containers = {subset.name: subset.containers for subset in planned.subsets}
+    for task, receipt in engine.run(iter(tasks), containers, work.folder):
+        (work.folder / receipt.path).unlink()
+        if wanted.get(receipt.path) != receipt.sha256:
+            return receipt.path
+        count += task.job.count
+        listener.images(count, total)
+    return None
+
+
+def _mend(planned: Planned, out: Path, standing: Manifest, listener: Listener, work: workspace.Workspace) -> Built:
+    """Writes what is damaged or gone of a finished dataset again, file by file; each appears whole."""
+    listener.step("checking what is there")
+    if stray := next(strays(out, standing), None):
+        raise OutputError(f"{out / stray}: is not in the manifest, and readers would take it in; remove it")
+    broken = [f for f in manifest.files(standing) if not _holds(out, f)]
+    if broken:
+        bad = {file.path for file in broken}
+        if bad & {PLAN, CLIENTS, CARD}:
+            raise OutputError(f"{out}: {sorted(bad & {PLAN, CLIENTS, CARD})[0]} is damaged; rebuild with --overwrite")
+        work.begin(_key(planned), resume=False)
+        work.expect(bad)
+        _prepare(planned, work.scratch)
+        for subset in planned.subsets:
+            if not any(path.startswith(f"{subset.name}/") for path in bad):
+                continue
+            with memory.returned():
+                rows, jobs = _jobs(planned.recipe, subset)
+            for job, window in jobs:
+                if job.path in bad:
+                    shards.write(job, rows, work.folder, **_options(planned.recipe, window))
+                    (out / job.path).parent.mkdir(parents=True, exist_ok=True)
+                    os.replace(work.folder / job.path, out / job.path)
+        for file in broken:
+            if not _holds(out, file):
+                raise OutputError(
+                    f"{out / file.path}: the sources no longer give these bytes; rebuild with --overwrite"
+                )
+    return Built(out, standing, len(broken))
+
+
+def _prepare(planned: Planned, scratch: Path, *, shared: bool = False) -> None:
+    for subset in planned.subsets:
+        for container in subset.containers:
+            container.prepare(scratch, shared=shared)
+
+
+def _duplicates(recipe: Recipe, merged: plan.Merged, listener: Listener) -> list[NDArray[np.int64]]:
+    """Groups of rows that are one picture; the only step of planning that looks into files."""
+    if recipe.duplicates == "keep":
+        return []
+    origin, keys = merged.table.column("origin").to_numpy(), merged.table.column("key")
+    first = np.arange(len(origin))
+    if recipe.sample is None:
+        listener.step("looking for identical files")
+    for number, container in enumerate(merged.containers):
+        rows = np.flatnonzero(origin == number)
+        first[rows] = rows[container.firsts(keys if len(rows) == len(keys) else keys.take(pa.array(rows)))]
+    copies = np.flatnonzero(first < np.arange(len(first)))
+    pairs = list(zip(first[copies].tolist(), copies.tolist(), strict=True))
+    within = recipe.near_duplicates == "all"
+    if within or len(merged.containers) > 1:
+        many = len(merged.containers)
+        listener.step(f"comparing the pictures of {many} sources" if many > 1 else "comparing the pictures")
+        rows = np.flatnonzero(first == np.arange(len(first)))
+        places = merged.table.select(["key", "origin"]).slice(0, len(origin)).take(pa.array(rows))
+        with tempfile.TemporaryDirectory() as scratch:
+            for container in merged.containers:
+                container.prepare(Path(scratch))
+            read = lambda some: shards.read(places.take(pa.array(some)), merged.containers)  # noqa: E731
+            found = duplicates.find(read, np.arange(len(rows)) if within else origin[rows])
+        pairs += [(int(rows[group[0]]), int(rows[other])) for group in found for other in group[1:]]
+    return duplicates.joined(pairs)
+
+
+def _holds(out: Path, file: File | Plan | Shard) -> bool:
+    path = manifest.safe(out, file.path)
+    return path.is_file() and path.stat().st_size == file.bytes and file_digest(path) == file.sha256
+
+
+def _receipts(
+    planned: Planned, work: workspace.Workspace, listener: Listener, engine: Engine
+) -> dict[str, list[shards.Receipt]]:
+    """Writes the shards that are not there yet, a few at a time, and gives all receipts by subset, in job order."""
+    _prepare(planned, work.scratch, shared=engine.shared)
+    todo = _tasks(planned)
+    order: dict[str, list[str]] = {subset.name: [] for subset in planned.subsets}
+    for task in todo:
+        order[task.subset].append(task.job.path)
+    work.expect([manifest.NAME, PLAN, CLIENTS, CARD, *(task.job.path for task in todo)])
+    total = sum(task.job.count for task in todo)
+    done = {path: work.kept[path] for paths in order.values() for path in paths if path in work.kept}
+    count = sum(task.job.count for task in todo if task.job.path in done)
+    listener.step("writing shards")
+    listener.images(count, total)
+    containers = {subset.name: subset.containers for subset in planned.subsets}
+    waiting = (task for task in todo if task.job.path not in done)
+    for task, receipt in engine.run(waiting, containers, work.folder):
+        work.add(receipt)
+        done[receipt.path] = receipt
+        count += task.job.count
+        listener.images(count, total)
+    return {name: [done[path] for path in paths] for name, paths in order.items()}
+
+
+def _tasks(planned: Planned) -> list[Task]:
+    """Every shard, subset by subset."""
+    todo: list[Task] = []
+    for subset in planned.subsets:
+        with memory.returned():
+            rows, jobs = _jobs(planned.recipe, subset)
+        todo += [Task(subset.name, job, rows, _options(planned.recipe, window)) for job, window in jobs]
+    return todo
+
+
+def _not_empty(receipts: Mapping[str, Sequence[shards.Receipt]]) -> None:
+    """Refuses a subset of which no image is left."""
+    for name, written in receipts.items():
+        skipped = [skip for receipt in written for skip in receipt.skipped]
+        if skipped and not any(receipt.rows for receipt in written):
+            first = skipped[0]
+            raise SourceError(
+                f"{name}: all {len(skipped):,} images were skipped, {first['sample_id']} for one: {first['reason']}; "
+                "fix them at their source"
+            )
+
+
+def _options(recipe: Recipe, window: int) -> dict[str, Any]:
+    return {
+        "window": window,
+        "row_group_bytes": recipe.layout.row_group_bytes,
+        "on_bad_image": recipe.on_bad_image,
+    }
+
+
+def _jobs(recipe: Recipe, subset: PlannedSubset) -> tuple[shards.Rows, list[tuple[shards.Job, int]]]:
+    """The shards of a subset, each with its reading window in images."""
+    order = np.lexsort((subset.owner, subset.split))
+    order = order[subset.owner[order] >= 0]
+    owner, splits = subset.owner[order], subset.split[order]
+    named = [name for name in subset.table.column_names if name not in ("group", "split")]
+    rows = shards.Rows(
+        table=subset.table.select(named).take(order).append_column("client", pa.array(owner)),
+        clients=subset.clients,
+        containers=subset.containers,
+        schema=schema.shard_schema(
+            subset.classes, multi_label=subset.multi_label, fine=subset.fine.classes if subset.fine else ()
+        ),
+    )
+    mean = _mean_bytes(subset)
+    window = max(1, recipe.layout.row_group_bytes // mean)
+    packed = recipe.layout.packed(len(subset.clients))
+    files = shards.file_names(subset.clients)
+    jobs: list[shards.Job] = []
+    for code, split in enumerate(subset.split_names):
+        begin, end = np.searchsorted(splits, [code, code + 1]).tolist()
+        starts = np.flatnonzero(np.diff(owner[begin:end], prepend=-1))  # where each client's rows begin
+        if packed:
+            starts = _packs(starts, end - begin, recipe.layout.shard_bytes // mean)
+        for number, (first, last) in enumerate(pairwise([*(begin + starts).tolist(), end])):
+            file = shards.packed_name(split, number, len(starts)) if packed else files[owner[first]]
+            jobs.append(shards.Job(f"{subset.name}/{split}/{file}.parquet", split, first, last - first))
+    return rows, [(job, window) for job in jobs]
+
+
+def _packs(starts: NDArray[np.int64], total: int, most: int) -> NDArray[np.int64]:
+    """Where packed shards begin: whole clients together until ``most`` rows are reached."""
+    packs: list[int] = []
+    for start, end in pairwise([*starts, total]):
+        if not packs or end - packs[-1] > most:
+            packs.append(int(start))
+    return np.array(packs, np.int64)
+
+
+def _mean_bytes(subset: PlannedSubset) -> int:
+    """Mean image size, from a few short runs of images."""
+    n = subset.table.num_rows
+    picks = np.unique(np.concatenate([np.arange(s, min(s + 8, n)) for s in np.linspace(0, n - 1, 4).astype(int)]))
+    runs = np.split(picks, np.flatnonzero(np.diff(picks) > 1) + 1)
+    places = subset.table.select(["key", "origin"])
+    read = [shards.read(places.slice(int(run[0]), len(run)), subset.containers) for run in runs]
+    return max(1, int(np.mean([len(data) for run in read for data in run])))
+
+
+def _key(planned: Planned) -> dict[str, Any]:
+    """Everything the bytes of a build depend on, so that an interrupted one is resumed only if none of it changed."""
+    recipe = hashlib.sha256(json.dumps(to_json(planned.recipe), sort_keys=True).encode()).hexdigest()
+    return {"plan": planned.digest, "recipe": recipe, "sources": planned.stamp, "writer": writer()}

@@ -1,0 +1,48 @@
+"""What a build remembers of its sources, in the cache: with that, the next one need not read them again to know them.
+
+It is no part of the dataset, whose bytes depend on no time of a file. Where it is absent or says otherwise, nothing
+is known, and whoever asks compares the bytes themselves. Times are compared with times of the same files, for
+equality: a clock that was wrong, here or where the files come from, changes nothing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import tempfile
+from pathlib import Path
+
+from fedrsic_data.build.plan import Planned
+from fedrsic_data.dataset.manifest import Manifest
+from fedrsic_data.errors import UsageError
+from fedrsic_data.sources.locate import cache_folder
+
+
+def agrees(out: Path, built: Manifest, planned: Planned) -> bool:
+    """Whether ``built``, in the folder ``out``, was last seen to be of the sources as they are, by sizes and times."""
+    try:
+        place = _place(out)  # to open a pipe would be to wait for ever
+        return place.is_file() and place.read_text(encoding="utf-8") == _facts(built, planned)
+    except (OSError, ValueError, UsageError):
+        return False
+
+
+def write(out: Path, built: Manifest, planned: Planned) -> None:
+    """Remembers that ``built``, in the folder ``out``, is of the sources as they are; a closed cache is no error."""
+    with contextlib.suppress(OSError, UsageError):
+        path = _place(out)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, aside = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
+        with open(handle, "w", encoding="utf-8") as file:  # noqa: PTH123 - a handle, not a path
+            file.write(_facts(built, planned))
+        os.replace(aside, path)
+
+
+def _place(out: Path) -> Path:
+    return cache_folder() / "built" / f"{hashlib.sha256(os.fsencode(os.path.realpath(out))).hexdigest()[:32]}.json"
+
+
+def _facts(built: Manifest, planned: Planned) -> str:
+    return json.dumps({"dataset": built.digest, "sources": planned.stamp, "newest": planned.newest})

@@ -1,0 +1,302 @@
+"""The folder a build works in: aside from where the dataset will stand, resumable, moved when it is whole.
+
+``<out>.incomplete`` holds a lock, a key (what is being built), the names of the files to come, a journal of finished
+shards, the dataset so far in ``data``, and for a moment the dataset it replaces in ``old``. Whatever moment a build is
+killed at, the next one finds either a whole dataset at ``out`` or enough here to go on; a dataset that was to be
+replaced comes back. What is in neither list stops it: nobody's file is removed.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from fedrsic_data.build.shards import Receipt
+from fedrsic_data.dataset import manifest
+from fedrsic_data.errors import FedkitError, ManifestError, OutputError
+from fedrsic_data.files import atomic, ownership
+from fedrsic_data.files.atomic import file_digest
+from fedrsic_data.settings import decode, local
+
+_FORMAT = 1
+_LOCK, _KEY, _JOURNAL, _EXPECTED = ".lock", ".key.json", ".receipts.jsonl", ".files.jsonl"
+_DATA, _SCRATCH, _OLD = "data", "scratch", "old"
+_SCRATCHED = re.compile(r"tmp[a-z0-9_]{8}")  # as Python names temporary files
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+_LONGEST = 3000  # bytes of a path, with room for the names below it
+
+
+def place(given: Path) -> Path:
+    """Where to write a folder, links followed.
+
+    Raises:
+        UsageError: It is an address.
+        OutputError: No folder can be there, or none must be put there.
+    """
+    local("--out", given)
+    try:
+        if len(os.fspath(given).encode()) > _LONGEST:
+            raise OutputError(f"--out {os.fspath(given)[:60]}...: the name is too long; choose a shorter one")
+        out = Path(os.path.realpath(given))
+        here = Path.cwd()
+        if given.is_symlink() and not given.exists():
+            raise OutputError(f"--out {given}: is a link to nothing; choose another --out")
+        if out.exists() and not out.is_dir():
+            raise OutputError(f"--out {given}: is a file; choose another --out")
+    except ValueError:
+        raise OutputError(f"--out {os.fspath(given)!r}: not a valid name; choose another --out") from None
+    except OSError as error:
+        raise OutputError(f"--out {given}: cannot be written ({error.strerror}); choose another --out") from None
+    if here.is_relative_to(out):
+        raise OutputError(f"--out {given}: is the folder you are in, or above it; give the dataset a folder of its own")
+    return out
+
+
+class Workspace:
+    """The folder beside ``out``, held by this process alone.
+
+    Attributes:
+        folder: Where to write the dataset, or whatever is to stand at ``out``.
+        scratch: Where to put temporary files that other processes see.
+        kept: Receipts of shards of an earlier, interrupted build of the same thing, path -> receipt.
+    """
+
+    def __init__(self, out: Path) -> None:
+        """Takes the lock, and puts right what a killed build left halfway.
+
+        Raises:
+            OutputError: Another build holds it, or the folder is somebody else's.
+        """
+        self.out = out
+        self._root = out.with_name(out.name + ".incomplete")
+        self.folder = self._root / _DATA
+        self.scratch = self._root / _SCRATCH
+        self.kept: dict[str, Receipt] = {}
+        if self._root.is_symlink():
+            raise OutputError(f"{self._root}: is a link, no build left that there; move it away")
+        lock = atomic.lock(self._root / _LOCK)
+        if lock is None:
+            raise OutputError(f"{self._root}: another fedkit is building there; wait for it, or choose another --out")
+        self._lock = lock
+        try:
+            self._refuse_foreign()
+            self._settle()
+        except BaseException:
+            self._let_go()
+            raise
+
+    def begin(self, key: Mapping[str, Any], *, resume: bool = True) -> None:
+        """Starts or resumes a build; what an interrupted build of another ``key`` left is removed.
+
+        Args:
+            key: Everything the bytes depend on.
+            resume: Keep what an interrupted build of this very key left.
+        """
+        marker, text = self._root / _KEY, json.dumps({"fedkit": _FORMAT, "key": key}, sort_keys=True).encode()
+        if not (resume and marker.exists() and marker.read_bytes() == text):
+            self._empty()
+            atomic.write(marker, text)
+        for path in (self.folder, self.scratch):
+            path.mkdir(exist_ok=True)
+        self.kept = dict(self._receipts())
+
+    def expect(self, paths: Iterable[str]) -> None:
+        """Notes which files will be in ``folder``, before the first of them is made: nothing else is ever removed."""
+        with (self._root / _EXPECTED).open("ab") as file:
+            file.write(b"\n" + b"".join(json.dumps(path).encode() + b"\n" for path in paths))
+            file.flush()
+            os.fsync(file.fileno())
+
+    def add(self, receipt: Receipt) -> None:
+        """Remembers a finished shard."""
+        with (self._root / _JOURNAL).open("a", encoding="utf-8") as journal:
+            journal.write(json.dumps(vars(receipt)) + "\n")
+
+    def finish(self, expected: Iterable[str], *, overwrite: bool = False) -> None:
+        """Puts the expected files, and nothing else, where the dataset will stand.
+
+        Args:
+            expected: Their paths in ``folder``.
+            overwrite: Replace the dataset that stands there.
+
+        Raises:
+            OutputError: Something stands there that must not be replaced.
+        """
+        ownership.refuse_foreign(self.folder, ownership.only(self._expected()))
+        keep = set(expected)
+        for path in sorted(self.folder.rglob("*"), reverse=True):
+            if path.is_dir() and not path.is_symlink():
+                if not any(path.iterdir()):
+                    path.rmdir()
+            elif path.relative_to(self.folder).as_posix() not in keep:
+                path.unlink()
+        if self.out.exists() and any(self.out.iterdir()):
+            if not overwrite:
+                raise OutputError(f"{self.out}: was written by somebody else meanwhile; choose another --out")
+            refuse_unowned(self.out)
+            os.replace(self.out, self._root / _OLD)
+        try:
+            if (self._root / _OLD).exists():
+                refuse_unowned(self._root / _OLD)  # again, now that nobody puts anything there
+            os.replace(self.folder, self.out)
+        except BaseException:
+            self._settle()
+            raise
+        self.discard()
+
+    def discard(self) -> None:
+        """Removes the workspace: the work is done, or cannot be resumed. The key goes last."""
+        self._settle()
+        self._empty()
+        (self._root / _KEY).unlink(missing_ok=True)
+        self._let_go()
+
+    def leave(self) -> None:
+        """Lets go of the lock. What can be resumed stays; a workspace in which nothing was begun goes."""
+        if (self._root / _KEY).exists():
+            atomic.unlock(self._root / _LOCK, self._lock)
+        else:
+            self.discard()
+
+    def _settle(self) -> None:
+        """Ends an exchange that was cut short: the old dataset is back, or gone once the new one is in its place."""
+        old = self._root / _OLD
+        if not old.exists():
+            return
+        if not self.folder.exists():
+            ownership.clear(old, _of_dataset(old), last=manifest.NAME)
+            return
+        if self.out.exists() and any(self.out.iterdir()):
+            raise OutputError(f"{self.out}: is not what stood there, which is in {old}; move one of them away")
+        os.replace(old, self.out)
+
+    def _empty(self) -> None:
+        """Removes what builds left here, all but the key and the lock."""
+        ownership.clear(self.folder, ownership.only(self._expected()))
+        ownership.clear(self.scratch, _scratched)
+        unfinished = [name for name in os.listdir(self._root) if atomic.TEMPORARY.fullmatch(name)]
+        for name in (_JOURNAL, _EXPECTED, *unfinished):
+            (self._root / name).unlink(missing_ok=True)
+
+    def _let_go(self) -> None:
+        atomic.unlock(self._root / _LOCK, self._lock)
+        with suppress(OSError):  # of a killed build there is something left, or another has just begun
+            self._root.rmdir()
+
+    def _refuse_foreign(self) -> None:
+        """Raises ``OutputError`` if there is anything that no build left there."""
+        if not self._root.exists():
+            return
+        marker = self._root / _KEY
+        mine = marker.is_file() and ownership.says(marker.read_bytes(), _FORMAT)
+        known = self._known() if mine else ownership.only([_LOCK])
+        found = ownership.foreign(self._root, known)
+        if found is None and os.fstat(self._lock.fileno()).st_size:
+            found = self._root / _LOCK  # ours are empty
+        if found:
+            raise OutputError(f"{found}: no build left that there; move {self._root} away")
+
+    def _known(self) -> ownership.Known:
+        """What builds leave here."""
+        top = ownership.only([_LOCK, _KEY, _JOURNAL, _EXPECTED])
+        below: dict[str, ownership.Known] = {
+            _DATA: ownership.only(self._expected()),
+            _SCRATCH: _scratched,
+        }
+        if (old := self._root / _OLD).is_dir():
+            below[_OLD] = _of_dataset(old)
+
+        def known(name: str) -> bool:
+            folder, slash, inner = name.partition("/")
+            return below[folder](inner) if slash and folder in below else top(name)
+
+        return known
+
+    def _expected(self) -> Iterator[str]:
+        path = self._root / _EXPECTED
+        for line in path.read_bytes().splitlines() if path.exists() else []:
+            with suppress(ValueError):  # the line an interruption cut short
+                yield str(json.loads(line))
+
+    def _receipts(self) -> Iterator[tuple[str, Receipt]]:
+        journal = self._root / _JOURNAL
+        for line in journal.read_text(encoding="utf-8").splitlines() if journal.exists() else []:
+            try:
+                receipt = decode(Receipt, json.loads(line), _JOURNAL)
+            except (ValueError, FedkitError):  # the line an interruption cut short
+                continue
+            path = self.folder / receipt.path
+            if path.is_file() and path.stat().st_size == receipt.bytes and file_digest(path) == receipt.sha256:
+                yield receipt.path, receipt
+
+
+def refuse_unowned(folder: Path) -> None:
+    """Looks at a folder whose dataset is to be replaced.
+
+    Raises:
+        OutputError: It holds no dataset of fedkit, or something beside it.
+    """
+    ownership.refuse_foreign(folder, _of_dataset(folder))
+
+
+def _of_dataset(folder: Path) -> ownership.Known:
+    """What the dataset in a folder consists of, by its manifest; nothing where the folder is empty."""
+    if not any(folder.iterdir()):
+        return ownership.only([])
+    try:
+        built = manifest.load(folder)
+    except ManifestError as error:
+        raise OutputError(
+            f"{folder}: is not empty and holds no fedkit dataset ({error}); choose another --out"
+        ) from None
+    return ownership.only(files_of(built))
+
+
+def files_of(built: manifest.Manifest) -> set[str]:
+    """All files of a dataset, its manifest among them.
+
+    Raises:
+        OutputError: They are not files that a dataset has: fedkit did not write that manifest.
+    """
+    named = {built.plan.path, built.clients.path, built.card.path, *(shard.path for shard in manifest.shards(built))}
+    odd = sorted(n for n in named - {manifest.PLAN, manifest.CLIENTS, manifest.CARD} if not n.endswith(".parquet"))
+    if type(built.fedkit) is not int or odd:
+        raise OutputError(f"{manifest.NAME}: is none that fedkit wrote ({', '.join(odd[:1])}); choose another --out")
+    return {manifest.NAME, *named}
+
+
+def _scratched(name: str) -> bool:
+    return not name or _SCRATCHED.fullmatch(name) is not None
+
+
+@contextmanager
+def opened(out: Path) -> Iterator[Workspace]:
+    """The workspace of ``out``. After an interruption or on a full disk it stays, to be resumed.
+
+    Raises:
+        OutputError: The disk is full, or the folder cannot be written.
+    """
+    try:
+        work = Workspace(out)
+        try:
+            yield work
+        except BaseException as error:
+            resumable = isinstance(error, KeyboardInterrupt | SystemExit | OSError | OutputError)
+            if resumable and getattr(error, "errno", errno.ENOSPC) in _FULL:
+                work.leave()
+            else:
+                work.discard()
+            raise
+    except OSError as error:
+        if error.errno in _FULL:
+            raise OutputError(
+                f"{out}: the disk is full; free some space and run the same command, it resumes"
+            ) from None
+        where = error.filename if error.filename is not None else out
+        raise OutputError(f"{where}: cannot be written ({error.strerror}); choose another --out") from None

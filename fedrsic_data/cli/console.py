@@ -1,0 +1,199 @@
+"""What every command needs of a terminal: printing, progress bars, and endings of one line."""
+
+from __future__ import annotations
+
+import errno
+import math
+import os
+import re
+import signal
+import sys
+from contextlib import contextmanager
+from io import TextIOWrapper
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
+
+import typer
+
+from fedrsic_data import interrupts
+from fedrsic_data.answer import Shown, as_json, plain
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from fedrsic_data.build.pipeline import Listener
+
+_INTERRUPTED = 130
+_UNWRITTEN = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EFBIG, errno.EBADF)
+_ENDLESS = re.compile(r"\S{300,}")
+_LEAST = 700 << 20  # bytes of addresses, most of them never used, without which Arrow and numpy cannot even begin
+
+
+def answer(shown: Shown, json: bool) -> None:
+    """Prints what a ``show`` function gave: its data as JSON, or its text."""
+    from fedrsic_data.errors import OutputError
+
+    try:
+        if json:
+            print(as_json(shown.data))
+        else:
+            from rich.console import Console
+
+            # a pipe has no width: give tables room instead of folding them at 80 characters
+            width = None if sys.stdout.isatty() or "COLUMNS" in os.environ else 160
+            Console(highlight=False, width=width).print(shown.text, crop=False)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise OutputError(f"standard output: cannot be written ({error.strerror}); send it elsewhere") from None
+
+
+@contextmanager
+def bars(*, quiet: bool) -> Iterator[Callable[[str], Callable[..., None]]]:
+    """Makes progress callbacks ``(done, total[, words])`` by name: bars on the standard error if it is a terminal."""
+    from rich import progress as rich
+    from rich.console import Console
+
+    console = Console(stderr=True)
+    columns = (
+        rich.TextColumn("{task.description}", markup=False),
+        rich.BarColumn(),
+        rich.TaskProgressColumn(),
+        rich.TimeRemainingColumn(),
+    )
+    with rich.Progress(*columns, console=console, transient=True, disable=quiet or not console.is_terminal) as bars:
+
+        def bar(name: str) -> Callable[..., None]:
+            task = bars.add_task(plain(name), total=None, visible=False)
+
+            def update(done: int, total: int, words: str = name) -> None:
+                bars.update(task, completed=done, total=total, description=plain(words), visible=True)
+
+            return update
+
+        yield bar
+
+
+@contextmanager
+def listening(*, quiet: bool) -> Iterator[Listener]:
+    """Tells of the steps of a build, with bars for what takes long."""
+    from fedrsic_data.build.pipeline import Listener
+
+    with bars(quiet=quiet) as bar:
+        yield Listener(step=telling(quiet=quiet), images=bar("images"), download=bar)
+
+
+def telling(*, quiet: bool) -> Callable[[str], None]:
+    """Tells what happens next, in words."""
+    return lambda words: say(f"{words} ...", quiet=quiet)
+
+
+def say(words: str, *, quiet: bool = False) -> None:
+    """Prints a line on the standard error."""
+    if not quiet:
+        print(plain(words), file=sys.stderr)
+
+
+def run_app(app: typer.Typer) -> NoReturn:
+    """Runs a command line; every failure is one line on the standard error, and an exit code of 1 or 2."""
+    # Arrow's own allocator keeps what its threads freed; the system's gives it back (100 MB at 200,000 images)
+    os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")
+    _open_streams()
+    try:
+        with interrupts.working():
+            _check_memory()
+            words, code = "", app(standalone_mode=False) or 0
+    except BaseException as error:
+        if os.environ.get("FEDKIT_DEBUG") == "1" and not isinstance(error, KeyboardInterrupt | typer.Abort):
+            raise
+        words, code = _told(error)
+    number = interrupts.asked()
+    if code == _INTERRUPTED:  # typer's newer versions make this of Ctrl-C, older ones Abort
+        number = number or signal.SIGINT
+    if number is not None:
+        words, code = interrupts.line(number), interrupts.code(number)
+    interrupts.ended(code)
+    if words:
+        say(_short(words))
+    _leave(code, stopped=number is not None)
+
+
+def _told(error: BaseException) -> tuple[str, int]:
+    """What is said of an error, in one line, and the exit code."""
+    from fedrsic_data.errors import FedkitError, for_want_of_memory
+
+    if isinstance(error, KeyboardInterrupt | typer.Abort):
+        return interrupts.line(signal.SIGINT), _INTERRUPTED
+    if isinstance(error, SystemExit):
+        if error.code == signal.SIGTERM:  # Ray's answer to it, which replaces ours while Ray is there
+            return interrupts.line(signal.SIGTERM), interrupts.code(signal.SIGTERM)
+        return "", error.code if isinstance(error.code, int) else int(error.code is not None)
+    if isinstance(error, FedkitError):
+        return f"error: {error}", error.exit_code
+    if isinstance(error, BrokenPipeError):
+        return "", 1
+    # typer carries a click of its own or the installed one, depending on its version: know their errors by shape
+    if hasattr(error, "format_message"):
+        return f"error: {error.format_message()} (see fedkit --help)", 2
+    if for_want_of_memory(error):
+        bound = "" if math.isinf(limit := _limit()) else f" ({limit / 1e6:,.0f} MB, ulimit -v)"
+        return f"error: not enough memory{bound}; let the process have more, or give the command less to do", 1
+    if isinstance(error, OSError) and error.errno is not None:
+        return f"error: {_of_the_system(error)}", 1
+    return f"error: unexpected {type(error).__name__}: {error}; this is a bug, FEDKIT_DEBUG=1 shows where", 1
+
+
+def _check_memory() -> None:
+    """Refuses to begin with so little that libraries written in C would end the process, without a word of use."""
+    if (limit := _limit()) < _LEAST:
+        raise MemoryError(limit)
+
+
+def _limit() -> float:
+    """Bytes of addresses that this process may use."""
+    try:
+        import resource
+    except ImportError:  # another system than Unix
+        return math.inf
+    limit = resource.getrlimit(resource.RLIMIT_AS)[0]
+    return math.inf if limit == resource.RLIM_INFINITY else limit
+
+
+def _of_the_system(error: OSError) -> str:
+    """What the system did not do, and with which file."""
+    if error.filename is None:  # of what is written, only the opening of a file has a name
+        if error.errno in _UNWRITTEN:
+            return f"the output: cannot be written ({error.strerror}); make room, or send it elsewhere"
+        return f"the system did not do what it was asked ({error.strerror}); try again"
+    where = os.fsdecode(error.filename) if isinstance(error.filename, str | bytes) else str(error.filename)
+    return f"{where}: cannot be used ({error.strerror}); check the path and its permissions"
+
+
+def _short(words: str) -> str:
+    """One line, of which no word is longer than a person reads."""
+    return _ENDLESS.sub(lambda found: f"{found[0][:100]}...{found[0][-100:]}", " ".join(words.split()))
+
+
+def _open_streams() -> None:
+    """Puts the null device where a standard stream is closed, and lets no letter stop a terminal that lacks it.
+
+    Otherwise the next file opened would take the stream's number, and what a library prints would end up in it.
+    """
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, Path(os.devnull).open(mode))  # noqa: SIM115 - stays open as the streams do
+    if isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")
+
+
+def _leave(code: int, *, stopped: bool) -> NoReturn:
+    """Exits; what nobody takes from the standard output any more is dropped, lest Python complains of it."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    interrupts.said()
+    if stopped:
+        interrupts.leave(code)
+    sys.exit(code)

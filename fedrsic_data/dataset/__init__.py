@@ -1,0 +1,1 @@
+"""The contract: a built dataset as trainers, reports and other people read it."""

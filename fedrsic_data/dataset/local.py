@@ -1,0 +1,157 @@
+"""Where the files of a dataset are: in a folder here; ``hub`` has those that are elsewhere."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from functools import lru_cache
+from pathlib import Path
+from stat import S_ISREG
+from typing import Protocol
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from fedrsic_data.dataset import manifest
+from fedrsic_data.dataset.manifest import File, Manifest, Plan, Shard
+from fedrsic_data.errors import ManifestError
+
+
+class Files(Protocol):
+    """A dataset's files."""
+
+    @property
+    def folder(self) -> Path:
+        """Where the manifest is on this machine."""
+        ...
+
+    @property
+    def where(self) -> str:
+        """What opens this very dataset again."""
+        ...
+
+    @property
+    def manifest(self) -> Manifest:
+        """The manifest."""
+        ...
+
+    def prove(self, shard: Shard) -> None:
+        """Compares a shard's bytes with its digest. One that is elsewhere is fetched whole for that, and kept.
+
+        Raises:
+            ManifestError: They are not what the manifest says.
+        """
+        ...
+
+    def prove_tables(self) -> None:
+        """Compares the plan and the client table with their digests, where they are on this machine.
+
+        Raises:
+            ManifestError: They are not what the manifest says.
+        """
+        ...
+
+    def parquet(self, name: str) -> AbstractContextManager[pq.ParquetFile]:
+        """A Parquet file by its path beside the manifest. Plan and client table are proved before they are opened.
+
+        Raises:
+            ManifestError: It is missing or damaged, or not what the manifest says.
+        """
+        ...
+
+
+class Local:
+    """The files of a dataset in a folder of this machine."""
+
+    def __init__(self, path: Path) -> None:
+        """Reads the manifest.
+
+        Args:
+            path: It, or its folder.
+
+        Raises:
+            ManifestError: There is none, or it cannot be read.
+        """
+        file = manifest.located(path)
+        self.folder = file.parent
+        self.where = str(file.parent)
+        self.manifest = manifest.load(file)
+
+    def prove(self, shard: Shard) -> None:
+        """See ``Files.prove``."""
+        self._prove(shard)
+
+    def prove_tables(self) -> None:
+        """See ``Files.prove_tables``."""
+        self._prove(self.manifest.plan)
+        self._prove(self.manifest.clients)
+
+    def parquet(self, name: str) -> AbstractContextManager[pq.ParquetFile]:
+        """See ``Files.parquet``."""
+        for table in (self.manifest.plan, self.manifest.clients):
+            if table.path == name:
+                self._prove(table)
+        return local(manifest.safe(self.folder, name))
+
+    def _prove(self, file: File | Plan | Shard) -> None:
+        path = manifest.safe(self.folder, file.path)
+        if digest(path) != file.sha256:
+            raise ManifestError(f"{path}: is not what the manifest says; run: fedkit verify")
+
+
+@contextmanager
+def local(path: Path) -> Iterator[pq.ParquetFile]:
+    """A Parquet file of this machine.
+
+    Raises:
+        ManifestError: It is missing or damaged.
+    """
+    with readable(str(path)):
+        footer = _footer(path, *_stamp(path))
+        with pq.ParquetFile(path, metadata=footer, pre_buffer=False) as file:
+            yield file
+
+
+def digest(path: Path) -> str:
+    """sha256 of a file of this machine, in hex; read once a process, unless the file changes.
+
+    Raises:
+        ManifestError: It is missing or cannot be read.
+    """
+    with readable(str(path)):
+        return _sha256(path, *_stamp(path))
+
+
+@contextmanager
+def readable(where: str) -> Iterator[None]:
+    """What Parquet cannot make sense of is damage to the file ``where``.
+
+    Raises:
+        ManifestError: It does not.
+    """
+    try:
+        yield
+    except (OSError, EOFError, LookupError, ValueError, pa.ArrowException) as error:
+        words = " ".join(str(error).split())
+        raise ManifestError(f"{where}: cannot be read ({words}); run: fedkit verify") from None
+
+
+def _stamp(path: Path) -> tuple[int, ...]:
+    """Changes when the file does."""
+    stat = path.stat()
+    if not S_ISREG(stat.st_mode):  # to open a pipe would be to wait for ever
+        raise FileNotFoundError("no such file")
+    return stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns
+
+
+@lru_cache(maxsize=65536)  # each once a process, whoever asks
+def _sha256(path: Path, *_: int) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@lru_cache(maxsize=4)  # clients are mostly read in order, and one's footer names hundreds of others
+def _footer(path: Path, *_: int) -> pq.FileMetaData:
+    """The footer of a Parquet file, parsed once for its clients in a row; the stamp changes when the file does."""
+    return pq.read_metadata(path)

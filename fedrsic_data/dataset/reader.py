@@ -1,0 +1,428 @@
+"""Reads built datasets: one client touches its own row groups and nothing else."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from fedrsic_data.dataset import manifest, schema, skew
+from fedrsic_data.dataset.flower import ClientPartitioner
+from fedrsic_data.dataset.hub import Remote, is_address
+from fedrsic_data.dataset.local import Files, Local
+from fedrsic_data.dataset.manifest import Shard
+from fedrsic_data.errors import ManifestError, UsageError
+from fedrsic_data.settings import suggest
+
+if TYPE_CHECKING:
+    import datasets
+
+
+_SKEW = ({"value"}, {"value", "iid_low", "iid_high"})
+"""What is known of a metric: its value, and the band that chance gives, where it has a say."""
+
+_IMAGE = "image"
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Row groups of one file that hold one client's rows of a split."""
+
+    file: str
+    row_group: int
+    row_groups: int
+    rows: int
+
+
+class Dataset:
+    """A built dataset: its files, its manifest, and its subsets by name."""
+
+    def __init__(self, path: str | os.PathLike[str], *, proved: bool = False) -> None:
+        """Opens a manifest, the folder it is in, or a dataset of the Hub; see ``fedrsic_data.open``."""
+        self._proved = proved
+        self.files: Files = Remote(path) if is_address(path) else Local(Path(path))
+        self.manifest = self.files.manifest
+        for name, subset in self.manifest.subsets.items():
+            if "train" not in subset.rows or not all(facts.keys() in _SKEW for facts in subset.skew.values()):
+                raise ManifestError(f"{self.where}: rows or skew of {name} are incomplete; run: fedkit verify")
+
+    @property
+    def folder(self) -> Path:
+        """Where its manifest is on this machine."""
+        return self.files.folder
+
+    @property
+    def where(self) -> str:
+        """What opens this very dataset again: its folder, or its address and commit."""
+        return self.files.where
+
+    @property
+    def subsets(self) -> tuple[str, ...]:
+        """Names of its subsets."""
+        return tuple(self.manifest.subsets)
+
+    def subset(self, name: str) -> Subset:
+        """One federation.
+
+        Raises:
+            UsageError: There is no such subset.
+        """
+        if name not in self.manifest.subsets:
+            raise UsageError(f"{self.where}: no subset {name!r}{suggest(name, self.subsets)}")
+        return Subset(self, name)
+
+    @cached_property
+    def client_table(self) -> pa.Table:
+        """``clients.parquet``: a row a subset, client and split; see ``schema.CLIENTS_SCHEMA``."""
+        return self._table(self.manifest.clients.path, schema.CLIENTS_SCHEMA)
+
+    @cached_property
+    def plan(self) -> pa.Table:
+        """``plan.parquet``: the owner of every image; see ``schema.PLAN_SCHEMA``."""
+        return self._table(self.manifest.plan.path, schema.PLAN_SCHEMA)
+
+    def demand_proof(self) -> None:
+        """From now on compares every shard with its digest before anything of it is read."""
+        self._proved = True
+
+    def shard(self, name: str, *, images: int | None = 0) -> AbstractContextManager[pq.ParquetFile]:
+        """A shard by its path beside the manifest.
+
+        It is compared with its digest first if proof was demanded, or if all of its images are read anyway.
+
+        Args:
+            name: The path.
+            images: How many of its images are read; None: all.
+
+        Raises:
+            ManifestError: It is missing or damaged, was not published, or is not what the manifest says.
+        """
+        self.check_images()
+        if name not in self._shards:
+            raise ManifestError(f"{self.where}: {name!r} is no file of it; its client table is damaged")
+        shard = self._shards[name]
+        if self._proved or images in (None, shard.rows):
+            self.files.prove(shard)
+        return self.files.parquet(name)
+
+    @cached_property
+    def _shards(self) -> dict[str, Shard]:
+        return {shard.path: shard for shard in manifest.shards(self.manifest)}
+
+    def check_images(self) -> None:
+        """Refuses a reference.
+
+        Raises:
+            ManifestError: The dataset says who has which image, and does not hold the images.
+        """
+        if self.manifest.reference:
+            raise ManifestError(
+                f"{self.where}: says who has which image, without the images; build them from the sources: "
+                "fedkit build hf://USER/NAME"
+            )
+
+    def _table(self, name: str, expected: pa.Schema) -> pa.Table:
+        with self.files.parquet(name) as file:
+            table = file.read()
+        if not table.schema.equals(expected):
+            raise ManifestError(f"{self.where}/{name}: does not have the columns it should; run: fedkit verify")
+        return table
+
+
+class Subset:
+    """A federation: its label space and its clients."""
+
+    def __init__(self, dataset: Dataset, name: str) -> None:
+        self.dataset = dataset
+        self.name = name
+        self.entry = dataset.manifest.subsets[name]
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Class names in index order."""
+        return self.entry.classes
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """Split names, ``train`` first."""
+        return tuple(self.entry.rows)
+
+    @cached_property
+    def clients(self) -> tuple[str, ...]:
+        """Client ids in order, those without rows included."""
+        return tuple(self._place)
+
+    @cached_property
+    def client_table(self) -> pa.Table:
+        """The subset's rows of ``clients.parquet``."""
+        mine = _where(self.dataset.client_table, "subset", self.name)
+        ids = [_where(mine, "split", split).column("client_id").combine_chunks() for split in self.splits]
+        whole = pc.count_distinct(ids[0]).as_py() == len(ids[0]) and all(some.equals(ids[0]) for some in ids)
+        if not whole or not countable(mine, self.classes) or not self._placed(mine):
+            where = f"{self.dataset.where}/{self.dataset.manifest.clients.path}"
+            raise ManifestError(f"{where}: does not fit what the manifest says of {self.name}; run: fedkit verify")
+        return mine
+
+    @cached_property
+    def plan(self) -> pa.Table:
+        """The subset's rows of ``plan.parquet``.
+
+        Raises:
+            ManifestError: Images that someone owns have labels that are no classes of the subset, or none at all.
+        """
+        mine = _where(self.dataset.plan, "subset", self.name)
+        owned = mine.filter(pc.is_valid(mine.column("client_id")))
+        known = pc.is_in(pc.list_flatten(owned.column("labels")), value_set=pa.array(self.classes, pa.string()))
+        if (
+            any(owned.column(name).null_count for name in ("labels", "domain", "split"))
+            or pc.all(known).as_py() is False
+        ):
+            where = f"{self.dataset.where}/{self.dataset.manifest.plan.path}"
+            raise ManifestError(f"{where}: does not fit what the manifest says of {self.name}; run: fedkit verify")
+        return mine
+
+    @property
+    def skew(self) -> pa.Table:
+        """Its skew metrics, each beside the IID band: ``metric``, ``value``, ``iid_low``, ``iid_high``."""
+        return skew.as_table(self.entry.skew)
+
+    def client_skew(self, split: str = "train") -> pa.Table:
+        """A row a client: ``client_id``, ``rows``, ``classes``, and its distances to the mixture of all.
+
+        Raises:
+            UsageError: There is no such split.
+        """
+        self._check(split)
+        counts, _ = skew.tables(self.client_table, len(self.classes), split)
+        return skew.per_client(counts, self.clients)
+
+    def client(self, client_id: str) -> Client:
+        """One client.
+
+        Raises:
+            UsageError: There is no such client.
+        """
+        if client_id not in self._place:
+            raise UsageError(f"{self.name}: no client {client_id!r}; there are {len(self.clients)}, {self._example()}")
+        return Client(self, client_id)
+
+    def part(self, clients: Sequence[str]) -> Subset:
+        """The same federation with some of its clients only; what its ``entry`` says is still of all.
+
+        Raises:
+            UsageError: There is no such client.
+        """
+        for client in clients:
+            self.client(client)
+        return _Part(self.dataset, self.name, clients)
+
+    def read(self, split: str, columns: Sequence[str] | None = None) -> pa.Table:
+        """All clients' rows of a split, pooled, in the order of the clients.
+
+        Raises:
+            UsageError: There is no such split.
+        """
+        wanted = self.schema(columns)
+        self._check(split)
+        files = pc.unique(self._of_split[split].column("file")).drop_null().to_pylist()
+        tables = [wanted.empty_table()]
+        for name in files:  # whole files: shards lie in the order of their clients, and hold nobody else
+            with self.dataset.shard(name, images=None if _IMAGE in wanted.names else 0) as file:
+                tables.append(self.fitting(file.read(columns=wanted.names), wanted, name))
+        return pa.concat_tables(tables)
+
+    def fitting(self, table: pa.Table, wanted: pa.Schema, name: str) -> pa.Table:
+        """Rows of the shard ``name`` in the wanted columns.
+
+        Raises:
+            ManifestError: A label is none of the subset's classes.
+        """
+        rows = table.select(wanted.names).cast(wanted)
+        fine = self.entry.fine.classes if self.entry.fine else ()
+        for column, classes in (("label", self.classes), ("labels", self.classes), ("fine_labels", fine)):
+            if column in wanted.names:
+                numbers = rows.column(column) if column == "label" else pc.list_flatten(rows.column(column))
+                if numbers.null_count or _outside(numbers, len(classes) - 1):
+                    words = f"{self.dataset.where}/{name}: {column} has a value that is no class of {self.name}"
+                    raise ManifestError(f"{words}; run: fedkit verify")
+        return rows
+
+    def as_flwr_partitioner(self, split: str = "train") -> ClientPartitioner:
+        """Its clients as partitions for Flower; see ``flower.ClientPartitioner``.
+
+        Raises:
+            UsageError: There is no such split.
+        """
+        return ClientPartitioner(self, split)
+
+    def schema(self, columns: Sequence[str] | None = None) -> pa.Schema:
+        """The schema of its rows, or of some columns of them.
+
+        Raises:
+            UsageError: There is no such column.
+        """
+        if columns is None:
+            return self._schema
+        for name in columns:
+            if name not in self._schema.names:
+                raise UsageError(f"no column {name!r}{suggest(name, self._schema.names)}")
+        return pa.schema([self._schema.field(name) for name in columns])
+
+    def rows(self, client_id: str, split: str) -> int:
+        """A client's rows of a split, wherever they are.
+
+        Raises:
+            UsageError: There is no such split.
+        """
+        self._check(split)
+        rows: int = self._of_split[split].column("rows")[self._place[client_id]].as_py()
+        return rows
+
+    def pieces(self, client_id: str, split: str) -> tuple[Piece, ...]:
+        """Where a client's rows of a split are.
+
+        Raises:
+            UsageError: There is no such split.
+        """
+        self._check(split)
+        row = self._of_split[split].slice(self._place[client_id], 1).to_pylist()[0]
+        if row["file"] is None:
+            return ()
+        return (Piece(row["file"], row["row_group"], row["row_groups"], row["rows"]),)
+
+    @cached_property
+    def _schema(self) -> pa.Schema:
+        fine = self.entry.fine.classes if self.entry.fine else ()
+        return schema.shard_schema(self.classes, multi_label=self.entry.multi_label, fine=fine)
+
+    @cached_property
+    def _of_split(self) -> dict[str, pa.Table]:
+        """Where the rows of each split are, a row a client in the order of clients."""
+        places = self.client_table.select(["split", "client_id", "file", "row_group", "row_groups", "rows"])
+        return {split: _where(places, "split", split).combine_chunks() for split in self.splits}
+
+    @cached_property
+    def _place(self) -> dict[str, int]:
+        ids = self._of_split[self.splits[0]].column("client_id").to_pylist()
+        return {client: row for row, client in enumerate(ids)}
+
+    def _placed(self, clients: pa.Table) -> bool:
+        """Whether rows of the client table put rows of a split into shards of that split, as many as these hold."""
+        held = clients.filter(pc.is_valid(clients.column("file"))).group_by(["file", "split"])
+        told = {(row["file"], row["split"]): row["rows_sum"] for row in held.aggregate([("rows", "sum")]).to_pylist()}
+        return told == {(shard.path, shard.split): shard.rows for shard in self.entry.shards if shard.rows}
+
+    def _check(self, split: str) -> None:
+        if split not in self.splits:
+            raise UsageError(f"{self.name}: no split {split!r}; there are {', '.join(self.splits)}")
+
+    def _example(self) -> str:
+        return f"{self.clients[0]} to {self.clients[-1]}" if self.clients else "none"
+
+
+class _Part(Subset):
+    """Some clients of a subset."""
+
+    def __init__(self, dataset: Dataset, name: str, clients: Sequence[str]) -> None:
+        super().__init__(dataset, name)
+        whole = super().client_table
+        self.client_table = whole.filter(pc.is_in(whole.column("client_id"), value_set=pa.array(clients, pa.string())))
+
+    def read(self, split: str, columns: Sequence[str] | None = None) -> pa.Table:
+        """See ``Subset.read``; a file may hold other clients too, so each is read by itself."""
+        wanted = self.schema(columns)
+        return pa.concat_tables([wanted.empty_table(), *(self.client(c).read(split, columns) for c in self.clients)])
+
+
+class Client:
+    """One client's rows."""
+
+    def __init__(self, subset: Subset, client_id: str) -> None:
+        self.subset = subset
+        self.id = client_id
+
+    def rows(self, split: str) -> int:
+        """Number of rows in a split."""
+        return self.subset.rows(self.id, split)
+
+    def read(self, split: str, columns: Sequence[str] | None = None) -> pa.Table:
+        """The client's rows of a split as one Arrow table.
+
+        Args:
+            split: ``"train"``, or a held-out split of the recipe.
+            columns: Only these; None for all of ``image, label|labels[, fine_labels], client_id, sample_id, domain``.
+
+        Raises:
+            UsageError: There is no such split or column.
+            ManifestError: A shard is missing or does not hold the row groups it should.
+        """
+        batches = list(self.batches(split, rows=1 << 20, columns=columns))
+        return pa.Table.from_batches(batches, schema=self.subset.schema(columns))
+
+    def batches(self, split: str, rows: int = 256, columns: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:
+        """The same rows in batches of at most ``rows``, a row group in memory at a time.
+
+        Raises:
+            UsageError: There is no such split or column, or ``rows`` is below 1.
+            ManifestError: A shard is missing or does not hold the row groups it should.
+        """
+        if rows < 1:
+            raise UsageError(f"rows={rows} should be at least 1")
+        wanted = self.subset.schema(columns)
+        for piece in self.subset.pieces(self.id, split):
+            groups = range(piece.row_group, piece.row_group + piece.row_groups)
+            with self.subset.dataset.shard(piece.file, images=piece.rows if _IMAGE in wanted.names else 0) as file:
+                for group in groups:
+                    table = file.read_row_group(group, columns=wanted.names, use_threads=False)
+                    yield from self.subset.fitting(table, wanted, piece.file).to_batches(max_chunksize=rows)
+
+    def dataset(self, split: str) -> datasets.Dataset:
+        """The rows as a ``datasets.Dataset`` with Image and ClassLabel features.
+
+        Raises:
+            UsageError: There is no such split.
+        """
+        import datasets
+
+        return datasets.Dataset(self.read(split))
+
+
+def _where(table: pa.Table, column: str, value: str) -> pa.Table:
+    """The rows that have a value.
+
+    It is compared with itself as the column has it: to make an Arrow scalar of a text costs an import of pandas,
+    where that is installed, which is half the time that opening a dataset takes.
+    """
+    values = table.column(column)
+    held = [one for one in pc.unique(values) if one.as_py() == value]
+    return table.filter(pc.equal(values, held[0])) if held else table.slice(0, 0)
+
+
+def countable(clients: pa.Table, classes: Sequence[str]) -> bool:
+    """Whether rows of ``schema.CLIENTS_SCHEMA`` count what a subset of these classes can hold."""
+    labels, domains = pc.list_flatten(clients.column("labels")), pc.list_flatten(clients.column("domains"))
+    numbers = [clients.column("rows"), *(pc.list_flatten(clients.column(n)) for n in ("counts", "domain_counts"))]
+    held = clients.filter(pc.is_valid(clients.column("file")))
+    places = [held.column("row_group"), held.column("row_groups")]
+    lengths = [pc.list_value_length(clients.column(n)) for n in ("labels", "counts", "domains", "domain_counts")]
+    whole = not any(column.null_count for column in (labels, domains, *numbers, *lengths, *places))
+    return (
+        whole
+        and lengths[0].equals(lengths[1])
+        and lengths[2].equals(lengths[3])
+        and not any(_outside(column, 2**40) for column in (*numbers, *places))
+        and not _outside(labels, len(classes) - 1)
+    )
+
+
+def _outside(numbers: pa.ChunkedArray, most: int) -> bool:
+    least_most = pc.min_max(numbers).as_py()
+    return len(numbers) > 0 and not 0 <= least_most["min"] <= least_most["max"] <= most

@@ -1,0 +1,1 @@
+"""Files of this machine: written whole, owned, locked, cached."""

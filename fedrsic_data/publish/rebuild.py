@@ -1,0 +1,118 @@
+"""A published dataset built again from the sources: the same plan and the same shards, or nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from fedrsic_data.build.finish import writer
+from fedrsic_data.build.plan import Planned
+from fedrsic_data.dataset import manifest
+from fedrsic_data.dataset.hub import Remote, is_address
+from fedrsic_data.dataset.manifest import Manifest
+from fedrsic_data.errors import UsageError, VerificationError
+from fedrsic_data.recipes.recipe import Recipe, from_json, load, override
+
+
+def recipe_of(name: str, changes: Mapping[str, Any]) -> tuple[Recipe, Expected]:
+    """What to build, and what must come of it.
+
+    Args:
+        name: A shipped recipe, the path of one, or ``hf://USER/NAME[@REVISION]``.
+        changes: What ``recipe.override`` takes; none of a published dataset, which is built as it is.
+
+    Raises:
+        UsageError: There is no such recipe, or a published one is to be changed.
+        HubError: The Hub cannot be reached, or has no such dataset.
+    """
+    if not is_address(name):
+        return from_json(override(load(name), **changes), f"recipe {name}"), Expected()
+    if any(changes.values()):
+        raise UsageError(
+            f"{name}: is built as it was published; build it without options, then change it: fedkit resplit"
+        )
+    published = Published(name)
+    return published.manifest.recipe, published
+
+
+def command(recipe: Recipe, where: str) -> str:
+    """The command that builds a published dataset again, with a place to fill in for every source it cannot fetch."""
+    sources = {name: recipe.source(name) for subset in recipe.subsets.values() for name in subset.sources}
+    if recipe.sample is not None:
+        sources = {}
+    # a person's own source has a place of its own, or None on the Hub, and is not searched for by name
+    own = [f"--source {name}=PATH" for name, source in sources.items() if getattr(source, "place", None) is not None]
+    known = ["--sources PATH"] if any(not hasattr(source, "place") for source in sources.values()) else []
+    return " ".join(["fedkit build", where, *known, *own])
+
+
+class Expected:
+    """What a build must give: anything."""
+
+    def check_plan(self, planned: Planned) -> None:
+        """Sees the plan before any image is read."""
+
+    def check(self, built: Manifest) -> None:
+        """Sees what was built before it is put in place."""
+
+
+class Published(Expected):
+    """What was published, to hold a build against."""
+
+    def __init__(self, text: str) -> None:
+        """Fetches the manifest.
+
+        Args:
+            text: ``hf://USER/NAME[@REVISION]``.
+
+        Raises:
+            UsageError: It is no such address.
+            HubError: The Hub cannot be reached, or has no such dataset.
+            ManifestError: The repository holds no dataset of fedkit.
+        """
+        files = Remote(text)
+        self.where = files.where
+        self.manifest: Manifest = files.manifest
+
+    def check_plan(self, planned: Planned) -> None:
+        """Compares the plan, before any image is read.
+
+        Raises:
+            VerificationError: It is another one.
+        """
+        if planned.digest == self.manifest.plan.digest:
+            return
+        for name, theirs in self.manifest.sources.items():
+            ours = planned.sources[name]
+            if (ours.images, ours.missing, ours.counts) != (theirs.images, theirs.missing, theirs.counts):
+                raise VerificationError(
+                    f"source {name}: has {ours.images:,} images here and had {theirs.images:,} where {self.where} was "
+                    "built; take the same copy of it"
+                )
+        raise VerificationError(
+            f"plan: has digest {planned.digest[:12]} here and {self.manifest.plan.digest[:12]} in {self.where}; "
+            f"the sources differ in names or labels{self._versions()}"
+        )
+
+    def check(self, built: Manifest) -> None:
+        """Compares what was built, before it is put in place.
+
+        Raises:
+            VerificationError: The plan, or a shard, is another one.
+        """
+        if built.plan.digest != self.manifest.plan.digest:
+            raise VerificationError(f"plan: is not that of {self.where}; build into another --out")
+        ours = {shard.path: shard.sha256 for shard in manifest.shards(built)}
+        theirs = {shard.path: shard.sha256 for shard in manifest.shards(self.manifest)}
+        differing = [path for path in sorted(ours.keys() | theirs.keys()) if ours.get(path) != theirs.get(path)]
+        if differing:
+            raise VerificationError(
+                f"{differing[0]}: has other bytes here than in {self.where}, and so have {len(differing) - 1:,} other "
+                f"shards of {len(theirs):,}; the images differ{self._versions()}"
+            )
+
+    def _versions(self) -> str:
+        """What may be the reason too: other versions of what writes."""
+        here = writer()
+        other = [f"{name} {there}" for name, there in self.manifest.writer.items() if here.get(name) != there]
+        return f", or the versions do: it was built with {', '.join(other)}" if other else ""

@@ -1,0 +1,1 @@
+"""Bytes as others publish them: images, archives, downloads."""

@@ -1,0 +1,1 @@
+"""Recipes: the description of a dataset to build."""

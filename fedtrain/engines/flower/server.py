@@ -1,0 +1,408 @@
+"""The server's side: rounds as everywhere, with every client asked over a Flower grid."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from threading import Event
+
+from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, RecordDict
+from flwr.serverapp import Grid
+
+from fedrsic_data.answer import plain
+from fedrsic_data.dataset.manifest import FineEntry
+from fedrsic_data.errors import FedkitError, UsageError
+from fedtrain.config import Privacy, RunConfig
+from fedtrain.engines import rounds
+from fedtrain.engines.base import Listener
+from fedtrain.engines.flower import merge, privacy, wire
+from fedtrain.engines.flower.site import label_space
+from fedtrain.engines.rounds import Outcome
+from fedtrain.methods.aggregate import WeightedMean
+from fedtrain.methods.base import Context, Evaluation, Method, Ranked, State, Update
+from fedtrain.runs import checkpoint
+from fedtrain.runs.checkpoint import Checkpoint
+from fedtrain.runs.files import CHECKPOINT, METRICS
+from fedtrain.runs.state import placed
+
+_POLLS = (0.05, 2.0)  # seconds from one look for replies to the next: at first, at last
+_LOOK = 1.0  # seconds between looks for nodes
+_JOINED = 120.0  # seconds that a node has to say which clients it has
+
+
+@dataclass
+class Link:
+    """How the server reaches sites.
+
+    Attributes:
+        grid: Flower's.
+        stop: When it is set, nobody answers any more.
+    """
+
+    grid: Grid
+    stop: Event = field(default_factory=Event)
+
+    def ask(self, messages: Sequence[Message], timeout: float) -> list[Message]:
+        """The replies that come in time, in the order in which they come; errors are among them.
+
+        Raises:
+            FedkitError: The run was stopped: what came is half a round.
+        """
+        waiting = set(self.grid.push_messages(messages))
+        deadline, pause = time.monotonic() + timeout, _POLLS[0]
+        found: list[Message] = []
+        while waiting and time.monotonic() < deadline and not self.stop.wait(pause):
+            for reply in self.grid.pull_messages(sorted(waiting)):
+                found.append(reply)
+                waiting.discard(reply.metadata.reply_to_message_id)
+            pause = min(pause * 1.5, _POLLS[1])
+        if self.stop.is_set():
+            raise FedkitError("the run was stopped; run the same command, it resumes")
+        return found
+
+
+def check(config: RunConfig, shared: State | None = None) -> None:
+    """Refuses what cannot be done over Flower.
+
+    Raises:
+        UsageError: The config asks for it.
+    """
+    if config.held_out is not None:
+        raise UsageError(
+            f"held_out={config.held_out}: judges every client's own model on rows of other clients, and over Flower "
+            "neither leaves its site; take --engine local"
+        )
+    if config.dp != Privacy() and shared == {}:
+        raise UsageError(f"dp: {config.method} shares nothing, there is nothing to add noise to")
+
+
+def run(
+    link: Link,
+    method: Method,
+    context: Context,
+    config: RunConfig,
+    folder: Path,
+    key: str,
+    listener: Listener,
+    until: int | None = None,
+) -> Outcome:
+    """Trains a method over a grid, from where the folder's checkpoint stands; see ``engines.local.run``.
+
+    Args:
+        link: Reaches the nodes.
+        method: Bound to the federation; here it only gives the start and, of scores, figures.
+        context: Names the clients; their rows need not be here.
+        config: As for the local engine.
+        folder: The run's folder.
+        key: Digest of what the run is.
+        listener: Hears of the progress.
+        until: See ``rounds.run``.
+
+    Raises:
+        FedkitError: Sites are missing at the start, or nobody answers.
+        OutputError: The checkpoint is damaged or of another run, or the disk is full.
+    """
+    config = replace(config, checkpoint_every=1)  # sites keep the personal states of the newest checkpoint only
+    shared = method.shared()
+    check(config, shared)
+    if context.subset.entry.novel:
+        raise UsageError(
+            f"{config.subset}: base-to-novel judges every client's own prompt on rows of other clients, "
+            "and over Flower neither leaves its site; take --engine local"
+        )
+    if getattr(method, "counts_labels", False) and not any(context.subset.entry.train_counts):
+        raise UsageError(
+            f"{config.method}: weighs labels by the training rows of all clients, and {config.manifest} does not tell "
+            "them; give the server the manifest of the whole dataset"
+        )
+    place = folder / CHECKPOINT
+    place.mkdir(exist_ok=True)
+    at = checkpoint.load(place, key, context.device) or Checkpoint(0, placed(shared, context.device))
+    sites = Sites(link, method, context, config, key, at.personal, listener)
+    sites.wait()
+    done = rounds.run(sites, context, config, folder, key, at, listener, until)
+    lines = [json.loads(line) for line in (folder / METRICS).read_text(encoding="utf-8").splitlines()]
+    releases = [line["clients"] for line in lines if line["clients"]]
+    able = sum(n > 0 for n in context.rows)
+    return replace(done, facts=privacy.spent(config.dp, releases, able))
+
+
+class Over:
+    """Flower as an engine, over a grid that is there; see ``engines.Engine``."""
+
+    name = "federation"
+    at_sites = True
+
+    def __init__(self, link: Link) -> None:
+        self._link = link
+
+    def check(self, config: RunConfig) -> None:
+        """See ``check``.
+
+        Raises:
+            UsageError: Sites would add noise that the server can subtract.
+        """
+        check(config)
+        if config.dp.epsilon is not None and config.dp.seed is not None:
+            raise UsageError(
+                f"dp.seed={config.dp.seed}: the server knows it and could subtract the noise that real sites add; "
+                "leave it out, or rehearse with --engine flower"
+            )
+
+    def run(
+        self,
+        method: Method,
+        context: Context,
+        config: RunConfig,
+        folder: Path,
+        key: str,
+        listener: Listener,
+        until: int | None = None,
+    ) -> Outcome:
+        """See ``run``."""
+        return run(self._link, method, context, config, folder, key, listener, until)
+
+
+class Sites:
+    """Clients behind a grid; see ``rounds.Clients``."""
+
+    def __init__(
+        self,
+        link: Link,
+        method: Method,
+        context: Context,
+        config: RunConfig,
+        key: str,
+        since: Mapping[int, int],
+        listener: Listener,
+    ) -> None:
+        self._link = link
+        self._method = method
+        self._context = context
+        self._config = config
+        self._key = key
+        self._since = dict(since)  # client -> round that its personal state is of
+        self._listener = listener
+        self._labels = label_space(context.subset.dataset, config.subset)
+        entry = context.subset.entry
+        counted = bool(getattr(method, "counts_labels", False))
+        self._counts = entry.train_counts if counted else ()
+        self._ranks = entry.fine.train_counts if counted and entry.fine else _ranks(entry.fine)
+        self._number = {name: number for number, name in enumerate(context.clients)}
+        self._nodes: dict[int, int] = {}  # client -> node
+        self._met: set[int] = set()
+        self._begun = False
+        self._central: privacy.Central | None = None
+        self._replies: dict[int, Message] = {}
+        self._kept: list[int] = []
+
+    def wait(self) -> None:
+        """Waits until the sites of all clients with rows are there.
+
+        Raises:
+            FedkitError: Some are not, after ``flower.wait`` seconds.
+        """
+        wanted = [client for client, rows in enumerate(self._context.rows) if rows]
+        deadline = time.monotonic() + self._config.flower.wait
+        self._listener.say(f"waiting for the sites of {len(wanted)} clients")
+        while True:
+            self._meet()
+            missing = [client for client in wanted if client not in self._nodes]
+            if not missing:
+                self._begun = True
+                return
+            if time.monotonic() > deadline or self._link.stop.wait(_LOOK):
+                names = ", ".join(self._context.clients[client] for client in missing[:5])
+                raise FedkitError(
+                    f"{len(missing)} of {len(wanted)} clients have no site after {self._config.flower.wait:g} s "
+                    f"({names}{', ...' if len(missing) > 5 else ''}); start their nodes, and run the same command"
+                )
+
+    def train(self, shared: State, clients: Sequence[int], round_: int) -> Iterator[Update]:
+        """See ``rounds.Clients.train``."""
+        self._meet()
+        self._kept.clear()
+        arrays = wire.arrays(shared)
+        if self._config.dp.noise is None:
+            messages = self._messages(MessageType.TRAIN, clients, round_, (), arrays, ConfigRecord())
+        else:
+            self._central = privacy.Central(
+                self._config.dp,
+                round_,
+                len(clients),
+                lambda sent, told: self._messages(MessageType.TRAIN, clients, round_, (), sent, told),
+            )
+            messages = self._central.messages(arrays, self._link.grid)
+        self._replies = self._answers(messages, round_)
+        for client in sorted(self._replies):
+            try:
+                update = wire.updated(self._replies[client].content, client, shared, self._context.rows[client])
+            except Exception as error:  # a site may send anything
+                self._lost(client, round_, f"its answer cannot be used ({_why(error)})")
+            else:
+                yield update
+
+    def keep(self, update: Update, round_: int) -> None:
+        """See ``rounds.Clients.keep``."""
+        self._kept.append(update.client)
+        if self._method.personal(0):
+            self._since[update.client] = round_
+
+    def mean(self) -> WeightedMean:
+        """See ``rounds.Clients.mean``."""
+        if self._config.dp.noise is None:
+            return WeightedMean()
+
+        def noisy() -> State:
+            assert self._central is not None
+            return self._central.noisy([self._replies[client] for client in self._kept], self._context.device)
+
+        return privacy.NoisyMean(noisy)
+
+    def evaluate(self, shared: State, splits: Sequence[str], round_: int) -> dict[str, Evaluation]:
+        """See ``rounds.Clients.evaluate``: every client that has held-out rows judges on its own.
+
+        Raises:
+            FedkitError: Of all that have, none answered.
+        """
+        self._meet()
+        subset, count = self._context.subset, len(self._context.clients)
+        rows = {n: {s: subset.client(c).rows(s) for s in splits} for n, c in enumerate(self._context.clients)}
+        held = [n for n, of in rows.items() if any(of.values())]
+        messages = self._messages(
+            MessageType.EVALUATE, held, round_, tuple(splits), wire.arrays(shared), ConfigRecord()
+        )
+        found: dict[str, dict[int, wire.Judged]] = {split: {} for split in splits}
+        for client, reply in sorted(self._answers(messages, round_).items()):
+            try:
+                said = wire.read_judged(reply.content, rows[client])
+            except Exception as error:  # a site may send anything
+                self._lost(client, round_, f"its figures cannot be used ({_why(error)})")
+                continue
+            for split, one in said.items():
+                found[split][client] = one
+        if held and not any(found.values()):
+            raise FedkitError(
+                f"round {round_}: none of the {len(held)} clients with held-out rows could judge; see that their sites "
+                "run, and run the same command, it resumes"
+            )
+        method = self._method
+        if self._config.flower.scores and isinstance(method, Ranked):
+            return {split: merge.ranked(method, said) for split, said in found.items()}
+        return {split: merge.merged(said, count) for split, said in found.items()}
+
+    def flush(self) -> dict[int, int]:
+        """See ``rounds.Clients.flush``: sites write theirs at once."""
+        return dict(self._since)
+
+    def prune(self) -> None:
+        """See ``rounds.Clients.prune``: sites do, when they are next asked."""
+
+    def _meet(self) -> None:
+        """Learns of nodes that came and went, and which clients the new ones have."""
+        there = set(self._link.grid.get_node_ids())
+        self._met &= there
+        self._nodes = {client: node for client, node in self._nodes.items() if node in there}
+        content = RecordDict({wire.CONFIG: ConfigRecord({"subset": self._config.subset})})
+        new = sorted(there - self._met)
+        asks = [Message(content, dst_node_id=node, message_type=wire.JOIN) for node in new]
+        for reply in self._link.ask(asks, _JOINED) if asks else []:
+            node = reply.metadata.src_node_id
+            self._met.add(node)
+            if reply.has_error():
+                self._note(f"a site cannot take part: {reply.error.reason}")
+                continue
+            try:
+                clients, labels = wire.joined(reply.content)
+            except Exception as error:  # a site may send anything
+                self._note(f"a site cannot take part: its answer cannot be used ({_why(error)})")
+                continue
+            for name, n in clients:
+                if words := self._refused(name, n, labels, node):
+                    self._note(f"{name}: its site cannot take part: {words}")
+                else:
+                    self._nodes[self._number[name]] = node
+
+    def _refused(self, name: str, rows: object, labels: str, node: int) -> str:
+        """Why a client of a site cannot take part, or nothing."""
+        if labels != self._labels:
+            return "its dataset has another label space, or another name"
+        if name not in self._number:
+            return "the server's manifest has no such client"
+        number = self._number[name]
+        if rows != self._context.rows[number]:
+            return f"it has {rows} training rows, the server's manifest says {self._context.rows[number]}"
+        if self._nodes.get(number, node) != node:
+            if not self._begun:  # later, the older one may be dead and not known for it yet
+                raise FedkitError(
+                    f"{name}: two nodes say that they have it; stop one of them, and run the same command"
+                )
+            return "another node has it already"
+        return ""
+
+    def _messages(
+        self,
+        kind: str,
+        clients: Sequence[int],
+        round_: int,
+        splits: tuple[str, ...],
+        arrays: ArrayRecord,
+        told: ConfigRecord,
+    ) -> list[Message]:
+        """A message for each client whose node is there."""
+        messages = []
+        for client in clients:
+            if client not in self._nodes:
+                self._lost(client, round_, "its site is not there")
+                continue
+            name, since = self._context.clients[client], self._since.get(client, 0)
+            order = wire.Order(self._config, self._key, name, client, round_, since, splits, self._ranks, self._counts)
+            config = wire.order(order)
+            config.update(told)
+            content = RecordDict({wire.ARRAYS: arrays, wire.CONFIG: config})
+            messages.append(Message(content, dst_node_id=self._nodes[client], message_type=kind, group_id=str(client)))
+        return messages
+
+    def _answers(self, messages: Sequence[Message], round_: int) -> dict[int, Message]:
+        """Client -> its reply, for those that answered."""
+        asked = {message.metadata.group_id: message for message in messages}
+        found = {}
+        for reply in self._link.ask(messages, self._config.flower.timeout) if messages else []:
+            of = reply.metadata.group_id
+            if of not in asked or reply.metadata.src_node_id != asked[of].metadata.dst_node_id:
+                continue
+            if reply.has_error():
+                self._lost(int(of), round_, reply.error.reason or "its site failed")
+                asked.pop(of)
+                if reply.error.code != wire.FAILED:  # the node may be gone: look again
+                    self._met.discard(reply.metadata.src_node_id)
+            else:
+                found[int(of)] = reply
+        for client in sorted({int(of) for of in asked} - found.keys()):
+            self._lost(client, round_, f"it did not answer within {self._config.flower.timeout:g} s")
+        return found
+
+    def _lost(self, client: int, round_: int, words: str) -> None:
+        words = " ".join(words.split())[:300]
+        self._note(f"round {round_}: {self._context.clients[client]}: {words}; left out")
+
+    def _note(self, words: str) -> None:
+        """Much of it is what sites said: one line, and nothing that would steer a terminal."""
+        self._listener.note(plain(" ".join(words.split()))[:500])
+
+
+def _why(error: Exception) -> str:
+    return str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
+
+
+def _ranks(fine: FineEntry | None) -> tuple[int, ...]:
+    """See ``wire.Order``."""
+    if fine is None:
+        return ()
+    held = [number for number, count in enumerate(fine.train_counts) if count]
+    order = sorted(held, key=lambda number: (-fine.train_counts[number], fine.classes[number]))[::-1]  # ties by name
+    place = {number: rank for rank, number in enumerate(order, 1)}
+    return tuple(place.get(number, 0) for number in range(len(fine.classes)))

@@ -1,0 +1,124 @@
+"""Flower's simulation: every client a node of its own, run by workers of Ray on this machine or a cluster."""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import sys
+from pathlib import Path
+from threading import Event
+from typing import Any
+
+from flwr.app import Context as FlowerContext
+from flwr.serverapp import Grid, ServerApp
+
+from fedrsic_data import interrupts
+from fedrsic_data.errors import FedkitError, UsageError
+from fedtrain.config import RunConfig
+from fedtrain.engines.base import Listener
+from fedtrain.engines.flower import server
+from fedtrain.engines.flower.site import Place, client_app
+from fedtrain.engines.rounds import Outcome
+from fedtrain.federation.app import anywhere
+from fedtrain.methods.base import Context, Method
+from fedtrain.runs.files import CHECKPOINT
+
+name = "simulation"
+at_sites = False
+
+_NODES = 256  # most nodes; beyond, a node has several clients
+
+
+def check(config: RunConfig) -> None:
+    """Refuses what cannot be simulated.
+
+    Raises:
+        UsageError: The config asks for it, or names a Ray cluster that does not answer.
+    """
+    server.check(config)
+    address = config.flower.ray_address
+    if address and address != "auto":
+        host, _, port = address.rpartition(":")
+        try:  # Ray itself would try for minutes
+            socket.create_connection((host, int(port)), timeout=10).close()
+        except (OSError, ValueError, OverflowError) as error:
+            raise UsageError(f"flower.ray_address={address}: no Ray answers there ({error})") from None
+
+
+def run(
+    method: Method,
+    context: Context,
+    config: RunConfig,
+    folder: Path,
+    key: str,
+    listener: Listener,
+    until: int | None = None,
+) -> Outcome:
+    """Trains a method in a simulation; see ``server.run`` and ``engines.local.run``.
+
+    Raises:
+        FedkitError: A worker failed, or the simulation could not be started.
+    """
+    for variable in ("FLWR_TELEMETRY_ENABLED", "RAY_USAGE_STATS_ENABLED", "RAY_ENABLE_UV_RUN_RUNTIME_ENV"):
+        os.environ.setdefault(variable, "0")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    os.environ.setdefault("FLWR_DISABLE_UPDATE_CHECK", "1")
+    logging.getLogger("flwr").setLevel(logging.CRITICAL + 1)  # what fails is raised, and said in one line
+    import ray
+    from flwr.simulation import run_simulation
+
+    nodes, stop = min(len(context.clients), _NODES), Event()
+    shared = Place(
+        manifest=anywhere(config.manifest),
+        states=str((folder / CHECKPOINT / "personal").resolve()),
+        cache=str(context.cache.resolve()) if context.cache else None,
+        device=config.device,
+    )
+    names, done, failed = context.clients, [], []
+    app = ServerApp()
+
+    @app.main()
+    def main(grid: Grid, _: FlowerContext) -> None:
+        try:
+            done.append(server.run(server.Link(grid, stop), method, context, config, folder, key, listener, until))
+        except BaseException as error:
+            failed.append(error)
+            raise
+
+    def place(at: FlowerContext) -> Place:
+        own = names[int(at.node_config["partition-id"]) :: nodes]
+        return Place(shared.manifest, own, shared.states, shared.cache, shared.device)
+
+    try:
+        _begin(config)
+        run_simulation(app, client_app(place), nodes, backend_config=_resources(config))
+    except Exception as error:
+        if not failed:
+            raise FedkitError(f"the simulation broke off ({' '.join(str(error).split())[:300]})") from error
+    finally:
+        stop.set()
+        ray.shutdown()  # also where Flower was stopped before it could
+    if failed:
+        raise failed[0]
+    if not done:
+        raise FedkitError("the simulation ended before the run did; run the same command, it resumes")
+    return done[0]
+
+
+def _begin(config: RunConfig) -> None:
+    """Starts or joins Ray, as Flower would; it then has an answer of its own to signals, which is taken back."""
+    import ray
+
+    address = config.flower.ray_address
+    # unasked, Ray would join whatever cluster was last started on this machine
+    where: dict[str, Any] = {"address": address} if address else {"address": "local", "include_dashboard": False}
+    if not ray.is_initialized():
+        path = os.pathsep.join([*sys.path, *filter(None, [os.environ.get("PYTHONPATH")])])
+        environment = {"env_vars": {"PYTHONPATH": path}}
+        ray.init(**where, logging_level=logging.ERROR, log_to_driver=False, runtime_env=environment)
+    interrupts.take_back()
+
+
+def _resources(config: RunConfig) -> Any:
+    return {"client_resources": {"num_cpus": config.flower.cpus, "num_gpus": config.flower.gpus}}

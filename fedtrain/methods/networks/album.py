@@ -1,0 +1,154 @@
+"""Images of a federation as uint8 tensors: decoded once, kept on the device while they fit."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import torch
+from PIL import Image
+
+from fedrsic_data.dataset.reader import Subset
+from fedtrain.data import picture, tensor
+
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+"""Of ImageNet's channels, for values in 0..1."""
+
+_CHUNK = 512  # images of a split decoded at a time
+_THREADS = 4
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """Images of one client, or of a part of a split.
+
+    Attributes:
+        images: uint8 ``[n, 3, size, size]``, RGB.
+        targets: bool ``[n, L]``: which labels each has.
+        owner: int64 ``[n]``: number of the client each belongs to.
+    """
+
+    images: torch.Tensor
+    targets: torch.Tensor
+    owner: torch.Tensor
+
+    def take(self, rows: torch.Tensor) -> Pictures:
+        """Those of the rows int64 ``[m]``."""
+        return Pictures(self.images[rows], self.targets[rows], self.owner[rows])
+
+
+class Album:
+    """The images of a subset by client and by split."""
+
+    def __init__(self, subset: Subset, column: str, labels: int, size: int, device: torch.device, budget: int) -> None:
+        """Reads nothing yet.
+
+        Args:
+            subset: The federation.
+            column: Where its labels are: ``labels`` or ``fine_labels``.
+            labels: L, how many there are.
+            size: Images are resized to this height and width, antialiased, whatever their shape.
+            device: Where decoded images are kept.
+            budget: Bytes of decoded images that may be kept from round to round; beyond, they are decoded again.
+        """
+        self._subset = subset
+        self._column = column
+        self._labels = labels
+        self._size = size
+        self._device = device
+        self._left = budget
+        self._kept: dict[tuple[str, int], Pictures] = {}
+        self._number = {client: i for i, client in enumerate(subset.clients)}
+
+    def client(self, number: int, split: str = "train") -> Pictures:
+        """A client's images of a split, in the order of its shard."""
+        key = split, number
+        if key not in self._kept:
+            table = self._subset.client(self._subset.clients[number]).read(split, ["image", "sample_id", self._column])
+            made = self._made(table, np.full(table.num_rows, number))
+            return self._keep(key, made)
+        return self._kept[key]
+
+    def split(self, split: str) -> Iterator[Pictures]:
+        """All images of a split in chunks, in the order of the clients."""
+        part = 0
+        while True:
+            key = f"{split} in parts", part
+            if key not in self._kept:
+                break
+            yield self._kept[key]
+            part += 1
+        for i, table in enumerate(self._tables(split)):
+            if i >= part:
+                owner = np.array([self._number[c] for c in table.column("client_id").to_pylist()], np.int64)
+                yield self._keep((f"{split} in parts", i), self._made(table, owner))
+
+    def _tables(self, split: str) -> Iterator[pa.Table]:
+        """A split in tables of about ``_CHUNK`` rows."""
+        columns = ["image", "sample_id", self._column, "client_id"]
+        held: list[pa.RecordBatch] = []
+        for client in self._subset.clients:
+            for batch in self._subset.client(client).batches(split, _CHUNK, columns):
+                held.append(batch)
+                if sum(len(b) for b in held) >= _CHUNK:
+                    yield pa.Table.from_batches(held)
+                    held = []
+        if held:
+            yield pa.Table.from_batches(held)
+
+    def _made(self, table: pa.Table, owner: np.ndarray) -> Pictures:
+        files = table.column("image").combine_chunks().field("bytes").to_pylist()
+        lists = table.column(self._column).combine_chunks()
+        targets = torch.zeros(len(files), self._labels, dtype=torch.bool)
+        rows = np.repeat(np.arange(len(files)), np.diff(lists.offsets.to_numpy()))
+        targets[torch.from_numpy(rows), torch.from_numpy(lists.flatten().to_numpy().copy())] = True
+        samples = table.column("sample_id").to_pylist()
+        images = decoded(files, samples, self._subset.name, self._size)
+        return Pictures(*(t.to(self._device) for t in (images, targets, torch.from_numpy(owner))))
+
+    def _keep(self, key: tuple[str, int], made: Pictures) -> Pictures:
+        if made.images.numel() <= self._left:
+            self._left -= made.images.numel()
+            self._kept[key] = made
+        return made
+
+
+def decoded(files: Sequence[bytes], samples: Sequence[str], subset: str, size: int) -> torch.Tensor:
+    """Image files as uint8 ``[n, 3, size, size]``, RGB, resized with antialiasing where they are not that large.
+
+    Args:
+        files: One image each.
+        samples: Their ids, for messages.
+        subset: The subset's name, for messages.
+        size: Height and width.
+
+    Raises:
+        BadImageError: One cannot be decoded.
+    """
+    if not files:
+        return torch.zeros(0, 3, size, size, dtype=torch.uint8)
+
+    def one(file: bytes, sample: str) -> torch.Tensor:
+        image = picture(file, subset, sample)
+        # Pillow's resampling always antialiases
+        return tensor(image if image.size == (size, size) else image.resize((size, size), Image.Resampling.BILINEAR))
+
+    with ThreadPoolExecutor(_THREADS) as pool:  # the decoders let go of the interpreter
+        return torch.stack(list(pool.map(one, files, samples)))
+
+
+def normalised(images: torch.Tensor, flip: torch.Tensor | None = None) -> torch.Tensor:
+    """Float images by ImageNet's mean and deviation.
+
+    Args:
+        images: uint8 ``[n, 3, H, W]``.
+        flip: bool ``[n]``: which are mirrored left to right.
+    """
+    pixels = images.float().div_(255)
+    if flip is not None:
+        pixels = torch.where(flip[:, None, None, None], pixels.flip(3), pixels)
+    mean, std = (torch.tensor(values, device=images.device)[:, None, None] for values in (MEAN, STD))
+    return pixels.sub_(mean).div_(std)

@@ -1,0 +1,283 @@
+"""Training whole networks on clients' own images, one client after another: what FedLGT and its baselines share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+from fedrsic_data.errors import DownloadError, UsageError
+from fedrsic_data.settings import at_least, positive
+from fedtrain.methods.base import Context, Evaluation, State, Update
+from fedtrain.methods.networks import multilabel
+from fedtrain.methods.networks.album import Album, Pictures, normalised
+from fedtrain.methods.networks.flat import Flat
+from fedtrain.seeds import generator
+
+Loss = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, int], torch.Tensor]
+"""``(images [B, 3, H, W] normalised, targets bool [B, L], rows int64 [B] of the client, epoch) -> scalar``."""
+
+_JUDGED = 64  # images at a time where nothing is trained
+
+
+@dataclass(frozen=True)
+class PictureSettings:
+    """How a network is trained at a client; the defaults are FedLGT's.
+
+    Attributes:
+        labels: ``coarse``, or ``fine`` where the dataset has finer labels.
+        lr: Of Adam, fresh at each client and round.
+        backbone_lr: Of the backbone, if it is to be another; None: as ``lr``.
+        freeze_backbone: In how many rounds, from the first, the backbone keeps its weights and statistics while the
+            rest learns; ``always``: in all, and it does not travel. It is to begin with weights that know something.
+        clip_norm: Gradients are scaled down to this norm.
+        batch: Images a step; a last partial batch counts.
+        epochs: Over a client's images each round.
+        max_images: Most images of a client that a round uses, drawn anew each round; None: all.
+        flip: Mirror images left to right at random.
+        frozen_bn: Keep the batch-norm statistics and use them in training too, for clients with very few images.
+        image_size: Images are resized to this height and width; None: 256, or the images' own size for sample data.
+        backbone_weights: ``imagenet`` (torchvision's), ``none``, or the path of a safetensors file with
+            torchvision's names; ``auto``: ``none`` for sample data, else ``imagenet``.
+        memory: Bytes of decoded images kept from round to round.
+    """
+
+    labels: Literal["coarse", "fine"] = "coarse"
+    lr: float = 1e-4
+    backbone_lr: float | None = None
+    freeze_backbone: int | Literal["always"] = 0
+    clip_norm: float = 10.0
+    batch: int = 16
+    epochs: int = 5
+    max_images: int | None = None
+    flip: bool = True
+    frozen_bn: bool = False
+    image_size: int | None = None
+    backbone_weights: str = "auto"
+    memory: int = 4 * 2**30
+
+    def __post_init__(self) -> None:
+        for name in ("lr", "clip_norm"):
+            positive(name, getattr(self, name))
+        if self.backbone_lr is not None:
+            positive("backbone_lr", self.backbone_lr)
+        if self.freeze_backbone == "always" and self.backbone_lr is not None:
+            raise UsageError(f"backbone_lr={self.backbone_lr}: freeze_backbone=always trains no backbone; set one")
+        if self.freeze_backbone != "always":
+            at_least("freeze_backbone", self.freeze_backbone, 0)
+        for name in ("batch", "epochs"):
+            at_least(name, getattr(self, name), 1)
+        at_least("max_images", 1 if self.max_images is None else self.max_images, 1)
+        at_least("memory", self.memory, 0)
+        if self.image_size is not None and not 64 <= self.image_size <= 2048:
+            raise UsageError(f"image_size={self.image_size} should be from 64 to 2,048 pixels")
+
+
+class Network:
+    """One network on a federation's images: in memory once, whatever the cohort.
+
+    Attributes:
+        names: Names of the labels, in index order.
+        counts: Training rows of each.
+        module: The network.
+        flat: Its trained parameters and statistics.
+    """
+
+    def __init__(self, context: Context, settings: PictureSettings, build: Callable[[], nn.Module]) -> None:
+        """Draws fresh weights from the run's seed, and loads the backbone's where they are wanted.
+
+        Raises:
+            UsageError: There are no fine labels, or the weights do not fit.
+            DownloadError: The weights cannot be had.
+        """
+        self.context, self.settings = context, settings
+        self.names, self.counts = label_space(context, settings.labels)
+        recipe = context.subset.dataset.manifest.recipe
+        size = settings.image_size or (max(64, recipe.sample.size) if recipe.sample else 256)
+        column = "fine_labels" if settings.labels == "fine" else "labels"
+        self.album = Album(context.subset, column, len(self.names), size, context.device, settings.memory)
+        with torch.random.fork_rng(devices=[]):  # modules draw their weights from torch's default generator
+            torch.manual_seed(generator(context.seed, "weights").initial_seed())
+            self.module = build()
+        weights = settings.backbone_weights
+        weights = ("none" if recipe.sample else "imagenet") if weights == "auto" else weights
+        if weights != "none":
+            _load_backbone(self._backbone, weights)
+        if settings.freeze_backbone == "always":
+            self._backbone.requires_grad_(False)
+        self.flat = Flat(self.module.to(context.device))
+
+    @property
+    def _backbone(self) -> nn.Module:
+        return self.module.get_submodule("backbone")
+
+    def pictures(self, client: int, round_: int) -> Pictures:
+        """The images a client trains on this round."""
+        whole = self.album.client(client)
+        most = self.settings.max_images
+        if most is None or len(whole.owner) <= most:
+            return whole
+        drawn = torch.randperm(
+            len(whole.owner), generator=generator(self.context.seed, "rows", round_, self.context.number(client))
+        )
+        return whole.take(drawn[:most].sort().values.to(whole.owner.device))
+
+    def train(self, shared: State, client: int, round_: int, pictures: Pictures, loss: Loss) -> Update:
+        """Trains at one client from the server's state.
+
+        Args:
+            shared: From ``flat.state()``.
+            client: Its number.
+            round_: Which round.
+            pictures: Its images.
+            loss: What is made smaller; summed or averaged over the batch as the method says.
+        """
+        settings, count = self.settings, len(pictures.owner)
+        self.flat.load(shared)
+        frozen = settings.freeze_backbone == "always" or round_ <= settings.freeze_backbone
+        groups = self._groups(frozen)
+        learning = [part for group in groups for part in group["params"]]
+        optimiser = torch.optim.Adam(groups, lr=settings.lr, fused=True)
+        self.module.train()
+        if settings.frozen_bn:
+            for module in self.module.modules():
+                if isinstance(module, nn.BatchNorm2d):
+                    module.eval()
+        if frozen:
+            self._backbone.eval()
+        self._backbone.requires_grad_(not frozen)
+        total = torch.zeros((), dtype=torch.float64, device=self.context.device)
+        for epoch in range(settings.epochs):
+            draws = generator(self.context.seed, "order", round_, self.context.number(client), epoch)
+            order = torch.randperm(count, generator=draws)
+            flips = (torch.rand(count, generator=draws) < 0.5) & settings.flip
+            for rows in torch.split(order, settings.batch):
+                flip = flips[rows].to(self.context.device)
+                rows = rows.to(self.context.device)
+                optimiser.zero_grad(set_to_none=False)  # the views of the gradient stay
+                with self.autocast():
+                    value = loss(normalised(pictures.images[rows], flip), pictures.targets[rows], rows, epoch)
+                value.backward()  # type: ignore[no-untyped-call]
+                nn.utils.clip_grad_norm_(learning, settings.clip_norm)
+                optimiser.step()
+                total += value.detach()
+        steps = settings.epochs * -(-count // settings.batch)
+        return Update(client, count, self.flat.state(), {}, float(total) / steps)
+
+    def _groups(self, frozen: bool) -> list[dict[str, Any]]:
+        """What the optimiser steps, with rates of its own where they are."""
+        rate = self.settings.backbone_lr
+        if not frozen and rate is None:
+            return [{"params": [self.flat.parameters]}]
+        inside, outside = self.flat.parts(self._backbone)
+        groups: list[dict[str, Any]] = [{"params": outside}]
+        return groups if frozen else [*groups, {"params": inside, "lr": rate}]
+
+    @torch.no_grad()
+    def judge(self, images: torch.Tensor) -> torch.Tensor:
+        """Probabilities float32 ``[n, L]`` of images uint8 ``[n, 3, H, W]``, in evaluation mode.
+
+        The network's mode and statistics are as before afterwards.
+        """
+        was = self.module.training
+        self.module.eval()
+        with self.autocast():
+            found = [self.module(normalised(part)).float().sigmoid() for part in torch.split(images, _JUDGED)]
+        self.module.train(was)
+        return torch.cat(found) if found else torch.zeros(0, len(self.names), device=images.device)
+
+    def evaluate(self, shared: State, split: str) -> Evaluation:
+        """Judges the server's network on a whole split; see ``figures``."""
+        return self.figures(self.scores(shared, split))
+
+    def scores(self, shared: State, split: str) -> State:
+        """Probabilities ``scores`` float32 and ``targets`` bool, ``[N, L]``, and ``owner`` int64 ``[N]`` of a split."""
+        self.flat.load(shared)
+        parts = [(self.judge(p.images), p.targets, p.owner) for p in self.album.split(split)]
+        return (
+            dict(zip(("scores", "targets", "owner"), map(torch.cat, zip(*parts, strict=True)), strict=True))
+            if parts
+            else {}
+        )
+
+    def figures(self, judged: State) -> Evaluation:
+        """Figures of scores of all clients; ``AP/<label>`` for up to 100 labels, but not of a site by itself."""
+        if not judged:
+            return Evaluation({})
+        scores, targets, owner = (judged[name] for name in ("scores", "targets", "owner"))
+        figures = multilabel.figures(scores, targets, top=3)
+        if len(self.names) <= 100 and not self.context.numbers:
+            each = multilabel.average_precision(scores, targets)
+            figures |= {f"AP/{name}": 100 * float(ap) for name, ap in zip(self.names, each, strict=True)}
+        clients = len(self.context.clients)
+        return Evaluation(
+            metrics=figures,
+            clients={"O-F1 of clients": multilabel.overlap(scores, targets, owner, clients).tolist()},
+            rows=torch.bincount(owner, minlength=clients).tolist(),
+        )
+
+    def autocast(self) -> torch.autocast:
+        """Where the run's precision says so, bfloat16."""
+        return torch.autocast(self.context.device.type, torch.bfloat16, enabled=self.context.precision == "bfloat16")
+
+
+def label_space(context: Context, labels: str) -> tuple[tuple[str, ...], tuple[int, ...]]:
+    """Names of the labels and training rows of each.
+
+    Raises:
+        UsageError: The subset has no finer labels.
+    """
+    entry = context.subset.entry
+    if labels == "coarse":
+        return entry.classes, entry.train_counts
+    if entry.fine is None:
+        raise UsageError(f"labels=fine: {context.subset.name} has no finer labels; take labels=coarse")
+    return entry.fine.classes, entry.fine.train_counts
+
+
+def one_by_one(
+    network: Network, shared: State, clients: Sequence[int], round_: int, loss: Callable[[int, Pictures], Loss]
+) -> Iterator[Update]:
+    """Trains clients in turn.
+
+    Args:
+        network: Trains them.
+        shared: The server's state.
+        clients: Their numbers.
+        round_: Which round.
+        loss: Given a client and its images while the network is the server's, what to make smaller there.
+    """
+    for client in clients:
+        pictures = network.pictures(client, round_)
+        network.flat.load(shared)
+        yield network.train(shared, client, round_, pictures, loss(client, pictures))
+
+
+def _load_backbone(backbone: nn.Module, weights: str) -> None:
+    if weights == "imagenet":
+        from torchvision.models import ResNet18_Weights
+
+        try:
+            state = ResNet18_Weights.IMAGENET1K_V1.get_state_dict(progress=False, check_hash=True)
+        except OSError as error:
+            raise DownloadError(
+                f"backbone_weights=imagenet: cannot be downloaded ({error}); give a file or set backbone_weights=none"
+            ) from None
+    else:
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+
+        try:
+            state = load_file(weights)
+        except (OSError, SafetensorError) as error:
+            raise UsageError(f"backbone_weights={weights}: not a safetensors file that can be read ({error})") from None
+    wanted = backbone.state_dict()
+    missing = [name for name in wanted if name not in state and not name.endswith("num_batches_tracked")]
+    if missing or any(state[n].shape != wanted[n].shape for n in wanted if n in state):
+        raise UsageError(
+            f"backbone_weights={weights}: are not ResNet-18's ({(missing or ['other shapes'])[0]} is missing)"
+        )
+    backbone.load_state_dict({name: state[name] for name in wanted if name in state}, strict=False)

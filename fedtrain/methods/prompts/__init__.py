@@ -1,0 +1,1 @@
+"""What prompt methods share."""

@@ -1,0 +1,171 @@
+"""Features of all images of a split, computed once by a frozen CLIP and kept on disk."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+
+from fedrsic_data.dataset.reader import Subset
+from fedrsic_data.errors import ManifestError, OutputError, UsageError
+from fedrsic_data.files import atomic
+from fedtrain.data import picture, tensor
+from fedtrain.models.clip import Clip, fit
+
+_FORMAT = 3
+"""Raised whenever the same images would give other features, or earlier ones cannot be trusted.
+
+Up to 1, features of images that were read from the Hub and not proved could be kept under the digests of others.
+Up to 2, rotated, 16-bit and other uncommon images were encoded as something else.
+"""
+
+_VIEW = "evaluation"  # resized and cropped as CLIP does in evaluation, not augmented
+_BATCH = 128  # images encoded at a time
+_THREADS = min(8, os.cpu_count() or 1)  # Pillow decodes without Python's lock
+
+
+@dataclass(frozen=True)
+class Features:
+    """The images of a split, in the order of the subset's clients and, within a client, of its shard.
+
+    Attributes:
+        values: float32 ``[N, embed_dim]``, L2-normalised, on the CLIP's device.
+        labels: Class of each image, int64 ``[N]``.
+        client: Number of its client, the place in ``subset.clients``, int64 ``[N]``, rising.
+        domain: Its domain, a place in ``domains``, int64 ``[N]``.
+        domains: Names of the domains, sorted.
+    """
+
+    values: torch.Tensor
+    labels: torch.Tensor
+    client: torch.Tensor
+    domain: torch.Tensor
+    domains: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+def features(
+    clip: Clip, subset: Subset, split: str, *, cache: Path | None = None, say: Callable[[str], None] = lambda _: None
+) -> Features:
+    """Encodes a split, or takes its features from the cache.
+
+    A cache file is named by what its values depend on: the digests of the shards in the order they are read, the
+    CLIP's digest, and the view. Every shard is compared with its digest first. A cache file that is damaged or says
+    something else is computed again and replaced.
+
+    Args:
+        clip: Frozen.
+        subset: Single-label.
+        split: One of its splits.
+        cache: Folder to keep values in; None: keep nothing.
+        say: Told what takes long.
+
+    Raises:
+        UsageError: There is no such split, or the images have several labels.
+        BadImageError: An image cannot be decoded.
+        ManifestError: A shard is missing or is not what the manifest says.
+        OutputError: The cache cannot be written.
+    """
+    if subset.entry.multi_label:
+        raise UsageError(f"{subset.name}: images have several labels; features are for single-label subsets")
+    subset.dataset.demand_proof()  # what is made of a shard is kept under the digest that it should have
+    labels, client, domain, domains = _rows(subset, split)
+    if len(labels) != len(client):
+        raise ManifestError(
+            f"{subset.name}/{split}: the shards hold {len(labels):,} rows, clients.parquet says {len(client):,}; "
+            "run: fedkit verify"
+        )
+    count, key = len(labels), _key(clip, subset, split)
+    file = None if cache is None else cache / "features" / f"{key}.safetensors"
+    values = None if file is None else _read(file, key, count, clip.embed_dim)
+    if values is None:
+        say(f"encoding {count:,} images of {subset.name}/{split} with clip {clip.name}")
+        values = _encode(clip, subset, split)
+        if file is not None:
+            _write(file, key, values)
+    return Features(values.to(clip.device), labels, client, domain, domains)
+
+
+def _rows(subset: Subset, split: str) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, tuple[str, ...]]:
+    """Labels, clients' numbers, domains' codes and names; no image is read."""
+    table = subset.read(split, ["label", "domain"])
+    domains, domain = np.unique(np.array(table.column("domain").to_pylist(), dtype=np.str_), return_inverse=True)
+    rows = torch.tensor([subset.client(name).rows(split) for name in subset.clients], dtype=torch.long)
+    client = torch.repeat_interleave(torch.arange(len(rows)), rows)
+    labels = torch.tensor(table.column("label").to_pylist(), dtype=torch.long)
+    return labels, client, torch.from_numpy(domain.astype(np.int64)), tuple(map(str, domains))
+
+
+def _key(clip: Clip, subset: Subset, split: str) -> str:
+    digests = {shard.path: shard.sha256 for shard in subset.entry.shards}
+    pieces = [piece for name in subset.clients for piece in subset.pieces(name, split)]
+    read = [(digests[piece.file], piece.row_group, piece.row_groups) for piece in pieces]
+    return hashlib.sha256(json.dumps([_FORMAT, _VIEW, clip.digest, read]).encode()).hexdigest()
+
+
+def _encode(clip: Clip, subset: Subset, split: str) -> torch.Tensor:
+    """float32 ``[N, embed_dim]`` on the CPU; a row group of files and a batch of small pictures are in memory."""
+    found, batch = [torch.zeros(0, clip.embed_dim, device=clip.device)], []
+    with ThreadPoolExecutor(_THREADS) as pool:
+        for files in _files(subset, split):
+            for picture in pool.map(lambda file: _picture(clip, subset.name, *file), files):
+                batch.append(picture)
+                if len(batch) == _BATCH:
+                    found.append(clip.encode_images(torch.stack(batch)))
+                    batch.clear()
+    if batch:
+        found.append(clip.encode_images(torch.stack(batch)))
+    return torch.cat(found).cpu()  # the first time the CPU waits for the GPU
+
+
+def _files(subset: Subset, split: str) -> Iterator[list[tuple[str, bytes]]]:
+    """Sample ids and image files, some at a time."""
+    for name in subset.clients:
+        for rows in subset.client(name).batches(split, rows=_BATCH, columns=["sample_id", "image"]):
+            files = rows.column("image").field("bytes")
+            yield list(zip(rows.column("sample_id").to_pylist(), files.to_pylist(), strict=True))
+
+
+def _picture(clip: Clip, subset: str, sample: str, data: bytes) -> torch.Tensor:
+    """uint8 ``[3, size, size]`` as the image encoder takes it."""
+    return fit(tensor(picture(data, subset, sample)), clip.preprocessing)
+
+
+def _read(file: Path, key: str, count: int, width: int) -> torch.Tensor | None:
+    """The values of a cache file, or None unless it is whole and says that it is what is looked for."""
+    if not file.is_file():  # to open a pipe would be to wait for ever
+        return None
+    try:
+        with safe_open(file, framework="pt") as held:
+            facts, values = held.metadata() or {}, held.get_tensor("values")
+    except (OSError, SafetensorError):
+        return None
+    if values.shape != (count, width) or values.dtype != torch.float32 or facts != _facts(key, values):
+        return None
+    return values  # type: ignore[no-any-return]
+
+
+def _write(file: Path, key: str, values: torch.Tensor) -> None:
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with atomic.replacing(file, lasting=False) as aside:
+            aside.write(save({"values": values}, _facts(key, values)))
+    except OSError as error:
+        words = error.strerror or error
+        raise OutputError(f"{file}: the cache cannot be written ({words}); make room, or choose another") from None
+
+
+def _facts(key: str, values: torch.Tensor) -> dict[str, Any]:
+    return {"key": key, "sha256": hashlib.sha256(values.numpy().data).hexdigest()}

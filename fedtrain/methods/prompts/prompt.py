@@ -1,0 +1,171 @@
+"""Methods that learn context vectors: their common settings, and a round of local training.
+
+A method that trains contexts says what is shared and what is personal, how states become text features, and what its
+loss is; the rest is here.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+import torch
+
+from fedrsic_data.errors import UsageError
+from fedrsic_data.settings import at_least, positive
+from fedtrain.methods.base import Context, State, Update
+from fedtrain.methods.prompts.classes import Classes
+from fedtrain.methods.prompts.cohort import Batch, Sgd, descend, gather, schedule
+from fedtrain.methods.prompts.judge import ClipMethod, stacked
+from fedtrain.methods.prompts.rows import TRAIN, few_shot
+from fedtrain.models.prompts import initial_context
+from fedtrain.seeds import generator
+
+
+@dataclass(frozen=True)
+class PromptSettings:
+    """What every method that learns context vectors has.
+
+    Attributes:
+        length: Context vectors, m.
+        std: Standard deviation of the normal distribution they are drawn from.
+        lr: Learning rate of SGD, the same in all rounds.
+        momentum: Of SGD; starts from zero at every client in every round.
+        weight_decay: Of SGD.
+        batch: Images in a batch; the last one of an epoch has what is left.
+        epochs: Passes over a client's rows in a round.
+        shots: Most training rows of a class at a client, drawn once for the run; None: all of them.
+    """
+
+    length: int = 16
+    std: float = 0.02
+    lr: float = 1e-3
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    batch: int = 32
+    epochs: int = 2
+    shots: int | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("length", "batch", "epochs"):
+            at_least(name, getattr(self, name), 1)
+        for name in ("std", "lr"):
+            positive(name, getattr(self, name))
+        at_least("weight_decay", self.weight_decay, 0)
+        if not 0 <= self.momentum < 1:
+            raise UsageError(f"momentum={self.momentum} should be from 0 to below 1")
+        if self.shots is not None:
+            at_least("shots", self.shots, 1)
+
+
+S = TypeVar("S", bound=PromptSettings)
+
+
+class PromptMethod(ClipMethod[S]):
+    """A method that learns context vectors; see ``fedtrain.methods.base.Method``.
+
+    A subclass gives ``text``, ``loss`` and at least one of ``shared`` and ``personal``, whose names must differ. As it
+    stands, the one context ``context`` is shared and is what every client classifies with.
+
+    Attributes:
+        stack: Most clients that step as one graph. A matrix product may round otherwise in the last bit when it has
+            more rows, so stacks of any size agree to about 1e-6, and to the bit only with their like. A GPU takes the
+            whole cohort. A CPU gains little by it (a tenth of the time with the text tower of ViT-B) and takes one
+            client at a time, and so does a deterministic run: there, cohorts of any size give the same bits.
+    """
+
+    def __init__(self, context: Context, settings: S) -> None:
+        super().__init__(context, settings)
+        alone = context.device.type == "cpu" or torch.are_deterministic_algorithms_enabled()
+        self.stack = 1 if alone else sys.maxsize
+        self._trained: dict[int, torch.Tensor] = {}
+
+    def check_names(self, classes: Classes) -> None:
+        """Checks class names under a context; see ``ClipMethod.check_names``."""
+        classes.check(length=self.settings.length)
+
+    def shared(self) -> State:
+        """The context, ``[m, d]``."""
+        return {"context": self.drawn("context", self.settings.length, self.clip.width)}
+
+    def text(self, state: State, classes: Classes) -> torch.Tensor:
+        """Text features under the context."""
+        return classes.under(state["context"])
+
+    def shared_text(self, shared: State, classes: Classes) -> torch.Tensor | None:
+        """Text features under the shared context."""
+        return classes.under(shared["context"][None])[0]
+
+    def loss(self, live: State, batch: Batch, shared: State) -> torch.Tensor:  # noqa: ARG002
+        """The loss of each client's batch.
+
+        Args:
+            live: Tensors in training, shared and personal, ``[K, ...]``.
+            batch: A batch of each of the K clients.
+            shared: What the round began with.
+
+        Returns:
+            float32 ``[K]``: cross-entropy, where a method has nothing to add to it.
+        """
+        return self.cross_entropy(batch, self.text(live, self.base))
+
+    def drawn(self, purpose: str, rows: int, width: int) -> torch.Tensor:
+        """Starting values from N(0, std^2), float32 ``[rows, width]``: the same at all clients."""
+        draws = generator(self.context.seed, "initial", purpose)
+        return initial_context(rows, width, draws, self.settings.std).to(self.context.device)
+
+    def trained_rows(self, client: int) -> torch.Tensor:
+        """Numbers of the rows a client trains on, int64 on the CPU, among those of ``images.rows("train")``."""
+        if client not in self._trained:
+            rows = self.images.rows(TRAIN)
+            mine = rows.of(client)
+            numbers = torch.arange(mine.start, mine.stop)
+            if self.settings.shots is not None:
+                draws = generator(self.context.seed, "shots", self.context.number(client))
+                numbers = numbers[few_shot(rows.labels[mine].cpu(), self.settings.shots, draws)]
+            self._trained[client] = numbers
+        return self._trained[client]
+
+    def train(self, shared: State, personal: Sequence[State], clients: Sequence[int], round_: int) -> Iterator[Update]:
+        """Trains a cohort in stacks of ``stack`` clients; see ``fedtrain.methods.base.Method``."""
+        for first in range(0, len(clients), self.stack):
+            part = slice(first, first + self.stack)
+            yield from self._together(shared, personal[part], clients[part], round_)
+
+    def _together(
+        self, shared: State, personal: Sequence[State], clients: Sequence[int], round_: int
+    ) -> Iterator[Update]:
+        """Trains clients that step as one."""
+        settings, rows = self.settings, self.images.rows(TRAIN)
+        tables = [
+            schedule(
+                self.trained_rows(client),
+                settings.batch,
+                settings.epochs,
+                generator(self.context.seed, "batches", round_, self.context.number(client)),
+            )
+            for client in clients
+        ]
+        # by falling steps, so that the clients still at it are the first of the stack
+        order = sorted(range(len(clients)), key=lambda i: (-len(tables[i]), clients[i]))
+        tables = [tables[i] for i in order]
+        start = stacked(shared, [personal[i] for i in order])
+
+        def loss(live: State, step: int) -> torch.Tensor:
+            active = len(next(iter(live.values())))
+            return self.loss(live, gather(tables[:active], step, rows.images, rows.labels), shared)
+
+        sgd = Sgd(settings.lr, settings.momentum, settings.weight_decay)
+        state, losses = descend(start, [len(table) for table in tables], loss, sgd)
+        place = {i: at for at, i in enumerate(order)}
+        for i, client in enumerate(clients):
+            at = place[i]
+            yield Update(
+                client=client,
+                rows=len(self.trained_rows(client)),
+                shared={name: state[name][at].clone() for name in shared},
+                personal={name: state[name][at].clone() for name in personal[i]},
+                loss=float(losses[at]),
+            )

@@ -1,0 +1,268 @@
+"""What the trainer's commands print: the same facts as data for machines and as tables for people."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import shlex
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fedrsic_data.answer import Shown, as_json, csv_cell, markdown, plain, together
+from fedrsic_data.errors import UsageError
+from fedrsic_data.settings import encode, suggest
+from fedtrain.report import published
+from fedtrain.runs.folder import Result
+from fedtrain.runs.results import BYTES, FLOATS, Group, Spread, engine, figures, story
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from fedtrain.runs.verify import Problem
+
+
+def trained(results: Sequence[Result], sets: Sequence[str] = ()) -> Shown:
+    """Finished runs of one method, a column a subset, and what to do next.
+
+    Args:
+        results: The runs.
+        sets: The ``key=value`` texts they were made with, for the command that makes another.
+    """
+    data = {"runs": [_run(result) for result in results]}
+    first = results[0].facts["config"]
+    columns = {r.facts["config"]["subset"]: {name: _cell(name, v) for name, v in figures(r).items()} for r in results}
+    sample = " (procedural sample, not real data)" if results[0].facts["dataset"]["sample"] else ""
+    parts: list[RenderableType] = [f"{first['method']} on {results[0].facts['dataset']['name']}{sample}"]
+    parts += [f"  {result.folder}: {story(result)}" for result in results]
+    parts += [_table("figure", columns), "next:"]
+    parts.append(f"  fedkit compare {shlex.join(str(r.folder) for r in results)}")
+    if len(results) == 1:
+        subset, path = first["subset"], first["manifest"]
+        seed = first["seed"] + 1
+        where = ["--engine", "flower"] if engine(results[0]) == "simulation" else []
+        same = [word for text in sets if text.partition("=")[0] not in ("seed", "run.seed") for word in ("--set", text)]
+        words = ["fedkit", "train", first["method"], "--manifest", path, "--subset", subset, *same, *where]
+        words += ["--seed", str(seed)]
+        parts.append(f"  {shlex.join(words)}")
+    return Shown(data, together(parts))
+
+
+def compared(groups: Sequence[Group], form: str) -> Shown:
+    """A table of groups of runs: figures down, groups across, mean and spread over seeds.
+
+    Args:
+        groups: From ``grouped``.
+        form: ``text``, ``csv``, ``json`` or ``markdown``.
+
+    Raises:
+        UsageError: There is no such form.
+    """
+    forms: dict[str, Callable[[Sequence[Group]], RenderableType]] = {
+        "text": _as_text,
+        "csv": lambda groups: _verbatim(_as_csv(groups)),
+        "json": lambda groups: _verbatim(as_json(_as_data(groups))),
+        "markdown": lambda groups: _verbatim(_as_markdown(groups)),
+    }
+    if form not in forms:
+        raise UsageError(f"--format {form!r}: there is no such form{suggest(form, forms)}")
+    return Shown(_as_data(groups), forms[form](groups))
+
+
+def verified(path: Path, run: Result, problems: Sequence[Problem], notes: Sequence[str]) -> Shown:
+    """The outcome of verifying a run; see ``verify.verify``."""
+    config, dataset = run.facts["config"], run.facts["dataset"]
+    seal = run.data.get("seal")
+    data = {
+        "path": str(path),
+        "ok": not problems,
+        "sealed": seal is not None,
+        "seal": seal,
+        "run": run.facts["run"],
+        "dataset": dataset,
+        "problems": [encode(problem) for problem in problems],
+        "notes": list(notes),
+    }
+    lines = [f"{problem.file}: {problem.words}" for problem in problems]
+    if problems:
+        return Shown(data, together([*lines, *notes, "FAILED"]))
+    what = f"{config['method']} on {config['subset']} of {dataset['name']}, seed {config['seed']}"
+    return Shown(
+        data,
+        together(
+            [
+                f"{path}: config, rounds and figures of {what}, are what the run left",
+                f"  seal {seal}",
+                f"  dataset {dataset['digest']}",
+                *(f"  {note}" for note in notes),
+            ]
+        ),
+    )
+
+
+def methods() -> Shown:
+    """The methods that can be trained, with their settings."""
+    from fedtrain.methods import METHODS
+
+    rows = [
+        {
+            "method": name,
+            "rounds": kind.rounds,
+            "settings (default)": encode(kind.Settings()),
+            "what": (kind.__doc__ or "").strip().partition("\n")[0],
+        }
+        for name, kind in METHODS.items()
+    ]
+    cells = {
+        str(row["method"]): {
+            "rounds": str(row["rounds"]),
+            "settings (default)": ", ".join(f"{k}={json.dumps(v)}" for k, v in row["settings (default)"].items()),
+            "what": str(row["what"]),
+        }
+        for row in rows
+    }
+    return Shown({"methods": rows}, together(["methods", _rows("method", cells)]))
+
+
+def _run(result: Result) -> dict[str, Any]:
+    config = result.facts["config"]
+    return {
+        "folder": str(result.folder),
+        "trained": result.trained,
+        **{key: config[key] for key in ("method", "subset", "seed")},
+        "dataset": result.facts["dataset"],
+        "config": config,
+        **{key: value for key, value in result.data.items() if key != "fedkit"},
+    }
+
+
+def _cell(name: str, value: float | Spread | None) -> str:
+    if value is None:
+        return "-"
+    form = ",.0f" if name in (FLOATS, BYTES) else ".2f"
+    if not isinstance(value, Spread):
+        return f"{value:{form}}"
+    return f"{value.mean:{form}}" + (f" ± {value.std:{form}}" if value.std else "")
+
+
+def _by_subset(groups: Sequence[Group]) -> dict[str, dict[str, dict[str, str]]]:
+    """Title of a table -> label of a group -> figure -> cell."""
+    tables: dict[str, dict[str, dict[str, str]]] = {}
+    for group in groups:
+        title = f"{group.subset} of {group.dataset}" + (" (procedural sample, not real data)" if group.sample else "")
+        label = f"{group.label} ({len(group.seeds)} runs)" if len(group.seeds) > 1 else group.label
+        columns = tables.setdefault(title, {})
+        if label in columns:  # the dataset was built anew in between
+            label += f" #{len(columns) + 1}"
+        columns[label] = {name: _cell(name, spread) for name, spread in group.figures.items()}
+    return tables
+
+
+def _as_text(groups: Sequence[Group]) -> RenderableType:
+    parts: list[RenderableType] = []
+    for title, columns in _by_subset(groups).items():
+        parts += [title, _table("figure", columns)]
+    for title, rows in as_papers(groups).items():
+        parts += [title, _rows("method", rows, right=True)]
+    if any(len(group.seeds) > 1 for group in groups):
+        parts.append("mean ± standard deviation over runs that differ in their seed alone")
+    return together(parts)
+
+
+def _as_markdown(groups: Sequence[Group]) -> str:
+    tables = [("figure", title, _by_row(columns)) for title, columns in _by_subset(groups).items()]
+    tables += [("method", title, rows) for title, rows in as_papers(groups).items()]
+    return "\n".join(_markdown_table(*table) for table in tables)
+
+
+def _markdown_table(corner: str, title: str, rows: Mapping[str, Mapping[str, str]]) -> str:
+    names = _names(rows)
+    cells = [[markdown(name), *(row.get(column, "-") for column in names)] for name, row in rows.items()]
+    lines = ["| " + " | ".join(line) + " |" for line in ([corner, *map(markdown, names)], *cells)]
+    return "\n".join([f"### {markdown(title)}", "", lines[0], "|---|" + "---:|" * len(names), *lines[1:], ""])
+
+
+def _as_csv(groups: Sequence[Group]) -> str:
+    """A row a group and figure."""
+    file = io.StringIO()
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow(["dataset", "subset", "run", "figure", "mean", "std", "least", "most", "runs"])
+    for group in groups:
+        for name, s in group.figures.items():
+            std = "" if s.std is None else s.std
+            names = map(csv_cell, (group.dataset, group.subset, group.label, name))
+            writer.writerow([*names, s.mean, std, s.least, s.most, s.runs])
+    return file.getvalue().rstrip("\n")
+
+
+def _as_data(groups: Sequence[Group]) -> dict[str, Any]:
+    known = {key: published.of(*key) for group in groups for key in _published_keys(group)}
+    return {
+        "groups": [encode(group) for group in groups],
+        "published": [encode(row) for rows in known.values() for row in rows],
+    }
+
+
+def _published_keys(group: Group) -> list[tuple[str, str]]:
+    return [(source, group.labels) for source in group.sources]
+
+
+def as_papers(groups: Sequence[Group]) -> dict[str, dict[str, dict[str, str]]]:
+    """Title -> method -> figure -> cell: test figures of label sets as papers lay them out, with what they publish."""
+    tables: dict[str, dict[str, dict[str, str]]] = {}
+    for group in groups:
+        known = [row for key in _published_keys(group) for row in published.of(*key)]
+        if not known or "test/C-AP" not in group.figures:
+            continue
+        stand_in = " (procedural sample, not real data)" if group.sample else ""
+        title = f"{group.subset} of {group.dataset}{stand_in}, {group.labels} labels, as papers print them"
+        ours = {name: _cell(name, group.figures.get(f"test/{name}")) for name in published.COLUMNS}
+        tables.setdefault(title, {})[f"{group.label} ({_runs(len(group.seeds))}, ours)"] = ours
+        for row in known:
+            cells = {name: _cell(name, row.figures.get(name)) for name in published.COLUMNS}
+            other = row.differs(group.titles, group.partition)
+            apart = f"; another protocol: {', '.join(other)}" if other else ""
+            words = f"published on real {row.source}: {row.paper}, as {row.told} tells; not measured here{apart}"
+            theirs = f"{row.method} ({words})"
+            tables[title][theirs] = tables[title].pop(theirs, cells)  # below all of ours
+    return tables
+
+
+def _runs(count: int) -> str:
+    return f"{count} run{'s' if count > 1 else ''}"
+
+
+def _names(columns: Mapping[str, Mapping[str, str]]) -> list[str]:
+    return list(dict.fromkeys(name for column in columns.values() for name in column))
+
+
+def _by_row(columns: Mapping[str, Mapping[str, str]]) -> dict[str, dict[str, str]]:
+    """Rows from columns: all that any column has."""
+    return {name: {label: column.get(name, "-") for label, column in columns.items()} for name in _names(columns)}
+
+
+def _table(corner: str, columns: Mapping[str, Mapping[str, str]]) -> RenderableType:
+    """A table from its columns."""
+    return _rows(corner, _by_row(columns), right=True)
+
+
+def _rows(corner: str, rows: Mapping[str, Mapping[str, str]], *, right: bool = False) -> RenderableType:
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column(corner, overflow="fold")
+    for name in _names(rows):
+        table.add_column(Text(plain(name)), justify="right" if right else "left", overflow="fold")
+    for name, cells in rows.items():
+        table.add_row(*(Text(plain(cell)) for cell in (name, *cells.values())))
+    return table
+
+
+def _verbatim(text: str) -> RenderableType:
+    from rich.console import Group as Together
+    from rich.text import Text
+
+    return Together(Text(text, no_wrap=True, overflow="ignore"))  # alone, it would lose these settings

@@ -1,0 +1,186 @@
+"""Checkpoints: a run killed at any moment goes on from the last one, bit for bit as if nothing had happened."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fedrsic_data.errors import OutputError
+from fedrsic_data.files.atomic import write, writing
+from fedrsic_data.settings import decode, encode
+from fedtrain.methods.base import State
+from fedtrain.runs.files import CLOCK, STATE, is_number, parsed, read
+from fedtrain.runs.state import load_state, save_state
+
+_FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Counters:
+    """What has been counted over all rounds so far.
+
+    Attributes:
+        updates: Updates that clients sent, refused ones included.
+        refused: Updates that were not finite.
+        dropped: Times that a client was asked and did not answer.
+        floats: Floating-point numbers sent to the server, in all.
+        bytes: Bytes sent to the server, in all.
+        client_floats: The most that one client sent in one round.
+        client_bytes: The most that one client sent in one round.
+        seconds: Time that the rounds took, evaluation included.
+    """
+
+    updates: int = 0
+    refused: int = 0
+    dropped: int = 0
+    floats: int = 0
+    bytes: int = 0
+    client_floats: int = 0
+    client_bytes: int = 0
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class Written:
+    """How much of ``metrics.jsonl`` is on disk.
+
+    Attributes:
+        bytes: Its length.
+        sha256: Digest of that, in hex.
+    """
+
+    bytes: int = 0
+    sha256: str = hashlib.sha256().hexdigest()
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Where a run stands after a round.
+
+    Attributes:
+        round: The last finished round; 0: none yet.
+        shared: The server's state.
+        personal: Client -> the round that its personal state, a file of its own, is of.
+        counters: What has been counted.
+        journal: What of ``metrics.jsonl`` it knows.
+    """
+
+    round: int
+    shared: State
+    personal: dict[int, int] = field(default_factory=dict)
+    counters: Counters = field(default_factory=Counters)
+    journal: Written = Written()
+
+
+def save(folder: Path, checkpoint: Checkpoint, key: str) -> None:
+    """Writes a checkpoint in place of the one before, atomically.
+
+    The seconds are in a file of their own in the run's folder: equal runs write equal checkpoints.
+
+    Args:
+        folder: The checkpoint's folder.
+        checkpoint: Where the run stands; its personal states and journal are on disk already.
+        key: Digest of what the run is.
+    """
+    facts = {
+        "format": _FORMAT,
+        "key": key,
+        "round": checkpoint.round,
+        "personal": sorted(checkpoint.personal.items()),
+        "counters": {name: count for name, count in encode(checkpoint.counters).items() if name != "seconds"},
+        "journal": encode(checkpoint.journal),
+    }
+    write(folder.parent / CLOCK, json.dumps({"seconds": checkpoint.counters.seconds}).encode() + b"\n")
+    save_state(folder / STATE, checkpoint.shared, facts)
+
+
+def load(folder: Path, key: str, device: torch.device) -> Checkpoint | None:
+    """The checkpoint in a folder; None where there is none yet.
+
+    Args:
+        folder: The checkpoint's folder.
+        key: Digest of what the run is.
+        device: Where the shared state is wanted.
+
+    Raises:
+        OutputError: It is damaged, or of another run.
+    """
+    path = folder / STATE
+    if not path.exists():
+        return None
+    shared, facts = load_state(path, device)
+    try:
+        if facts["format"] != _FORMAT:
+            raise OutputError(f"{path}: is of another version of fedkit; start the run anew with --overwrite")
+        if facts["key"] != key:
+            raise OutputError(
+                f"{path}: is a checkpoint of another config or dataset; choose another --out, or --overwrite"
+            )
+        personal = {int(client): int(round_) for client, round_ in facts["personal"]}
+        counters = decode(Counters, {"seconds": _seconds(folder.parent), **facts["counters"]}, str(path))
+        journal = decode(Written, facts["journal"], str(path))
+        return Checkpoint(int(facts["round"]), shared, personal, counters, journal)
+    except (KeyError, TypeError, ValueError):
+        raise OutputError(f"{path}: is no checkpoint; start the run anew with --overwrite") from None
+
+
+def _seconds(folder: Path) -> float:
+    """The seconds of a run so far; 0 where nobody counted them."""
+    path = folder / CLOCK
+    if not path.exists():
+        return 0.0
+    try:
+        seconds = parsed(read(path))["seconds"]
+        if is_number(seconds, 0):
+            return float(seconds)
+    except (LookupError, TypeError, ValueError):
+        pass
+    raise OutputError(f"{path}: is damaged; remove it, and the seconds are counted from here on")
+
+
+class Journal:
+    """``metrics.jsonl``: a line a round, each round once, whatever was interrupted."""
+
+    def __init__(self, path: Path, known: Written) -> None:
+        """Opens it and cuts off what is newer than the checkpoint.
+
+        Args:
+            path: The file; made if need be.
+            known: What of it the checkpoint knows.
+
+        Raises:
+            OutputError: That is not what it begins with.
+        """
+        self._path = path
+        with writing(path):
+            self._file = path.open("a+b")
+            self._file.seek(0)
+            self._digest = hashlib.sha256(self._file.read(known.bytes))
+            if self._digest.hexdigest() != known.sha256:
+                self._file.close()
+                raise OutputError(f"{path}: was cut or changed; start the run anew with --overwrite")
+            self._file.truncate(known.bytes)
+
+    def append(self, line: dict[str, Any]) -> None:
+        """Writes a line."""
+        data = json.dumps(line, allow_nan=False).encode() + b"\n"
+        with writing(self._path):
+            self._file.write(data)
+            self._file.flush()
+        self._digest.update(data)
+
+    def sync(self) -> Written:
+        """Sees that all lines are on disk and says what they are."""
+        with writing(self._path):
+            os.fsync(self._file.fileno())
+        return Written(os.fstat(self._file.fileno()).st_size, self._digest.hexdigest())
+
+    def close(self) -> None:
+        """Lets go of the file."""
+        self._file.close()

@@ -1,0 +1,391 @@
+"""A run's folder: what is in it, who holds it, and whether it is the run that is wanted."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fedrsic_data.errors import OutputError
+from fedrsic_data.files import atomic, ownership
+from fedrsic_data.files.atomic import write, writing
+from fedtrain.config import NEUTRAL
+from fedtrain.runs import seal
+from fedtrain.runs.files import (
+    CHECKPOINT,
+    CLOCK,
+    CONFIG,
+    EVENTS,
+    METRICS,
+    RESULT,
+    STATE,
+    is_number,
+    known,
+    parsed,
+    read,
+)
+
+FORMAT = 1
+"""Version of both files."""
+
+_LOCK = ".lock"
+_NEW, _NEXT, _OLD = ".new", ".next", ".old"
+"""In a run's folder: another that is to take its place, in its first round; the same after that; the old run, to go."""
+_PARTS = (RESULT, METRICS, CLOCK, CHECKPOINT, EVENTS, CONFIG)
+"""What a run consists of; what says that fedkit wrote the rest goes last."""
+
+
+def _text(value: object) -> bool:
+    return isinstance(value, str)
+
+
+def _texts(value: object) -> bool:
+    return isinstance(value, list) and all(map(_text, value))
+
+
+def _object(value: object) -> bool:
+    return isinstance(value, dict)
+
+
+def _count(value: object) -> bool:
+    return isinstance(value, int) and is_number(value, 0)
+
+
+def _figures(value: object) -> bool:
+    return isinstance(value, dict) and all(one is None or is_number(one) for one in value.values())
+
+
+def _clients(value: object) -> bool:
+    """Split -> figure -> client -> value."""
+    return isinstance(value, dict) and all(
+        isinstance(split, dict) and all(map(_figures, split.values())) for split in value.values()
+    )
+
+
+def _privacy(value: object) -> bool:
+    """What noise came to, in runs that had some."""
+    spent = {} if value is None else value
+    if not isinstance(spent, dict) or not spent:
+        return value is None or value == {}
+    return _text(spent.get("kind")) and (spent.get("epsilon") is None or is_number(spent["epsilon"], 0))
+
+
+_Fields = Mapping[str, Callable[[object], bool]]
+
+_FACTS: _Fields = {
+    **dict.fromkeys(("run", "group", "config.method", "config.subset", "config.manifest"), _text),
+    **dict.fromkeys(("dataset.name", "dataset.digest"), _text),
+    **dict.fromkeys(("config.seed", "dataset.seed"), _count),
+    "config.dp": _object,
+    "config.method_settings": _object,
+    "config.method_settings.labels": lambda value: value is None or isinstance(value, str),
+    "dataset.sample": lambda value: isinstance(value, bool),
+    "dataset.sources": _texts,
+    "dataset.titles": lambda value: value is None or (isinstance(value, dict) and all(map(_text, value.values()))),
+    "dataset.partition": lambda value: value is None or _text(value),
+    "versions": _object,
+}
+_DATA: _Fields = {
+    "seal": lambda value: value is None or _text(value),
+    "files": lambda value: value is None or _object(value),
+    "privacy": _privacy,
+    "rounds": _count,
+    "seconds": lambda value: is_number(value, 0),
+    "figures": _figures,
+    "clients": _clients,
+    "clients_without_training_rows": _texts,
+    "counters.client_floats": _count,
+    "counters.client_bytes": _count,
+    **{f"counters.{name}": _count for name in ("updates", "refused", "dropped", "floats", "bytes")},
+}
+"""What is read of a finished run, and what fits there."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """A finished run.
+
+    Attributes:
+        folder: Where it is.
+        facts: What ``config.json`` holds: the resolved config, the dataset, digests of both.
+        data: What ``result.json`` holds: figures, per-client figures, counters.
+        trained: Whether it was trained just now; else it was there already.
+    """
+
+    folder: Path
+    facts: dict[str, Any]
+    data: dict[str, Any]
+    trained: bool = False
+
+    @property
+    def sealed(self) -> bool:
+        """Whether it has a seal, which holds; see ``load``."""
+        return seal.is_sealed(self.data)
+
+
+@dataclass(frozen=True)
+class Held:
+    """A run's folder, kept from other processes.
+
+    Attributes:
+        folder: Where it is.
+        facts: What its ``config.json`` is to hold.
+        goes_on: Whether it holds this run already, begun or finished.
+        standing: The run, if it is finished.
+    """
+
+    folder: Path
+    facts: dict[str, Any]
+    goes_on: bool
+    standing: Result | None
+
+    def begin(self) -> Path:
+        """Makes the folder this run's; one that it goes on with stays as it is.
+
+        Returns:
+            Where to train: another folder inside it, if the run that is there has something to lose; see ``replace``.
+
+        Raises:
+            OutputError: It cannot be written.
+        """
+        if self.goes_on:
+            return self.folder
+        place = self.folder / _NEW if _begun(self.folder) else self.folder
+        with writing(place):
+            if place != self.folder:
+                place.mkdir()
+            else:
+                _remove(place, _PARTS[:-1])  # the config is replaced: the folder is always known for a run's
+        write(place / CONFIG, text(self.facts))
+        return place
+
+    def replace(self) -> Path:
+        """Puts the run that ``begin`` gave another folder for in the place of the old one, which goes.
+
+        Returns:
+            The run's folder.
+
+        Raises:
+            OutputError: Something was put there that fedkit did not write, or it cannot be written.
+        """
+        with writing(self.folder):
+            ownership.refuse_foreign(self.folder, _known)
+            os.replace(self.folder / _NEW, self.folder / _NEXT)  # from here on there is no way back
+            atomic.sync(self.folder)
+            _settle(self.folder)
+        return self.folder
+
+
+@contextmanager
+def held(folder: Path, facts: dict[str, Any], *, overwrite: bool) -> Iterator[Held]:
+    """Holds the run's folder for this process. Nothing in it is changed before ``Held.begin``.
+
+    Raises:
+        OutputError: It cannot be written, is held by another process, or holds something else.
+    """
+    with ExitStack() as stack:
+        with writing(folder):
+            if folder.exists() and not folder.is_dir():
+                raise OutputError(f"{folder}: is a file; choose another --out")
+            _no_links(folder)
+            stack.enter_context(_locked(folder))
+            check(folder, facts, overwrite=overwrite)
+            _settle(folder)
+        goes_on = check(folder, facts, overwrite=overwrite)
+        try:
+            yield Held(folder, facts, goes_on, load(folder) if goes_on and (folder / RESULT).is_file() else None)
+        finally:
+            with suppress(OSError, OutputError):  # of a run that did not get through its first round nothing stays
+                ownership.clear(folder / _NEW, known, last=CONFIG)
+
+
+def check(folder: Path, facts: Mapping[str, Any], *, overwrite: bool) -> bool:
+    """Whether a folder holds a run, begun or finished, that this one goes on with.
+
+    A run that has no checkpoint yet has nothing to lose and gives way to another.
+
+    Raises:
+        OutputError: It is no folder for this run: it holds another, something else, or links.
+    """
+    with writing(folder):
+        if not folder.exists():
+            return False
+        if not folder.is_dir():
+            raise OutputError(f"{folder}: is a file; choose another --out")
+        _no_links(folder)
+        if not any(_says(folder / name / CONFIG) for name in ("", _NEXT)):
+            found = ownership.foreign(folder, _vacant)
+            if found is None and (folder / _LOCK).exists() and (folder / _LOCK).stat().st_size:
+                found = folder / _LOCK  # somebody else's: ours are empty
+            if found:
+                raise OutputError(f"{folder}: is not empty and holds no run ({found.name}); choose another --out")
+            return False
+        if (folder / _NEXT).exists():  # of a process that is at it, or was killed at it: see ``_settle``
+            return False
+        if overwrite or not _begun(folder):
+            ownership.refuse_foreign(folder, _known)
+            return False
+    if _told(there := _read(folder / CONFIG)) != _told(facts):
+        raise OutputError(f"{folder}: {_difference(there, facts)}; choose another --out, or --overwrite")
+    return True
+
+
+def load(folder: Path, *, proved: bool = True) -> Result:
+    """A finished run.
+
+    Args:
+        folder: Where it is.
+        proved: Compare it with its seal, and with what can be counted again.
+
+    Raises:
+        OutputError: It holds no run, or one that is damaged or not finished, or was changed since.
+    """
+    if not (folder / CONFIG).is_file():
+        raise OutputError(f"{folder}: holds no run; give folders that fedkit train wrote")
+    facts = _read(folder / CONFIG)
+    if not (folder / RESULT).is_file():
+        raise OutputError(f"{folder}: is not finished; run the same fedkit train again, it resumes")
+    data = _read(folder / RESULT)
+    for name, held, fields in ((CONFIG, facts, _FACTS), (RESULT, data, _DATA)):
+        for field, fits in fields.items():
+            if not fits(_at(held, field)):
+                raise OutputError(f"{folder / name}: is damaged ({field}); start the run anew with --overwrite")
+    for name, words in seal.problems(folder, facts, data) if proved else ():
+        raise OutputError(f"{folder / name}: is damaged ({words}); start the run anew with --overwrite")
+    return Result(folder, facts, data)
+
+
+def text(data: Mapping[str, Any]) -> bytes:
+    """A JSON file's content."""
+    return (json.dumps(data, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode()
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Keeps other processes out; whoever is refused leaves everything as it is."""
+    made = not folder.exists()
+    file = atomic.lock(folder / _LOCK)
+    if file is None:
+        raise OutputError(f"{folder}: another fedkit is training there; wait for it, or choose another --out")
+    try:
+        yield
+    finally:
+        atomic.unlock(folder / _LOCK, file)
+        if made:
+            with suppress(OSError):  # a run began in it
+                folder.rmdir()
+
+
+def _says(path: Path) -> bool:
+    """Whether a file is there that says it is of a run of fedkit's, and not, say, a recipe of that name."""
+    if path.is_symlink() or not path.is_file() or not ownership.says(words := path.read_bytes(), FORMAT):
+        return False
+    data = json.loads(words)
+    return _text(data.get("run")) and all(_object(data.get(field)) for field in ("config", "dataset"))
+
+
+def _begun(folder: Path) -> bool:
+    """Whether the run in a folder has something to lose."""
+    return (folder / RESULT).exists() or (folder / CHECKPOINT / STATE).exists()
+
+
+def _vacant(name: str) -> bool:
+    """What may be in a folder in which no run began: what is left of a process that was killed before."""
+    return name == _LOCK or atomic.TEMPORARY.fullmatch(name) is not None
+
+
+def _known(name: str) -> bool:
+    """What fedkit writes into a run's folder, also while a run takes the place of another."""
+    top, slash, inner = name.partition("/")
+    return known(inner) if slash and top in (_NEW, _NEXT, _OLD) else name == _LOCK or known(name)
+
+
+def _settle(folder: Path) -> None:
+    """Ends what was cut short. A run that was to take another's place does so if it got through its first round.
+
+    All is moved from the old run first, and its config last; then all of the new one, and its config last. So both
+    configs are there while the first is to be gone on with, and that of the new one alone while the second is.
+    """
+    new, old = folder / _NEXT, folder / _OLD
+    if (new / CONFIG).exists():
+        if (folder / CONFIG).exists():
+            old.mkdir(exist_ok=True)
+            _move(folder, old)
+        _move(new, folder)
+    for place in (new, old, folder / _NEW):
+        ownership.clear(place, known, last=CONFIG)
+    for place in (folder, folder / CHECKPOINT, folder / CHECKPOINT / "personal"):
+        for path in place.glob(".fedkit-*.tmp"):
+            if _vacant(path.name) and path.is_file():
+                path.unlink()
+
+
+def _move(run: Path, to: Path) -> None:
+    for name in _PARTS:
+        if (run / name).exists():
+            os.replace(run / name, to / name)
+
+
+def _remove(run: Path, parts: tuple[str, ...]) -> None:
+    for name in parts:
+        if (run / name).is_dir():
+            ownership.clear(run / name, lambda inner, above=name: known(f"{above}/{inner}"))  # type: ignore[misc]
+        else:
+            (run / name).unlink(missing_ok=True)
+
+
+def _no_links(folder: Path) -> None:
+    """Refuses links, through which files elsewhere would be written over or removed."""
+    names = (*_PARTS, _LOCK, _NEW, _NEXT, _OLD)
+    for path in (*(folder / name for name in names), *(folder / CHECKPOINT).glob("*")):
+        if path.is_symlink():
+            raise OutputError(
+                f"{path}: is a link, and what it leads to would be changed; remove it, or choose another --out"
+            )
+
+
+def _told(facts: Mapping[str, Any]) -> dict[str, Any]:
+    """What of a run's facts tells it from others, and is not only a digest of that."""
+    config = facts.get("config")
+    held = {key: value for key, value in config.items() if key not in NEUTRAL} if isinstance(config, dict) else None
+    dataset = facts.get("dataset")
+    digest = dataset.get("digest") if isinstance(dataset, dict) else None
+    return {"run": facts.get("run"), "config": held, "dataset": digest}
+
+
+def _difference(there: Mapping[str, Any], here: Mapping[str, Any]) -> str:
+    """In words, how the run that stands in a folder is another than the one wanted."""
+    old, new = there.get("config"), here["config"]
+    if isinstance(old, dict):
+        if there.get("dataset") != here["dataset"]:
+            return f"holds a run on another dataset, {old.get('manifest')} as it then was"
+        if there.get("weights") != here["weights"]:
+            return f"holds a run with other weights in the file of {' or '.join(here['weights']) or 'clip'}"
+        for key, value in new.items():
+            if key == "method_settings" and isinstance(held := old.get(key), dict) and held.keys() == value.keys():
+                key = next((name for name in value if held[name] != value[name]), key)
+                old, value = {**old, **held}, value.get(key, value)
+            if key not in NEUTRAL and old.get(key) != value:
+                return f"holds a run with {key}={json.dumps(old.get(key))}, not {json.dumps(value)}"
+    return "holds another run"
+
+
+def _at(data: Any, field: str) -> Any:
+    """What stands at a field of a field; None where nothing does."""
+    for key in field.split("."):
+        data = data.get(key) if isinstance(data, dict) else None
+    return data
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        data = parsed(read(path))
+    except ValueError as error:
+        raise OutputError(f"{path}: cannot be read ({error}); start the run anew with --overwrite") from None
+    if not isinstance(data, dict) or data.get("fedkit") != FORMAT:
+        raise OutputError(f"{path}: was not written by this version of fedkit; choose another folder")
+    return data

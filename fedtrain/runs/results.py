@@ -1,0 +1,208 @@
+"""Finished runs: found in folders, those of other seeds put together, and told in words."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fedrsic_data.settings import local
+from fedtrain.config import NEUTRAL
+from fedtrain.runs import folder as folders
+from fedtrain.runs.files import CONFIG, RESULT
+from fedtrain.runs.folder import Result
+
+FLOATS, BYTES = "sent/floats per client and round", "sent/bytes per client and round"
+
+
+@dataclass(frozen=True)
+class Spread:
+    """A figure over runs that differ in their seed alone.
+
+    Attributes:
+        mean: Its mean.
+        std: Its standard deviation (of a sample: divided by runs - 1); None for one run.
+        least: Its smallest value.
+        most: Its largest value.
+        runs: How many runs have it.
+    """
+
+    mean: float
+    std: float | None
+    least: float
+    most: float
+    runs: int
+
+
+@dataclass(frozen=True)
+class Group:
+    """Runs that differ in their seed alone.
+
+    Attributes:
+        label: The method, and what tells it from other groups of that method; and that it is unsealed, if it is.
+        subset: The federation.
+        dataset: Name of the dataset.
+        sample: Whether its images are procedural.
+        sources: Names of the sources of its dataset.
+        titles: Their titles, which say the year, by name.
+        partition: Name of the partitioner of its subset.
+        labels: ``coarse`` or ``fine``, where images have label sets; else empty.
+        seeds: Seeds of the runs.
+        figures: Spread of every figure.
+        sealed: Whether every run has a seal, which holds; see ``seal``.
+    """
+
+    label: str
+    subset: str
+    dataset: str
+    sample: bool
+    sources: tuple[str, ...]
+    titles: dict[str, str]
+    partition: str
+    labels: str
+    seeds: tuple[int, ...]
+    figures: dict[str, Spread]
+    sealed: bool = True
+
+
+def found(paths: Sequence[Path], note: Callable[[str], None] = lambda _: None) -> list[Result]:
+    """The finished runs that a person names, each once.
+
+    Args:
+        paths: Folders of runs, or folders that hold such folders, or folders of those.
+        note: Told which of the runs in a folder are left out, and why; and which have no seal.
+
+    Raises:
+        UsageError: One is an address.
+        OutputError: A folder holds no finished run, or one that was changed since.
+    """
+    runs: dict[tuple[str, str], Result] = {}
+    for path in paths:
+        local("run", path)
+        inner = []
+        if not (path / CONFIG).is_file():
+            inner = sorted(p.parent for depth in ("*", "*/*") for p in path.glob(f"{depth}/{CONFIG}"))
+            inner = [one for one in inner if not one.name.startswith(".")]  # a run that is to take another's place
+        finished = [one for one in inner if (one / RESULT).is_file()]
+        for one in inner:
+            if one not in finished:
+                note(f"{one}: is not finished, left out")
+        for one in finished or [path]:
+            run = folders.load(one)
+            twin = runs.setdefault((run.facts["run"], engine(run)), run)
+            if twin.folder.resolve() != one.resolve():
+                note(f"{one}: is the same run as {twin.folder}, left out")
+            elif not run.sealed:
+                note(f"{one}: has no seal, an older fedkit wrote it; nothing proves its figures")
+    return list(runs.values())
+
+
+def learned(results: Sequence[Result]) -> bool:
+    """Whether every run that trained could use an update."""
+    counters = [result.data["counters"] for result in results]
+    return not any(held["updates"] and held["refused"] == held["updates"] for held in counters)
+
+
+def by_seed(results: Sequence[Result]) -> list[list[Result]]:
+    """Runs of one engine with the same config but for the seed beside each other, in the order they were named.
+
+    Seeds of run and dataset that both come again are of a copy of the dataset, and no repetition: they begin a set.
+    """
+    sets: dict[tuple[str, str, int], list[Result]] = {}
+    times: Counter[tuple[str, str, int, int]] = Counter()
+    for result in results:
+        like = result.facts["group"], engine(result)
+        again = (*like, result.facts["config"]["seed"], result.facts["dataset"]["seed"])
+        sets.setdefault((*like, times[again]), []).append(result)
+        times[again] += 1
+    return list(sets.values())
+
+
+def grouped(results: Sequence[Result]) -> list[Group]:
+    """A group for each of ``by_seed``, told apart from the others by its label."""
+    sets = by_seed(results)
+    labels = _labels([runs[0] for runs in sets])
+    groups = []
+    for label, runs in zip(labels, sets, strict=True):
+        facts = runs[0].facts
+        sealed = all(run.sealed for run in runs)
+        names = dict.fromkeys(name for run in runs for name in figures(run))
+        groups.append(
+            Group(
+                label=label if sealed else f"{label} (unsealed)",
+                subset=facts["config"]["subset"],
+                dataset=facts["dataset"]["name"],
+                sample=facts["dataset"]["sample"],
+                sources=tuple(facts["dataset"].get("sources", ())),
+                titles=facts["dataset"].get("titles", {}),
+                partition=facts["dataset"].get("partition", ""),
+                labels=facts["config"]["method_settings"].get("labels", ""),
+                seeds=tuple(run.facts["config"]["seed"] for run in runs),
+                figures={name: spread for name in names if (spread := _spread([figures(r)[name] for r in runs]))},
+                sealed=sealed,
+            )
+        )
+    return groups
+
+
+def figures(result: Result) -> dict[str, float | None]:
+    """Its figures, and what its clients sent."""
+    counters = result.data["counters"]
+    sent = {FLOATS: float(counters["client_floats"]), BYTES: float(counters["client_bytes"])}
+    noise = result.data.get("privacy", {})
+    spent = {f"epsilon ({noise['kind']})": noise["epsilon"]} if noise else {}
+    return {**result.data["figures"], **sent, **spent}
+
+
+def story(result: Result) -> str:
+    """How a run went, in words."""
+    data, counters = result.data, result.data["counters"]
+    done = f"{data['rounds']} round{'s' * (data['rounds'] != 1)} in {data['seconds']:,.1f} s"
+    words = [done if result.trained else "was finished already"]
+    words += [] if result.sealed else ["has no seal: nothing proves its figures"]
+    if n := len(data["clients_without_training_rows"]):
+        words.append(f"{n} clients without training rows")
+    words += [f"{counters[key]} updates {key}" for key in ("refused", "dropped") if counters[key]]
+    if not learned([result]):
+        words.append("which is every one: the model is the one it began with")
+    return ", ".join(words)
+
+
+def _spread(values: Sequence[float | None]) -> Spread | None:
+    held = [value for value in values if value is not None]
+    if not held:
+        return None
+    std = statistics.stdev(held) if len(held) > 1 else None
+    return Spread(statistics.fmean(held), std, min(held), max(held), len(held))
+
+
+def _labels(results: Sequence[Result]) -> list[str]:
+    """Names of groups: the method, and what of its config differs between groups of that method on that subset."""
+    flat = [_flat(result) for result in results]
+    labels = []
+    for mine in flat:
+        rivals = [f for f in flat if (f["method"], f["subset"]) == (mine["method"], mine["subset"])]
+        differing = [key for key in mine if any(f.get(key) != mine[key] for f in rivals)]
+        settings = [f"{key}={_word(mine[key])}" for key in differing]
+        labels.append(" ".join([mine["method"], *settings]))
+    return labels
+
+
+def _flat(result: Result) -> dict[str, Any]:
+    config = result.facts["config"]
+    flat = {k: v for k, v in config.items() if k not in (*NEUTRAL, "seed", "method_settings")}
+    noise = {f"dp.{key}": value for key, value in flat.pop("dp").items()}
+    return {**flat, **noise, **config["method_settings"], "manifest": config["manifest"], "engine": engine(result)}
+
+
+def engine(result: Result) -> str:
+    """What trained it: ``local``, Flower's ``simulation`` or a ``federation``."""
+    return str(result.data.get("engine", "local"))
+
+
+def _word(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)

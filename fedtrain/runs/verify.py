@@ -1,0 +1,90 @@
+"""Proves a finished run: that its figures are those it finished with, of this config, on this dataset."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from fedrsic_data.dataset.manifest import NAME
+from fedrsic_data.dataset.reader import Dataset
+from fedrsic_data.errors import FedkitError
+from fedtrain.runs import folder as folders
+from fedtrain.runs import seal
+from fedtrain.runs.files import CONFIG, RESULT
+from fedtrain.runs.folder import Result
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing that is not as it was when the run finished.
+
+    Attributes:
+        file: Relative to the run's folder.
+        words: What does not fit.
+    """
+
+    file: str
+    words: str
+
+
+def is_run(path: Path) -> bool:
+    """Whether a path is the folder of a run, and not of a dataset."""
+    return (path / CONFIG).is_file() and not (path / NAME).exists()
+
+
+def verify(folder: Path) -> tuple[Result, list[Problem], list[str]]:
+    """Compares a finished run with its seal and, where that is at hand, with its dataset.
+
+    Args:
+        folder: The run's.
+
+    Returns:
+        The run; what is wrong, nothing if it is proved; and in words what could not be compared.
+
+    Raises:
+        OutputError: It holds no run, or one that is not finished or cannot be read.
+    """
+    run = folders.load(folder, proved=False)
+    found = seal.problems(folder, run.facts, run.data)
+    problems = [Problem(file, f"is not as the run left it: {words}") for file, words in found]
+    if not run.sealed:
+        problems.append(Problem(RESULT, "has no seal, an older fedkit wrote it: nothing proves its figures"))
+    notes = []
+    match seal.server_state(folder, run.data):
+        case False:
+            problems.append(Problem(seal.SERVER, "is not as the run left it: its digest differs from the sealed one"))
+        case None:
+            notes.append(f"{seal.SERVER} is not there, or was not sealed; it was not compared")
+    dataset = _dataset(run)
+    if isinstance(dataset, str):
+        notes.append(dataset)
+    else:
+        problems += _against(run.facts["dataset"], dataset)
+    return run, problems, notes
+
+
+def _dataset(run: Result) -> Dataset | str:
+    """The dataset that it was trained on; in words why it was not compared, if it is not at hand."""
+    where = run.facts["config"]["manifest"]
+    try:
+        found = Dataset(where)
+    except FedkitError:
+        return f"the dataset is not at {where}; it was not compared"
+    if found.manifest.digest != run.facts["dataset"]["digest"]:
+        return f"{where} holds another dataset now; the run was not compared with it"
+    return found
+
+
+def _against(told: dict[str, object], dataset: Dataset) -> Iterator[Problem]:
+    """What a run says of its dataset, against the manifest."""
+    manifest = dataset.manifest
+    true = {
+        "name": manifest.name,
+        "seed": manifest.recipe.seed,
+        "sample": manifest.recipe.sample is not None,
+        "sources": sorted(manifest.sources),
+    }
+    for key, value in true.items():
+        if told.get(key) != value:
+            yield Problem(CONFIG, f"says {key}={told.get(key)!r} of its dataset, whose manifest says {value!r}")
