@@ -71,7 +71,7 @@ def quickstart(
       fedkit quickstart --out /tmp/tour
     """
     from fedrsic_data.cli import sample_datasets
-    from fedrsic_data.sources.locate import cache_folder
+    from fedrsic_data.files.cache import cache_folder
 
     with listening(quiet=json) as listener:
         datasets = sample_datasets.built(out / "data", listener=listener)
@@ -132,7 +132,8 @@ def train(
       fedkit train fedpgp --manifest data/fed-rsic --engine flower --set dp.noise=0.5
     """
     from fedrsic_data.derive import find
-    from fedrsic_data.sources.locate import Places, cache_folder
+    from fedrsic_data.files.cache import cache_folder
+    from fedrsic_data.sources.locate import Places
 
     sets = [
         *given(rounds=rounds, seed=seed, clients_per_round=clients_per_round, device=device),

@@ -23,7 +23,7 @@ from pathlib import Path
 
 import numpy as np
 
-from fedrsic_data.recipes import recipe
+from fedrsic_data import recipes
 from fedrsic_data.sources import vocabulary
 from fedrsic_data.sources.locate import Places
 
@@ -59,7 +59,7 @@ def compare(source: Path, subset: str, repeats: int) -> dict[str, object]:
     """Best of several alternating runs of each side."""
     files = [p for p in source.rglob("*") if p.suffix in (".jpg", ".tif")]
     size = sum(p.stat().st_size for p in files)
-    wanted = recipe.from_json(recipe.override(recipe.load("fed-rsic"), subsets=[subset]), "benchmark")
+    wanted = recipes.from_json(recipes.override(recipes.load("fed-rsic"), subsets=[subset]), "benchmark")
     places = Places(folder=source, offline=True)
     best = {"cp -r": 1e9, "build": 1e9, "fedkit build": 1e9}
     with tempfile.TemporaryDirectory(dir=source.parent) as folder:

@@ -40,10 +40,10 @@ from torch.utils.flop_counter import FlopCounterMode
 from torchvision import transforms
 from torchvision.models import resnet18
 
+from fedrsic_data import recipes
 from fedrsic_data.build import pipeline
 from fedrsic_data.dataset import schema
 from fedrsic_data.dataset.reader import Dataset as Built
-from fedrsic_data.recipes import recipe
 from fedrsic_data.sources.locate import Places
 from fedtrain.methods.aggregate import WeightedMean
 from fedtrain.methods.base import Context
@@ -187,7 +187,7 @@ def federation(folder: Path, counts: list[int], labels: str) -> Path:
         "splits": {},
         "partition": {"name": "natural"},
     }
-    planned = pipeline.prepare(recipe.from_json(data, "bench"), Places(offline=True))
+    planned = pipeline.prepare(recipes.from_json(data, "bench"), Places(offline=True))
     return pipeline.build(planned, folder / "built").path
 
 

@@ -40,9 +40,8 @@ from torch.nn import functional
 from torchvision.models import resnet18
 
 import fedrsic_data
-from fedrsic_data import sample
+from fedrsic_data import recipes, sample
 from fedrsic_data.build import pipeline
-from fedrsic_data.recipes import recipe
 from fedrsic_data.sources.locate import Places
 from fedtrain import run
 from fedtrain.config import RunConfig
@@ -157,8 +156,8 @@ class Bench:
     def federation(self, repetition: int) -> Path:
         """A built sample with the source's own user-disjoint splits."""
         sets = [*drawn(repetition), f"clients={self.clients}", f"sample.users={self.users}"]
-        wanted = recipe.override(recipe.load("flair-100"), sample=True, sets=sets)
-        prepared = pipeline.prepare(recipe.from_json(wanted, "benchmark"), Places(offline=True))
+        wanted = recipes.override(recipes.load("flair-100"), sample=True, sets=sets)
+        prepared = pipeline.prepare(recipes.from_json(wanted, "benchmark"), Places(offline=True))
         return pipeline.build(prepared, self.data / f"flair-{self.clients}-{repetition}").path
 
     def judged(self, count: int) -> tuple[int, ...]:

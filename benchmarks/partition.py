@@ -243,13 +243,14 @@ def classfolders_index(path: Path) -> Any:
 
 def fedkit_recipe(settings: dict[str, Any]) -> Any:
     """A recipe over the rows, which stand as a source beside the real ones."""
-    from fedrsic_data.recipes import recipe
+    from fedrsic_data import recipes
+    from fedrsic_data.dataset import recipe
     from fedrsic_data.sources import SOURCES
 
     SOURCES["rows"] = next(iter(SOURCES.values()))  # recipes name registered sources; nothing of it is read
     subset = {"sources": ["rows"], "class_names": "native"}
     data = {"fedkit": recipe.SCHEMA, "name": "rows", "subsets": {"rows": subset}, "splits": {}, "partition": settings}
-    return recipe.from_json(data, "benchmark")
+    return recipes.from_json(data, "benchmark")
 
 
 def fedkit_plan(job: Job) -> tuple[Any, Result]:

@@ -26,8 +26,8 @@ import torch
 from repetitions import CHOSEN, JUDGED, UNIT, Figures, apart, climbed, drawn, order, spread, wins
 
 import fedrsic_data
+from fedrsic_data import recipes
 from fedrsic_data.build import pipeline
-from fedrsic_data.recipes import recipe
 from fedrsic_data.sources.locate import Places
 from fedtrain import run
 from fedtrain.config import RunConfig
@@ -64,8 +64,8 @@ class Bench:
         sets = [*drawn(repetition), f"clients={CLIENTS}", f"alpha={ALPHA}", f"sample.per_class={self.per_class}"]
         sets += ["splits.val=0.2"] if validation else []
         sets += ["base_to_novel=true"] if novel else []
-        data = recipe.override(recipe.load("fed-rsic"), subsets=[SUBSET], sample=True, sets=sets)
-        prepared = pipeline.prepare(recipe.from_json(data, "benchmark"), Places(offline=True))
+        data = recipes.override(recipes.load("fed-rsic"), subsets=[SUBSET], sample=True, sets=sets)
+        prepared = pipeline.prepare(recipes.from_json(data, "benchmark"), Places(offline=True))
         return pipeline.build(prepared, self.data / f"{kind}-{repetition}").path
 
     def train(self, method: str, federation: Path, repetition: int, split: str, rate: float | None) -> Figures:

@@ -35,9 +35,9 @@ import torch
 from torch.nn import functional
 
 import fedrsic_data
+from fedrsic_data import recipes
 from fedrsic_data.build import pipeline
 from fedrsic_data.dataset.reader import Subset
-from fedrsic_data.recipes import recipe
 from fedrsic_data.sources.locate import Places
 from fedtrain.methods.base import Context
 from fedtrain.methods.fedpgp import FedPGP, FedPGPSettings
@@ -52,8 +52,8 @@ SPEC, GATE = "ViT-B-16:random", 20.0
 def federation(folder: Path) -> Subset:
     """UC Merced's counts: 21 classes of 100 images, 10 clients by Dirichlet(0.5); the pictures are tiny."""
     sets = ["sample.per_class=100", "sample.size=32"]
-    wanted = recipe.override(recipe.load("fed-rsic"), subsets=["fed-ucmerced"], sample=True, sets=sets)
-    pipeline.build(pipeline.prepare(recipe.from_json(wanted, "benchmark"), Places(offline=True)), folder)
+    wanted = recipes.override(recipes.load("fed-rsic"), subsets=["fed-ucmerced"], sample=True, sets=sets)
+    pipeline.build(pipeline.prepare(recipes.from_json(wanted, "benchmark"), Places(offline=True)), folder)
     return fedrsic_data.open(folder).subset("fed-ucmerced")
 
 

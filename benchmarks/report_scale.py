@@ -17,9 +17,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 import fedrsic_data
+from fedrsic_data import recipes
 from fedrsic_data.build import pipeline
 from fedrsic_data.dataset import manifest, schema, skew
-from fedrsic_data.recipes import recipe
 from fedrsic_data.sources.locate import Places
 from fedtrain.report import html
 
@@ -46,9 +46,9 @@ def main() -> None:
 
 def made(folder: Path, clients: int) -> tuple[Path, int]:
     """The manifest, client table and plan of a dataset of so many users; its shards are not there."""
-    data = recipe.override(recipe.load("flair"), sample=True, sets=["sample.users=30", "sample.size=32"])
+    data = recipes.override(recipes.load("flair"), sample=True, sets=["sample.users=30", "sample.size=32"])
     small = pipeline.build(
-        pipeline.prepare(recipe.from_json(data, "benchmark"), Places(offline=True)), folder / "small"
+        pipeline.prepare(recipes.from_json(data, "benchmark"), Places(offline=True)), folder / "small"
     ).path
     entry = manifest.load(small)
     (name,) = entry.subsets

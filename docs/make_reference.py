@@ -16,8 +16,7 @@ from typing import Any, get_type_hints
 import pyarrow as pa
 
 from fedrsic_data import partition
-from fedrsic_data.dataset import manifest, schema
-from fedrsic_data.recipes import recipe
+from fedrsic_data.dataset import manifest, recipe, schema
 from fedrsic_data.settings import encode
 from fedrsic_data.sources.sample import SampleSettings
 from fedtrain.config import RunConfig

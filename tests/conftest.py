@@ -18,9 +18,9 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from fedrsic_data import recipes
 from fedrsic_data.build import pipeline
 from fedrsic_data.dataset import manifest, schema
-from fedrsic_data.recipes import recipe
 from fedrsic_data.sources import vocabulary
 from fedrsic_data.sources.locate import Places
 
@@ -77,8 +77,8 @@ def mirrored(root: Path, path: Path, names: list[str] | None = None) -> Path:
 def make(out: Path, places: Places | None = None, subset: str = "fed-ucmerced", **override: object) -> pipeline.Built:
     """Builds one subset of the shipped recipe."""
     places = places or Places(offline=True)
-    data = recipe.override(recipe.load("fed-rsic"), subsets=[subset], **override)
-    return pipeline.build(pipeline.prepare(recipe.from_json(data, "test"), places), out)
+    data = recipes.override(recipes.load("fed-rsic"), subsets=[subset], **override)
+    return pipeline.build(pipeline.prepare(recipes.from_json(data, "test"), places), out)
 
 
 def sampled(out: Path, *sets: str, subset: str = "fed-ucmerced", **more: object) -> pipeline.Built:

@@ -35,15 +35,16 @@ import typer
 from conftest import ROOT, contents, fedkit, sampled, tiny_image, write_ucmerced
 from PIL import Image
 
+from fedrsic_data import recipes
 from fedrsic_data.build import pipeline, shards, workspace
 from fedrsic_data.dataset.verify import verify
 from fedrsic_data.errors import OutputError
+from fedrsic_data.files.cache import cache_folder
 from fedrsic_data.raw import download
 from fedrsic_data.raw.download import Remote
-from fedrsic_data.recipes import recipe
 from fedrsic_data.sources import SOURCES, mirror, vocabulary
 from fedrsic_data.sources.base import Facts
-from fedrsic_data.sources.locate import Places, cache_folder
+from fedrsic_data.sources.locate import Places
 
 Done = subprocess.CompletedProcess
 Command = Callable[..., "Done[str]"]
@@ -1328,10 +1329,10 @@ def test_two_builds_that_mend_one_dataset_at_once(tmp_path, dataset):
     reference = contents(dataset)
     for shard in (dataset / "fed-ucmerced").rglob("*.parquet"):
         shard.write_bytes(b"")
-    data = recipe.override(
-        recipe.load("fed-rsic"), subsets=["fed-ucmerced"], sample=True, sets=["sample.per_class=6", "sample.size=32"]
+    data = recipes.override(
+        recipes.load("fed-rsic"), subsets=["fed-ucmerced"], sample=True, sets=["sample.per_class=6", "sample.size=32"]
     )
-    planned = pipeline.prepare(recipe.from_json(data, "test"), Places(offline=True))
+    planned = pipeline.prepare(recipes.from_json(data, "test"), Places(offline=True))
     failures: list[BaseException] = []
 
     def mend() -> None:

@@ -17,12 +17,12 @@ import pytest
 from conftest import contents, make, mirrored, sampled, tiny_image, write_ucmerced
 
 import fedrsic_data
+from fedrsic_data import recipes
 from fedrsic_data.build import pipeline, shards
 from fedrsic_data.build.engines import threads
-from fedrsic_data.dataset import schema
+from fedrsic_data.dataset import recipe, schema
 from fedrsic_data.dataset.verify import verify
 from fedrsic_data.errors import BadImageError, OutputError, UsageError
-from fedrsic_data.recipes import recipe
 from fedrsic_data.sources.locate import Places
 
 
@@ -31,8 +31,8 @@ def here(path: Path) -> Places:
 
 
 def prepared(places: Places) -> pipeline.Planned:
-    data = recipe.override(recipe.load("fed-rsic"), subsets=["fed-ucmerced"])
-    return pipeline.prepare(recipe.from_json(data, "test"), places)
+    data = recipes.override(recipes.load("fed-rsic"), subsets=["fed-ucmerced"])
+    return pipeline.prepare(recipes.from_json(data, "test"), places)
 
 
 def test_every_image_once_with_its_own_bytes(ucmerced: Path, tmp_path: Path) -> None:
@@ -141,8 +141,10 @@ def test_another_dataset_is_not_replaced_unasked(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match="partition.alpha is 0.5 there, 0.1 here.*--overwrite"):
         sampled(out, "alpha=0.1")
     assert contents(out) == before
-    data = recipe.override(recipe.load("fed-rsic"), subsets=["fed-ucmerced"], sample=True, sets=["sample.per_class=4"])
-    planned = pipeline.prepare(recipe.from_json(data, "test"), Places())
+    data = recipes.override(
+        recipes.load("fed-rsic"), subsets=["fed-ucmerced"], sample=True, sets=["sample.per_class=4"]
+    )
+    planned = pipeline.prepare(recipes.from_json(data, "test"), Places())
     pipeline.build(planned, out, overwrite=True)
     assert verify(out)[1] == []
     assert sorted(p.name for p in tmp_path.iterdir()) == ["out"]
@@ -310,8 +312,8 @@ def test_a_file_that_appears_while_a_dataset_is_replaced_stays(tmp_path: Path, m
 
 def small() -> recipe.Recipe:
     sets = ["sample.per_class=2", "sample.size=32", "clients=2"]
-    data = recipe.override(recipe.load("fed-rsic"), subsets=["fed-ucmerced"], sample=True, sets=sets)
-    return recipe.from_json(data, "test")
+    data = recipes.override(recipes.load("fed-rsic"), subsets=["fed-ucmerced"], sample=True, sets=sets)
+    return recipes.from_json(data, "test")
 
 
 def test_bad_images_stop_the_build_or_are_listed(ucmerced: Path, tmp_path: Path) -> None:
@@ -369,7 +371,7 @@ def test_a_file_of_owners_is_held_to(sample_build: Path, tmp_path: Path) -> None
     done = sampled(tmp_path / "out", f"path={plan}", partitioner="assigned")
     owners = fedrsic_data.open(sample_build).plan.column("client_id")
     assert fedrsic_data.open(done.path).plan.column("client_id").equals(owners)
-    again = recipe.from_json(recipe.load(str(done.path / "manifest.json")), "again")
+    again = recipes.from_json(recipes.load(str(done.path / "manifest.json")), "again")
     assert pipeline.prepare(again, Places()).digest == done.manifest.plan.digest
     shutil.copy(sampled(tmp_path / "other", "seed=5").path / "plan.parquet", plan)
     with pytest.raises(UsageError, match="is not the file with sha256"):
@@ -453,7 +455,7 @@ def test_subsets_may_mix_sources_under_unified_names(ucmerced: Path, optimal31: 
         },
     }
     places = Places(given={"ucmerced": str(ucmerced), "optimal31": str(optimal31)})
-    done = pipeline.build(pipeline.prepare(recipe.from_json(data, "test"), places), tmp_path / "out")
+    done = pipeline.build(pipeline.prepare(recipes.from_json(data, "test"), places), tmp_path / "out")
     both = done.manifest.subsets["both"]
     assert len(both.classes) == 21 + 31 - 15
     assert sum(both.rows.values()) == 2100 + 1860
@@ -474,7 +476,7 @@ def planned_of(*subsets: str, **partition: object) -> pipeline.Planned:
         "sample": {"per_class": 7, "size": 32},
         "partition": {"name": "dirichlet", "clients": 4, **partition},
     }
-    return pipeline.prepare(recipe.from_json(data, "test"), Places())
+    return pipeline.prepare(recipes.from_json(data, "test"), Places())
 
 
 @pytest.mark.parametrize("most", [1, 64, 147, 100_000])

@@ -73,7 +73,8 @@ def test_a_worker_killed_in_mid_task_changes_nothing(tmp_path: Path, reference: 
     script.write_text(
         "import os, signal, sys\n"
         "from pathlib import Path\n"
-        "from fedrsic_data.build import pipeline as build, engines, recipe, shards\n"
+        "from fedrsic_data import recipes\n"
+        "from fedrsic_data.build import engines, pipeline, shards\n"
         "from fedrsic_data.build.engines import ray as engine\n"
         "from fedrsic_data.sources.locate import Places\n"
         "marks = Path(sys.argv[2])\n"
@@ -92,9 +93,9 @@ def test_a_worker_killed_in_mid_task_changes_nothing(tmp_path: Path, reference: 
         "        os.replace = replace\n"
         "engine.write = deadly\n"
         "sets = ['sample.per_class=6', 'sample.size=32']\n"
-        "data = recipe.override(recipe.load('fed-rsic'), subsets=['fed-ucmerced'], sample=True, sets=sets)\n"
-        "planned = build.prepare(recipe.from_json(data, 'test'), Places(offline=True))\n"
-        "build.build(planned, Path(sys.argv[1]), engine=engines.chosen('ray', 2))\n"
+        "data = recipes.override(recipes.load('fed-rsic'), subsets=['fed-ucmerced'], sample=True, sets=sets)\n"
+        "planned = pipeline.prepare(recipes.from_json(data, 'test'), Places(offline=True))\n"
+        "pipeline.build(planned, Path(sys.argv[1]), engine=engines.chosen('ray', 2))\n"
     )
     (tmp_path / "marks").mkdir()
     before = ray_processes()

@@ -15,6 +15,7 @@ import fsspec
 import pytest
 from conftest import ROOT, answer, contents, fails, fedkit, make, mirrored, sampled
 
+from fedrsic_data import recipes
 from fedrsic_data.build import engines, pipeline, shards
 from fedrsic_data.build.engines.base import Task
 from fedrsic_data.build.plan import Planned
@@ -23,7 +24,6 @@ from fedrsic_data.dataset import manifest
 from fedrsic_data.dataset.verify import verify
 from fedrsic_data.errors import BadImageError, OutputError, UsageError, discreet, masked
 from fedrsic_data.publish import object_store
-from fedrsic_data.recipes import recipe
 from fedrsic_data.sources.locate import Places
 
 
@@ -31,8 +31,8 @@ def planned(*sets: str, places: Places | None = None, sample: bool = True, name:
     few = "sample.per_class=6" if name == "fed-rsic" else "sample.users=10"
     sets = (few, "sample.size=32", *sets) if sample else sets
     subsets = ["fed-ucmerced"] if name == "fed-rsic" else []
-    data = recipe.override(recipe.load(name), subsets=subsets, sample=sample, sets=list(sets))
-    return pipeline.prepare(recipe.from_json(data, "test"), places or Places(offline=True))
+    data = recipes.override(recipes.load(name), subsets=subsets, sample=sample, sets=list(sets))
+    return pipeline.prepare(recipes.from_json(data, "test"), places or Places(offline=True))
 
 
 def children() -> set[int]:

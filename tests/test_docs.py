@@ -11,8 +11,9 @@ import pytest
 from conftest import ROOT, sampled
 
 import fedrsic_data
+from fedrsic_data import recipes
+from fedrsic_data.dataset import recipe
 from fedrsic_data.dataset.manifest import Manifest, SubsetEntry
-from fedrsic_data.recipes import recipe
 
 DOCS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 
@@ -41,7 +42,7 @@ def test_every_field_is_in_the_format() -> None:
 
 def test_the_recipe_of_the_format_is_one() -> None:
     data = json.loads(blocks(ROOT / "docs" / "format.md", "json")[0])
-    assert set(recipe.from_json(data, "docs").subsets) == {"fed-ucmerced", "merged"}
+    assert set(recipes.from_json(data, "docs").subsets) == {"fed-ucmerced", "merged"}
 
 
 def test_python_of_the_partitioners_runs() -> None:

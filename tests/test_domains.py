@@ -11,10 +11,9 @@ from conftest import sampled, write_optimal31, write_ucmerced
 from PIL import Image
 
 import fedrsic_data
-from fedrsic_data import sample
+from fedrsic_data import recipes, sample
 from fedrsic_data.build import duplicates, pipeline
 from fedrsic_data.dataset.verify import verify
-from fedrsic_data.recipes import recipe
 from fedrsic_data.sources import vocabulary
 from fedrsic_data.sources.locate import Places
 
@@ -95,7 +94,7 @@ def test_duplicates_are_kept_on_one_side_and_listed(tmp_path: Path, pictures: li
         "subsets": {"both": {"sources": ["ucmerced", "optimal31"], "classes": "shared"}},
     }
     places = Places(given={"ucmerced": str(ucmerced), "optimal31": str(optimal31)})
-    done = pipeline.build(pipeline.prepare(recipe.from_json(data, "test"), places), tmp_path / "out")
+    done = pipeline.build(pipeline.prepare(recipes.from_json(data, "test"), places), tmp_path / "out")
     entry = done.manifest.subsets["both"]
     # the other tiny images are plain colours, many of which look alike
     listed = {frozenset(group) for group in entry.duplicates}
@@ -109,7 +108,7 @@ def test_duplicates_are_kept_on_one_side_and_listed(tmp_path: Path, pictures: li
 
 
 def test_all_four_subsets_build_from_the_sample(tmp_path: Path) -> None:
-    data = recipe.override(recipe.load("fed-rsic"), sample=True, sets=["sample.per_class=4", "sample.size=32"])
-    done = pipeline.build(pipeline.prepare(recipe.from_json(data, "test"), Places(offline=True)), tmp_path / "out")
+    data = recipes.override(recipes.load("fed-rsic"), sample=True, sets=["sample.per_class=4", "sample.size=32"])
+    done = pipeline.build(pipeline.prepare(recipes.from_json(data, "test"), Places(offline=True)), tmp_path / "out")
     assert set(done.manifest.subsets) == {"fed-optimal", "fed-ucmerced", "fed-nwpu", "fed-domains"}
     assert verify(done.path)[1] == []

@@ -19,12 +19,12 @@ from hypothesis import strategies as st
 from PIL import Image
 
 import fedrsic_data
-from fedrsic_data import sample
+from fedrsic_data import recipes, sample
 from fedrsic_data.answer import Shown
 from fedrsic_data.build import pipeline
 from fedrsic_data.build.splits import together
 from fedrsic_data.cli import tables
-from fedrsic_data.dataset import manifest
+from fedrsic_data.dataset import manifest, recipe
 from fedrsic_data.dataset.reader import Dataset
 from fedrsic_data.dataset.verify import verify
 from fedrsic_data.derive import resplit
@@ -33,7 +33,7 @@ from fedrsic_data.partition import Rows
 from fedrsic_data.raw import containers, identical
 from fedrsic_data.raw.archives import TarReader, ZipReader
 from fedrsic_data.raw.index import Container
-from fedrsic_data.recipes import recipe
+from fedrsic_data.settings import encode
 from fedrsic_data.sources.locate import Places
 
 CLASSES, EACH, COPIES = ("airport", "beach", "church"), 30, 20
@@ -61,7 +61,7 @@ def wanted(root: Path, **more: object) -> recipe.Recipe:
         "splits": {"val": 0.2, "test": 0.3},
         "partition": {"name": "dirichlet", "clients": 5, "min_size": 1},
     }
-    return recipe.from_json({**data, **more}, "test")
+    return recipes.from_json({**data, **more}, "test")
 
 
 def made(root: Path, out: Path, **more: object) -> pipeline.Built:
@@ -97,7 +97,7 @@ def test_identical_pictures_of_one_source_are_in_one_split_whoever_has_them(tmp_
 
 def test_they_are_counted_in_the_plan_in_inspect_and_in_the_manifest(tmp_path: Path) -> None:
     folder(tmp_path / "s")
-    (tmp_path / "r.json").write_text(json.dumps(recipe.to_json(wanted(tmp_path / "s"))))
+    (tmp_path / "r.json").write_text(json.dumps(encode(wanted(tmp_path / "s"))))
     told = answer(fedkit("build", tmp_path / "r.json", "--dry-run", "--json"))
     facts = told["subsets"]["mine"]
     assert (facts["duplicates"], facts["duplicate_images"], facts["duplicates_across"]) == (20, 40, 0)
@@ -205,10 +205,10 @@ def test_parquet_has_them_too(tmp_path: Path) -> None:
 
 
 def test_defaults_are_not_in_the_json_so_that_older_digests_stay() -> None:
-    assert not {"duplicates", "near_duplicates"} & recipe.to_json(wanted(Path("x"))).keys()
-    other = recipe.to_json(wanted(Path("x"), duplicates="keep", near_duplicates="all"))
+    assert not {"duplicates", "near_duplicates"} & encode(wanted(Path("x"))).keys()
+    other = encode(wanted(Path("x"), duplicates="keep", near_duplicates="all"))
     assert (other["duplicates"], other["near_duplicates"]) == ("keep", "all")
-    assert recipe.from_json(other, "test").duplicates == "keep"
+    assert recipes.from_json(other, "test").duplicates == "keep"
 
 
 def test_splitting_anew_gives_what_a_build_gives_also_where_copies_were_kept(tmp_path: Path) -> None:

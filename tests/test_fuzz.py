@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 from test_train_engine import config
 
-from fedrsic_data import partition
+from fedrsic_data import partition, recipes
 from fedrsic_data.answer import Shown, as_json
 from fedrsic_data.build import pipeline
 from fedrsic_data.cli import tables
@@ -28,7 +28,6 @@ from fedrsic_data.dataset.verify import verify
 from fedrsic_data.derive import resplit
 from fedrsic_data.errors import FedkitError
 from fedrsic_data.publish.contents import contents
-from fedrsic_data.recipes import recipe
 from fedrsic_data.sources.locate import Places
 from fedtrain import methods, run
 from fedtrain.report import answers
@@ -180,11 +179,11 @@ def test_an_edited_recipe_is_planned_or_refused_in_a_line(tmp_path: Path) -> Non
         assert written(path, data)
 
         def plan() -> Shown:
-            wanted = recipe.from_json(recipe.override(recipe.load(str(path))), "recipe")
+            wanted = recipes.from_json(recipes.override(recipes.load(str(path))), "recipe")
             return tables.planned(pipeline.prepare(wanted, Places(offline=True)))
 
         calm(plan)
-        calm(lambda: recipe.override(recipe.load(str(path)), subsets=["one"], partitioner="iid", sets=["alpha=1"]))
+        calm(lambda: recipes.override(recipes.load(str(path)), subsets=["one"], partitioner="iid", sets=["alpha=1"]))
 
     check()
 

@@ -17,11 +17,12 @@ import pytest
 from conftest import ROOT, tiny_image
 from hubserver import serving
 
+from fedrsic_data import recipes
 from fedrsic_data.build import pipeline, plan
 from fedrsic_data.build.plan import Planned
 from fedrsic_data.dataset.manifest import Manifest, SourceEntry
 from fedrsic_data.raw.index import ClassRows, Index, single_label_table
-from fedrsic_data.recipes import recipe
+from fedrsic_data.recipes.resolve import partitioner_of
 from fedrsic_data.sources import vocabulary
 
 CLIENTS, EACH, IMAGE = 51_414, 2, 2_000  # as many users as FLAIR has, of less and smaller images
@@ -64,8 +65,10 @@ def federation(out: Path) -> Manifest:
         "partition": {"name": "natural"},
         "layout": {"files": "packed", "shard_bytes": 800 * EACH * IMAGE},
     }
-    wanted = recipe.from_json(data, "test")
-    divided = plan.divide(wanted, "many", plan.merge(wanted.subsets["many"], [index]), [])
+    wanted = recipes.from_json(data, "test")
+    divided = plan.divide(
+        wanted, "many", partitioner_of(wanted, "many"), plan.merge(wanted.subsets["many"], [index]), []
+    )
     entry = SourceEntry("synthetic", "", "none", "none", True, rows, ())
     planned = Planned.of(wanted, {"ucmerced": entry}, [divided], "synthetic", 0, [])
     return pipeline.build(planned, out).manifest

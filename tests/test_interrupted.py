@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 from conftest import ROOT, contents, sampled
 
+from fedrsic_data import recipes
 from fedrsic_data.build import pipeline
-from fedrsic_data.recipes import recipe
 from fedrsic_data.sources.locate import Places
 
 pytestmark = pytest.mark.slow
@@ -80,8 +80,8 @@ def build(out, *sets, overwrite=False):
     from conftest import Places, build as pipeline, recipe
 
     sets = ["sample.per_class=6", "sample.size=32", *SETS, *sets]
-    data = recipe.override(recipe.load("fed-rsic"), subsets=["fed-ucmerced"], sample=True, sets=sets)
-    planned = pipeline.prepare(recipe.from_json(data, "test"), Places(offline=True))
+    data = recipes.override(recipes.load("fed-rsic"), subsets=["fed-ucmerced"], sample=True, sets=sets)
+    planned = pipeline.prepare(recipes.from_json(data, "test"), Places(offline=True))
     pipeline.build(planned, out, overwrite=overwrite)
 
 
@@ -201,8 +201,8 @@ def is_whole(out: Path, reference: dict[str, bytes]) -> None:
 def again(out: Path, *, overwrite: bool = False) -> None:
     """The next build, left alone."""
     sets = ["sample.per_class=6", *SETS]
-    data = recipe.override(recipe.load("fed-rsic"), subsets=["fed-ucmerced"], sample=True, sets=sets)
-    planned = pipeline.prepare(recipe.from_json(data, "test"), Places(offline=True))
+    data = recipes.override(recipes.load("fed-rsic"), subsets=["fed-ucmerced"], sample=True, sets=sets)
+    planned = pipeline.prepare(recipes.from_json(data, "test"), Places(offline=True))
     pipeline.build(planned, out, overwrite=overwrite)
 
 

@@ -130,7 +130,8 @@ def test_signals_are_answered_before_the_command_line_is_imported(tmp_path: Path
 def test_a_signal_that_came_while_an_object_was_deleted_comes_again(tmp_path: Path) -> None:
     code = (
         "import os, signal, time\n"
-        "from fedrsic_data.cli import console, interrupts\n"
+        "from fedrsic_data import interrupts\n"
+        "from fedrsic_data.cli import console\n"
         "interrupts.install()\n"
         "class Odd:\n"
         "    def __del__(self):\n"
@@ -151,7 +152,8 @@ def test_a_signal_that_came_while_an_object_was_deleted_comes_again(tmp_path: Pa
 def test_a_thread_that_works_on_does_not_keep_a_stopped_process(tmp_path: Path) -> None:
     code = (
         "import atexit, os, signal, threading, time\n"
-        "from fedrsic_data.cli import console, interrupts\n"
+        "from fedrsic_data import interrupts\n"
+        "from fedrsic_data.cli import console\n"
         "interrupts.install()\n"
         "atexit.register(print, 'left in order')\n"
         "def app(**_):\n"

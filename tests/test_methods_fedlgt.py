@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from fedrsic_data import recipes
 from fedrsic_data.build import pipeline
 from fedrsic_data.dataset.reader import Dataset
 from fedrsic_data.errors import UsageError
-from fedrsic_data.recipes import recipe
 from fedrsic_data.sources.locate import Places
 from fedtrain.methods.base import Context, State
 from fedtrain.methods.fedavg import FedAvg
@@ -91,8 +91,8 @@ def test_the_loss_is_summed_over_unknown_labels_of_all_images() -> None:
 @pytest.fixture(scope="module")
 def flair(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Photographs of 12 users."""
-    data = recipe.override(recipe.load("flair"), sample=True, sets=["sample.users=12"])
-    planned = pipeline.prepare(recipe.from_json(data, "test"), Places(offline=True))
+    data = recipes.override(recipes.load("flair"), sample=True, sets=["sample.users=12"])
+    planned = pipeline.prepare(recipes.from_json(data, "test"), Places(offline=True))
     return pipeline.build(planned, tmp_path_factory.mktemp("flair") / "flair").path
 
 

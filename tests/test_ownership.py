@@ -21,12 +21,13 @@ from hypothesis import strategies as st
 from test_train_engine import config
 
 import fedrsic_data
+from fedrsic_data import recipes
 from fedrsic_data.build import pipeline
 from fedrsic_data.cli import new_recipe
+from fedrsic_data.dataset import recipe
 from fedrsic_data.derive import resplit, sites
 from fedrsic_data.errors import FedkitError, OutputError
 from fedrsic_data.files import atomic, ownership
-from fedrsic_data.recipes import recipe
 from fedrsic_data.report import figures
 from fedrsic_data.sources.locate import Places
 from fedtrain import methods, run
@@ -60,8 +61,8 @@ OUT = "out.html"
 
 
 def planned(*sets: str) -> pipeline.Planned:
-    data = recipe.override(recipe.load("fed-rsic"), subsets=["fed-ucmerced"], sample=True, sets=[*SETS, *sets])
-    return pipeline.prepare(recipe.from_json(data, "test"), Places(offline=True))
+    data = recipes.override(recipes.load("fed-rsic"), subsets=["fed-ucmerced"], sample=True, sets=[*SETS, *sets])
+    return pipeline.prepare(recipes.from_json(data, "test"), Places(offline=True))
 
 
 @pytest.fixture(scope="module")

@@ -12,8 +12,7 @@ from typing import NoReturn
 import pytest
 from conftest import ROOT, fedkit
 
-from fedrsic_data import distribution
-from fedrsic_data.recipes import recipe
+from fedrsic_data import distribution, recipes
 
 
 def settings() -> dict:
@@ -31,7 +30,7 @@ def test_every_package_is_in_the_wheel() -> None:
 
 
 def test_recipes_are_found_and_nothing_generic_is_claimed() -> None:
-    assert set(recipe.shipped()) == {p.stem for p in (ROOT / "manifests").glob("*.json")}
+    assert set(recipes.shipped()) == {p.stem for p in (ROOT / "manifests").glob("*.json")}
     tops = {name.split(".")[0] for name in settings()["tool"]["setuptools"]["packages"]}
     assert tops == {"fedrsic", "fedrsic_data", "fedtrain"}
 

@@ -20,11 +20,11 @@ from conftest import answer, contents, fails, fedkit, make, resealed, sampled
 from PIL import Image
 
 import fedrsic_data
+from fedrsic_data import recipes
 from fedrsic_data.build import pipeline
 from fedrsic_data.cli import new_recipe
 from fedrsic_data.dataset import images, manifest, schema
 from fedrsic_data.errors import BadImageError, ManifestError, OutputError
-from fedrsic_data.recipes import recipe
 from fedrsic_data.report import contact_sheet
 from fedrsic_data.report.page import PAGE_ROWS, Page, Section, Sheet, Table, Thumbnail, render
 from fedrsic_data.report.style import Numbers
@@ -58,9 +58,9 @@ def domains(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Label sets, and more clients than a table shows at once."""
-    data = recipe.override(recipe.load("flair"), sample=True, sets=["sample.size=32"])
+    data = recipes.override(recipes.load("flair"), sample=True, sets=["sample.size=32"])
     out = tmp_path_factory.mktemp("built") / "flair"
-    return pipeline.build(pipeline.prepare(recipe.from_json(data, "test"), Places(offline=True)), out).path
+    return pipeline.build(pipeline.prepare(recipes.from_json(data, "test"), Places(offline=True)), out).path
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +75,7 @@ def hostile(tmp_path_factory: pytest.TempPathFactory) -> Path:
     drafted = new_recipe.draft(
         new_recipe.settings(str(root / "pictures"), None, None), "hostile", clients=8, offline=True
     )
-    wanted = recipe.from_json(drafted.recipe, "test")
+    wanted = recipes.from_json(drafted.recipe, "test")
     return renamed(pipeline.build(pipeline.prepare(wanted, Places(offline=True)), root / "out").path)
 
 

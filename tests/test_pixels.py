@@ -20,12 +20,12 @@ from PIL import Image, ImageFile
 from torch.nn import functional
 
 import fedrsic_data
+from fedrsic_data import recipes
 from fedrsic_data.build import duplicates, pipeline, plan
 from fedrsic_data.cli import new_recipe
 from fedrsic_data.dataset import images
 from fedrsic_data.dataset.reader import Subset
 from fedrsic_data.errors import BadImageError, SourceError
-from fedrsic_data.recipes import recipe
 from fedrsic_data.sources.locate import Places
 from fedtrain.data import ImageDataset, picture
 from fedtrain.methods.networks.album import decoded
@@ -197,7 +197,7 @@ def planned(root: Path, files: dict[str, bytes], **more: object) -> plan.Planned
         (root / name).write_bytes(data)
     data = new_recipe.draft(new_recipe.settings(str(root), None, None, ()), "own").recipe
     return pipeline.prepare(
-        recipe.from_json(data | {"partition": {"name": "iid", "clients": 1}} | more, "test"), Places(offline=True)
+        recipes.from_json(data | {"partition": {"name": "iid", "clients": 1}} | more, "test"), Places(offline=True)
     )
 
 

@@ -23,8 +23,11 @@ from conftest import ROOT, answer, contents, fails, fedkit, make, tiny_image
 from hubserver import READER, WRITER, Fault, Hub, Repo, broken, serving
 
 import fedrsic_data
+from fedrsic_data import recipes
 from fedrsic_data.dataset import manifest
-from fedrsic_data.dataset.hub import Address, Ranges, address, is_address, patiently, pinned, speaking
+from fedrsic_data.dataset.flower import ClientPartitioner
+from fedrsic_data.dataset.hub import Address, Ranges, address, patiently, pinned, speaking
+from fedrsic_data.dataset.local import is_address
 from fedrsic_data.dataset.manifest import Shard
 from fedrsic_data.dataset.verify import verify
 from fedrsic_data.errors import HubError, ManifestError, OutputError, UsageError, VerificationError, discreet
@@ -32,7 +35,6 @@ from fedrsic_data.publish import rebuild
 from fedrsic_data.publish.contents import contents as published
 from fedrsic_data.publish.run import publish
 from fedrsic_data.publish.upload import Target
-from fedrsic_data.recipes import recipe
 from fedrsic_data.sources.locate import Places
 
 
@@ -460,7 +462,7 @@ def test_the_command_that_builds_again() -> None:
         subsets = {name: {"sources": [name]} for name in sources}
         settings = {name: source for name, source in sources.items() if source}
         data = {"fedkit": 1, "name": "x", "subsets": subsets, "sources": settings, "partition": {"name": "iid"}}
-        return rebuild.command(recipe.from_json(data, "test"), "hf://me/x")
+        return rebuild.command(recipes.from_json(data, "test"), "hf://me/x")
 
     mine, theirs = {"kind": "folder", "path": "/mine"}, {"kind": "hub", "repo": "u/d"}
     assert told({"ucmerced": None}) == "fedkit build hf://me/x --sources PATH"
@@ -616,7 +618,7 @@ def test_python_of_the_docs_runs(sample_build: Path, hub: Hub, tmp_path: Path) -
 
 def test_flower_has_what_it_calls_a_partitioner(sample_build: Path) -> None:
     subset = fedrsic_data.open(sample_build).subset("fed-ucmerced")
-    partitioner = subset.as_flwr_partitioner()
+    partitioner = ClientPartitioner(subset)
     assert partitioner.num_partitions == 10
     assert partitioner.is_dataset_assigned()
     parts = [partitioner.load_partition(i) for i in range(10)]
@@ -626,4 +628,4 @@ def test_flower_has_what_it_calls_a_partitioner(sample_build: Path) -> None:
     with pytest.raises(UsageError, match="partition_id=10 should be from 0 to 9"):
         partitioner.load_partition(10)
     with pytest.raises(UsageError, match="no split 'val'"):
-        subset.as_flwr_partitioner("val")
+        ClientPartitioner(subset, "val")

@@ -7,43 +7,42 @@ from pathlib import Path
 
 import pytest
 
+from fedrsic_data import partition, recipes
 from fedrsic_data.errors import FedkitError, ManifestError, UsageError
-from fedrsic_data.recipes import recipe
+from fedrsic_data.settings import encode
 
 SMALL = {"fedkit": 1, "name": "x", "subsets": {"a": {"sources": ["ucmerced"]}}}
 
 
-@pytest.mark.parametrize("name", recipe.shipped())
+@pytest.mark.parametrize("name", recipes.shipped())
 def test_shipped_recipes_are_whole_and_round_trip(name: str) -> None:
-    wanted = recipe.from_json(recipe.load(name), name)
+    wanted = recipes.from_json(recipes.load(name), name)
     assert wanted.name == name
     assert wanted.title
-    assert recipe.from_json(recipe.to_json(wanted), name) == recipe.from_json(
-        json.loads(json.dumps(recipe.to_json(wanted))), name
-    )
+    assert recipes.from_json(encode(wanted), name) == recipes.from_json(json.loads(json.dumps(encode(wanted))), name)
 
 
 def test_fed_rsic_defaults() -> None:
-    wanted = recipe.from_json(recipe.load("fed-rsic"), "fed-rsic")
+    wanted = recipes.from_json(recipes.load("fed-rsic"), "fed-rsic")
     assert {"fed-optimal", "fed-ucmerced", "fed-nwpu"} <= set(wanted.subsets)
-    assert recipe.to_json(wanted)["partition"]["name"] == "dirichlet"
-    assert recipe.to_json(wanted)["partition"]["alpha"] == 0.5
-    assert recipe.to_json(wanted)["partition"]["clients"] == 10
+    assert encode(wanted)["partition"]["name"] == "dirichlet"
+    assert encode(wanted)["partition"]["alpha"] == 0.5
+    assert encode(wanted)["partition"]["clients"] == 10
     assert (wanted.seed, wanted.splits) == (0, {"test": 0.2})
 
 
 def test_overrides() -> None:
-    data = recipe.override(
-        recipe.load("fed-rsic"),
+    data = recipes.override(
+        recipes.load("fed-rsic"),
         subsets=["fed-nwpu"],
         partitioner="pathological",
         sample=True,
         sets=["classes_per_client=3", "seed=7", "layout.files=packed", "sample.per_class=5", "splits.test=0.1"],
     )
-    wanted = recipe.from_json(data, "test")
+    wanted = recipes.from_json(data, "test")
     assert list(wanted.subsets) == ["fed-nwpu"]
     assert wanted.name == "fed-rsic-sample"
-    partition = recipe.to_json(wanted)["partition"]
+    partition = encode(wanted)["partition"]
     assert (partition["name"], partition["clients"], partition["classes_per_client"]) == ("pathological", 10, 3)
     assert (wanted.seed, wanted.layout.files, wanted.sample.per_class, wanted.splits) == (7, "packed", 5, {"test": 0.1})
 
@@ -51,14 +50,15 @@ def test_overrides() -> None:
 @pytest.mark.parametrize("change", ["clients=3", "partition.clients=3"])
 def test_settings_of_a_partition_that_a_recipe_leaves_out_are_those_of_the_default(change: str) -> None:
     data = {"fedkit": 1, "name": "mine", "subsets": {"one": {"sources": ["ucmerced"]}}}
-    wanted = recipe.from_json(recipe.override(data, sets=[change]), "test")
-    assert wanted.partition == {"name": "dirichlet", "clients": 3}
+    wanted = recipes.from_json(recipes.override(data, sets=[change]), "test")
+    assert (wanted.partition["name"], wanted.partition["clients"]) == ("dirichlet", 3)
+    assert wanted.partition == partition.spelled_out({"name": "dirichlet", "clients": 3})
 
 
 def test_a_setting_reaches_a_subset_with_a_partition_of_its_own() -> None:
     data = SMALL | {"subsets": {"a": {"sources": ["ucmerced"], "partition": {"name": "iid"}}}}
-    wanted = recipe.from_json(recipe.override(data, sets=["clients=3"]), "test")
-    assert wanted.partitioner("a").clients == 3
+    wanted = recipes.from_json(recipes.override(data, sets=["clients=3"]), "test")
+    assert wanted.partition_of("a")["clients"] == 3
 
 
 @pytest.mark.parametrize(
@@ -91,7 +91,7 @@ def test_a_setting_reaches_a_subset_with_a_partition_of_its_own() -> None:
 )
 def test_refusals(change: dict, words: str) -> None:
     with pytest.raises(UsageError) as caught:
-        recipe.from_json(SMALL | change, "recipe x")
+        recipes.from_json(SMALL | change, "recipe x")
     assert words in str(caught.value)
     assert "\n" not in str(caught.value)
 
@@ -104,16 +104,16 @@ def test_files_that_are_no_recipe(text: str, words: str, tmp_path: Path) -> None
     path = tmp_path / "r.json"
     path.write_text(text)
     with pytest.raises(ManifestError, match=words):
-        recipe.load(str(path))
+        recipes.load(str(path))
 
 
 def test_unknown_names() -> None:
     with pytest.raises(UsageError, match="did you mean 'fed-rsic'"):
-        recipe.load("fed-rsci")
+        recipes.load("fed-rsci")
     with pytest.raises(FedkitError, match="no such subset"):
-        recipe.override(recipe.load("fed-rsic"), subsets=["fed-x"])
+        recipes.override(recipes.load("fed-rsic"), subsets=["fed-x"])
     with pytest.raises(UsageError, match="key=value"):
-        recipe.override(SMALL, sets=["clients"])
+        recipes.override(SMALL, sets=["clients"])
 
 
 @pytest.mark.parametrize("name", ["../x", "/tmp/x", "", "a\nb"])
@@ -121,17 +121,17 @@ def test_a_source_cannot_be_named_like_a_path(name: str) -> None:
     data = {"fedkit": 1, "name": "d", "subsets": {"s": {"sources": [name]}}}
     data["sources"] = {name: {"kind": "folder", "path": "x"}}
     with pytest.raises(UsageError, match="is not a name"):
-        recipe.from_json(data, "test")
+        recipes.from_json(data, "test")
 
 
 def test_settings_of_a_source_that_no_subset_has_are_refused() -> None:
-    data = recipe.override(recipe.load("coco"), sets=["sources.cocoo.year=2014"])
+    data = recipes.override(recipes.load("coco"), sets=["sources.cocoo.year=2014"])
     with pytest.raises(UsageError, match="did you mean 'coco'"):
-        recipe.from_json(data, "test")
+        recipes.from_json(data, "test")
 
 
 def test_recipes_that_claim_fedpgps_protocol_deal_with_its_balance_rule() -> None:
-    every = {name: recipe.to_json(recipe.from_json(recipe.load(name), name)) for name in recipe.shipped()}
+    every = {name: encode(recipes.from_json(recipes.load(name), name)) for name in recipes.shipped()}
     theirs = [wanted["partition"] for wanted in every.values() if "fedpgp" in json.dumps(wanted).lower()]
     dirichlet = [partition for partition in theirs if partition["name"] == "dirichlet"]
     assert dirichlet

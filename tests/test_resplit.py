@@ -9,16 +9,18 @@ from pathlib import Path
 import pytest
 from conftest import contents, sampled
 
+from fedrsic_data import recipes
 from fedrsic_data.build import pipeline
+from fedrsic_data.dataset import recipe
 from fedrsic_data.dataset.verify import verify
 from fedrsic_data.derive import resplit
 from fedrsic_data.errors import OutputError, UsageError, VerificationError
-from fedrsic_data.recipes import recipe
+from fedrsic_data.settings import encode
 
 
 def again(path: Path, out: Path, *sets: str, **override: object) -> pipeline.Built:
     def change(old: recipe.Recipe) -> recipe.Recipe:
-        return recipe.from_json(recipe.override(recipe.to_json(old), sets=sets, **override), "test")
+        return recipes.from_json(recipes.override(encode(old), sets=sets, **override), "test")
 
     return pipeline.build(resplit.prepare(path, change), out)
 

@@ -11,9 +11,9 @@ import pyarrow.compute as pc
 import pytest
 from PIL import Image
 
+from fedrsic_data import recipes
 from fedrsic_data.build import pipeline
 from fedrsic_data.errors import UsageError
-from fedrsic_data.recipes import recipe
 from fedrsic_data.sample import (
     CAMERAS,
     COARSE,
@@ -440,7 +440,7 @@ def test_a_setting_counts_or_is_refused(names, sets, words):
     """Photographs are made by users, scenes by class; a recipe of both kinds has both settings."""
     subsets = {name: {"sources": [name]} for name in names}
     data = {"fedkit": 1, "name": "some", "subsets": subsets, "partition": {"name": "iid", "clients": 2}}
-    wanted = recipe.from_json(recipe.override(data, sample=True, sets=sets), "test")
+    wanted = recipes.from_json(recipes.override(data, sample=True, sets=sets), "test")
     if words is None:
         assert pipeline.prepare(wanted, Places(offline=True)).subsets
         return

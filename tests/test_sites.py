@@ -12,19 +12,19 @@ import pyarrow.compute as pc
 import pytest
 from conftest import answer, contents, fails, fedkit, sampled
 
+from fedrsic_data import recipes
 from fedrsic_data.build import pipeline
 from fedrsic_data.dataset import manifest
 from fedrsic_data.dataset.reader import Dataset
 from fedrsic_data.dataset.verify import verify
 from fedrsic_data.derive import resplit, sites
 from fedrsic_data.errors import ManifestError, OutputError, UsageError, VerificationError
-from fedrsic_data.recipes import recipe
 from fedrsic_data.sources.locate import Places
 
 
 def flair(out: Path, *sets: str) -> Path:
-    data = recipe.override(recipe.load("flair"), sample=True, sets=["sample.users=10", "sample.size=64", *sets])
-    return pipeline.build(pipeline.prepare(recipe.from_json(data, "test"), Places(offline=True)), out).path
+    data = recipes.override(recipes.load("flair"), sample=True, sets=["sample.users=10", "sample.size=64", *sets])
+    return pipeline.build(pipeline.prepare(recipes.from_json(data, "test"), Places(offline=True)), out).path
 
 
 def same_rows(whole: Path, out: Path, group: int = 1) -> None:
@@ -63,14 +63,14 @@ def test_a_folder_a_client(sample_build: Path, tmp_path: Path) -> None:
 
 
 def test_groups_and_several_subsets(tmp_path: Path) -> None:
-    data = recipe.override(
-        recipe.load("fed-rsic"),
+    data = recipes.override(
+        recipes.load("fed-rsic"),
         subsets=["fed-ucmerced", "fed-optimal"],
         sample=True,
         sets=["sample.per_class=4", "sample.size=32", "clients=5"],
     )
     whole = pipeline.build(
-        pipeline.prepare(recipe.from_json(data, "test"), Places(offline=True)), tmp_path / "fed"
+        pipeline.prepare(recipes.from_json(data, "test"), Places(offline=True)), tmp_path / "fed"
     ).path
     made = sites.split(whole, tmp_path / "sites", group=2)
     assert [site.name for site in made] == ["site-00000", "site-00001", "site-00002"]

@@ -20,12 +20,12 @@ from conftest import answer, fails, fedkit, tiny_image
 from PIL import Image
 
 import fedrsic_data
+from fedrsic_data import recipes
 from fedrsic_data.dataset.verify import verify
 from fedrsic_data.errors import DownloadError, SourceError, UsageError
 from fedrsic_data.raw.download import Remote
 from fedrsic_data.raw.index import Index
 from fedrsic_data.raw.json_items import lists
-from fedrsic_data.recipes import recipe
 from fedrsic_data.sources import configured, locate
 from fedrsic_data.sources.coco import CATEGORY_IDS, CLASSES, SOURCE, Coco
 
@@ -488,7 +488,7 @@ def test_a_recipe_sets_the_year_and_a_copy_that_lacks_images_is_one_line(coco: P
     assert done["subsets"]["coco"]["rows"] == {"train": 3, "test": 2}  # type: ignore[index]
 
 
-@pytest.mark.parametrize("name", [name for name in recipe.shipped() if name.split("-")[0] == "coco"])
+@pytest.mark.parametrize("name", [name for name in recipes.shipped() if name.split("-")[0] == "coco"])
 def test_shipped_recipes_take_the_splits_of_the_source(name: str, coco: Path, tmp_path: Path) -> None:
     arguments = ("build", name, "--sources", coco, "--set", "clients=2", "--set", "min_size=1", "--json")
     done = answer(fedkit(*arguments, cwd=tmp_path))

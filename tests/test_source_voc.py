@@ -13,10 +13,10 @@ import pytest
 from conftest import answer, fails, fedkit, tiny_image
 
 import fedrsic_data
+from fedrsic_data import recipes
 from fedrsic_data.dataset.verify import verify
 from fedrsic_data.errors import SourceError, UnsafeArchiveError
 from fedrsic_data.raw.index import Index
-from fedrsic_data.recipes import recipe
 from fedrsic_data.sources import configured
 from fedrsic_data.sources.voc import CLASSES, SOURCE, objects
 
@@ -301,7 +301,7 @@ def test_load_dataset_has_names_for_the_labels(voc: Path, tmp_path: Path) -> Non
     assert sorted(of_client.values()) == ["voc2007", "voc2012"]
 
 
-@pytest.mark.parametrize("name", [name for name in recipe.shipped() if name.split("-")[0] == "voc"])
+@pytest.mark.parametrize("name", [name for name in recipes.shipped() if name.split("-")[0] == "voc"])
 def test_shipped_recipes_take_the_splits_of_the_source(name: str, voc: Path, tmp_path: Path) -> None:
     done = answer(fedkit("build", name, "--sources", voc, "--set", "clients=2", "--json", cwd=tmp_path))
     assert done["subsets"]["voc"]["rows"] == {"train": 5, "test": 2}  # type: ignore[index]

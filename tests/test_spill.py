@@ -144,8 +144,8 @@ def test_limits_of_the_system_are_said(tmp_path: Path, limit: str, most: int, wo
     code = (
         "import resource, signal, sys\n"
         "import cli\n"
-        "from fedrsic_data.build import pipeline as build, show, spill\n"
-        "spill._BATCH = 10\n"
+        "from fedrsic_data.build import disk_table\n"
+        "disk_table._BATCH = 10\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
         f"resource.setrlimit(resource.{limit}, ({most}, {most}))\n"
         "cli.main()"

@@ -12,10 +12,9 @@ import torch
 from conftest import ROOT, answer, fedkit, sampled
 from federated_softmax import Softmax
 
-from fedrsic_data import distribution
+from fedrsic_data import distribution, recipes
 from fedrsic_data.derive import find
 from fedrsic_data.errors import ManifestError, OutputError, UsageError
-from fedrsic_data.recipes import recipe
 from fedrsic_data.sources.locate import Places
 from fedtrain import methods
 
@@ -85,7 +84,7 @@ def test_train_for_machines(command, sample_build: Path, tmp_path: Path) -> None
 
 def test_all_subsets_in_turn(command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    data = recipe.override(recipe.load("fed-rsic"), subsets=["fed-ucmerced", "fed-optimal"])
+    data = recipes.override(recipes.load("fed-rsic"), subsets=["fed-ucmerced", "fed-optimal"])
     (tmp_path / "mine.json").write_text(json.dumps({**data, "sample": {"per_class": 4, "size": 32}}))
     wanted = ("train", "softmax", "--manifest", "mine.json", "--rounds", 1, "--device", "cpu")
     code, out, err = command(*wanted)
@@ -155,7 +154,7 @@ def test_tensorboard(command, sample_build: Path, tmp_path: Path) -> None:
 def test_a_twin_is_found_built_or_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     data = {
-        **recipe.override(recipe.load("fed-rsic"), subsets=["fed-ucmerced"]),
+        **recipes.override(recipes.load("fed-rsic"), subsets=["fed-ucmerced"]),
         "sample": {"per_class": 2, "size": 32},
     }
     (tmp_path / "mine.json").write_text(json.dumps(data))

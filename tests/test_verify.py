@@ -246,10 +246,10 @@ def test_manifests_that_are_none(change: Callable[[dict], None], words: str, dat
 
 
 def test_a_recipe_is_not_a_manifest() -> None:
-    from fedrsic_data.recipes import recipe
+    from fedrsic_data import recipes
 
     with pytest.raises(ManifestError, match="nothing built yet; run: fedkit build"):
-        verify(recipe.shipped()["fed-rsic"])
+        verify(recipes.shipped()["fed-rsic"])
 
 
 @pytest.mark.skipif(os.name == "nt", reason="has no pipes with names")

@@ -6,8 +6,7 @@ import json
 from collections.abc import Mapping
 
 from fedrsic_data.dataset.manifest import SourceEntry, SubsetEntry
-from fedrsic_data.partition import to_json
-from fedrsic_data.recipes.recipe import Recipe
+from fedrsic_data.dataset.recipe import Recipe
 
 _SAMPLE = (
     "**Sample data**: procedurally rendered stand-ins, under the real class names or, for label sets, their own. "
@@ -27,7 +26,7 @@ def render(recipe: Recipe, sources: Mapping[str, SourceEntry], subsets: Mapping[
     lines += ["| subset | classes | clients | rows | partition |", "|---|---|---|---|---|"]
     for name, subset in subsets.items():
         rows = ", ".join(f"{split} {n:,}" for split, n in subset.rows.items())
-        spec = _text(json.dumps(to_json(recipe.partitioner(name))))
+        spec = _text(json.dumps(recipe.partition_of(name)))
         counts = f"{len(subset.classes)} | {subset.clients} | {rows}"
         lines.append(f"| {name} | {counts} | `{spec}`, seed {recipe.seed} |")
     load = f'load_dataset("PATH", {json.dumps(next(iter(subsets)))})'

@@ -14,7 +14,6 @@ import pyarrow.parquet as pq
 from fedrsic_data import distribution, seeds
 from fedrsic_data.build import card, plan, shards
 from fedrsic_data.build.plan import Planned, PlannedSubset
-from fedrsic_data.build.splits import TRAIN
 from fedrsic_data.dataset import manifest, schema, skew
 from fedrsic_data.dataset.manifest import (
     CARD,
@@ -29,9 +28,11 @@ from fedrsic_data.dataset.manifest import (
     SourceEntry,
     SubsetEntry,
 )
+from fedrsic_data.dataset.recipe import SCHEMA
+from fedrsic_data.dataset.schema import TRAIN
 from fedrsic_data.files.atomic import file_digest
 from fedrsic_data.raw.index import Fine, Index
-from fedrsic_data.recipes.recipe import SCHEMA, Recipe
+from fedrsic_data.sources.base import Facts
 
 _ROW_GROUP = 1 << 16
 _SMALL: dict[str, Any] = {"compression": "zstd", "write_page_index": True}
@@ -144,10 +145,8 @@ def _held(receipt: shards.Receipt) -> pa.Table:
     return pa.table({**where, **receipt.clients}, schema=schema.CLIENTS_SCHEMA)
 
 
-def source_entry(recipe: Recipe, name: str, index: Index) -> SourceEntry:
-    """Provenance of a source, or of its stand-in."""
-    facts = recipe.source(name).facts
-    sampled = recipe.sample is not None
+def source_entry(facts: Facts, index: Index, *, sampled: bool) -> SourceEntry:
+    """Provenance of a source, or of its stand-in where ``sampled``."""
     return SourceEntry(
         title=f"sample of {facts.title} (procedural)" if sampled else facts.title,
         homepage=facts.homepage,

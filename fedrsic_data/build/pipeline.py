@@ -23,12 +23,14 @@ from fedrsic_data.build.finish import describe, source_entry, writer
 from fedrsic_data.build.plan import Planned, PlannedSubset
 from fedrsic_data.dataset import manifest, schema
 from fedrsic_data.dataset.manifest import CARD, CLIENTS, PLAN, File, Manifest, Plan, Shard
+from fedrsic_data.dataset.recipe import Recipe
 from fedrsic_data.dataset.verify import strays
 from fedrsic_data.errors import ManifestError, OutputError, SourceError, UsageError
 from fedrsic_data.files.atomic import file_digest
 from fedrsic_data.raw.download import Progress
 from fedrsic_data.raw.index import Index, fingerprint
-from fedrsic_data.recipes.recipe import Recipe, pinned, to_json
+from fedrsic_data.recipes.resolve import Resolved, resolve
+from fedrsic_data.settings import encode
 from fedrsic_data.sources import SOURCES, locate
 from fedrsic_data.sources import sample as sample_source
 
@@ -82,23 +84,28 @@ def prepare(recipe: Recipe, places: locate.Places, listener: Listener = QUIET) -
         OutputError: There is no room for temporary files.
     """
     with memory.returned():
-        return _planned(pinned(recipe), places, listener)
+        return _planned(resolve(recipe), places, listener)
 
 
-def _planned(recipe: Recipe, places: locate.Places, listener: Listener) -> Planned:
-    indexes, inputs = _indexes(recipe, places, listener)
+def _planned(resolved: Resolved, places: locate.Places, listener: Listener) -> Planned:
+    recipe = resolved.recipe
+    indexes, inputs = _indexes(resolved, places, listener)
     merged = {
         name: plan.merge(subset, [indexes[source] for source in subset.sources])
         for name, subset in recipe.subsets.items()
     }
-    sources = {name: source_entry(recipe, name, index) for name, index in indexes.items()}
+    sources = {
+        name: source_entry(resolved.sources[name].facts, index, sampled=recipe.sample is not None)
+        for name, index in indexes.items()
+    }
     stamp = fingerprint((name, index.fingerprint) for name, index in sorted(indexes.items()))
     newest = max(index.newest for index in indexes.values())
     del indexes  # which are in the merged tables, on disk
     subsets = []
     for name, images in merged.items():
         listener.step(f"planning {name}")
-        subsets.append(plan.divide(recipe, name, images, _duplicates(recipe, images, listener)))
+        groups = _duplicates(recipe, images, listener)
+        subsets.append(plan.divide(recipe, name, resolved.partitioners[name], images, groups))
     return Planned.of(recipe, sources, subsets, stamp, newest, inputs)
 
 
@@ -184,9 +191,9 @@ def _place(planned: Planned, given: Path, *, overwrite: bool) -> Path:
     return out
 
 
-def _indexes(recipe: Recipe, places: locate.Places, listener: Listener) -> tuple[dict[str, Index], list[Path]]:
-    wanted = list(dict.fromkeys(s for subset in recipe.subsets.values() for s in subset.sources))
-    sources = {name: recipe.source(name) for name in wanted}
+def _indexes(resolved: Resolved, places: locate.Places, listener: Listener) -> tuple[dict[str, Index], list[Path]]:
+    recipe, sources = resolved.recipe, resolved.sources
+    wanted = list(sources)
     if recipe.sample is not None:
         if places.folder is not None or places.given:
             option = (
@@ -221,13 +228,13 @@ def _standing(planned: Planned, out: Path, overwrite: bool) -> Manifest | None:
         raise OutputError(f"{error}; move the folder away, or choose another --out") from None
     if standing.reference:
         raise OutputError(f"{out}: says who has which image, without the images; choose another --out")
-    same = (standing.plan.digest, to_json(standing.recipe), standing.writer) == (
+    same = (standing.plan.digest, encode(standing.recipe), standing.writer) == (
         planned.digest,
-        to_json(planned.recipe),
+        encode(planned.recipe),
         writer(),
     )
     if not same or manifest.digest(standing) != standing.digest:
-        differ = _difference(to_json(standing.recipe), to_json(planned.recipe)) or "other images, or an edited manifest"
+        differ = _difference(encode(standing.recipe), encode(planned.recipe)) or "other images, or an edited manifest"
         raise OutputError(
             f"{out}: holds a dataset built otherwise ({differ}); replace it with --overwrite, or choose another --out"
         )
@@ -446,5 +453,5 @@ def _mean_bytes(subset: PlannedSubset) -> int:
 
 def _key(planned: Planned) -> dict[str, Any]:
     """Everything the bytes of a build depend on, so that an interrupted one is resumed only if none of it changed."""
-    recipe = hashlib.sha256(json.dumps(to_json(planned.recipe), sort_keys=True).encode()).hexdigest()
+    recipe = hashlib.sha256(json.dumps(encode(planned.recipe), sort_keys=True).encode()).hexdigest()
     return {"plan": planned.digest, "recipe": recipe, "sources": planned.stamp, "writer": writer()}

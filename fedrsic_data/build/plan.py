@@ -20,9 +20,9 @@ from fedrsic_data.build import splits
 from fedrsic_data.build.disk_table import Spilled
 from fedrsic_data.dataset import schema
 from fedrsic_data.dataset.manifest import Counted, SourceEntry
+from fedrsic_data.dataset.recipe import Recipe, Subset
 from fedrsic_data.errors import SourceError, UsageError
 from fedrsic_data.raw.index import Container, Fine, Index
-from fedrsic_data.recipes.recipe import Recipe, Subset
 from fedrsic_data.sources import vocabulary
 from fedrsic_data.sources.own import spelling
 
@@ -229,12 +229,19 @@ def merge(subset: Subset, indexes: Sequence[Index]) -> Merged:
     )
 
 
-def divide(recipe: Recipe, name: str, merged: Merged, groups: Sequence[NDArray[np.int64]] = ()) -> PlannedSubset:
+def divide(
+    recipe: Recipe,
+    name: str,
+    partitioner: partition.Partitioner,
+    merged: Merged,
+    groups: Sequence[NDArray[np.int64]] = (),
+) -> PlannedSubset:
     """Gives every image of a subset an owner and a split.
 
     Args:
         recipe: Says how.
         name: Which subset of it.
+        partitioner: Deals the images out.
         merged: Its images.
         groups: Rows that are one picture, int64 [at least 2] each; ``recipe.duplicates`` says what becomes of them.
 
@@ -251,7 +258,7 @@ def divide(recipe: Recipe, name: str, merged: Merged, groups: Sequence[NDArray[n
             )
         if groups and recipe.duplicates == "drop-extra":
             merged, groups = _without_copies(merged, groups, by_source=recipe.split_by == "source"), ()
-        return _divide(recipe, name, merged, groups)
+        return _divide(recipe, name, partitioner, merged, groups)
     except UsageError as error:
         raise UsageError(f"subset {name}: {error}") from None
 
@@ -283,7 +290,13 @@ def codes_of(column: pa.ChunkedArray) -> tuple[NDArray[np.int32], tuple[str, ...
     return np.array([place.get(text, -1) for text in texts], np.int32)[codes], tuple(names)
 
 
-def _divide(recipe: Recipe, name: str, merged: Merged, groups: Sequence[NDArray[np.int64]]) -> PlannedSubset:
+def _divide(
+    recipe: Recipe,
+    name: str,
+    partitioner: partition.Partitioner,
+    merged: Merged,
+    groups: Sequence[NDArray[np.int64]],
+) -> PlannedSubset:
     rows = _rows(merged.table, merged.classes)
     ids = merged.table.select(["sample_id"])
     fractions = recipe.fractions(name)
@@ -291,7 +304,7 @@ def _divide(recipe: Recipe, name: str, merged: Merged, groups: Sequence[NDArray[
     some = len(trained) < len(rows)
     base_rows = rows.take(trained) if some else rows
     assignment = partition.assign(
-        recipe.partitioner(name),
+        partitioner,
         base_rows,
         ids.take(trained).column("sample_id") if some else ids.column("sample_id"),
         seeds.generator(recipe.seed, name, "partition"),
@@ -303,7 +316,7 @@ def _divide(recipe: Recipe, name: str, merged: Merged, groups: Sequence[NDArray[
         split_names = splits.names(merged.table.column("split"))
         split[:] = pc.index_in(merged.table.column("split"), pa.array(split_names)).to_numpy()
     else:
-        split_names = (splits.TRAIN, *fractions)
+        split_names = (schema.TRAIN, *fractions)
         split[trained] = splits.hold_out(
             recipe.split_by, base_rows, assignment.owner, assignment.clients, fractions, rng
         )
@@ -333,7 +346,7 @@ def _divide(recipe: Recipe, name: str, merged: Merged, groups: Sequence[NDArray[
         containers=merged.containers,
         owner=owner,
         split=split,
-        split_names=(*split_names, *([splits.NOVEL] if recipe.base_to_novel else [])),
+        split_names=(*split_names, *([schema.NOVEL] if recipe.base_to_novel else [])),
         clients=partition.names(assignment.clients, assignment.names),
         novel=merged.classes[base:],
         moved=assignment.moved,

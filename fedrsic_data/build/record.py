@@ -17,7 +17,7 @@ from pathlib import Path
 from fedrsic_data.build.plan import Planned
 from fedrsic_data.dataset.manifest import Manifest
 from fedrsic_data.errors import UsageError
-from fedrsic_data.sources.locate import cache_folder
+from fedrsic_data.files.cache import cache_folder
 
 
 def agrees(out: Path, built: Manifest, planned: Planned) -> bool:

@@ -18,20 +18,23 @@ from fedrsic_data.build.disk_table import Spilled
 from fedrsic_data.build.plan import Merged, PlannedSubset
 from fedrsic_data.dataset import schema
 from fedrsic_data.dataset.manifest import Manifest, SubsetEntry
+from fedrsic_data.dataset.recipe import Recipe
 from fedrsic_data.errors import UsageError
-from fedrsic_data.recipes.recipe import Recipe
+from fedrsic_data.partition import PARTITIONERS
+from fedrsic_data.recipes import resolve
 from fedrsic_data.sources import sample
 
 _BEFORE = "0.1.0"  # dealt duplicates in another way where clients, users or the sources say what is held out
 _SAMPLE = "sample-"  # begins the sample ids of rendered images; see ``sources.sample``
 
 
-def of_dataset(built: Manifest, rows: pa.Table) -> Iterator[str]:
+def of_dataset(built: Manifest, rows: pa.Table, note: Callable[[str], None]) -> Iterator[str]:
     """What a manifest says of the whole dataset, and its recipe and plan do not.
 
     Args:
         built: The manifest.
         rows: The plan.
+        note: Called with what could not be compared, and why.
     """
     recipe = built.recipe
     if built.name != recipe.name:
@@ -48,10 +51,15 @@ def of_dataset(built: Manifest, rows: pa.Table) -> Iterator[str]:
     if len(ids) and (pc.all(marked).as_py() if rendered else pc.any(marked).as_py()) is not rendered:
         words = "rendered, and images of the plan are not" if rendered else "real, and images of the plan are rendered"
         yield f"sample says that the images are {words}"
+    try:
+        sources = resolve.sources_of(recipe)
+    except UsageError as error:
+        note(f"its sources are not known here ({error})")
+        return
     for name in sorted(used):
-        if built.sources[name].redistributable is not (rendered or recipe.source(name).facts.redistributable):
+        if built.sources[name].redistributable is not (rendered or sources[name].facts.redistributable):
             yield f"redistributable of source {name} is not what is known of it"
-        if recipe.sample and built.sources[name].images != len(sample.index(recipe.source(name), recipe.sample).table):
+        if recipe.sample and built.sources[name].images != len(sample.index(sources[name], recipe.sample).table):
             yield f"images of source {name} are not as many as the recipe renders"
 
 
@@ -83,12 +91,16 @@ def of_subset(
     if not _drawable(rows, subset):
         yield "the plan has images with labels that are no classes, or without a domain"
         return
+    kind = built.recipe.partition_of(name)["name"]
+    if kind not in PARTITIONERS:
+        note(f"{name}: its owners were not drawn again (partitioner {kind!r} is not known here)")
+        return
     wrong: list[str] = []
     try:
         with memory.returned():
             wrong += _compared(subset, _drawn(built.recipe, name, subset, rows), rows, clients)
     except UsageError as error:
-        if _lacking(error) or hasattr(built.recipe.partitioner(name), "path"):
+        if _lacking(error) or "path" in built.recipe.partition_of(name):
             note(f"{name}: its owners were not drawn again ({error})")
         else:
             wrong.append(f"the recipe cannot have drawn it ({error})")
@@ -183,7 +195,7 @@ def _drawn(recipe: Recipe, name: str, subset: SubsetEntry, rows: pa.Table) -> Pl
             "labels": pa.ListArray.from_arrays(pa.array(offsets - offsets[0]), codes.cast(pa.int32())),
             "domain": rows.column("domain"),
             "group": rows.column("group"),
-            "split": pc.fill_null(rows.column("split"), splits.TRAIN) if own else pa.nulls(count, pa.string()),
+            "split": pc.fill_null(rows.column("split"), schema.TRAIN) if own else pa.nulls(count, pa.string()),
             "origin": pa.array(np.zeros(count, np.int32)),
         }
     )
@@ -194,7 +206,8 @@ def _drawn(recipe: Recipe, name: str, subset: SubsetEntry, rows: pa.Table) -> Pl
         containers=(),
         left_out=tuple(left for left in subset.left_out if not plan.drawn(left.reason)),
     )
-    return plan.divide(recipe, name, merged, _numbered(subset, rows) if recipe.duplicates == "group" else ())
+    groups = _numbered(subset, rows) if recipe.duplicates == "group" else ()
+    return plan.divide(recipe, name, resolve.partitioner_of(recipe, name), merged, groups)
 
 
 def _laid_out(built: Manifest, name: str, clients: pa.Table) -> Iterator[str]:
@@ -229,7 +242,7 @@ def _compared(subset: SubsetEntry, drawn: PlannedSubset, rows: pa.Table, clients
     for column in ("client_id", "split"):
         if not schema.whole(again.column(column)).equals(schema.whole(rows.column(column))):
             yield f"column {column} of the plan is not what the recipe draws"
-    first = clients.filter(pc.equal(clients.column("split"), splits.TRAIN))
+    first = clients.filter(pc.equal(clients.column("split"), schema.TRAIN))
     if first.column("client_id").to_pylist() != list(drawn.clients):
         yield "clients are not those that the recipe draws"
     for field in ("moved", "left_out", "across"):

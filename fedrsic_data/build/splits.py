@@ -5,42 +5,22 @@ from __future__ import annotations
 import heapq
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from typing import Literal
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from fedrsic_data.dataset.recipe import By, check_fractions
+from fedrsic_data.dataset.schema import TRAIN
 from fedrsic_data.errors import UsageError
 from fedrsic_data.partition.base import Owners, Rows
 from fedrsic_data.partition.rounding import round_table
-
-TRAIN, NOVEL = "train", "novel"
-
-By = Literal["sample", "client", "group", "source"]
-"""What is held out whole: single images of every client, clients, or natural users; or what the source holds out."""
 
 _FIRST = ("val", "test")  # order of the splits of sources; any other comes after these
 
 Codes = NDArray[np.int8]
 """int8 [N]: 0 for train, then 1, 2, ... in the order of the fractions."""
-
-
-def check(fractions: Mapping[str, float]) -> None:
-    """Refuses fractions that are no split.
-
-    Raises:
-        UsageError: A bad name or fraction, or nothing left for training.
-    """
-    for name, fraction in fractions.items():
-        if len(name) > 50 or not (name.isidentifier() and name.isascii()) or name in (TRAIN, NOVEL):
-            allowed = "at most 50 letters, digits, _; not 'train' or 'novel'"
-            raise UsageError(f"splits: {name!r} is not a name for a held-out split ({allowed})")
-        if not 0 < fraction < 1:
-            raise UsageError(f"splits: {name}={fraction!r} should be above 0 and below 1")
-    if sum(fractions.values()) >= 1:
-        raise UsageError(f"splits: {dict(fractions)} leave nothing for training; their sum should be below 1")
 
 
 def hold_out(
@@ -59,7 +39,7 @@ def hold_out(
     Raises:
         UsageError: The rows cannot be split so.
     """
-    check(fractions)
+    check_fractions(fractions)
     if not fractions:
         return np.zeros(len(rows), np.int8)
     if by == "client":

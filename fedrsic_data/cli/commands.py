@@ -167,14 +167,16 @@ def resplit(
       fedkit resplit data/fed-rsic --partition shards --set shards_per_client=2 --out data/fed-rsic-shards
       fedkit resplit data/fed-rsic --set shots=16 --set base_to_novel=true --out data/fed-rsic-base
     """
+    from fedrsic_data import recipes
     from fedrsic_data.build import memory, pipeline
     from fedrsic_data.cli import tables
+    from fedrsic_data.dataset.recipe import Recipe
     from fedrsic_data.derive import resplit as again
-    from fedrsic_data.recipes import recipe as recipes
+    from fedrsic_data.settings import encode
 
-    def change(old: recipes.Recipe) -> recipes.Recipe:
+    def change(old: Recipe) -> Recipe:
         sets = [*given(alpha=alpha, clients=clients, seed=seed), *(set_ or [])]
-        data = recipes.override(recipes.to_json(old), subsets=subset or [], partitioner=partition, sets=sets)
+        data = recipes.override(encode(old), subsets=subset or [], partitioner=partition, sets=sets)
         return recipes.from_json(data, f"recipe of {manifest}")
 
     memory.frugal()

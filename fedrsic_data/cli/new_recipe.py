@@ -16,16 +16,18 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from fedrsic_data import recipes
 from fedrsic_data.answer import Shown, together
 from fedrsic_data.build import plan
 from fedrsic_data.build.pipeline import QUIET, Listener
 from fedrsic_data.build.plan import PlannedSubset
-from fedrsic_data.build.splits import TRAIN
+from fedrsic_data.dataset import recipe
+from fedrsic_data.dataset.schema import TRAIN
 from fedrsic_data.errors import OutputError, SourceError, UsageError, masked
 from fedrsic_data.files import atomic, ownership
 from fedrsic_data.raw.containers import reading
 from fedrsic_data.raw.index import Index
-from fedrsic_data.recipes import recipe
+from fedrsic_data.recipes.resolve import partitioner_of
 from fedrsic_data.settings import encode, local
 from fedrsic_data.sources import FORMATS, GENERAL, SOURCES, coco, configured, locate, mirror, voc
 from fedrsic_data.sources.own import common, listing
@@ -197,10 +199,10 @@ def draft(
         "partition": _partition(index, clients, alpha),
         "sources": {name: {"kind": source.kind, **_said(found)}},
     }
-    wanted = recipe.from_json(data, "recipe")
+    wanted = recipes.from_json(data, "recipe")
     # which images are held out changes no owner
     bare = dataclasses.replace(wanted, splits={})
-    planned = plan.divide(bare, name, plan.merge(wanted.subsets[name], [index]))
+    planned = plan.divide(bare, name, partitioner_of(bare, name), plan.merge(wanted.subsets[name], [index]))
     form = _LAYOUTS.get(getattr(found, "layout", ""), "")
     form = form or getattr(source, "form", "") or f"images in column {found.image}, labels in {found.label}"
     return Draft(data, form, _seen(index), planned, (*decided, *_hints(index, data)))

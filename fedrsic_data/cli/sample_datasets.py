@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from fedrsic_data import recipes
 from fedrsic_data.build import pipeline
 from fedrsic_data.build.pipeline import QUIET, Listener
-from fedrsic_data.recipes import recipe
 from fedrsic_data.sources.locate import Places
 
 SCENES, PHOTOS = "fed-ucmerced", "flair"
@@ -37,10 +37,10 @@ def built(folder: Path, sets: Mapping[str, Sequence[str]] | None = None, listene
     """
     folders = {}
     for subset, (name, *own) in _RECIPES.items():
-        data = recipe.override(
-            recipe.load(name), subsets=[subset], sample=True, sets=[*own, *(sets or {}).get(subset, ())]
+        data = recipes.override(
+            recipes.load(name), subsets=[subset], sample=True, sets=[*own, *(sets or {}).get(subset, ())]
         )
-        prepared = pipeline.prepare(recipe.from_json(data, f"recipe {name}"), Places(offline=True), listener)
+        prepared = pipeline.prepare(recipes.from_json(data, f"recipe {name}"), Places(offline=True), listener)
         pipeline.build(prepared, folder / subset, listener=listener)
         folders[subset] = folder / subset
     return folders

@@ -11,18 +11,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fedrsic_data import partition, sources
+from fedrsic_data import partition, recipes, sources
 from fedrsic_data.answer import Shown, plain, together
-from fedrsic_data.build import splits
 from fedrsic_data.build.pipeline import Built
 from fedrsic_data.build.plan import Planned
-from fedrsic_data.dataset import skew
+from fedrsic_data.dataset import recipe, schema, skew
 from fedrsic_data.dataset.manifest import NAME, Manifest, repeated
 from fedrsic_data.dataset.reader import Dataset
+from fedrsic_data.dataset.recipe import partition_in_words
 from fedrsic_data.dataset.verify import Problem
 from fedrsic_data.derive.sites import SERVER, Site
 from fedrsic_data.errors import UsageError
-from fedrsic_data.recipes import recipe
 from fedrsic_data.settings import encode, suggest
 
 if TYPE_CHECKING:
@@ -195,10 +194,10 @@ def _subset(dataset: Dataset, name: str, most: int) -> tuple[dict[str, Any], lis
     subset = dataset.subset(name)
     entry, wanted = subset.entry, dataset.manifest.recipe
     tables = {split: skew.tables(subset.client_table, len(entry.classes), split) for split in subset.splits}
-    labels, domains = tables[splits.TRAIN]
+    labels, domains = tables[schema.TRAIN]
     sizes = {split: _sizes(dataset, name, split) for split in subset.splits}
     kinds = sorted({d for row in subset.client_table.column("domains").to_pylist() for d in row})
-    spec = partition.to_json(wanted.partitioner(name))
+    spec = wanted.partition_of(name)
     facts = {
         "partition": spec,
         "seed": wanted.seed,
@@ -221,7 +220,8 @@ def _subset(dataset: Dataset, name: str, most: int) -> tuple[dict[str, Any], lis
         ],
     }
     size = f"{_many(len(entry.classes), 'class')}, {_many(entry.clients, 'client')}, {_rows(entry.rows)}"
-    text: list[RenderableType] = [f"{name}{_sample(wanted)}: {size}", f"  {_spec(spec)}, seed {wanted.seed}"]
+    how = f"  {partition_in_words(spec)}, seed {wanted.seed}"
+    text: list[RenderableType] = [f"{name}{_sample(wanted)}: {size}", how]
     text += [f"  {remark}" for remark in entry.remarks]
     wide = get_terminal_size((_WIDE, 0)).columns >= _WIDE
     train_domains = sorted({d for d, n in zip(kinds, domains.sum(axis=0), strict=False) if n}) if domains.size else []
@@ -229,7 +229,7 @@ def _subset(dataset: Dataset, name: str, most: int) -> tuple[dict[str, Any], lis
     for k, client in enumerate(subset.clients[:most]):
         numbers = [f"{sizes[split][k]:,}" for split in subset.splits]
         spread = [_shares(domains[k], train_domains)] if len(train_domains) > 1 else []
-        seen = str(int((labels[k] > 0).sum())) if labels[k].any() or not sizes[splits.TRAIN][k] else "-"
+        seen = str(int((labels[k] > 0).sum())) if labels[k].any() or not sizes[schema.TRAIN][k] else "-"
         cells = [seen, _bars(labels[k], wide=wide), *spread]
         cells += [_largest(labels[k], entry.classes)] if wide else []
         rows.append([client, *numbers, *cells])
@@ -246,14 +246,6 @@ def _subset(dataset: Dataset, name: str, most: int) -> tuple[dict[str, Any], lis
         text.append(_skew_table(entry.skew))
     text.append("")
     return facts, text
-
-
-def _spec(spec: Mapping[str, Any]) -> str:
-    """A partition in words: its name and the settings that are set."""
-    settings = [
-        f"{key}={value}" for key, value in spec.items() if key != "name" and value is not None and value is not False
-    ]
-    return " ".join([str(spec["name"]), *settings])
 
 
 def _sizes(dataset: Dataset, name: str, split: str) -> np.ndarray[Any, Any]:
@@ -299,8 +291,8 @@ def _many(count: int, noun: str) -> str:
 
 def _recipes() -> list[dict[str, Any]]:
     rows = []
-    for name, path in recipe.shipped().items():
-        data = recipe.load(str(path))
+    for name, path in recipes.shipped().items():
+        data = recipes.load(str(path))
         rows.append({"recipe": name, "subsets": ", ".join(data["subsets"]), "title": data.get("title", "")})
     return rows
 

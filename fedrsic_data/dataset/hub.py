@@ -26,7 +26,7 @@ from fedrsic_data.dataset.local import digest, local, readable
 from fedrsic_data.dataset.manifest import Manifest, Shard
 from fedrsic_data.errors import FedkitError, HubError, ManifestError, UsageError, discreet
 from fedrsic_data.files import atomic
-from fedrsic_data.sources.locate import cache_folder
+from fedrsic_data.files.cache import cache_folder
 
 _NAME = r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,94}[A-Za-z0-9])?"
 _REVISION = r"[\w./-]+"
@@ -59,11 +59,6 @@ class Address:
 
     def __str__(self) -> str:
         return f"hf://{self.repo}" + (f"@{self.revision}" if self.revision else "")
-
-
-def is_address(path: str | os.PathLike[str]) -> bool:
-    """Whether it is an ``hf://`` address; also one that ``pathlib`` took a slash of."""
-    return os.fspath(path).startswith("hf:/")
 
 
 def address(text: str | os.PathLike[str]) -> Address:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from functools import lru_cache
@@ -155,3 +156,8 @@ def _sha256(path: Path, *_: int) -> str:
 def _footer(path: Path, *_: int) -> pq.FileMetaData:
     """The footer of a Parquet file, parsed once for its clients in a row; the stamp changes when the file does."""
     return pq.read_metadata(path)
+
+
+def is_address(path: str | os.PathLike[str]) -> bool:
+    """Whether it is an ``hf://`` address; also one that ``pathlib`` took a slash of."""
+    return os.fspath(path).startswith("hf:/")

@@ -11,10 +11,9 @@ import stat
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import Any
 
+from fedrsic_data.dataset.recipe import Recipe, read_json
 from fedrsic_data.errors import ManifestError, UsageError
-from fedrsic_data.recipes.recipe import Recipe, read_json, to_json
 from fedrsic_data.settings import LATER, decode, encode, local
 
 NAME, PLAN, CLIENTS, CARD = "manifest.json", "plan.parquet", "clients.parquet", "README.md"
@@ -338,8 +337,7 @@ def safe(folder: Path, relative: str) -> Path:
 
 def dumps(manifest: Manifest) -> str:
     """The manifest's text. Equal manifests give equal bytes."""
-    data = _plain(manifest)
-    return json.dumps(data, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    return json.dumps(encode(manifest), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def sealed(manifest: Manifest) -> Manifest:
@@ -349,13 +347,7 @@ def sealed(manifest: Manifest) -> Manifest:
 
 def digest(manifest: Manifest) -> str:
     """sha256 of everything in a manifest but its own digest."""
-    data = _plain(manifest)
+    data = encode(manifest)
     del data["digest"]
     text = json.dumps(data, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()
-
-
-def _plain(manifest: Manifest) -> dict[str, Any]:
-    data: dict[str, Any] = encode(manifest)
-    data["recipe"] = to_json(manifest.recipe)
-    return data

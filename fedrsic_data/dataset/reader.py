@@ -15,9 +15,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from fedrsic_data.dataset import manifest, schema, skew
-from fedrsic_data.dataset.flower import ClientPartitioner
-from fedrsic_data.dataset.hub import Remote, is_address
-from fedrsic_data.dataset.local import Files, Local
+from fedrsic_data.dataset.local import Files, Local, is_address
 from fedrsic_data.dataset.manifest import Shard
 from fedrsic_data.errors import ManifestError, UsageError
 from fedrsic_data.settings import suggest
@@ -48,7 +46,12 @@ class Dataset:
     def __init__(self, path: str | os.PathLike[str], *, proved: bool = False) -> None:
         """Opens a manifest, the folder it is in, or a dataset of the Hub; see ``fedrsic_data.open``."""
         self._proved = proved
-        self.files: Files = Remote(path) if is_address(path) else Local(Path(path))
+        if is_address(path):
+            from fedrsic_data.dataset.hub import Remote
+
+            self.files: Files = Remote(path)
+        else:
+            self.files = Local(Path(path))
         self.manifest = self.files.manifest
         for name, subset in self.manifest.subsets.items():
             if "train" not in subset.rows or not all(facts.keys() in _SKEW for facts in subset.skew.values()):
@@ -254,14 +257,6 @@ class Subset:
                     words = f"{self.dataset.where}/{name}: {column} has a value that is no class of {self.name}"
                     raise ManifestError(f"{words}; run: fedkit verify")
         return rows
-
-    def as_flwr_partitioner(self, split: str = "train") -> ClientPartitioner:
-        """Its clients as partitions for Flower; see ``flower.ClientPartitioner``.
-
-        Raises:
-            UsageError: There is no such split.
-        """
-        return ClientPartitioner(self, split)
 
     def schema(self, columns: Sequence[str] | None = None) -> pa.Schema:
         """The schema of its rows, or of some columns of them.

@@ -11,6 +11,9 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+TRAIN, NOVEL = "train", "novel"
+"""Names of splits: for training, and of the classes that are never trained on."""
+
 IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 
 CLIENTS_SCHEMA = pa.schema(

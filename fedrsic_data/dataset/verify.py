@@ -17,13 +17,13 @@ import pyarrow.parquet as pq
 from fedrsic_data import seeds
 from fedrsic_data.build import duplicates, redraw
 from fedrsic_data.build.finish import train_counts
-from fedrsic_data.build.splits import TRAIN
 from fedrsic_data.dataset import images, manifest, schema, skew
 from fedrsic_data.dataset.manifest import File, Manifest, Plan, Shard, SubsetEntry
 from fedrsic_data.dataset.reader import countable
+from fedrsic_data.dataset.recipe import Recipe
+from fedrsic_data.dataset.schema import TRAIN
 from fedrsic_data.errors import BadImageError
 from fedrsic_data.files.atomic import file_digest
-from fedrsic_data.recipes.recipe import Recipe
 
 _COLUMNS = ("client_id", "sample_id", "domain")
 
@@ -156,7 +156,7 @@ def _content(folder: Path, built: Manifest, damaged: set[str], note: Callable[[s
             return
     if schema.content_digest(plan) != built.plan.digest or plan.num_rows != built.plan.rows:
         yield Problem(built.plan.path, "does not have the content that the manifest's plan digest stands for")
-    yield from (Problem(manifest.NAME, words) for words in redraw.of_dataset(built, plan))
+    yield from (Problem(manifest.NAME, words) for words in redraw.of_dataset(built, plan, note))
     for name, subset in built.subsets.items():
         if {shard.path for shard in subset.shards} & damaged:
             continue

@@ -9,10 +9,12 @@ from pathlib import Path
 from fedrsic_data.build import pipeline
 from fedrsic_data.build.pipeline import QUIET, Listener
 from fedrsic_data.dataset import manifest
-from fedrsic_data.dataset.hub import address, is_address
+from fedrsic_data.dataset.hub import address
 from fedrsic_data.dataset.hub import pinned as commit_of
+from fedrsic_data.dataset.local import is_address
+from fedrsic_data.dataset.recipe import read_json
 from fedrsic_data.errors import ManifestError, OutputError, UsageError
-from fedrsic_data.recipes.recipe import from_json, load, override, pinned, read_json, shipped, to_json
+from fedrsic_data.recipes import from_json, load, override, pinned, shipped
 from fedrsic_data.settings import suggest
 from fedrsic_data.sources.locate import Places
 
@@ -55,7 +57,7 @@ def folder(
             raise UsageError(f"recipe {name_or_path}: no subset {name!r}{suggest(name, recipe.subsets)}")
     out = Path("data") / recipe.name
     if (out / manifest.NAME).is_file():
-        if to_json(manifest.load(out).recipe) != to_json(pinned(recipe)):
+        if manifest.load(out).recipe != pinned(recipe):
             raise OutputError(
                 f"{out}: was built from another recipe than {name_or_path}, or with other settings; "
                 f"train on it with --manifest {out}, "

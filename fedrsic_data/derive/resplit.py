@@ -23,11 +23,12 @@ from fedrsic_data.build.plan import Planned
 from fedrsic_data.dataset import manifest, schema
 from fedrsic_data.dataset.manifest import Counted
 from fedrsic_data.dataset.reader import Dataset, Subset
+from fedrsic_data.dataset.recipe import Recipe
 from fedrsic_data.dataset.verify import verify
 from fedrsic_data.errors import UsageError, VerificationError
 from fedrsic_data.raw.containers import ParquetContainer
 from fedrsic_data.raw.index import Fine
-from fedrsic_data.recipes.recipe import Recipe, pinned
+from fedrsic_data.recipes.resolve import resolve
 
 
 def prepare(
@@ -55,7 +56,8 @@ def prepare(
         words = f"{problems[0].file} {problems[0].words}"
         raise VerificationError(f"{path}: {words}; build it again before splitting it anew")
     dataset = Dataset(path)
-    recipe = pinned(change(old.recipe))
+    resolved = resolve(change(old.recipe))
+    recipe = resolved.recipe
     _same_images(old.recipe, recipe)
     subsets = []
     for name in recipe.subsets:
@@ -63,7 +65,7 @@ def prepare(
         with memory.returned():
             merged = _merged(dataset, dataset.subset(name))
             groups = [] if recipe.duplicates == "keep" else _groups(dataset.subset(name), merged)
-            subsets.append(plan.divide(recipe, name, merged, groups))
+            subsets.append(plan.divide(recipe, name, resolved.partitioners[name], merged, groups))
     listed = {source for subset in recipe.subsets.values() for source in subset.sources}
     sources = {name: entry for name, entry in old.sources.items() if name in listed}
     newest = (dataset.folder / manifest.NAME).stat().st_mtime_ns
@@ -87,7 +89,7 @@ def _same_images(old: Recipe, new: Recipe) -> None:
             subset.class_names,
         ):
             raise UsageError(f"subset {name}: sources and classes cannot change when a dataset is split anew; build it")
-        if any(old.source(source) != new.source(source) for source in subset.sources):
+        if any(old.sources.get(source) != new.sources.get(source) for source in subset.sources):
             raise UsageError("sources cannot change when a dataset is split anew; build it from the sources")
 
 

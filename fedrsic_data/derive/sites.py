@@ -23,11 +23,11 @@ import pyarrow.parquet as pq
 from fedrsic_data import seeds
 from fedrsic_data.build import card, shards, workspace
 from fedrsic_data.build.finish import file_entry, train_counts, write_small
-from fedrsic_data.build.splits import TRAIN
 from fedrsic_data.build.workspace import place
 from fedrsic_data.dataset import manifest, schema, skew
 from fedrsic_data.dataset.manifest import CARD, CLIENTS, PLAN, Manifest, Plan, Shard, SubsetEntry
 from fedrsic_data.dataset.reader import Dataset, Subset
+from fedrsic_data.dataset.schema import TRAIN
 from fedrsic_data.dataset.verify import verify
 from fedrsic_data.errors import OutputError, UsageError, VerificationError
 from fedrsic_data.files.atomic import file_digest

@@ -36,6 +36,7 @@ __all__ = [
     "names",
     "pinned",
     "sorting",
+    "spelled_out",
     "to_json",
 ]
 
@@ -77,9 +78,14 @@ def defaults(name: object) -> dict[str, Any]:
     return {} if kind is None else {field.name: field.default for field in dataclasses.fields(kind)}
 
 
+def spelled_out(spec: Mapping[str, Any], where: str = "partition") -> dict[str, Any]:
+    """A partitioner's JSON with every setting spelled out."""
+    return to_json(from_json(spec, where))
+
+
 def pinned(spec: Mapping[str, Any], where: str = "partition") -> dict[str, Any]:
     """A partitioner's JSON with every setting spelled out, and the digest of the file it reads filled in."""
-    full = to_json(from_json(spec, where))
+    full = spelled_out(spec, where)
     if "sha256" in full and not full["sha256"]:
         full["sha256"] = external.digest(full["path"])
     return full

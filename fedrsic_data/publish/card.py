@@ -13,8 +13,8 @@ from fedrsic_data.answer import markdown as text
 from fedrsic_data.build.finish import SAMPLE_LICENCE
 from fedrsic_data.dataset.manifest import Manifest, SubsetEntry
 from fedrsic_data.publish.rebuild import command
-from fedrsic_data.recipes.recipe import to_json
 from fedrsic_data.report.figures import Picture
+from fedrsic_data.settings import encode
 
 _SIZES = ((10**3, "n<1K"), (10**4, "1K<n<10K"), (10**5, "10K<n<100K"), (10**6, "100K<n<1M"), (10**7, "1M<n<10M"))
 # identifiers as SPDX or people write them, in small letters with dashes for spaces -> the Hub's
@@ -165,10 +165,11 @@ def _markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 def _partition(built: Manifest, tag: str) -> Iterator[str]:
     yield "## How it is partitioned"
     for name, subset in built.subsets.items():
-        kind = built.recipe.partitioner(name)
-        spec = partition.to_json(kind)
+        spec = built.recipe.partition_of(name)
+        kind = partition.PARTITIONERS.get(spec["name"])
         settings = ", ".join(f"{key} {json.dumps(value)}" for key, value in spec.items() if key != "name")
-        how = f"{text(spec['name'])} ({text(settings)}), seed {built.recipe.seed}. {text(kind.cites)}."
+        how = f"{text(spec['name'])} ({text(settings)}), seed {built.recipe.seed}."
+        how += f" {text(kind.cites)}." if kind is not None else ""
         yield f"**{text(name)}**: {how}"
         yield _skew(subset.skew)
         if subset.remarks:
@@ -178,7 +179,7 @@ def _partition(built: Manifest, tag: str) -> Iterator[str]:
         f"The plan, the owner of every image, has the digest `{built.plan.digest}`; the tag `{tag}` names the commit "
         "that holds it. The recipe in full:"
     )
-    yield "```json\n" + json.dumps(to_json(built.recipe), indent=1, ensure_ascii=False) + "\n```"
+    yield "```json\n" + json.dumps(encode(built.recipe), indent=1, ensure_ascii=False) + "\n```"
 
 
 def _skew(measured: Mapping[str, Mapping[str, float]]) -> str:
@@ -209,10 +210,11 @@ load_dataset({json.dumps(repo)}, {json.dumps(name)})  # all clients
 ```"""
     yield f"""```python
 import fedrsic_data
+from fedrsic_data.dataset.flower import ClientPartitioner
 
 subset = fedrsic_data.open({json.dumps(f"hf://{repo}")}).subset({json.dumps(name)})
 subset.client(subset.clients[0]).dataset("train")  # fetches this client's images only
-subset.as_flwr_partitioner("train").load_partition(0)  # the same for Flower
+ClientPartitioner(subset, "train").load_partition(0)  # the same for Flower
 ```"""
     yield f"""```bash
 fedkit train {"fedlgt" if subset.multi_label else "fedpgp"} --manifest hf://{repo} --subset {name}

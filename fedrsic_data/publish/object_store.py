@@ -31,8 +31,8 @@ from fedrsic_data.build.plan import Planned
 from fedrsic_data.dataset import manifest
 from fedrsic_data.errors import FedkitError, ManifestError, OutputError, UsageError, discreet, masked
 from fedrsic_data.files import ownership
-from fedrsic_data.recipes.recipe import to_json
-from fedrsic_data.sources.locate import cache_folder
+from fedrsic_data.files.cache import cache_folder
+from fedrsic_data.settings import encode
 
 _BLOCK = 4 * 2**20
 _ADDRESS = re.compile(r"[A-Za-z][\w+.:-]*://")
@@ -164,7 +164,7 @@ def _standing(remote: fs.FileSystem, root: str, out: str, planned: Planned, *, o
         raise OutputError(f"{masked(out)}: cannot be read ({discreet(error, address=out)})") from None
     if standing is None:
         return None
-    same = (standing.plan.digest, to_json(standing.recipe)) == (planned.digest, to_json(planned.recipe))
+    same = (standing.plan.digest, encode(standing.recipe)) == (planned.digest, encode(planned.recipe))
     if not same and not overwrite:
         raise OutputError(f"{masked(out)}: holds another dataset; replace it with --overwrite, or choose another --out")
     return standing.digest

@@ -8,10 +8,13 @@ from typing import Any
 from fedrsic_data.build.finish import writer
 from fedrsic_data.build.plan import Planned
 from fedrsic_data.dataset import manifest
-from fedrsic_data.dataset.hub import Remote, is_address
+from fedrsic_data.dataset.hub import Remote
+from fedrsic_data.dataset.local import is_address
 from fedrsic_data.dataset.manifest import Manifest
+from fedrsic_data.dataset.recipe import Recipe
 from fedrsic_data.errors import UsageError, VerificationError
-from fedrsic_data.recipes.recipe import Recipe, from_json, load, override
+from fedrsic_data.recipes import from_json, load, override
+from fedrsic_data.recipes.resolve import sources_of
 
 
 def recipe_of(name: str, changes: Mapping[str, Any]) -> tuple[Recipe, Expected]:
@@ -37,9 +40,7 @@ def recipe_of(name: str, changes: Mapping[str, Any]) -> tuple[Recipe, Expected]:
 
 def command(recipe: Recipe, where: str) -> str:
     """The command that builds a published dataset again, with a place to fill in for every source it cannot fetch."""
-    sources = {name: recipe.source(name) for subset in recipe.subsets.values() for name in subset.sources}
-    if recipe.sample is not None:
-        sources = {}
+    sources = {} if recipe.sample is not None else sources_of(recipe)
     # a person's own source has a place of its own, or None on the Hub, and is not searched for by name
     own = [f"--source {name}=PATH" for name, source in sources.items() if getattr(source, "place", None) is not None]
     known = ["--sources PATH"] if any(not hasattr(source, "place") for source in sources.values()) else []

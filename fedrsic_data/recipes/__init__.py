@@ -1,1 +1,9 @@
-"""Recipes: the description of a dataset to build."""
+"""Recipes: what a person writes, checked and spelled out."""
+
+from __future__ import annotations
+
+from fedrsic_data.recipes.override import override
+from fedrsic_data.recipes.resolve import from_json, pinned
+from fedrsic_data.recipes.shipped import load, shipped
+
+__all__ = ["from_json", "load", "override", "pinned", "shipped"]

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from fedrsic_data import partition
 from fedrsic_data.dataset import skew
 from fedrsic_data.dataset.manifest import Manifest, SubsetEntry
 from fedrsic_data.dataset.reader import Dataset, Subset
+from fedrsic_data.dataset.recipe import partition_in_words
 from fedrsic_data.report import style
 from fedrsic_data.report.contact_sheet import sheet
 from fedrsic_data.report.figures import everything
@@ -41,9 +41,7 @@ def _subset(subset: Subset, *, images: bool) -> Section:
     rows = ", ".join(f"{n:,} {split}" for split, n in subset.entry.rows.items())
     size = f"{len(subset.classes)} classes, {len(subset.clients):,} clients, {rows} rows."
     manifest = subset.dataset.manifest
-    spec = partition.to_json(manifest.recipe.partitioner(subset.name))
-    settings = [f"{k}={v}" for k, v in spec.items() if k != "name" and v is not None and v is not False]
-    how = f"Partition: {' '.join([str(spec['name']), *settings])}, seed {manifest.recipe.seed}."
+    how = f"Partition: {partition_in_words(manifest.recipe.partition_of(subset.name))}, seed {manifest.recipe.seed}."
     words = (size, how, *(f"{remark}." for remark in subset.entry.remarks))
     return Section(f"subset-{style.slug(subset.name)}", f"{subset.name} of {manifest.name}", words, tuple(blocks))
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from fedrsic_data.errors import DownloadError, SourceError, UsageError
+from fedrsic_data.files.cache import cache_folder
 from fedrsic_data.raw.containers import reading
 from fedrsic_data.raw.download import Progress, Remote, fetch
 from fedrsic_data.settings import local
@@ -34,21 +35,6 @@ class Places:
     given: Mapping[str, str] = field(default_factory=dict)
     offline: bool = False
     cache: Path | None = None
-
-
-def cache_folder() -> Path:
-    """``$FEDKIT_CACHE``, or ``fedkit`` in the user's cache folder.
-
-    Raises:
-        UsageError: The user has no home folder, or the one given is an address.
-    """
-    if given := os.environ.get("FEDKIT_CACHE"):
-        local("FEDKIT_CACHE", given)
-        return Path(given)
-    try:
-        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fedkit"
-    except RuntimeError:
-        raise UsageError("there is no home folder to keep downloads in; set FEDKIT_CACHE to a folder") from None
 
 
 def locate(source: Source, places: Places, progress: Callable[[str], Progress] | None = None) -> Path:

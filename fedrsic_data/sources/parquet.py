@@ -24,7 +24,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from fedrsic_data.build.splits import TRAIN
+from fedrsic_data.dataset.schema import TRAIN
 from fedrsic_data.errors import SourceError, UsageError
 from fedrsic_data.raw.containers import ParquetContainer, reading
 from fedrsic_data.raw.index import Index, fingerprint

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -15,37 +14,11 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from fedrsic_data import sample
+from fedrsic_data.dataset.recipe import SampleSettings
 from fedrsic_data.errors import UsageError
 from fedrsic_data.raw.index import ClassRows, Index, fingerprint, single_label_table
-from fedrsic_data.settings import at_least
 from fedrsic_data.sources import flair_sample, vocabulary
 from fedrsic_data.sources.base import Source
-
-
-@dataclass(frozen=True)
-class SampleSettings:
-    """How many scenes are rendered.
-
-    Attributes:
-        per_class: Images of each class, where images have one label each.
-        users: Who take photographs, about eight each, where images have label sets.
-        size: Side in pixels, 32 to 512.
-        seed: Seed of the scenes, apart from the recipe's own seed.
-    """
-
-    per_class: int = 40
-    users: int = 200
-    size: int = 64
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if not 1 <= self.per_class <= 1_000_000:
-            raise UsageError(f"per_class={self.per_class} should be from 1 to 1,000,000 images")
-        if not 10 <= self.users <= 1_000_000:  # fewer may lack a split
-            raise UsageError(f"users={self.users} should be from 10 to 1,000,000")
-        at_least("seed", self.seed, 0)
-        if not 32 <= self.size <= 512:
-            raise UsageError(f"size={self.size} should be from 32 to 512 pixels")
 
 
 class SceneContainer:

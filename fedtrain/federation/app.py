@@ -17,6 +17,7 @@ from fedrsic_data.answer import Shown, plain, together
 from fedrsic_data.errors import FedkitError, OutputError, UsageError
 from fedrsic_data.files import atomic, ownership
 from fedrsic_data.settings import local
+from fedtrain.engines.flower.site import anywhere
 
 PACKAGE = "fedkit_federation"
 OURS = "fedkit: "
@@ -24,14 +25,14 @@ OURS = "fedkit: "
 
 _SERVER = '''"""The server's side."""
 
-from fedrsic_data.sources.locate import cache_folder
+from fedrsic_data.files.cache import cache_folder
 from fedtrain.federation.app import server_app
 
 app = server_app(cache_folder())
 '''
 _SITE = '''"""The side of a site."""
 
-from fedrsic_data.sources.locate import cache_folder
+from fedrsic_data.files.cache import cache_folder
 from fedtrain.federation.app import site_app
 
 app = site_app(cache_folder())
@@ -147,11 +148,6 @@ def write(
     words = [f"{folder}: the app of {method} on {manifest}", f"  its run will be in {wanted.out}, on the server"]
     words += ["next:", f"  fedkit flower run {shlex.quote(str(folder))} CONNECTION"]
     return Shown({"app": str(folder), **vars(wanted)}, together(words))
-
-
-def anywhere(manifest: str) -> str:
-    """What opens a dataset from any folder: servers and workers run in their own."""
-    return manifest if "://" in manifest else str(Path(manifest).resolve())
 
 
 def _ours(folder: Path, files: Collection[str]) -> None:

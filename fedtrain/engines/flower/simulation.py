@@ -18,9 +18,8 @@ from fedrsic_data.errors import FedkitError, UsageError
 from fedtrain.config import RunConfig
 from fedtrain.engines.base import Listener
 from fedtrain.engines.flower import server
-from fedtrain.engines.flower.site import Place, client_app
+from fedtrain.engines.flower.site import Place, anywhere, client_app
 from fedtrain.engines.rounds import Outcome
-from fedtrain.federation.app import anywhere
 from fedtrain.methods.base import Context, Method
 from fedtrain.runs.files import CHECKPOINT
 

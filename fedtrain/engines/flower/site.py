@@ -48,6 +48,11 @@ class Place:
     several: bool = False
 
 
+def anywhere(manifest: str) -> str:
+    """What opens a dataset from any folder: servers and workers run in their own."""
+    return manifest if "://" in manifest else str(Path(manifest).resolve())
+
+
 def client_app(place: Callable[[Context], Place]) -> ClientApp:
     """A Flower app of sites.
 

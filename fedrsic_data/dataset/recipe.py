@@ -1,0 +1,261 @@
+"""A recipe's shape: sources, label spaces, splits, partition, seed and shard layout, as plain data.
+
+Which sources and partitioners there are is not known here; see ``recipes.resolve``.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from fedrsic_data.dataset.schema import NOVEL, TRAIN
+from fedrsic_data.errors import ManifestError, UsageError
+from fedrsic_data.settings import LATER, at_least, suggest
+
+SCHEMA = 1
+"""Version of the recipe and manifest format."""
+
+DEFAULT_PARTITION = {"name": "dirichlet"}
+"""The partition of a recipe that names none."""
+
+By = Literal["sample", "client", "group", "source"]
+"""What is held out whole: single images of every client, clients, or natural users; or what the source holds out."""
+
+_RESERVED = ("manifest.json", "plan.parquet", "clients.parquet", "readme.md")
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}")
+_MOST_FILES = 300  # clients up to which each gets files of its own, in layout "auto"
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How rows are laid out in files.
+
+    Attributes:
+        files: ``client``: a file for each client and split. ``packed``: clients together in larger shards.
+            ``auto``: ``client`` up to 300 clients.
+        row_group_bytes: Image bytes after which a row group ends. A row group never holds two clients.
+        shard_bytes: Image bytes a packed shard aims at.
+    """
+
+    files: Literal["auto", "client", "packed"] = "auto"
+    row_group_bytes: int = 16 * 2**20
+    shard_bytes: int = 300 * 10**6
+
+    def __post_init__(self) -> None:
+        at_least("row_group_bytes", self.row_group_bytes, 1)
+        if self.row_group_bytes > 32 * 2**20:  # one more image of 64 MiB keeps it under 100 MB
+            raise UsageError(f"row_group_bytes={self.row_group_bytes} should be at most {32 * 2**20}")
+        at_least("shard_bytes", self.shard_bytes, 1)
+
+    def packed(self, clients: int) -> bool:
+        """Whether so many clients of a subset are together in shards."""
+        return self.files == "packed" or (self.files == "auto" and clients > _MOST_FILES)
+
+
+@dataclass(frozen=True)
+class SampleSettings:
+    """How many scenes are rendered.
+
+    Attributes:
+        per_class: Images of each class, where images have one label each.
+        users: Who take photographs, about eight each, where images have label sets.
+        size: Side in pixels, 32 to 512.
+        seed: Seed of the scenes, apart from the recipe's own seed.
+    """
+
+    per_class: int = 40
+    users: int = 200
+    size: int = 64
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.per_class <= 1_000_000:
+            raise UsageError(f"per_class={self.per_class} should be from 1 to 1,000,000 images")
+        if not 10 <= self.users <= 1_000_000:  # fewer may lack a split
+            raise UsageError(f"users={self.users} should be from 10 to 1,000,000")
+        at_least("seed", self.seed, 0)
+        if not 32 <= self.size <= 512:
+            raise UsageError(f"size={self.size} should be from 32 to 512 pixels")
+
+
+@dataclass(frozen=True)
+class Subset:
+    """A federation with its own label space inside a dataset; the Hub calls it a config.
+
+    Attributes:
+        sources: Names of sources, in order.
+        title: What it is, in words.
+        classes: ``all``, or ``shared``: only those that every source of the subset has.
+        class_names: ``unified``: the readable names of the 47-class vocabulary where a source is in it.
+            ``native``: the source's own spelling.
+        partition: Replaces the recipe's partition in this subset.
+        splits: Replaces the recipe's splits in this subset.
+    """
+
+    sources: tuple[str, ...]
+    title: str = ""
+    classes: Literal["all", "shared"] = "all"
+    class_names: Literal["unified", "native"] = "unified"
+    partition: dict[str, Any] | None = None
+    splits: dict[str, float] | None = None
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A federated dataset to build.
+
+    Attributes:
+        fedkit: Version of this format.
+        name: Name of the dataset, and of its folder.
+        subsets: Its federations by name.
+        title: What it is, in words.
+        seed: Seed of everything drawn, 0 or more.
+        splits: Held-out split -> fraction; the rest is ``train``.
+        split_by: What is held out whole: a ``sample`` of every client, a ``client``, or a ``group`` (natural user);
+            ``source``: the splits that the sources define, with ``splits`` empty.
+        shots: Most training rows of a class at a client; None: all of them.
+        base_to_novel: Train on the first half of the classes only; all rows of the others are split ``novel``.
+        partition: ``{"name": ..., setting: value}``; see ``fedkit list partitioners``.
+        layout: How rows are laid out in files.
+        sources: Settings of sources by name; ``kind`` names the source where it is not the name itself.
+        sample: Procedural stand-ins instead of the real sources.
+        allow_partial: Take incomplete copies of sources for what they hold.
+        on_bad_image: ``error`` stops at a damaged image; ``skip`` leaves it out and lists it.
+        duplicates: Pictures that a subset holds more than once. ``group`` keeps the copies on one side of the split;
+            ``drop-extra`` keeps one copy, a held-out one where the source splits; ``error`` stops; ``keep`` does not
+            look for them.
+        near_duplicates: Which copies count that are not the same byte for byte, but re-encoded or resized: those
+            ``between`` sources, or ``all``, within a source too.
+    """
+
+    fedkit: int
+    name: str
+    subsets: dict[str, Subset]
+    title: str = ""
+    seed: int = 0
+    splits: dict[str, float] = field(default_factory=lambda: {"test": 0.2})
+    split_by: By = "sample"
+    shots: int | None = None
+    base_to_novel: bool = False
+    partition: dict[str, Any] = field(default_factory=lambda: dict(DEFAULT_PARTITION))
+    layout: Layout = field(default_factory=Layout)
+    sources: dict[str, dict[str, Any]] = field(default_factory=dict)
+    sample: SampleSettings | None = None
+    allow_partial: bool = False
+    on_bad_image: Literal["error", "skip"] = "error"
+    duplicates: Literal["keep", "group", "drop-extra", "error"] = field(default="group", metadata=LATER)
+    near_duplicates: Literal["between", "all"] = field(default="between", metadata=LATER)
+
+    def __post_init__(self) -> None:
+        if self.fedkit != SCHEMA:
+            raise UsageError(f"fedkit={self.fedkit}: this fedkit reads format {SCHEMA}")
+        at_least("seed", self.seed, 0)
+        if self.shots is not None:
+            at_least("shots", self.shots, 1)
+        for name in (self.name, *self.subsets):
+            if not _NAME.fullmatch(name):
+                raise UsageError(f"{name!r} is not a name (letters, digits, '.', '_', '-'; at most 96)")
+        if not self.subsets:
+            raise UsageError("subsets: there is none; a recipe needs at least one")
+        self._check_sources()
+        for name, subset in self.subsets.items():
+            if name.lower() in _RESERVED:
+                raise UsageError(f"subsets: {name!r} is the name of a file every dataset has; choose another")
+            if not subset.sources or len(set(subset.sources)) < len(subset.sources):
+                raise UsageError(f"subsets.{name}.sources: should name at least one source, each once")
+            kind = self.partition_of(name).get("name")
+            if not isinstance(kind, str):
+                raise UsageError(f"subsets.{name}: unknown partitioner {kind!r}; see: fedkit list partitioners")
+            check_fractions(self.fractions(name))
+            if self.split_by == "source" and self.fractions(name):
+                raise UsageError("split_by=source takes the sources' own splits; set splits={}")
+
+    def _check_sources(self) -> None:
+        used = self.used
+        for name in self.sources:
+            if not _NAME.fullmatch(name):  # it names a folder of the cache
+                raise UsageError(f"sources: {name!r} is not a name (letters, digits, '.', '_', '-'; at most 96)")
+            if name not in used:
+                raise UsageError(f"sources: no subset has a source {name!r}{suggest(name, used)}")
+
+    @property
+    def used(self) -> tuple[str, ...]:
+        """Names of the sources that subsets have, each once."""
+        return tuple(dict.fromkeys(source for subset in self.subsets.values() for source in subset.sources))
+
+    def partition_of(self, subset: str) -> dict[str, Any]:
+        """The partition of a subset: its name and settings."""
+        own = self.subsets[subset].partition
+        return self.partition if own is None else own
+
+    def fractions(self, subset: str) -> dict[str, float]:
+        """The held-out splits of a subset."""
+        own = self.subsets[subset].splits
+        return self.splits if own is None else own
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object from a file.
+
+    Raises:
+        ManifestError: It cannot be read or is no JSON object.
+    """
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_once)
+    except OSError as error:
+        raise ManifestError(f"{path}: cannot be read ({error.strerror})") from None
+    except (ValueError, RecursionError) as error:
+        raise ManifestError(f"{path}: not valid JSON ({error})") from None
+    if not isinstance(data, dict):
+        raise ManifestError(f"{path}: should hold a JSON object, not {type(data).__name__}")
+    check_version(data, path)
+    return data
+
+
+def check_version(data: Mapping[str, Any], path: Path) -> None:
+    """Refuses what is no recipe or manifest, or one of a newer format.
+
+    Raises:
+        ManifestError: It is.
+    """
+    version = data.get("fedkit")
+    if not isinstance(version, int) or isinstance(version, bool) or version < 1:
+        raise ManifestError(f"{path}: no fedkit recipe or manifest (its 'fedkit' field is {version!r}, not {SCHEMA})")
+    if version > SCHEMA:
+        raise ManifestError(f"{path}: format {version} is newer than this fedkit reads ({SCHEMA}); upgrade fedkit")
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object whose keys occur once; the library's own takes the last of several without a word."""
+    data = dict(pairs)
+    if len(data) < len(pairs):
+        keys = [key for key, _ in pairs]
+        raise ValueError(f"key {next(key for key in keys if keys.count(key) > 1)!r} occurs twice")
+    return data
+
+
+def check_fractions(fractions: Mapping[str, float]) -> None:
+    """Refuses fractions that are no split.
+
+    Raises:
+        UsageError: A bad name or fraction, or nothing left for training.
+    """
+    for name, fraction in fractions.items():
+        if len(name) > 50 or not (name.isidentifier() and name.isascii()) or name in (TRAIN, NOVEL):
+            allowed = "at most 50 letters, digits, _; not 'train' or 'novel'"
+            raise UsageError(f"splits: {name!r} is not a name for a held-out split ({allowed})")
+        if not 0 < fraction < 1:
+            raise UsageError(f"splits: {name}={fraction!r} should be above 0 and below 1")
+    if sum(fractions.values()) >= 1:
+        raise UsageError(f"splits: {dict(fractions)} leave nothing for training; their sum should be below 1")
+
+
+def partition_in_words(spec: Mapping[str, Any]) -> str:
+    """A partition in words: its name, and the settings that are set."""
+    settings = [f"{k}={v}" for k, v in spec.items() if k != "name" and v is not None and v is not False]
+    return " ".join([str(spec["name"]), *settings])

@@ -1,0 +1,100 @@
+"""A recipe with its meaning: names checked, defaults spelled out, digests pinned, its sources and partitioners made.
+
+This happens once. Whoever plans or writes gets what was made; whoever reads a built dataset needs none of it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from fedrsic_data import partition
+from fedrsic_data.dataset.recipe import Recipe
+from fedrsic_data.errors import UsageError
+from fedrsic_data.partition import Partitioner
+from fedrsic_data.settings import decode, suggest
+from fedrsic_data.sources import SOURCES, Source, configured, spelled_out
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """A recipe and what it names.
+
+    Attributes:
+        recipe: The recipe, spelled out and pinned.
+        sources: Its sources by name, in the order of its subsets.
+        partitioners: The partitioner of each subset.
+    """
+
+    recipe: Recipe
+    sources: Mapping[str, Source]
+    partitioners: Mapping[str, Partitioner]
+
+
+def from_json(data: Mapping[str, Any], where: str) -> Recipe:
+    """A recipe from parsed JSON, with every setting spelled out.
+
+    Raises:
+        UsageError: An unknown key, source or partitioner, or a value that cannot be used.
+    """
+    recipe = decode(Recipe, data, where)
+    try:
+        return _spelled(recipe, sources_of(recipe), partition.spelled_out)
+    except UsageError as error:
+        raise UsageError(f"{where}: {error}") from None
+
+
+def pinned(recipe: Recipe) -> Recipe:
+    """The recipe with the digests of the files that its partitioners read, so that it means the same tomorrow."""
+    return _spelled(recipe, sources_of(recipe), partition.pinned)
+
+
+def resolve(recipe: Recipe) -> Resolved:
+    """A recipe, pinned, with its sources and partitioners.
+
+    Raises:
+        UsageError: A source, a partitioner or a setting is unknown, or a file of a partitioner cannot be read.
+    """
+    sources = sources_of(recipe)
+    full = _spelled(recipe, sources, partition.pinned)
+    return Resolved(full, sources, {name: partitioner_of(full, name) for name in full.subsets})
+
+
+def sources_of(recipe: Recipe) -> dict[str, Source]:
+    """The sources of a recipe, with their settings.
+
+    Raises:
+        UsageError: A source or one of its settings is unknown.
+    """
+    for name, subset in recipe.subsets.items():
+        for source in subset.sources:
+            if source not in recipe.sources and source not in SOURCES:
+                known = [*recipe.sources, *SOURCES]
+                raise UsageError(f"subsets.{name}.sources: unknown source {source!r}{suggest(source, known)}")
+    return {name: configured(name, recipe.sources.get(name, {}), f"sources.{name}") for name in recipe.used}
+
+
+def partitioner_of(recipe: Recipe, subset: str) -> Partitioner:
+    """The partitioner of a subset.
+
+    Raises:
+        UsageError: It is unknown, or one of its settings is.
+    """
+    own = recipe.subsets[subset].partition is not None
+    return partition.from_json(recipe.partition_of(subset), f"subsets.{subset}.partition" if own else "partition")
+
+
+def _spelled(
+    recipe: Recipe, sources: Mapping[str, Source], spell: Callable[[Mapping[str, Any], str], dict[str, Any]]
+) -> Recipe:
+    subsets = {
+        name: subset
+        if subset.partition is None
+        else dataclasses.replace(subset, partition=spell(subset.partition, f"subsets.{name}.partition"))
+        for name, subset in recipe.subsets.items()
+    }
+    settings = {name: spelled_out(source) for name, source in sources.items() if source.settings}
+    partition = spell(recipe.partition, "partition")
+    return dataclasses.replace(recipe, partition=partition, subsets=subsets, sources=settings)
