@@ -322,7 +322,8 @@ def test_a_signal_at_the_very_end_of_a_command_is_answered_or_changes_nothing(tm
     app, expected = ENDS[moment]
     code = (
         "import atexit, io, os, signal, sys\n"
-        "from fedrsic_data import console, interrupts\n"
+        "from fedrsic_data import interrupts\n"
+        "from fedrsic_data.cli import console\n"
         "interrupts.install()\n"
         "def come(kill=os.kill, number=signal.SIGTERM, me=os.getpid()):\n"
         "    kill(me, number)\n"
