@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
+from fedrsic_data.dataset.manifest import Manifest
 from fedrsic_data.errors import UsageError, masked
 from fedrsic_data.settings import at_least, decode, encode, positive, suggest
 
@@ -264,16 +265,31 @@ def identity_of(config: Mapping[str, Any], manifest: str, weights: Any) -> str:
     return digest({"config": data, "manifest": manifest, "weights": weights})
 
 
-def group(config: RunConfig, recipe: str, weights: Mapping[str, str]) -> str:
+def group(config: Mapping[str, Any], manifest: Manifest, weights: Any) -> str:
     """What runs share that differ in their seed alone, as a digest.
 
     Args:
-        config: Resolved.
-        recipe: Digest of the dataset's recipe but for its seed.
+        config: Resolved, as JSON has it.
+        manifest: Of the dataset; the seed of its recipe makes no difference.
         weights: As for ``identity``.
     """
-    data = {key: value for key, value in to_json(config).items() if key not in (*NEUTRAL, "seed")}
-    return digest({"config": data, "recipe": recipe, "weights": weights})
+    data = {key: value for key, value in config.items() if key not in (*NEUTRAL, "seed")}
+    recipe = {key: value for key, value in encode(manifest.recipe).items() if key != "seed"}
+    return digest({"config": data, "recipe": digest(recipe), "weights": weights})
+
+
+def told_of(manifest: Manifest, subset: str) -> dict[str, Any]:
+    """What a run's folder says of the dataset that it is trained on."""
+    recipe = manifest.recipe
+    return {
+        "name": manifest.name,
+        "digest": manifest.digest,
+        "seed": recipe.seed,
+        "sample": recipe.sample is not None,
+        "sources": sorted(manifest.sources),
+        "titles": {name: source.title for name, source in sorted(manifest.sources.items())},
+        "partition": (recipe.subsets[subset].partition or recipe.partition)["name"],
+    }
 
 
 def digest(data: Any) -> str:

@@ -20,7 +20,7 @@ from fedrsic_data.errors import OutputError, UsageError
 from fedrsic_data.files.atomic import write
 from fedrsic_data.settings import decode, encode
 from fedrsic_data.settings import local as check_local
-from fedtrain.config import RunConfig, changed, digest, group, identity, to_json
+from fedtrain.config import RunConfig, changed, group, identity, to_json, told_of
 from fedtrain.engines import Engine, local
 from fedtrain.engines.base import QUIET, Listener, plain
 from fedtrain.engines.rounds import Outcome, figures
@@ -189,22 +189,13 @@ def train(
 def _facts(config: RunConfig, dataset: Dataset) -> dict[str, Any]:
     """What ``config.json`` holds."""
     manifest = dataset.manifest
-    recipe = {key: value for key, value in encode(manifest.recipe).items() if key != "seed"}
     weights = _weights(config)
     return {
         "fedkit": folders.FORMAT,
         "run": identity(config, manifest.digest, weights),
-        "group": group(config, digest(recipe), weights),
+        "group": group(to_json(config), manifest, weights),
         "config": to_json(config),
-        "dataset": {
-            "name": manifest.name,
-            "digest": manifest.digest,
-            "seed": manifest.recipe.seed,
-            "sample": manifest.recipe.sample is not None,
-            "sources": sorted(manifest.sources),
-            "titles": {name: source.title for name, source in sorted(manifest.sources.items())},
-            "partition": (manifest.recipe.subsets[config.subset].partition or manifest.recipe.partition)["name"],
-        },
+        "dataset": told_of(manifest, config.subset),
         "weights": weights,
         "versions": {"fedkit": distribution.version(), "torch": version("torch")},
     }

@@ -128,6 +128,50 @@ def test_a_sample_that_calls_itself_real_is_found_out_by_its_dataset(folder: Pat
     assert problem.words == "says sample=False of its dataset, whose manifest says True"
 
 
+def config_lie(*keys: str, value: object) -> Callable[[Path], object]:
+    return edit("config.json", *keys, value=value)
+
+
+def another_client(folder: Path) -> None:
+    """Rows that moved from one client to another: the mean over clients stays what they give."""
+    data = json.loads((folder / "result.json").read_text())
+    rows = data["clients"]["test"]["rows"]
+    names = list(rows)
+    for held in data["clients"]["test"].values():
+        held["somebody"] = held.pop(names[-1])
+    (folder / "result.json").write_text(json.dumps(data, indent=1))
+
+
+LIES: dict[str, tuple[Callable[[Path], object], str]] = {
+    "the title of a source": (config_lie("dataset", "titles", value={"ucmerced": "UC Merced"}), "says titles="),
+    "the partition": (config_lie("dataset", "partition", value="iid"), "says partition='iid' of its dataset"),
+    "the name": (config_lie("dataset", "name", value="real"), "says name='real' of its dataset"),
+    "another subset": (config_lie("config", "subset", value="ghost"), "says subset='ghost', and its dataset has"),
+    "the group": (config_lie("group", value="0" * 64), "group is not the digest of config and recipe"),
+    "other splits": (config_lie("config", "splits", value=["val"]), "clients are not of the splits of the config"),
+    "other clients": (another_client, "clients.test.rows are not those of the dataset's clients"),
+}
+
+
+@pytest.mark.parametrize("case", LIES)
+def test_what_a_sealed_run_says_of_its_dataset_is_compared_with_it(case: str, folder: Path) -> None:
+    change, words = LIES[case]
+    change(folder)
+    resealed(folder)
+    found = [problem.words for problem in verify(folder)[1]]
+    assert any(words in one for one in found), found
+
+
+def test_a_split_that_a_dataset_does_not_have(folder: Path) -> None:
+    result = json.loads((folder / "result.json").read_text())
+    result["clients"]["val"] = result["clients"].pop("test")
+    result["figures"] = {name.replace("test/", "val/"): value for name, value in result["figures"].items()}
+    (folder / "result.json").write_text(json.dumps(result))
+    config_lie("config", "splits", value=["val"])(folder)
+    resealed(folder)
+    assert any("was judged on 'val', and fed-ucmerced has train, test" in one.words for one in verify(folder)[1])
+
+
 def unsealed(folder: Path) -> None:
     """As fedkit 0.1.0 wrote it."""
     data = json.loads((folder / "result.json").read_text())

@@ -54,6 +54,8 @@ def problems(folder: Path, facts: Mapping[str, Any], data: Mapping[str, Any]) ->
         yield CONFIG, "run is not the digest of config and dataset"
     if facts["config"].get("rounds") != data["rounds"]:
         yield RESULT, "rounds are not those of the config"
+    if sorted(data["clients"]) != sorted(facts["config"].get("splits") or ()):
+        yield RESULT, "clients are not of the splits of the config"
     yield from ((RESULT, words) for words in _summaries(data))
     if data["rounds"]:
         yield from ((METRICS, words) for words in _last_round(folder / METRICS, facts["config"], data))

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fedrsic_data.dataset.manifest import NAME
-from fedrsic_data.dataset.reader import Dataset
+from fedrsic_data.dataset.reader import Dataset, Subset
 from fedrsic_data.errors import FedkitError
+from fedtrain.config import group, told_of
 from fedtrain.runs import folder as folders
 from fedtrain.runs import seal
 from fedtrain.runs.files import CONFIG, RESULT
@@ -60,7 +61,7 @@ def verify(folder: Path) -> tuple[Result, list[Problem], list[str]]:
     if isinstance(dataset, str):
         notes.append(dataset)
     else:
-        problems += _against(run.facts["dataset"], dataset)
+        problems += _against(run, dataset)
     return run, problems, notes
 
 
@@ -76,15 +77,30 @@ def _dataset(run: Result) -> Dataset | str:
     return found
 
 
-def _against(told: dict[str, object], dataset: Dataset) -> Iterator[Problem]:
-    """What a run says of its dataset, against the manifest."""
-    manifest = dataset.manifest
-    true = {
-        "name": manifest.name,
-        "seed": manifest.recipe.seed,
-        "sample": manifest.recipe.sample is not None,
-        "sources": sorted(manifest.sources),
-    }
-    for key, value in true.items():
-        if told.get(key) != value:
-            yield Problem(CONFIG, f"says {key}={told.get(key)!r} of its dataset, whose manifest says {value!r}")
+def _against(run: Result, dataset: Dataset) -> Iterator[Problem]:
+    """What a run says of its dataset, against the manifest and the client table; older runs say less."""
+    manifest, config, told = dataset.manifest, run.facts["config"], run.facts["dataset"]
+    name = config["subset"]
+    if name not in manifest.subsets:
+        yield Problem(CONFIG, f"says subset={name!r}, and its dataset has {', '.join(manifest.subsets)}")
+        return
+    for key, value in told_of(manifest, name).items():
+        if key in told and told[key] != value:
+            yield Problem(CONFIG, f"says {key}={told[key]!r} of its dataset, whose manifest says {value!r}")
+    if run.sealed and run.facts["group"] != group(config, manifest, run.facts.get("weights")):
+        yield Problem(CONFIG, "group is not the digest of config and recipe")
+    rows = _rows(dataset.subset(name))
+    for split, held in run.data["clients"].items():
+        if split not in rows:
+            yield Problem(CONFIG, f"says that it was judged on {split!r}, and {name} has {', '.join(rows)}")
+        elif config.get("held_out") is None and held.get("rows") and held["rows"] != rows[split]:
+            yield Problem(RESULT, f"clients.{split}.rows are not those of the dataset's clients")
+
+
+def _rows(subset: Subset) -> dict[str, dict[str, int]]:
+    """Split -> client -> rows."""
+    found: dict[str, dict[str, int]] = {split: {} for split in subset.splits}
+    columns = (subset.client_table.column(name).to_pylist() for name in ("split", "client_id", "rows"))
+    for split, client, count in zip(*columns, strict=True):
+        found[split][client] = count
+    return found
