@@ -1,4 +1,4 @@
-"""Kills what writes, at many moments, and prints what the next call made of it as JSON; see ``test_killed.py``.
+"""Kills what writes, at many moments, and prints what the next call made of it as JSON; see ``test_writes_killed.py``.
 
 Each attempt is a fork that dies just before its n-th change to the file system, or, where it publishes, at the n-th
 request that the Hub gets of it. No clock is asked: the moments are the same every time.

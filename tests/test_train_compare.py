@@ -16,7 +16,7 @@ import torch
 from conftest import ROOT, sampled
 from federated_softmax import Softmax
 from rich.console import Console
-from test_train_engine import config
+from test_engines_rounds import config
 
 from fedrsic_data.errors import OutputError, UsageError
 from fedrsic_data.partition import PARTITIONERS

@@ -18,7 +18,7 @@ from conftest import ROOT, contents
 from federated_softmax import Softmax
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from test_train_engine import config
+from test_engines_rounds import config
 
 import fedrsic_data
 from fedrsic_data import recipes
@@ -337,8 +337,8 @@ from conftest import contents
 from federated_softmax import Softmax, labels
 import torch
 torch.set_num_threads(1)
-from test_ownership import planned
-from test_train_engine import config
+from test_files_ownership import planned
+from test_engines_rounds import config
 from fedrsic_data.files import atomic, build, sites
 from fedrsic_data.errors import OutputError
 from fedtrain import methods, run

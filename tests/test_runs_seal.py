@@ -13,8 +13,8 @@ import pytest
 import torch
 from conftest import ROOT, fedkit
 from federated_softmax import Softmax
+from test_engines_rounds import config
 from test_train_compare import resealed, shown
-from test_train_engine import config
 
 from fedrsic_data.errors import OutputError
 from fedtrain import methods, run

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 from conftest import ROOT, sampled
-from test_sites import flair
+from test_derive_sites import flair
 
 pytestmark = pytest.mark.slow
 

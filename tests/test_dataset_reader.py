@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 from conftest import ROOT, sampled
 from PIL import Image
-from test_verify import rewrite
+from test_dataset_verify import rewrite
 
 import fedrsic_data
 from fedrsic_data.errors import ManifestError, UsageError

@@ -14,8 +14,8 @@ import pytest
 from conftest import fails, fedkit, sampled
 from hubserver import Hub, serving
 from PIL import Image
+from test_dataset_verify import rewrite, swap
 from test_publish import around, commands, python
-from test_verify import rewrite, swap
 
 import fedrsic_data
 from fedrsic_data.build.shards import parquet_writer

@@ -19,7 +19,7 @@ if find_spec("flwr") is None:
 
 from flower_grid import HereGrid
 from flwr.app import Message, RecordDict
-from test_sites import flair
+from test_derive_sites import flair
 
 from fedrsic_data.dataset import manifest
 from fedrsic_data.derive import sites
