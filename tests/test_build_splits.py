@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedrsic_data.build.splits import base_classes, check, dealt, few_shot, hold_out, stratified, together
+from fedrsic_data.build.splits import base_classes, dealt, few_shot, hold_out, stratified, together
+from fedrsic_data.dataset.recipe import check_fractions
 from fedrsic_data.errors import UsageError
 from fedrsic_data.partition import Rows
 
@@ -56,7 +57,7 @@ def test_every_client_keeps_a_row_for_training(n: int, classes: int, clients: in
 )
 def test_fractions_that_are_no_split(fractions: dict[str, float]) -> None:
     with pytest.raises(UsageError, match="splits"):
-        check(fractions)
+        check_fractions(fractions)
 
 
 def test_whole_clients() -> None:
