@@ -23,7 +23,8 @@ graph = _made()
 # parsed before any test runs: Python 3.11 fails at it, now and then, beside threads that other tests left behind
 graph.arrows()
 
-CONTRACT = {"dataset", "errors", "settings", "seeds", "answer", "files", "interrupts", "distribution", "report"}
+CONTRACT = {"dataset", "files", "report", "errors", "settings", "registry", "seeds", "answer", "interrupts"}
+CONTRACT |= {"distribution"}
 """The rooms of the data layer that trainers may see."""
 
 HEAVY = {"torch", "torchvision", "open_clip"}

@@ -203,7 +203,7 @@ def _indexes(resolved: Resolved, places: locate.Places, listener: Listener) -> t
         drawn = {name: sample_source.index(source, recipe.sample) for name, source in sources.items()}
         sample_source.check(sources.values(), recipe.sample)
         return drawn, []
-    locate.check_names(places.given, {**SOURCES, **sources})
+    locate.check_names(places.given, dict.fromkeys((*SOURCES, *sources)))
     here = {name: locate.find(sources[name], places) for name in wanted}
     if places.folder is not None and not any(here.values()):
         layouts = ", ".join(f"{name} ({sources[name].facts.layout})" for name in wanted)

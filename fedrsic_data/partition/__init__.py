@@ -6,23 +6,9 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from fedrsic_data.errors import UsageError
-from fedrsic_data.partition import external
-from fedrsic_data.partition.assigned import Assigned
 from fedrsic_data.partition.base import Assignment, Owners, Partitioner, Rows, assign, names, sorting
-from fedrsic_data.partition.cluster import Cluster
-from fedrsic_data.partition.dirichlet import Dirichlet
-from fedrsic_data.partition.dirichlet_client import DirichletClient
-from fedrsic_data.partition.domain import Domain
-from fedrsic_data.partition.ext_dirichlet import ExtDirichlet
-from fedrsic_data.partition.iid import Iid
-from fedrsic_data.partition.label_set import LabelSet
-from fedrsic_data.partition.natural import Natural
-from fedrsic_data.partition.pathological import Pathological
-from fedrsic_data.partition.quantity import Quantity
-from fedrsic_data.partition.shards import Shards
-from fedrsic_data.partition.skew import Skew
-from fedrsic_data.settings import decode, encode, suggest
+from fedrsic_data.registry import Registry
+from fedrsic_data.settings import decode, encode
 
 __all__ = [
     "PARTITIONERS",
@@ -40,21 +26,24 @@ __all__ = [
     "to_json",
 ]
 
-PARTITIONERS: dict[str, type[Any]] = {
-    "iid": Iid,
-    "dirichlet": Dirichlet,
-    "dirichlet-client": DirichletClient,
-    "pathological": Pathological,
-    "shards": Shards,
-    "ext-dirichlet": ExtDirichlet,
-    "quantity": Quantity,
-    "domain": Domain,
-    "natural": Natural,
-    "skew": Skew,
-    "assigned": Assigned,
-    "label-set": LabelSet,
-    "cluster": Cluster,
-}
+PARTITIONERS: Registry[type[Any]] = Registry(
+    "partitioner",
+    {
+        "iid": "fedrsic_data.partition.iid:Iid",
+        "dirichlet": "fedrsic_data.partition.dirichlet:Dirichlet",
+        "dirichlet-client": "fedrsic_data.partition.dirichlet_client:DirichletClient",
+        "pathological": "fedrsic_data.partition.pathological:Pathological",
+        "shards": "fedrsic_data.partition.shards:Shards",
+        "ext-dirichlet": "fedrsic_data.partition.ext_dirichlet:ExtDirichlet",
+        "quantity": "fedrsic_data.partition.quantity:Quantity",
+        "domain": "fedrsic_data.partition.domain:Domain",
+        "natural": "fedrsic_data.partition.natural:Natural",
+        "skew": "fedrsic_data.partition.skew:Skew",
+        "assigned": "fedrsic_data.partition.assigned:Assigned",
+        "label-set": "fedrsic_data.partition.label_set:LabelSet",
+        "cluster": "fedrsic_data.partition.cluster:Cluster",
+    },
+)
 """Every partitioner by the name it has in recipes and on the command line."""
 
 
@@ -65,10 +54,9 @@ def from_json(spec: Mapping[str, Any], where: str = "partition") -> Partitioner:
         UsageError: Unknown name or setting, or a value out of range.
     """
     name = spec.get("name")
-    if not isinstance(name, str) or name not in PARTITIONERS:
-        raise UsageError(f"{where}: unknown partitioner {name!r}{suggest(str(name), PARTITIONERS)}")
+    kind = PARTITIONERS.named(name, where)
     settings = {key: value for key, value in spec.items() if key != "name"}
-    partitioner: Partitioner = decode(PARTITIONERS[name], settings, f"{where} {name}")
+    partitioner: Partitioner = decode(kind, settings, f"{where} {name}")
     return partitioner
 
 
@@ -87,6 +75,8 @@ def pinned(spec: Mapping[str, Any], where: str = "partition") -> dict[str, Any]:
     """A partitioner's JSON with every setting spelled out, and the digest of the file it reads filled in."""
     full = spelled_out(spec, where)
     if "sha256" in full and not full["sha256"]:
+        from fedrsic_data.partition import external
+
         full["sha256"] = external.digest(full["path"])
     return full
 

@@ -4,41 +4,45 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fedrsic_data.errors import UsageError
+from fedrsic_data.registry import Registry
 from fedrsic_data.settings import decode, encode, suggest
-from fedrsic_data.sources import (
-    coco,
-    coco_format,
-    flair,
-    folder,
-    metadata,
-    optimal31,
-    parquet,
-    resisc45,
-    ucmerced,
-    voc,
-    voc_format,
-    yolo,
-)
 from fedrsic_data.sources.base import Facts, Source
-from fedrsic_data.sources.own.annotated import Annotated
+
+if TYPE_CHECKING:
+    from fedrsic_data.sources.own.annotated import Annotated
 
 __all__ = ["FORMATS", "GENERAL", "SOURCES", "Facts", "Source", "configured", "spelled_out"]
 
-SOURCES: dict[str, Source] = {
-    source.name: source
-    for source in (coco.SOURCE, flair.SOURCE, optimal31.SOURCE, resisc45.SOURCE, ucmerced.SOURCE, voc.SOURCE)
-}
+SOURCES: Registry[Source] = Registry(
+    "source",
+    {
+        "coco": "fedrsic_data.sources.coco:SOURCE",
+        "flair": "fedrsic_data.sources.flair:SOURCE",
+        "optimal31": "fedrsic_data.sources.optimal31:SOURCE",
+        "resisc45": "fedrsic_data.sources.resisc45:SOURCE",
+        "ucmerced": "fedrsic_data.sources.ucmerced:SOURCE",
+        "voc": "fedrsic_data.sources.voc:SOURCE",
+    },
+)
 """Every source by the name it has in recipes."""
 
-FORMATS: dict[str, Annotated] = {
-    source.kind: source for source in (coco_format.SOURCE, metadata.SOURCE, voc_format.SOURCE, yolo.SOURCE)
+_FORMATS = {
+    "coco_format": "fedrsic_data.sources.coco_format:SOURCE",
+    "metadata": "fedrsic_data.sources.metadata:SOURCE",
+    "voc_format": "fedrsic_data.sources.voc_format:SOURCE",
+    "yolo": "fedrsic_data.sources.yolo:SOURCE",
 }
+
+FORMATS: Registry[Annotated] = Registry("format", _FORMATS)
 """Readers of folders with annotations in a public format."""
 
-GENERAL: dict[str, Source] = {parquet.SOURCE.kind: parquet.SOURCE, folder.SOURCE.kind: folder.SOURCE, **FORMATS}
+GENERAL: Registry[Source] = Registry(
+    "reader",
+    {"hub": "fedrsic_data.sources.parquet:SOURCE", "folder": "fedrsic_data.sources.folder:SOURCE", **_FORMATS},
+)
 """Readers of a person's own data by the ``kind`` it has in recipes, under any name."""
 
 
@@ -55,10 +59,9 @@ def configured(name: str, settings: Mapping[str, Any], where: str) -> Source:
     """
     fields = dict(settings)
     kind = fields.pop("kind", name)
-    kinds = {**SOURCES, **GENERAL}
-    if not isinstance(kind, str) or kind not in kinds:
-        raise UsageError(f"{where}: unknown source {kind!r}{suggest(str(kind), kinds)}")
-    source: Any = kinds[kind]
+    if not isinstance(kind, str) or (kind not in SOURCES and kind not in GENERAL):
+        raise UsageError(f"{where}: unknown source {kind!r}{suggest(str(kind), [*SOURCES, *GENERAL])}")
+    source: Any = SOURCES[kind] if kind in SOURCES else GENERAL[kind]
     if source.settings is None:
         if fields or kind != name:
             raise UsageError(f"{where}: source {kind} has no settings and no other name; leave this out")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -81,7 +81,7 @@ def find(source: Source, places: Places) -> Path | None:
     return None
 
 
-def check_names(given: Mapping[str, str], known: Mapping[str, Source]) -> None:
+def check_names(given: Mapping[str, str], known: Collection[str]) -> None:
     """Refuses a ``--source`` for a source that does not exist.
 
     Raises:

@@ -1,0 +1,77 @@
+"""Registries: names are read without imports, and things are imported when asked for."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+from conftest import ROOT
+
+from fedrsic_data.errors import UsageError
+from fedrsic_data.partition import PARTITIONERS
+from fedrsic_data.registry import Registry
+from fedrsic_data.sources import FORMATS, GENERAL, SOURCES
+
+
+def loaded(code: str, package: str) -> set[str]:
+    """The modules below a package that a fresh interpreter holds after some code."""
+    code += f"\nimport sys; print(*(m for m in sys.modules if m.startswith('{package}.')))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    return {name.removeprefix(f"{package}.") for name in done.stdout.splitlines()[-1].split()}
+
+
+def test_names_import_nothing_and_a_thing_its_own_module() -> None:
+    kinds: Registry[object] = Registry("kind", {"one": "no.such.module:Thing", "text": "string:digits"})
+    assert list(kinds) == ["one", "text"]
+    assert len(kinds) == 2
+    assert "one" in kinds
+    assert kinds["text"] == "0123456789"
+    with pytest.raises(ModuleNotFoundError):
+        kinds["one"]
+
+
+def test_an_unknown_name_is_refused_with_the_nearest() -> None:
+    kinds: Registry[object] = Registry("kind", {"text": "string:digits"})
+    with pytest.raises(UsageError, match="^unknown kind 'txet'; did you mean 'text'\\?$"):
+        kinds["txet"]
+    with pytest.raises(UsageError, match=r"^recipe: unknown kind \['text'\]; did you mean 'text'\?$"):
+        kinds.named(["text"], "recipe")
+    assert kinds.get("txet") is None
+    assert ["text"] not in kinds
+
+
+def test_a_thing_that_is_set_serves_this_process() -> None:
+    kinds: Registry[object] = Registry("kind", {})
+    kinds["mine"] = set
+    assert kinds["mine"] is set
+    del kinds["mine"]
+    assert "mine" not in kinds
+
+
+def test_the_tables_name_sources_as_sources_name_themselves() -> None:
+    assert {name: source.name for name, source in SOURCES.items()} == {name: name for name in SOURCES}
+    assert {name: source.kind for name, source in GENERAL.items()} == {name: name for name in GENERAL}
+    assert {name: source.kind for name, source in FORMATS.items()} == {name: name for name in FORMATS}
+    assert set(FORMATS) < set(GENERAL)
+    assert not set(SOURCES) & set(GENERAL)
+
+
+def test_the_table_names_partitioners_once_each() -> None:
+    assert len(set(PARTITIONERS.values())) == len(PARTITIONERS)
+
+
+def test_a_partitioner_is_loaded_when_a_recipe_names_it() -> None:
+    modules = {name.replace("-", "_") for name in PARTITIONERS}
+    code = "from fedrsic_data import partition\nassert 'iid' in partition.PARTITIONERS"
+    assert not loaded(code, "fedrsic_data.partition") & modules
+    code += "\npartition.from_json({'name': 'iid'})"
+    assert loaded(code, "fedrsic_data.partition") & modules == {"iid"}
+
+
+def test_a_source_is_loaded_when_a_recipe_names_it() -> None:
+    modules = {*SOURCES, *FORMATS, "folder", "parquet"}
+    code = "from fedrsic_data import sources\nassert 'coco' in sources.SOURCES"
+    assert not loaded(code, "fedrsic_data.sources") & modules
+    code += "\nsources.configured('coco', {}, 'sources.coco')"
+    assert loaded(code, "fedrsic_data.sources") & modules == {"coco"}
