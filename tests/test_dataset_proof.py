@@ -6,6 +6,7 @@ import io
 import json
 import shutil
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow as pa
@@ -19,7 +20,7 @@ from test_publish import around, commands, python
 
 import fedrsic_data
 from fedrsic_data.build.shards import parquet_writer
-from fedrsic_data.dataset import manifest
+from fedrsic_data.dataset import manifest, schema
 from fedrsic_data.dataset.reader import Dataset
 from fedrsic_data.errors import ManifestError
 from fedtrain import resolve, run
@@ -161,6 +162,65 @@ def test_test_rows_in_training_files_are_refused_though_the_digests_agree(datase
     rewrite("clients.parquet", TABLES["test rows that point at training files"][1])(dataset)
     with pytest.raises(ManifestError, match=r"clients.parquet: does not fit what the manifest says"):
         fedrsic_data.open(dataset).subset("fed-ucmerced").client_table  # noqa: B018
+
+
+def column(name: str, change: Callable[[list[str]], list[str | None]]) -> Callable[[pa.Table], pa.Table]:
+    def changed(table: pa.Table) -> pa.Table:
+        values = pa.array(change(table.column(name).to_pylist()), table.schema.field(name).type)
+        return table.set_column(table.schema.get_field_index(name), name, values)
+
+    return changed
+
+
+def renamed(one: str, other: str) -> Callable[[list[str]], list[str | None]]:
+    """Two values change places."""
+    return lambda values: [{one: other, other: one}.get(value, value) for value in values]
+
+
+SHARD = f"{TRAIN}/client-0003.parquet"
+LIES: dict[str, tuple[str, Callable[[pa.Table], pa.Table], str]] = {
+    "owners swapped": ("plan.parquet", column("client_id", renamed("client-0003", "client-0004")), "other images"),
+    "splits swapped": ("plan.parquet", column("split", renamed("train", "test")), "other images"),
+    "owned by nobody": ("plan.parquet", column("client_id", lambda values: [None] * len(values)), "other images"),
+    "an empty plan": ("plan.parquet", lambda table: table.slice(0, 0), "other images"),
+    "a shard of another client": (SHARD, column("client_id", lambda v: ["client-0004"] * len(v)), "where the client"),
+    "another image": (SHARD, column("sample_id", lambda v: ["sample-ucmerced/beach/0", *v[1:]]), "other images"),
+    "an image twice": (SHARD, column("sample_id", lambda v: [v[1], *v[1:]]), "other images"),
+}
+
+
+@pytest.mark.parametrize("case", LIES)
+def test_training_takes_no_shard_that_plan_and_client_table_do_not_tell_of(case: str, dataset: Path) -> None:
+    """Their digests agree: somebody made them again."""
+    name, change, words = LIES[case]
+    rewrite(name, change)(dataset)
+    if name == "plan.parquet":
+        held = manifest.load(dataset)
+        table = pq.read_table(dataset / name)
+        plan = replace(held.plan, digest=schema.content_digest(table), rows=table.num_rows)
+        (dataset / manifest.NAME).write_text(manifest.dumps(manifest.sealed(replace(held, plan=plan))))
+    (config,) = run.configs("zeroshot", dataset, [], ["device=cpu"])
+    _, subset, _ = resolve.prepared(config)
+    with pytest.raises(ManifestError, match=rf"{SHARD}: .*{words}.*; run: fedkit verify"):
+        subset.client("client-0003").read("train", ["label"])
+
+
+def test_a_client_in_the_row_groups_of_another_is_not_trained_on(tmp_path: Path) -> None:
+    built = sampled(tmp_path / "fed", "layout.files=packed").path
+    rows = pq.read_table(built / "clients.parquet").to_pylist()
+    one, other = (row for row in rows if row["split"] == "train" and row["client_id"] in ("client-0003", "client-0004"))
+    for name in ("row_group", "rows"):
+        one[name], other[name] = other[name], one[name]
+    rewrite("clients.parquet", lambda table: pa.Table.from_pylist(rows, schema=table.schema))(built)
+    subset = Dataset(built, proved=True).subset("fed-ucmerced")
+    with pytest.raises(ManifestError, match="does not hold client-0003 where the client table says"):
+        subset.read("train", ["label"])
+
+
+@pytest.mark.parametrize("sets", [["layout.files=packed"], ["duplicates=drop-extra", "shots=2"]], ids=" ".join)
+def test_what_was_built_is_what_plan_and_client_table_say(sets: list[str], tmp_path: Path) -> None:
+    subset = Dataset(sampled(tmp_path / "fed", *sets).path, proved=True).subset("fed-ucmerced")
+    assert [subset.read(split, ["label"]).num_rows for split in subset.splits] == list(subset.entry.rows.values())
 
 
 def test_whatever_training_reads_is_proved(dataset: Path) -> None:

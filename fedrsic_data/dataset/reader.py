@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from fedrsic_data.dataset import manifest, schema, skew
+from fedrsic_data.dataset import schema, skew
 from fedrsic_data.dataset.local import Files, Local, is_address
 from fedrsic_data.dataset.manifest import Shard
 from fedrsic_data.errors import ManifestError, UsageError
@@ -22,6 +22,8 @@ from fedrsic_data.settings import suggest
 
 if TYPE_CHECKING:
     import datasets
+
+    from fedrsic_data.dataset.owners import Owners
 
 
 _SKEW = ({"value"}, {"value", "iid_low", "iid_high"})
@@ -46,6 +48,7 @@ class Dataset:
     def __init__(self, path: str | os.PathLike[str], *, proved: bool = False) -> None:
         """Opens a manifest, the folder it is in, or a dataset of the Hub; see ``fedrsic_data.open``."""
         self._proved = proved
+        self._compared: set[str] = set()
         if is_address(path):
             from fedrsic_data.dataset.hub import Remote
 
@@ -99,7 +102,8 @@ class Dataset:
     def shard(self, name: str, *, images: int | None = 0) -> AbstractContextManager[pq.ParquetFile]:
         """A shard by its path beside the manifest.
 
-        It is compared with its digest first if proof was demanded, or if all of its images are read anyway.
+        It is compared with its digest first if proof was demanded, or if all of its images are read anyway; and where
+        proof was demanded, also with plan and client table, which may have digests that agree and tell of others.
 
         Args:
             name: The path.
@@ -111,14 +115,29 @@ class Dataset:
         self.check_images()
         if name not in self._shards:
             raise ManifestError(f"{self.where}: {name!r} is no file of it; its client table is damaged")
-        shard = self._shards[name]
+        subset, shard = self._shards[name]
         if self._proved or images in (None, shard.rows):
             self.files.prove(shard)
+        if self._proved and name not in self._compared:
+            with self.files.parquet(name) as file:
+                words = self._owners.differ(subset, shard, file)
+            if words:
+                raise ManifestError(f"{self.where}/{name}: {words}; run: fedkit verify")
+            self._compared.add(name)
         return self.files.parquet(name)
 
     @cached_property
-    def _shards(self) -> dict[str, Shard]:
-        return {shard.path: shard for shard in manifest.shards(self.manifest)}
+    def _shards(self) -> dict[str, tuple[str, Shard]]:
+        """Each shard and the name of its subset, by its path."""
+        return {shard.path: (name, shard) for name, held in self.manifest.subsets.items() for shard in held.shards}
+
+    @cached_property
+    def _owners(self) -> Owners:
+        from fedrsic_data.dataset.owners import COLUMNS, Owners
+
+        with self.files.parquet(self.manifest.plan.path) as file:
+            plan = file.read(columns=list(COLUMNS))
+        return Owners(self.manifest, plan, self.client_table)
 
     def check_images(self) -> None:
         """Refuses a reference.
