@@ -22,9 +22,9 @@ from test_engines_rounds import config
 from fedrsic_data import partition, recipes
 from fedrsic_data.answer import Shown, as_json
 from fedrsic_data.build import pipeline
+from fedrsic_data.build.verify import verify
 from fedrsic_data.cli import tables
 from fedrsic_data.dataset.reader import Dataset
-from fedrsic_data.dataset.verify import verify
 from fedrsic_data.derive import resplit
 from fedrsic_data.errors import FedkitError
 from fedrsic_data.publish.contents import contents

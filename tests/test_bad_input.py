@@ -37,7 +37,7 @@ from PIL import Image
 
 from fedrsic_data import recipes
 from fedrsic_data.build import pipeline, shards, workspace
-from fedrsic_data.dataset.verify import verify
+from fedrsic_data.build.verify import verify
 from fedrsic_data.errors import OutputError
 from fedrsic_data.files.cache import cache_folder
 from fedrsic_data.raw import download

@@ -20,8 +20,8 @@ import fedrsic_data
 from fedrsic_data import recipes
 from fedrsic_data.build import pipeline, shards
 from fedrsic_data.build.engines import threads
+from fedrsic_data.build.verify import verify
 from fedrsic_data.dataset import recipe, schema
-from fedrsic_data.dataset.verify import verify
 from fedrsic_data.errors import BadImageError, OutputError, UsageError
 from fedrsic_data.sources.locate import Places
 

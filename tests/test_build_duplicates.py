@@ -23,10 +23,10 @@ from fedrsic_data import recipes, sample
 from fedrsic_data.answer import Shown
 from fedrsic_data.build import pipeline
 from fedrsic_data.build.splits import together
+from fedrsic_data.build.verify import verify
 from fedrsic_data.cli import tables
 from fedrsic_data.dataset import manifest, recipe
 from fedrsic_data.dataset.reader import Dataset
-from fedrsic_data.dataset.verify import verify
 from fedrsic_data.derive import resplit
 from fedrsic_data.errors import SourceError, UsageError
 from fedrsic_data.partition import Rows

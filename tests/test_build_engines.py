@@ -19,9 +19,9 @@ from fedrsic_data import recipes
 from fedrsic_data.build import engines, pipeline, shards
 from fedrsic_data.build.engines.base import Task
 from fedrsic_data.build.plan import Planned
+from fedrsic_data.build.verify import verify
 from fedrsic_data.cli import console, tables
 from fedrsic_data.dataset import manifest
-from fedrsic_data.dataset.verify import verify
 from fedrsic_data.errors import BadImageError, OutputError, UsageError, discreet, masked
 from fedrsic_data.publish import object_store
 from fedrsic_data.sources.locate import Places

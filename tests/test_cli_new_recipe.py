@@ -13,9 +13,9 @@ import pytest
 from conftest import answer, fails, fedkit, tiny_image
 
 import fedrsic_data
+from fedrsic_data.build.verify import verify
 from fedrsic_data.cli import new_recipe
 from fedrsic_data.dataset import schema
-from fedrsic_data.dataset.verify import verify
 from fedrsic_data.errors import OutputError, SourceError, UsageError
 
 DOMAINS = ("amazon", "dslr", "webcam")

@@ -17,9 +17,9 @@ from PIL import Image
 
 import fedrsic_data
 from fedrsic_data.build.shards import parquet_writer
+from fedrsic_data.build.verify import verify
 from fedrsic_data.build.workspace import file_digest
 from fedrsic_data.dataset import manifest
-from fedrsic_data.dataset.verify import verify
 from fedrsic_data.derive import sites
 from fedrsic_data.errors import ManifestError
 from fedrsic_data.sources.locate import Places

@@ -11,8 +11,8 @@ from conftest import contents, sampled
 
 from fedrsic_data import recipes
 from fedrsic_data.build import pipeline
+from fedrsic_data.build.verify import verify
 from fedrsic_data.dataset import recipe
-from fedrsic_data.dataset.verify import verify
 from fedrsic_data.derive import resplit
 from fedrsic_data.errors import OutputError, UsageError, VerificationError
 from fedrsic_data.settings import encode

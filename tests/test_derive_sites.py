@@ -14,9 +14,9 @@ from conftest import answer, contents, fails, fedkit, sampled
 
 from fedrsic_data import recipes
 from fedrsic_data.build import pipeline
+from fedrsic_data.build.verify import verify
 from fedrsic_data.dataset import manifest
 from fedrsic_data.dataset.reader import Dataset
-from fedrsic_data.dataset.verify import verify
 from fedrsic_data.derive import resplit, sites
 from fedrsic_data.errors import ManifestError, OutputError, UsageError, VerificationError
 from fedrsic_data.sources.locate import Places

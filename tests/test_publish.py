@@ -24,12 +24,12 @@ from hubserver import READER, WRITER, Fault, Hub, Repo, broken, serving
 
 import fedrsic_data
 from fedrsic_data import recipes
+from fedrsic_data.build.verify import verify
 from fedrsic_data.dataset import manifest
 from fedrsic_data.dataset.flower import ClientPartitioner
 from fedrsic_data.dataset.hub import Address, Ranges, address, patiently, pinned, speaking
 from fedrsic_data.dataset.local import is_address
 from fedrsic_data.dataset.manifest import Shard
-from fedrsic_data.dataset.verify import verify
 from fedrsic_data.errors import HubError, ManifestError, OutputError, UsageError, VerificationError, discreet
 from fedrsic_data.publish import rebuild
 from fedrsic_data.publish.contents import contents as published

@@ -10,7 +10,7 @@ import pytest
 from conftest import answer, fails, fedkit
 
 import fedrsic_data
-from fedrsic_data.dataset.verify import verify
+from fedrsic_data.build.verify import verify
 
 pytestmark = pytest.mark.realdata
 

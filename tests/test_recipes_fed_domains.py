@@ -13,7 +13,7 @@ from PIL import Image
 import fedrsic_data
 from fedrsic_data import recipes, sample
 from fedrsic_data.build import duplicates, pipeline
-from fedrsic_data.dataset.verify import verify
+from fedrsic_data.build.verify import verify
 from fedrsic_data.sources import vocabulary
 from fedrsic_data.sources.locate import Places
 

@@ -21,7 +21,7 @@ from PIL import Image
 
 import fedrsic_data
 from fedrsic_data import recipes
-from fedrsic_data.dataset.verify import verify
+from fedrsic_data.build.verify import verify
 from fedrsic_data.errors import DownloadError, SourceError, UsageError
 from fedrsic_data.raw.download import Remote
 from fedrsic_data.raw.index import Index

@@ -19,7 +19,7 @@ import pytest
 from conftest import answer, contents, fails, fedkit, tiny_image
 
 import fedrsic_data
-from fedrsic_data.dataset.verify import verify
+from fedrsic_data.build.verify import verify
 from fedrsic_data.errors import FedkitError, SourceError
 from fedrsic_data.raw import containers
 from fedrsic_data.sources import flair, flair_labels

@@ -17,8 +17,8 @@ import torch
 from conftest import ROOT, fedkit, tiny_image
 from formats import NAMES, Truth, save
 
+from fedrsic_data.build.verify import verify
 from fedrsic_data.cli import new_recipe
-from fedrsic_data.dataset.verify import verify
 from fedrsic_data.errors import SourceError, UsageError
 from fedrsic_data.raw.index import Index
 from fedrsic_data.sources import configured

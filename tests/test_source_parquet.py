@@ -18,8 +18,8 @@ import pytest
 from conftest import answer, fails, fedkit, tiny_image
 
 import fedrsic_data
+from fedrsic_data.build.verify import verify
 from fedrsic_data.dataset import schema
-from fedrsic_data.dataset.verify import verify
 from fedrsic_data.errors import SourceError, UsageError
 from fedrsic_data.raw.index import Index
 from fedrsic_data.sources import configured, locate

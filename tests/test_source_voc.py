@@ -14,7 +14,7 @@ from conftest import answer, fails, fedkit, tiny_image
 
 import fedrsic_data
 from fedrsic_data import recipes
-from fedrsic_data.dataset.verify import verify
+from fedrsic_data.build.verify import verify
 from fedrsic_data.errors import SourceError, UnsafeArchiveError
 from fedrsic_data.raw.index import Index
 from fedrsic_data.sources import configured

@@ -83,7 +83,7 @@ def _entry(
         multi_label=subset.multi_label,
         clients=len(subset.clients),
         rows=rows,
-        train_counts=train_counts(clients, len(subset.classes)),
+        train_counts=skew.train_counts(clients, len(subset.classes)),
         novel=subset.novel,
         moved=subset.moved,
         duplicates=subset.duplicates,
@@ -99,12 +99,6 @@ def _entry(
         shards=tuple(Shard(r.path, r.split, r.rows, r.bytes, r.sha256) for r in receipts),
         fine=_fine(subset.fine, receipts) if subset.fine else None,
     )
-
-
-def train_counts(clients: pa.Table, classes: int) -> tuple[int, ...]:
-    """Training rows of each class, from a subset's rows of the client table."""
-    counts, _ = skew.tables(clients, classes, TRAIN)
-    return tuple(counts.sum(axis=0).tolist())
 
 
 def _fine(fine: Fine, receipts: Sequence[shards.Receipt]) -> FineEntry:

@@ -242,8 +242,8 @@ def inspect(
 
 def verify(manifest: Path, json: bool) -> None:
     """Re-reads every file of a dataset and compares it with the manifest. Exits with 1 if anything differs."""
+    from fedrsic_data.build.verify import verify as prove
     from fedrsic_data.cli import tables
-    from fedrsic_data.dataset.verify import verify as prove
 
     notes: list[str] = []
     with bars(quiet=json) as bar:

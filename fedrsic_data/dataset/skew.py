@@ -264,6 +264,11 @@ def tables(clients: pa.Table, classes: int, split: str = TRAIN) -> tuple[Counts,
     )
 
 
+def train_counts(clients: pa.Table, classes: int) -> tuple[int, ...]:
+    """Training rows of each class, from a subset's rows of the client table."""
+    return tuple(tables(clients, classes)[0].sum(axis=0).tolist())
+
+
 def _dense(clients: pa.Table, keys: str, counts: str, codes: NDArray[np.integer], width: int) -> Counts:
     table = np.zeros((clients.num_rows, width), np.int64)
     client = np.repeat(np.arange(clients.num_rows), pc.list_value_length(clients.column(keys)).to_numpy())

@@ -1,4 +1,4 @@
-"""Proves a dataset against its manifest: every file, every row, every owner is what it says."""
+"""Proves a dataset against its manifest: every file, row and figure is what it says."""
 
 from __future__ import annotations
 
@@ -15,8 +15,6 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from fedrsic_data import seeds
-from fedrsic_data.build import duplicates, redraw
-from fedrsic_data.build.finish import train_counts
 from fedrsic_data.dataset import images, manifest, schema, skew
 from fedrsic_data.dataset.manifest import File, Manifest, Plan, Shard, SubsetEntry
 from fedrsic_data.dataset.reader import countable
@@ -48,17 +46,41 @@ class Problem:
     words: str
 
 
-def verify(
+@dataclass(frozen=True)
+class Read:
+    """A dataset whose tables can be read.
+
+    Attributes:
+        folder: Its folder.
+        manifest: Its manifest.
+        plan: The rows of ``schema.PLAN_SCHEMA``.
+        clients: The rows of ``schema.CLIENTS_SCHEMA``.
+        intact: The subsets whose files all have their digests.
+    """
+
+    folder: Path
+    manifest: Manifest
+    plan: pa.Table
+    clients: pa.Table
+    intact: tuple[str, ...]
+
+    def rows(self, subset: str) -> tuple[pa.Table, pa.Table]:
+        """A subset's rows of the plan and of the client table."""
+        plan, clients = (t.filter(pc.equal(t.column("subset"), subset)) for t in (self.plan, self.clients))
+        return plan, clients
+
+
+def reread(
     path: Path,
     progress: Callable[[int, int], None] | None = None,
-    note: Callable[[str], None] = lambda _: None,
+    also: Callable[[Read], Iterator[Problem]] = lambda _: iter(()),
 ) -> tuple[Manifest, list[Problem]]:
-    """Re-reads all of a dataset.
+    """Re-reads all of a dataset: files, digests, rows, client table, figures and images.
 
     Args:
         path: ``manifest.json`` or its folder.
         progress: Told ``(bytes read, bytes in all)``.
-        note: Told in words what could not be compared.
+        also: Looks for more in what was read; ``build.verify`` draws the owners again.
 
     Returns:
         The manifest, and what is wrong; an empty list proves the dataset whole.
@@ -73,11 +95,12 @@ def verify(
     problems += words
     problems += [Problem(name, "is not in the manifest") for name in strays(folder, built)]
     if not {built.plan.path, built.clients.path} & damaged:
-        problems += _until_stopped(_content(folder, built, damaged, note))
+        problems += until_stopped(_content(folder, built, damaged, also))
     return built, problems
 
 
-def _until_stopped(found: Iterator[Problem]) -> Iterator[Problem]:
+def until_stopped(found: Iterator[Problem]) -> Iterator[Problem]:
+    """Problems up to the one after which nothing more can be read."""
     try:
         yield from found
     except _Stop as stop:
@@ -85,7 +108,7 @@ def _until_stopped(found: Iterator[Problem]) -> Iterator[Problem]:
 
 
 @contextmanager
-def _looking_at(name: str) -> Iterator[None]:
+def looking_at(name: str) -> Iterator[None]:
     """What Parquet cannot make sense of is a problem of the file ``name``, though its digest agrees."""
     try:
         yield
@@ -145,7 +168,9 @@ def strays(folder: Path, built: Manifest) -> Iterator[str]:
     yield from (name for name in names if name not in known)
 
 
-def _content(folder: Path, built: Manifest, damaged: set[str], note: Callable[[str], None]) -> Iterator[Problem]:
+def _content(
+    folder: Path, built: Manifest, damaged: set[str], also: Callable[[Read], Iterator[Problem]]
+) -> Iterator[Problem]:
     plan, clients = _table(folder, built.plan.path), _table(folder, built.clients.path)
     for name, table, expected in (
         (built.plan.path, plan, schema.PLAN_SCHEMA),
@@ -156,26 +181,18 @@ def _content(folder: Path, built: Manifest, damaged: set[str], note: Callable[[s
             return
     if schema.content_digest(plan) != built.plan.digest or plan.num_rows != built.plan.rows:
         yield Problem(built.plan.path, "does not have the content that the manifest's plan digest stands for")
-    yield from (Problem(manifest.NAME, words) for words in redraw.of_dataset(built, plan, note))
-    for name, subset in built.subsets.items():
-        if {shard.path for shard in subset.shards} & damaged:
-            continue
-        mine = clients.filter(pc.equal(clients.column("subset"), name))
-        planned = plan.filter(pc.equal(plan.column("subset"), name))
+    intact = tuple(n for n, s in built.subsets.items() if not {shard.path for shard in s.shards} & damaged)
+    read = Read(folder, built, plan, clients, intact)
+    for name in intact:
+        planned, mine = read.rows(name)
         if not built.reference:
-            yield from _until_stopped(_subset(folder, built, name, planned, mine))
-        yield from _summary(built, name, subset, planned, mine)
-        if not redraw.is_known(built, name):
-            continue
-        yield from (
-            Problem(manifest.NAME, f"{name}: {words}") for words in redraw.of_subset(built, name, planned, mine, note)
-        )
-        if not built.reference and redraw.is_whole(built, name, planned):
-            yield from _until_stopped(_pictures(folder, name, subset))
+            yield from until_stopped(_subset(folder, built, name, planned, mine))
+        yield from _summary(built, name, built.subsets[name], planned, mine)
+    yield from also(read)
 
 
 def _table(folder: Path, name: str) -> pa.Table:
-    with _looking_at(name), pq.ParquetFile(folder / name) as file:
+    with looking_at(name), pq.ParquetFile(folder / name) as file:
         return file.read()
 
 
@@ -189,7 +206,7 @@ def _subset(folder: Path, built: Manifest, name: str, plan: pa.Table, clients: p
     }
     read: list[pa.Table] = []
     for shard in subset.shards:
-        with _looking_at(shard.path), pq.ParquetFile(folder / shard.path) as file:
+        with looking_at(shard.path), pq.ParquetFile(folder / shard.path) as file:
             if not file.schema_arrow.equals(expected, check_metadata=True):
                 yield Problem(shard.path, "does not have the columns and class names of its subset")
                 continue
@@ -204,25 +221,8 @@ def _subset(folder: Path, built: Manifest, name: str, plan: pa.Table, clients: p
         yield Problem("clients.parquet", f"says that {lost[0]} holds rows of {lost[1]}, and it does not")
     if not read:
         return
-    with _looking_at(name):
+    with looking_at(name):
         yield from _against_plan(name, subset, plan, pa.concat_tables(read))
-
-
-def _pictures(folder: Path, name: str, subset: SubsetEntry) -> Iterator[Problem]:
-    """The images that are said to be one picture, looked at."""
-    wanted = pa.array([sample for group in subset.duplicates for sample in group], pa.string())
-    files: dict[str, bytes] = {}
-    for shard in subset.shards if len(wanted) else ():
-        with _looking_at(shard.path), pq.ParquetFile(folder / shard.path) as file:
-            for number in range(file.metadata.num_row_groups):
-                ids = file.read_row_group(number, columns=["sample_id"]).column(0)
-                held = pc.is_in(ids, value_set=wanted)
-                if pc.any(held).as_py():
-                    images = file.read_row_group(number, columns=["image.bytes"]).column(0).filter(held).to_pylist()
-                    files |= dict(zip(ids.filter(held).to_pylist(), (one["bytes"] for one in images), strict=True))
-    for group in subset.duplicates:
-        if len(group) > 1 and files.keys() >= set(group) and not duplicates.alike([files[sample] for sample in group]):
-            yield Problem(manifest.NAME, f"duplicates of {name}: {group[0]} and {group[1]} are not one picture")
 
 
 def _row_groups(
@@ -322,7 +322,7 @@ def _summary(built: Manifest, name: str, subset: SubsetEntry, plan: pa.Table, cl
     if not countable(clients, subset.classes):
         yield Problem(built.clients.path, f"does not fit the classes of {name}")
         return
-    if train_counts(clients, len(subset.classes)) != subset.train_counts:
+    if skew.train_counts(clients, len(subset.classes)) != subset.train_counts:
         yield Problem(manifest.NAME, f"train_counts of {name} are not those of clients.parquet")
     if not _as_planned(subset, plan, clients):
         yield Problem(built.clients.path, f"does not count what the plan gives the clients of {name}")

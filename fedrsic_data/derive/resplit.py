@@ -20,11 +20,11 @@ from fedrsic_data.build import duplicates, memory, plan
 from fedrsic_data.build.disk_table import Spilled
 from fedrsic_data.build.pipeline import QUIET, Listener
 from fedrsic_data.build.plan import Planned
+from fedrsic_data.build.verify import verify
 from fedrsic_data.dataset import manifest, schema
 from fedrsic_data.dataset.manifest import Counted
 from fedrsic_data.dataset.reader import Dataset, Subset
 from fedrsic_data.dataset.recipe import Recipe
-from fedrsic_data.dataset.verify import verify
 from fedrsic_data.errors import UsageError, VerificationError
 from fedrsic_data.raw.containers import ParquetContainer
 from fedrsic_data.raw.index import Fine

@@ -22,13 +22,13 @@ import pyarrow.parquet as pq
 
 from fedrsic_data import seeds
 from fedrsic_data.build import card, shards, workspace
-from fedrsic_data.build.finish import file_entry, train_counts, write_small
+from fedrsic_data.build.finish import file_entry, write_small
+from fedrsic_data.build.verify import verify
 from fedrsic_data.build.workspace import place
 from fedrsic_data.dataset import manifest, schema, skew
 from fedrsic_data.dataset.manifest import CARD, CLIENTS, PLAN, Manifest, Plan, Shard, SubsetEntry
 from fedrsic_data.dataset.reader import Dataset, Subset
 from fedrsic_data.dataset.schema import TRAIN
-from fedrsic_data.dataset.verify import verify
 from fedrsic_data.errors import OutputError, UsageError, VerificationError
 from fedrsic_data.files.atomic import file_digest
 from fedrsic_data.settings import at_least
@@ -246,7 +246,7 @@ def _counted(subset: Subset, table: pa.Table, plan: pa.Table) -> SubsetEntry:
         entry,
         clients=pc.count_distinct(table.column("client_id")).as_py(),
         rows={split: sums[split] for split in entry.rows},
-        train_counts=train_counts(table, len(entry.classes)),
+        train_counts=skew.train_counts(table, len(entry.classes)),
         moved=0,
         left_out=(),
         skew=skew.measure(

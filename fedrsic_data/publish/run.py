@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from fedrsic_data.answer import Shown, together
+from fedrsic_data.build.verify import verify
 from fedrsic_data.dataset.hub import address, is_revision, speaking
 from fedrsic_data.dataset.reader import Dataset
-from fedrsic_data.dataset.verify import verify
 from fedrsic_data.errors import HubError, UsageError, VerificationError
 from fedrsic_data.publish.contents import Contents, contents
 from fedrsic_data.publish.rebuild import command
