@@ -8,6 +8,9 @@ from __future__ import annotations
 
 import errno
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from urllib.parse import quote, unquote
 
 # a login may hold anything, so what follows "Bearer" is all taken for it
@@ -122,3 +125,32 @@ class ManifestError(FedkitError):
 
 class VerificationError(FedkitError):
     """Built data differ from what their manifest says."""
+
+
+@contextmanager
+def translated(
+    kind: type[FedkitError],
+    where: Path | str,
+    problem: str = "cannot be read",
+    fix: str = "",
+    *,
+    also: tuple[type[Exception], ...] = (),
+) -> Iterator[None]:
+    """Turn an error of the operating system, or one of ``also``, into one line; fedkit's own errors pass.
+
+    Args:
+        kind: The error to raise.
+        where: A path, unless the system names another file; or a text, which always begins the line.
+        problem: What cannot be done.
+        fix: What to do about it.
+        also: Errors of a parser, which mean that the content of a file is damaged.
+    """
+    kinds: tuple[type[Exception], ...] = (OSError, *also)
+    try:
+        yield
+    except FedkitError:
+        raise
+    except kinds as error:
+        name = getattr(error, "filename", None) if isinstance(where, Path) else None
+        reason = getattr(error, "strerror", None) or " ".join(str(error).split()) or type(error).__name__
+        raise kind(f"{name or where}: {problem} ({reason}){'; ' if fix else ''}{fix}") from None

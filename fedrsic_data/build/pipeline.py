@@ -177,14 +177,12 @@ def _made(
 def _place(planned: Planned, given: Path, *, overwrite: bool) -> Path:
     """Where to write, links followed; refused where a folder must not be put or replaced."""
     out = workspace.place(given)
-    try:
+    with workspace.placing(given):
         if out.exists() and any(out.iterdir()):
             if not (out / manifest.NAME).is_file():
                 raise OutputError(f"--out {given}: is not empty and holds no fedkit dataset; choose another --out")
             if overwrite:
                 workspace.refuse_unowned(out)
-    except OSError as error:
-        raise OutputError(f"--out {given}: cannot be written ({error.strerror}); choose another --out") from None
     for path in planned.inputs:
         if out.is_relative_to(os.path.realpath(path)):
             raise OutputError(f"--out {given}: lies inside the source {path}; choose another --out")

@@ -8,18 +8,17 @@ replaced comes back. What is in neither list stops it: nobody's file is removed.
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from fedrsic_data.build.shards import Receipt
 from fedrsic_data.dataset import manifest
-from fedrsic_data.errors import FedkitError, ManifestError, OutputError
+from fedrsic_data.errors import FedkitError, ManifestError, OutputError, translated
 from fedrsic_data.files import atomic, ownership
 from fedrsic_data.files.atomic import file_digest
 from fedrsic_data.settings import decode, local
@@ -28,7 +27,6 @@ _FORMAT = 1
 _LOCK, _KEY, _JOURNAL, _EXPECTED = ".lock", ".key.json", ".receipts.jsonl", ".files.jsonl"
 _DATA, _SCRATCH, _OLD = "data", "scratch", "old"
 _SCRATCHED = re.compile(r"tmp[a-z0-9_]{8}")  # as Python names temporary files
-_FULL = (errno.ENOSPC, errno.EDQUOT)
 _LONGEST = 3000  # bytes of a path, with room for the names below it
 
 
@@ -41,21 +39,25 @@ def place(given: Path) -> Path:
     """
     local("--out", given)
     try:
-        if len(os.fspath(given).encode()) > _LONGEST:
-            raise OutputError(f"--out {os.fspath(given)[:60]}...: the name is too long; choose a shorter one")
-        out = Path(os.path.realpath(given))
-        here = Path.cwd()
-        if given.is_symlink() and not given.exists():
-            raise OutputError(f"--out {given}: is a link to nothing; choose another --out")
-        if out.exists() and not out.is_dir():
-            raise OutputError(f"--out {given}: is a file; choose another --out")
+        with placing(given):
+            if len(os.fspath(given).encode()) > _LONGEST:
+                raise OutputError(f"--out {os.fspath(given)[:60]}...: the name is too long; choose a shorter one")
+            out = Path(os.path.realpath(given))
+            here = Path.cwd()
+            if given.is_symlink() and not given.exists():
+                raise OutputError(f"--out {given}: is a link to nothing; choose another --out")
+            if out.exists() and not out.is_dir():
+                raise OutputError(f"--out {given}: is a file; choose another --out")
     except ValueError:
         raise OutputError(f"--out {os.fspath(given)!r}: not a valid name; choose another --out") from None
-    except OSError as error:
-        raise OutputError(f"--out {given}: cannot be written ({error.strerror}); choose another --out") from None
     if here.is_relative_to(out):
         raise OutputError(f"--out {given}: is the folder you are in, or above it; give the dataset a folder of its own")
     return out
+
+
+def placing(given: Path) -> AbstractContextManager[None]:
+    """Report a folder at which nothing can be written as an ``OutputError``."""
+    return translated(OutputError, f"--out {given}", "cannot be written", "choose another --out")
 
 
 class Workspace:
@@ -282,21 +284,17 @@ def opened(out: Path) -> Iterator[Workspace]:
     Raises:
         OutputError: The disk is full, or the folder cannot be written.
     """
-    try:
+    with atomic.writing(out):
         work = Workspace(out)
         try:
             yield work
         except BaseException as error:
-            resumable = isinstance(error, KeyboardInterrupt | SystemExit | OSError | OutputError)
-            if resumable and getattr(error, "errno", errno.ENOSPC) in _FULL:
+            full = isinstance(error, OSError) and error.errno in atomic.FULL
+            if full or isinstance(error, KeyboardInterrupt | SystemExit | OutputError):
                 work.leave()
             else:
                 work.discard()
+            if full:
+                words = "the disk is full; free some space and run the same command, it resumes"
+                raise OutputError(f"{out}: {words}") from None
             raise
-    except OSError as error:
-        if error.errno in _FULL:
-            raise OutputError(
-                f"{out}: the disk is full; free some space and run the same command, it resumes"
-            ) from None
-        where = error.filename if error.filename is not None else out
-        raise OutputError(f"{where}: cannot be written ({error.strerror}); choose another --out") from None

@@ -7,7 +7,6 @@ some of its clients are read and no proof is asked for, only the bytes of these 
 
 from __future__ import annotations
 
-import hashlib
 import io
 import os
 import re
@@ -26,7 +25,7 @@ from fedrsic_data.dataset.local import digest, local, readable
 from fedrsic_data.dataset.manifest import Manifest, Shard
 from fedrsic_data.errors import FedkitError, HubError, ManifestError, UsageError, discreet
 from fedrsic_data.files import atomic
-from fedrsic_data.files.cache import cache_folder
+from fedrsic_data.files.cache import cache_folder, caching
 
 _NAME = r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,94}[A-Za-z0-9])?"
 _REVISION = r"[\w./-]+"
@@ -220,7 +219,7 @@ class Remote:
         self._at = pinned(self._asked)
         self.where = str(self._at)
         self.folder = cache_folder() / "published" / self.where.removeprefix("hf://").replace("/", "--")
-        with _caching(self.folder):
+        with caching(HubError, self.folder):
             self._fetch(manifest.NAME)
             self.manifest = self._trusted(self.folder / manifest.NAME)
 
@@ -240,13 +239,13 @@ class Remote:
         """See ``Files.prove``."""
         kept = _kept(shard)
         for _ in range(_TRIES):
-            with _caching(self.folder):
+            with caching(HubError, self.folder):
                 if _holds(kept, shard):
                     return
                 self._fetch(shard.path)
                 fetched = manifest.safe(self.folder, shard.path)
                 try:
-                    if _sha256(fetched) != shard.sha256:
+                    if atomic.file_digest(fetched) != shard.sha256:
                         fetched.unlink()
                         raise ManifestError(self._another(shard.path))
                     kept.parent.mkdir(parents=True, exist_ok=True)
@@ -264,7 +263,7 @@ class Remote:
         if name in (self.manifest.plan.path, self.manifest.clients.path):
             return local(self._small(name))
         shard = self._shards[name]
-        with _caching(self.folder):
+        with caching(HubError, self.folder):
             return local(_kept(shard)) if _holds(_kept(shard), shard) else self._ranges(shard)
 
     @contextmanager
@@ -288,9 +287,9 @@ class Remote:
         """A file beside the manifest, fetched once and as the manifest says."""
         path = manifest.safe(self.folder, name)
         wanted = {entry.path: entry.sha256 for entry in manifest.files(self.manifest)}
-        with _caching(self.folder):
+        with caching(HubError, self.folder):
             self._fetch(name)
-            if _sha256(path) != wanted[name]:
+            if atomic.file_digest(path) != wanted[name]:
                 path.unlink()
                 raise ManifestError(self._another(name))
         return path
@@ -316,21 +315,6 @@ class Remote:
         patiently(fetch)
 
 
-@contextmanager
-def _caching(folder: Path) -> Iterator[None]:
-    """Work with what is kept of a dataset on this machine.
-
-    Raises:
-        HubError: It cannot be kept there.
-    """
-    try:
-        yield
-    except OSError as error:
-        raise HubError(
-            f"{error.filename or folder}: the cache cannot be used ({error.strerror}); choose another with FEDKIT_CACHE"
-        ) from None
-
-
 def _kept(shard: Shard) -> Path:
     """Where a shard is kept, whatever dataset and commit it is of.
 
@@ -340,11 +324,6 @@ def _kept(shard: Shard) -> Path:
     if not _DIGEST.fullmatch(shard.sha256):  # it becomes part of a path
         raise ManifestError(f"{shard.path}: the manifest has no digest of it; it has to be published again")
     return cache_folder() / "shards" / f"{shard.sha256}.parquet"
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _holds(kept: Path, shard: Shard) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -16,7 +15,8 @@ import pyarrow.parquet as pq
 
 from fedrsic_data.dataset import manifest
 from fedrsic_data.dataset.manifest import File, Manifest, Plan, Shard
-from fedrsic_data.errors import ManifestError
+from fedrsic_data.errors import ManifestError, translated
+from fedrsic_data.files.atomic import file_digest
 
 
 class Files(Protocol):
@@ -124,18 +124,10 @@ def digest(path: Path) -> str:
         return _sha256(path, *_stamp(path))
 
 
-@contextmanager
-def readable(where: str) -> Iterator[None]:
-    """What Parquet cannot make sense of is damage to the file ``where``.
-
-    Raises:
-        ManifestError: It does not.
-    """
-    try:
-        yield
-    except (OSError, EOFError, LookupError, ValueError, pa.ArrowException) as error:
-        words = " ".join(str(error).split())
-        raise ManifestError(f"{where}: cannot be read ({words}); run: fedkit verify") from None
+def readable(where: str) -> AbstractContextManager[None]:
+    """Report a file of a dataset that is missing or damaged as a ``ManifestError``."""
+    damage = (EOFError, LookupError, ValueError, pa.ArrowException)
+    return translated(ManifestError, where, fix="run: fedkit verify", also=damage)
 
 
 def _stamp(path: Path) -> tuple[int, ...]:
@@ -148,8 +140,7 @@ def _stamp(path: Path) -> tuple[int, ...]:
 
 @lru_cache(maxsize=65536)  # each once a process, whoever asks
 def _sha256(path: Path, *_: int) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return file_digest(path)
 
 
 @lru_cache(maxsize=4)  # clients are mostly read in order, and one's footer names hundreds of others

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from fedrsic_data.dataset.schema import NOVEL, TRAIN
-from fedrsic_data.errors import ManifestError, UsageError
+from fedrsic_data.errors import ManifestError, UsageError, translated
 from fedrsic_data.settings import LATER, at_least, suggest
 
 SCHEMA = 1
@@ -206,9 +206,8 @@ def read_json(path: Path) -> dict[str, Any]:
         ManifestError: It cannot be read or is no JSON object.
     """
     try:
-        data = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_once)
-    except OSError as error:
-        raise ManifestError(f"{path}: cannot be read ({error.strerror})") from None
+        with translated(ManifestError, str(path)):
+            data = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_once)
     except (ValueError, RecursionError) as error:
         raise ManifestError(f"{path}: not valid JSON ({error})") from None
     if not isinstance(data, dict):

@@ -29,7 +29,7 @@ from fedrsic_data.dataset import manifest, schema, skew
 from fedrsic_data.dataset.manifest import CARD, CLIENTS, PLAN, Manifest, Plan, Shard, SubsetEntry
 from fedrsic_data.dataset.reader import Dataset, Subset
 from fedrsic_data.dataset.schema import TRAIN
-from fedrsic_data.errors import OutputError, UsageError, VerificationError
+from fedrsic_data.errors import OutputError, UsageError, VerificationError, translated
 from fedrsic_data.files.atomic import file_digest
 from fedrsic_data.settings import at_least
 
@@ -98,10 +98,8 @@ def split(
 
 
 def _there(out: Path) -> set[str]:
-    try:
+    with translated(OutputError, f"--out {out}", fix="choose another --out"):
         return set(os.listdir(out)) if out.exists() else set()
-    except OSError as error:
-        raise OutputError(f"--out {out}: cannot be read ({error.strerror}); choose another --out") from None
 
 
 def _differing(left: Path, right: Path) -> str:

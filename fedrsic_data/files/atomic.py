@@ -12,7 +12,10 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
-from fedrsic_data.errors import OutputError
+from fedrsic_data.errors import OutputError, translated
+
+FULL = (errno.ENOSPC, errno.EDQUOT)
+"""What the system says where a disk or somebody's share of it is full."""
 
 TEMPORARY = re.compile(r"\.fedkit-[0-9a-f]{16}\.tmp")
 """Names of files that are not whole yet. A killed process may leave one; nobody else gives a file such a name."""
@@ -65,10 +68,9 @@ def writing(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        where = path if error.filename is None else error.filename
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-        fix = "free some space and run the same command, it resumes" if full else "choose another --out"
-        raise OutputError(f"{where}: cannot be written ({error.strerror}); {fix}") from None
+        fix = "free some space and run the same command, it resumes" if error.errno in FULL else "choose another --out"
+        with translated(OutputError, path, "cannot be written", fix):
+            raise
 
 
 def sync(folder: Path) -> None:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
+from contextlib import AbstractContextManager
 from pathlib import Path
 
-from fedrsic_data.errors import UsageError
+from fedrsic_data.errors import FedkitError, UsageError, translated
 from fedrsic_data.settings import local
 
 
@@ -22,3 +23,8 @@ def cache_folder() -> Path:
         return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fedkit"
     except RuntimeError:
         raise UsageError("there is no home folder to keep downloads in; set FEDKIT_CACHE to a folder") from None
+
+
+def caching(kind: type[FedkitError], folder: Path) -> AbstractContextManager[None]:
+    """Report a cache that the system does not let us use, as an error of this kind."""
+    return translated(kind, folder, "the cache cannot be used", "choose another with FEDKIT_CACHE")

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from fedrsic_data.errors import UsageError
+from fedrsic_data.errors import UsageError, translated
 from fedrsic_data.partition import draws, external
 from fedrsic_data.partition.base import Assignment, Rows, by_class, cut, settle
 from fedrsic_data.settings import at_least, positive
@@ -80,10 +80,8 @@ class Cluster:
             where = external.locate(ids, table.column("sample_id"), path)
             given = _matrix(table.column("embedding").combine_chunks()).take(where, axis=0)
         else:
-            try:
+            with translated(UsageError, str(path), "cannot be read as an array", also=(ValueError, EOFError)):
                 given = np.load(path, mmap_mode="r", allow_pickle=False)
-            except (OSError, ValueError, EOFError) as error:
-                raise UsageError(f"{path}: cannot be read as an array ({error})") from None
         if given.ndim != 2 or len(given) != len(ids) or not given.shape[1] or given.dtype.kind != "f":
             raise UsageError(
                 f"{path}: holds {given.dtype} {list(given.shape)}; should be floats [{len(ids)}, features], a row an "

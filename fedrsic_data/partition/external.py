@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,14 +14,12 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from fedrsic_data.errors import UsageError
+from fedrsic_data.files.atomic import file_digest
 
 
 def digest(path: str) -> str:
     """sha256 of a file, in hex; empty where there is none, which ``existing`` refuses."""
-    if not os.path.isfile(path):  # pathlib raises on names that are too long
-        return ""
-    with Path(path).open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return file_digest(Path(path)) if os.path.isfile(path) else ""  # pathlib raises on names that are too long
 
 
 def existing(path: str, kinds: Sequence[str], sha256: str) -> Path:

@@ -200,7 +200,7 @@ class _Shared:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        with reading(path):
+        with unpacking(path):
             self._file = path.open("rb", buffering=0)
 
     def __enter__(self) -> Self:
@@ -214,7 +214,7 @@ class _Shared:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
-        with reading(self.path):
+        with unpacking(self.path):
             self._file = self.path.open("rb", buffering=0)
 
     def close(self) -> None:
@@ -247,7 +247,7 @@ class ZipReader(_Shared):
     def __init__(self, path: Path, limits: Limits = DEFAULT_LIMITS) -> None:
         super().__init__(path)
         try:
-            with reading(path), zipfile.ZipFile(cast("IO[bytes]", self._file)) as archive:
+            with unpacking(path), zipfile.ZipFile(cast("IO[bytes]", self._file)) as archive:
                 self._members = _zip_members(path, archive, limits)
         except BaseException:
             self._file.close()
@@ -266,7 +266,7 @@ class ZipReader(_Shared):
     def blocks(self, name: str) -> Iterator[bytes]:
         """Yield a member in blocks of at most 1 MiB; errors as for ``read``."""
         member = self._member(name)
-        with reading(self.path, name):
+        with unpacking(self.path, name):
             start = self._data_start(name, member)
             packed = self._blocks(start, member.packed)
             size = crc = 0
@@ -288,7 +288,7 @@ class ZipReader(_Shared):
         member = self._member(name)
         if not member.stored:
             return self.read(name)[member.size // 2 :][:most]
-        with reading(self.path, name):
+        with unpacking(self.path, name):
             start, half = self._data_start(name, member), member.size // 2
             return self._at(start + half, min(most, member.size - half))
 
@@ -323,7 +323,7 @@ class TarReader(_Shared):
     def __init__(self, path: Path, limits: Limits = DEFAULT_LIMITS) -> None:
         super().__init__(path)
         try:
-            with reading(path), path.open("rb") as file:
+            with unpacking(path), path.open("rb") as file:
                 self._members = _tar_members(path, _TarStream(path, file), limits)
         except BaseException:
             self._file.close()
@@ -341,7 +341,7 @@ class TarReader(_Shared):
     def blocks(self, name: str) -> Iterator[bytes]:
         """Yield a member in blocks of at most 1 MiB; errors as for ``read``."""
         offset, left = self._member(name)
-        with reading(self.path, name):
+        with unpacking(self.path, name):
             for block in self._blocks(offset, left):
                 left -= len(block)
                 yield block
@@ -355,7 +355,7 @@ class TarReader(_Shared):
     def middle(self, name: str, most: int) -> bytes:
         """Up to ``most`` bytes from the middle of a member; errors as for ``read``."""
         offset, size = self._member(name)
-        with reading(self.path, name):
+        with unpacking(self.path, name):
             return self._at(offset + size // 2, min(most, size - size // 2))
 
     def _member(self, name: str) -> tuple[int, int]:
@@ -382,7 +382,7 @@ def tar_files(path: Path, stream: TarStream, limits: Limits = DEFAULT_LIMITS) ->
 
     Raises:
         UnsafeArchiveError: A member must not be read.
-        tarfile.TarError: It is damaged; so do other errors say, see ``reading``.
+        tarfile.TarError: It is damaged; so do other errors say, see ``unpacking``.
     """
     archive = tarfile.TarFile(fileobj=cast("IO[bytes]", stream))
     listing = _Listing(path, limits)
@@ -406,7 +406,7 @@ def tar_files(path: Path, stream: TarStream, limits: Limits = DEFAULT_LIMITS) ->
 
 
 @contextmanager
-def reading(path: Path, member: str | None = None) -> Iterator[None]:
+def unpacking(path: Path, member: str | None = None) -> Iterator[None]:
     """Turn what the standard library says of a bad archive into one line.
 
     Raises:

@@ -8,7 +8,7 @@ import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import IO, Any, Protocol, cast
 
@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from fedrsic_data.dataset.images import MAX_BYTES
-from fedrsic_data.errors import SourceError
+from fedrsic_data.errors import SourceError, translated
 from fedrsic_data.raw import identical, tarstream
 from fedrsic_data.raw.archives import TarReader, ZipReader
 from fedrsic_data.raw.index import Container
@@ -29,38 +29,24 @@ _SPILL = 4 * 2**20  # bytes of members a thread gathers before it writes them
 _WORKERS = min(4, os.cpu_count() or 1)  # archives inflated at once
 
 
-@contextmanager
-def reading(path: Path) -> Iterator[None]:
-    """Turns whatever goes wrong in reading a source into one line that names the file, or else ``path``.
-
-    Raises:
-        SourceError: The operating system refuses, or the content is not what it should be.
-    """
-    try:
-        yield
-    except (OSError, EOFError, UnicodeError, pa.ArrowException) as error:
-        where = getattr(error, "filename", None) or path
-        words = getattr(error, "strerror", None) or " ".join(str(error).split())
-        raise SourceError(f"{where}: cannot be read ({words})") from None
+def reading(path: Path) -> AbstractContextManager[None]:
+    """Report a source that cannot be read, by its file or else as ``path``, as a ``SourceError``."""
+    return translated(SourceError, path, also=(EOFError, UnicodeError, pa.ArrowException))
 
 
 def _bytes(path: str) -> bytes:
     """A file's content, or one byte more than an image may have."""
-    # os.open and two reads cost a third of Path.read_bytes, which counts at a million small files
-    try:
+    with translated(SourceError, path):
+        # os.open and two reads cost a third of Path.read_bytes, which counts at a million small files
         handle = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
-    except OSError as error:
-        raise SourceError(f"{path}: cannot be read ({error.strerror})") from None
-    try:
-        size = min(os.fstat(handle).st_size, MAX_BYTES) + 1
-        data = os.read(handle, size)
-        while len(data) < size and (more := os.read(handle, size - len(data))):
-            data += more
-        return data
-    except OSError as error:
-        raise SourceError(f"{path}: cannot be read ({error.strerror})") from None
-    finally:
-        os.close(handle)
+        try:
+            size = min(os.fstat(handle).st_size, MAX_BYTES) + 1
+            data = os.read(handle, size)
+            while len(data) < size and (more := os.read(handle, size - len(data))):
+                data += more
+            return data
+        finally:
+            os.close(handle)
 
 
 class FolderContainer:

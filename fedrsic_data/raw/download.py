@@ -27,7 +27,7 @@ from urllib.error import HTTPError, URLError
 from urllib.parse import urlsplit
 
 from fedrsic_data import distribution
-from fedrsic_data.errors import DownloadError, OutputError, UsageError
+from fedrsic_data.errors import DownloadError, OutputError, UsageError, translated
 from fedrsic_data.files import atomic
 
 if sys.platform != "win32":
@@ -94,20 +94,14 @@ def fetch(
     """
     mirrors = _mirrors(remotes)
     target = folder / mirrors[0].filename
-    try:
+    with translated(OutputError, folder, "cannot be used", "remove it"):
         atomic.refuse_pipes(folder)
-    except OSError as error:
-        raise OutputError(f"{error.filename or folder}: cannot be used ({error.strerror}); remove it") from error
     if not target.exists():
-        try:
+        with translated(OutputError, str(folder), "cannot be written", "free space or choose another folder"):
             folder.mkdir(parents=True, exist_ok=True)
             with locked(folder / f".{target.name}.lock"):
                 if not target.exists():  # else another process has just fetched it
                     _download(mirrors, target, progress, timeout, max(attempts, 1))
-        except OSError as error:
-            raise OutputError(
-                f"{folder}: cannot be written ({error.strerror}); free space or choose another folder"
-            ) from error
     _check_present(target, mirrors[0])
     return target
 
@@ -331,14 +325,12 @@ def _accept(part: Path, target: Path, remote: Remote) -> None:
 def _check_present(target: Path, remote: Remote) -> None:
     """Verify a file in place, at once when size and time are those last verified."""
     record = _records(target.parent).get(target.name, {})
-    try:
+    with translated(DownloadError, target, fix="remove it or fix it"):
         stat = target.stat()
         unchanged = (record.get("bytes"), record.get("mtime_ns")) == (stat.st_size, stat.st_mtime_ns)
         if unchanged and not _mismatch(record, remote, record):
             return
         entry = _entry(target, remote)
-    except OSError as error:
-        raise DownloadError(f"{target}: cannot be read ({error.strerror}); remove it or fix it") from error
     if wrong := _mismatch(entry, remote, record):
         raise DownloadError(f"{target}: {wrong}; delete the file to download it again")
     with suppress(OSError):  # a read-only folder may be used all the same
@@ -374,12 +366,8 @@ def _mismatch(entry: dict[str, Any], remote: Remote, record: dict[str, Any]) -> 
 
 def _records(folder: Path) -> dict[str, dict[str, Any]]:
     path = folder / _CHECKSUMS
-    try:
-        records = json.loads(path.read_text("utf-8"))
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError) as error:
-        raise DownloadError(f"{path}: cannot be read ({error}); fix it or delete it") from error
+    with translated(DownloadError, path, fix="fix it or delete it", also=(ValueError,)):
+        records = json.loads(path.read_text("utf-8")) if path.exists() else {}
     if not isinstance(records, dict) or not all(isinstance(each, dict) for each in records.values()):
         raise DownloadError(f"{path}: is not a table of files; fix it or delete it")
     return records

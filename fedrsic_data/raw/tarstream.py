@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import IO
 
 from fedrsic_data.errors import UnsafeArchiveError
-from fedrsic_data.raw.archives import DEFAULT_LIMITS, Limits, reading, tar_files
+from fedrsic_data.raw.archives import DEFAULT_LIMITS, Limits, tar_files, unpacking
 
 _BLOCK = 1024 * 1024  # packed bytes read, and bytes inflated, at a time
 _BACK = 512  # bytes that can be gone back: a tar record
@@ -29,7 +29,7 @@ def files(path: Path, limits: Limits = DEFAULT_LIMITS) -> Iterator[tuple[str, by
         UnsafeArchiveError: A member must not be read.
     """
     limits = replace(limits, max_json_bytes=limits.max_member_bytes)  # whatever it is called, it is to fit memory
-    with reading(path), path.open("rb", buffering=0) as file:
+    with unpacking(path), path.open("rb", buffering=0) as file:
         stream = _Inflating(path, file, limits)
         for name, offset, size in tar_files(path, stream, limits):
             stream.seek(offset)
@@ -38,7 +38,7 @@ def files(path: Path, limits: Limits = DEFAULT_LIMITS) -> Iterator[tuple[str, by
 
 def names(path: Path, limits: Limits = DEFAULT_LIMITS) -> Iterator[str]:
     """Safe name of each file of a gzipped tar; errors as for ``files``."""
-    with reading(path), path.open("rb", buffering=0) as file:
+    with unpacking(path), path.open("rb", buffering=0) as file:
         for name, _, _ in tar_files(path, _Inflating(path, file, limits), limits):
             yield name
 

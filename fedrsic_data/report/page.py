@@ -214,7 +214,7 @@ def _numeric(cell: Cell) -> bool:
 
 
 def _asset(name: str) -> str:
-    return files(__name__).joinpath(name).read_text(encoding="utf-8")
+    return files(__package__).joinpath(name).read_text(encoding="utf-8")
 
 
 @lru_cache(maxsize=1)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from fedrsic_data.errors import DownloadError, discreet
 from fedrsic_data.files import atomic
+from fedrsic_data.files.cache import caching
 from fedrsic_data.sources.base import HubMirror
 
 _CARD = "README.md"  # says which files are of which config and split
@@ -33,12 +34,8 @@ def mirror(repo: HubMirror, cache: Path, *, offline: bool = False) -> Path:
     Raises:
         DownloadError: The repository cannot be reached, or holds no Parquet files.
     """
-    try:
+    with caching(DownloadError, cache):
         return _mirror(repo, cache, offline)
-    except OSError as error:
-        raise DownloadError(
-            f"{error.filename or cache}: the cache cannot be used ({error.strerror}); choose another with FEDKIT_CACHE"
-        ) from None
 
 
 def _mirror(repo: HubMirror, cache: Path, offline: bool) -> Path:

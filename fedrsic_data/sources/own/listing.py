@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import csv
 import dataclasses
-import hashlib
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from fedrsic_data.errors import SourceError
+from fedrsic_data.files.atomic import file_digest
 from fedrsic_data.raw.containers import reading
 from fedrsic_data.settings import suggest
 from fedrsic_data.sources.own import common, spelling
@@ -97,8 +97,7 @@ def read(path: Path) -> Listing:
     try:
         with reading(path):
             stat = path.stat()
-            with path.open("rb") as data:
-                sha256 = hashlib.file_digest(data, "sha256").hexdigest()
+            sha256 = file_digest(path)
             with path.open(encoding="utf-8-sig", newline="") as file:
                 try:
                     columns = _columns(path, file)
