@@ -1,14 +1,14 @@
-"""Tables on disk: what a build knows of every image is as long as the dataset, and its memory is not."""
+"""Per-image tables in temporary files, so that a build's memory does not grow with the dataset."""
 
 from __future__ import annotations
 
 import errno
+import mmap
 import os
 import tempfile
 import threading
 import weakref
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
 from typing import IO
 
 import numpy as np
@@ -18,8 +18,12 @@ from numpy.typing import NDArray
 from fedrsic_data.dataset import schema
 from fedrsic_data.errors import OutputError
 
-_BATCH = 8192  # rows that are read together; a table of no more needs no file
+_BATCH = 8192  # rows that are written together; a table of no more needs no file
 _FULL = 2**28  # bytes from which on a new file is begun, so that room comes back while other tables are in use
+
+
+_Column = Callable[[int, int], pa.ChunkedArray]
+"""Gives rows ``start`` to ``stop``, mapped from the file anew at each call."""
 
 
 class Spilled:
@@ -37,7 +41,7 @@ class Spilled:
     @classmethod
     def of(cls, table: pa.Table) -> Spilled:
         """A table's columns, in a file, or in memory where the rows are few."""
-        return cls({name: _Column.of(table.column(name)) for name in table.column_names}, table.num_rows)
+        return cls({name: _stored(table.column(name)) for name in table.column_names}, table.num_rows)
 
     @property
     def column_names(self) -> list[str]:
@@ -46,12 +50,13 @@ class Spilled:
 
     def column(self, name: str) -> pa.ChunkedArray:
         """A whole column."""
-        return self._columns[name].read(0, self.num_rows)
+        return self._columns[name](0, self.num_rows)
 
     def slice(self, start: int, length: int) -> pa.Table:
-        """``length`` rows from ``start`` on, or those that there are."""
+        """``length`` rows from ``start`` on, or those that there are; copies, which keep nothing of a file mapped."""
         stop = min(start + length, self.num_rows)
-        return pa.table({name: column.read(start, stop) for name, column in self._columns.items()})
+        parts = {name: column(start, stop) for name, column in self._columns.items()}
+        return pa.table({name: pa.concat_arrays(part.chunks) if part.chunks else part for name, part in parts.items()})
 
     def select(self, names: Sequence[str]) -> Spilled:
         """Some of the columns, which both tables share."""
@@ -59,112 +64,66 @@ class Spilled:
 
     def append_column(self, name: str, column: pa.Array) -> Spilled:
         """The table with another column."""
-        return Spilled({**self._columns, name: _Column.of(pa.chunked_array([column]))}, self.num_rows)
+        return Spilled({**self._columns, name: _stored(pa.chunked_array([column]))}, self.num_rows)
 
     def take(self, rows: NDArray[np.int64]) -> Spilled:
         """Some rows, written anew, in the order of ``rows`` int64 [n]; a column at a time is in memory."""
-        return Spilled({name: column.take(rows) for name, column in self._columns.items()}, len(rows))
-
-
-class _Column:
-    """A column in batches of ``_BATCH`` rows, in the process's temporary file; in memory, if there is but one."""
-
-    def __init__(self, kind: pa.DataType, batches: Iterable[pa.Array], num_rows: int) -> None:
-        """Stores the batches, all but the last of ``_BATCH`` rows."""
-        self.type = kind
-        self._batches: list[pa.Array | _Piece] = []
-        self._dictionary: pa.Array | None = None  # all batches share one
-        coded = pa.types.is_dictionary(kind)
-        self._stored = pa.schema([("column", kind.index_type if coded else kind)])
-        for batch in batches:
-            if num_rows <= _BATCH:
-                self._batches.append(batch)
-                continue
-            if coded:
-                self._dictionary = batch.dictionary
-            values = batch.indices if coded else batch
-            self._batches.append(_put(pa.record_batch([values], schema=self._stored).serialize()))
-
-    @classmethod
-    def of(cls, column: pa.ChunkedArray) -> _Column:
-        """A column, copied batch by batch where these are of several chunks: it is never in one piece."""
-        same = column.unify_dictionaries()
-        starts = range(0, len(same), _BATCH)
-        return cls(same.type, (schema.whole(same.slice(start, _BATCH)) for start in starts), len(same))
-
-    def read(self, start: int, stop: int) -> pa.ChunkedArray:
-        """Rows ``start`` to ``stop``."""
-        chunks = []
-        for number in range(start // _BATCH, -(-stop // _BATCH)):
-            batch = self._batch(number)
-            part = batch[max(start - number * _BATCH, 0) : stop - number * _BATCH]
-            # a copy of a part lets the rest of its batch go
-            chunks.append(batch if len(part) == len(batch) else pa.concat_arrays([part]))
-        return pa.chunked_array(chunks, self.type)
-
-    def take(self, rows: NDArray[np.int64]) -> _Column:
-        """Some rows, written anew."""
-        column = schema.whole(self.read(0, len(self._batches) * _BATCH))
-        starts = range(0, len(rows), _BATCH)
-        return _Column(self.type, (column.take(pa.array(rows[start : start + _BATCH])) for start in starts), len(rows))
-
-    def _batch(self, number: int) -> pa.Array:
-        batch = self._batches[number]
-        if not isinstance(batch, _Piece):
-            return batch
-        values = pa.ipc.read_record_batch(batch.read(), self._stored).column(0)
-        return values if self._dictionary is None else pa.DictionaryArray.from_arrays(values, self._dictionary)
+        return Spilled(
+            {name: _taken(column(0, self.num_rows), rows) for name, column in self._columns.items()}, len(rows)
+        )
 
 
 class _File:
     """A temporary file without a name, which many columns share: a build of many subsets needs few open files."""
 
     def __init__(self) -> None:
-        self.bytes: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - it lives as long as a piece of it
-        self.end = 0
-        self.lock = threading.Lock()
+        self.bytes: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - it lives as long as a column in it
         self.process = os.getpid()
 
 
-@dataclass(frozen=True)
-class _Piece:
-    """Some bytes of a temporary file, which goes with its last piece."""
-
-    file: _File
-    start: int
-    length: int
-
-    def read(self) -> pa.Buffer:
-        """The bytes."""
-        if hasattr(os, "pread"):  # a process that was forked has the place in the file in common with this one
-            return pa.py_buffer(os.pread(self.file.bytes.fileno(), self.length, self.start))
-        with self.file.lock:
-            self.file.bytes.seek(self.start)
-            return pa.py_buffer(self.file.bytes.read(self.length))
-
-
 _room = threading.Lock()
-_newest: list[weakref.ref[_File]] = []  # the file that is written to, while a piece of it is in use
+_newest: list[weakref.ref[_File]] = []  # the file that is written to, while a column in it is in use
 
 
-def _put(data: pa.Buffer) -> _Piece:
-    """Adds bytes to the process's temporary file; a full one, or one of the process it was forked from, is left."""
+def _stored(column: pa.ChunkedArray) -> _Column:
+    """A column, written piece by piece where it is of several chunks: it is never in one piece."""
+    same = column.unify_dictionaries()
+    starts = range(0, len(same), _BATCH)
+    return _put((schema.whole(same.slice(start, _BATCH)) for start in starts), same.type, len(same))
+
+
+def _taken(column: pa.ChunkedArray, rows: NDArray[np.int64]) -> _Column:
+    """Some rows of a column, written anew."""
+    whole, starts = schema.whole(column), range(0, len(rows), _BATCH)
+    return _put((whole.take(pa.array(rows[start : start + _BATCH])) for start in starts), column.type, len(rows))
+
+
+def _put(batches: Iterable[pa.Array], kind: pa.DataType, num_rows: int) -> _Column:
+    """Adds a column to the process's temporary file, or holds it; a full file, or one from before a fork, is left."""
+    if num_rows <= _BATCH:
+        held = pa.chunked_array(batches, kind)
+        return lambda start, stop: held[start:stop]
     try:
         with _room:
             file = _newest[-1]() if _newest else None
-            if file is None or file.end >= _FULL or file.process != os.getpid():
+            if file is None or file.process != os.getpid() or file.bytes.tell() >= _FULL:
                 file = _File()
                 _newest[:] = [weakref.ref(file)]
-            with file.lock:
-                start, file.end = file.end, file.end + len(data)
-                file.bytes.seek(start)
-                file.bytes.write(data)
-                file.bytes.flush()
-            return _Piece(file, start, len(data))
+            start = file.bytes.seek(-file.bytes.seek(0, os.SEEK_END) % mmap.ALLOCATIONGRANULARITY, os.SEEK_CUR)
+            with pa.ipc.new_file(pa.PythonFile(file.bytes, "w"), pa.schema([("column", kind)])) as writer:
+                for batch in batches:
+                    writer.write_batch(pa.record_batch([batch], ["column"]))
+            file.bytes.flush()
+            length = file.bytes.tell() - start
     except OSError as error:
-        fix = "free space there, or set TMPDIR"
-        if error.errno in (errno.EMFILE, errno.ENFILE):
-            fix = "raise ulimit -n"
-        raise OutputError(
-            f"{tempfile.tempdir or 'TMPDIR'}: cannot hold temporary files ({error.strerror or error}); {fix}"
-        ) from None
+        fix = "raise ulimit -n" if error.errno in (errno.EMFILE, errno.ENFILE) else "free space there, or set TMPDIR"
+        where, words = tempfile.tempdir or "TMPDIR", error.strerror or error
+        raise OutputError(f"{where}: cannot hold temporary files ({words}); {fix}") from None
+
+    def mapped(begin: int, end: int) -> pa.ChunkedArray:
+        data = mmap.mmap(file.bytes.fileno(), length, access=mmap.ACCESS_READ, offset=start)
+        reader, first = pa.ipc.open_file(pa.py_buffer(data)), begin // _BATCH
+        chunks = [reader.get_batch(number).column(0) for number in range(first, -(-end // _BATCH))]
+        return pa.chunked_array(chunks, kind)[begin - first * _BATCH : end - first * _BATCH]
+
+    return mapped
