@@ -177,7 +177,7 @@ def resplit(
     def change(old: Recipe) -> Recipe:
         sets = [*given(alpha=alpha, clients=clients, seed=seed), *(set_ or [])]
         data = recipes.override(encode(old), subsets=subset or [], partitioner=partition, sets=sets)
-        return recipes.from_json(data, f"recipe of {manifest}")
+        return recipes.from_json(data, f"recipe of {manifest}", built=True)
 
     memory.frugal()
     with listening(quiet=json) as listener:

@@ -56,7 +56,7 @@ def prepare(
         words = f"{problems[0].file} {problems[0].words}"
         raise VerificationError(f"{path}: {words}; build it again before splitting it anew")
     dataset = Dataset(path)
-    resolved = resolve(change(old.recipe))
+    resolved = resolve(change(old.recipe), built=True)
     recipe = resolved.recipe
     _same_images(old.recipe, recipe)
     subsets = []

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 from fedrsic_data.build.finish import writer
 from fedrsic_data.build.plan import Planned
@@ -14,7 +14,7 @@ from fedrsic_data.dataset.manifest import Manifest
 from fedrsic_data.dataset.recipe import Recipe
 from fedrsic_data.errors import UsageError, VerificationError
 from fedrsic_data.recipes import from_json, load, override
-from fedrsic_data.recipes.resolve import sources_of
+from fedrsic_data.sources import configured
 
 
 def recipe_of(name: str, changes: Mapping[str, Any]) -> tuple[Recipe, Expected]:
@@ -40,11 +40,21 @@ def recipe_of(name: str, changes: Mapping[str, Any]) -> tuple[Recipe, Expected]:
 
 def command(recipe: Recipe, where: str) -> str:
     """The command that builds a published dataset again, with a place to fill in for every source it cannot fetch."""
-    sources = {} if recipe.sample is not None else sources_of(recipe)
-    # a person's own source has a place of its own, or None on the Hub, and is not searched for by name
-    own = [f"--source {name}=PATH" for name, source in sources.items() if getattr(source, "place", None) is not None]
-    known = ["--sources PATH"] if any(not hasattr(source, "place") for source in sources.values()) else []
-    return " ".join(["fedkit build", where, *known, *own])
+    wanted = () if recipe.sample is not None else recipe.used
+    places = [f"--source {name}=PATH" for name in wanted if _found(recipe, name) == "by path"]
+    searched = ["--sources PATH"] if any(_found(recipe, name) == "by name" for name in wanted) else []
+    return " ".join(["fedkit build", where, *searched, *places])
+
+
+def _found(recipe: Recipe, name: str) -> Literal["by path", "by name", "fetched"]:
+    """How a build finds a source; a person's own, and one that is not known here, by the path it is given."""
+    try:
+        source = configured(name, recipe.sources.get(name, {}), f"sources.{name}")
+    except UsageError:
+        return "by path"
+    if not hasattr(source, "place"):
+        return "by name"
+    return "fetched" if source.place is None else "by path"
 
 
 class Expected:

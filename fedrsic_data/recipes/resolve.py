@@ -33,32 +33,38 @@ class Resolved:
     partitioners: Mapping[str, Partitioner]
 
 
-def from_json(data: Mapping[str, Any], where: str) -> Recipe:
+def from_json(data: Mapping[str, Any], where: str, *, built: bool = False) -> Recipe:
     """A recipe from parsed JSON, with every setting spelled out.
+
+    Args:
+        data: What ``json.load`` gave.
+        where: The recipe, for messages.
+        built: The images are those of a built dataset: its sources stay as they are, known here or not.
 
     Raises:
         UsageError: An unknown key, source or partitioner, or a value that cannot be used.
     """
     recipe = decode(Recipe, data, where)
     try:
-        return _spelled(recipe, sources_of(recipe), partition.spelled_out)
+        settings = recipe.sources if built else _settings(sources_of(recipe))
+        return _spelled(recipe, settings, partition.spelled_out)
     except UsageError as error:
         raise UsageError(f"{where}: {error}") from None
 
 
 def pinned(recipe: Recipe) -> Recipe:
     """The recipe with the digests of the files that its partitioners read, so that it means the same tomorrow."""
-    return _spelled(recipe, sources_of(recipe), partition.pinned)
+    return _spelled(recipe, _settings(sources_of(recipe)), partition.pinned)
 
 
-def resolve(recipe: Recipe) -> Resolved:
-    """A recipe, pinned, with its sources and partitioners.
+def resolve(recipe: Recipe, *, built: bool = False) -> Resolved:
+    """A recipe, pinned, with its partitioners and, unless the images are ``built`` already, its sources.
 
     Raises:
         UsageError: A source, a partitioner or a setting is unknown, or a file of a partitioner cannot be read.
     """
-    sources = sources_of(recipe)
-    full = _spelled(recipe, sources, partition.pinned)
+    sources = {} if built else sources_of(recipe)
+    full = _spelled(recipe, recipe.sources if built else _settings(sources), partition.pinned)
     return Resolved(full, sources, {name: partitioner_of(full, name) for name in full.subsets})
 
 
@@ -86,8 +92,12 @@ def partitioner_of(recipe: Recipe, subset: str) -> Partitioner:
     return partition.from_json(recipe.partition_of(subset), f"subsets.{subset}.partition" if own else "partition")
 
 
+def _settings(sources: Mapping[str, Source]) -> dict[str, dict[str, Any]]:
+    return {name: spelled_out(source) for name, source in sources.items() if source.settings}
+
+
 def _spelled(
-    recipe: Recipe, sources: Mapping[str, Source], spell: Callable[[Mapping[str, Any], str], dict[str, Any]]
+    recipe: Recipe, sources: dict[str, dict[str, Any]], spell: Callable[[Mapping[str, Any], str], dict[str, Any]]
 ) -> Recipe:
     subsets = {
         name: subset
@@ -95,6 +105,5 @@ def _spelled(
         else dataclasses.replace(subset, partition=spell(subset.partition, f"subsets.{name}.partition"))
         for name, subset in recipe.subsets.items()
     }
-    settings = {name: spelled_out(source) for name, source in sources.items() if source.settings}
     partition = spell(recipe.partition, "partition")
-    return dataclasses.replace(recipe, partition=partition, subsets=subsets, sources=settings)
+    return dataclasses.replace(recipe, partition=partition, subsets=subsets, sources=sources)
