@@ -21,7 +21,7 @@ from fedrsic_data import recipes
 from fedrsic_data.build import pipeline, shards
 from fedrsic_data.build.engines import threads
 from fedrsic_data.build.verify import verify
-from fedrsic_data.dataset import recipe, schema
+from fedrsic_data.dataset import manifest, recipe, schema
 from fedrsic_data.errors import BadImageError, OutputError, UsageError
 from fedrsic_data.sources.locate import Places
 
@@ -293,6 +293,22 @@ def test_overwrite_does_not_take_a_file_beside_the_dataset_away(tmp_path: Path, 
         pipeline.build(pipeline.prepare(small(), Places(offline=True)), out, overwrite=True)
     assert contents(tmp_path) == before
     assert mine.exists()
+
+
+def test_a_card_that_a_person_edited_is_never_lost(tmp_path: Path) -> None:
+    out = sampled(tmp_path / "out").path
+    card = out / "README.md"
+    written = card.read_bytes()
+    card.write_bytes(written + b"\nWritten by hand for a week.\n")
+    before = contents(tmp_path)
+    same, other = (pipeline.prepare(one, Places(offline=True)) for one in (manifest.load(out).recipe, small()))
+    for planned, overwrite in ((other, True), (same, True), (same, False)):
+        with pytest.raises(OutputError, match=rf"{re.escape(str(card))}: was edited.*; .*move it away"):
+            pipeline.build(planned, out, overwrite=overwrite)
+        assert contents(tmp_path) == before
+    card.rename(tmp_path / "mine.md")
+    pipeline.build(same, out, overwrite=True)
+    assert card.read_bytes() == written
 
 
 def test_a_file_that_appears_while_a_dataset_is_replaced_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

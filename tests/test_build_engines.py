@@ -255,6 +255,16 @@ def test_what_lies_beside_a_remote_dataset_is_left_alone(memory, name: str) -> N
         assert there(memory, "bucket/fed") == before
 
 
+def test_a_card_in_a_bucket_that_a_person_edited_is_never_lost(memory) -> None:
+    object_store.build(planned(), "memory://bucket/fed")
+    memory.pipe("/bucket/fed/README.md", b"Written by hand for a week.")
+    before = there(memory, "bucket/fed")
+    for sets, overwrite in (((), False), ((), True), (("clients=3",), True)):
+        with pytest.raises(OutputError, match=r"README.md was edited and would be lost; move it away"):
+            object_store.build(planned(*sets), "memory://bucket/fed", overwrite=overwrite)
+        assert there(memory, "bucket/fed") == before
+
+
 def test_parquet_files_without_a_manifest_are_nobodys_copy(memory) -> None:
     memory.pipe("/bucket/fed/train/mine.parquet", b"precious")
     for overwrite in (False, True):

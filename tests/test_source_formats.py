@@ -21,7 +21,7 @@ from fedrsic_data.build.verify import verify
 from fedrsic_data.cli import new_recipe
 from fedrsic_data.errors import SourceError, UsageError
 from fedrsic_data.raw.index import Index
-from fedrsic_data.sources import configured
+from fedrsic_data.sources import SOURCES, configured
 
 sys.path.insert(0, str(ROOT))
 import cli
@@ -669,3 +669,35 @@ def test_a_pipe_among_the_files_is_never_waited_for(name: str, tmp_path: Path) -
     done = fedkit("new", tmp_path.parent / "mine.json", "--folder", tmp_path)
     assert done.returncode in (0, 1, 2)
     assert "this is a bug" not in done.stderr
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes here")
+@pytest.mark.parametrize("kind", ["folder", "ucmerced"])
+def test_what_is_named_as_an_image_and_is_no_file_is_called_what_it_is(kind: str, tmp_path: Path) -> None:
+    (tmp_path / "beach").mkdir()
+    (tmp_path / "forest").mkdir()
+    for name in ("beach/a.png", "forest/a.png"):
+        (tmp_path / name).write_bytes(tiny_image(1, ".png"))
+    (tmp_path / "beach/notes.txt").write_text("x")
+    os.mkfifo(tmp_path / "beach/b.png")
+    (tmp_path / "beach/c.png").symlink_to("nowhere.png")
+    (tmp_path / "beach/d.png").symlink_to("/dev/null")
+    (tmp_path / "beach/e.png").symlink_to("b.png")
+    found = SOURCES[kind].index(tmp_path, allow_partial=True) if kind in SOURCES else index(kind, tmp_path)
+    assert {left.reason: left.examples for left in found.left_out} == {
+        "not named as an image": ("beach/notes.txt",),
+        "a pipe and no file": ("beach/b.png", "beach/e.png"),
+        "a link that leads nowhere": ("beach/c.png",),
+        "a device and no file": ("beach/d.png",),
+    }
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes here")
+def test_a_listed_name_of_no_file_is_called_what_it_is(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(tiny_image(1, ".png"))
+    os.mkfifo(tmp_path / "b.png")
+    (tmp_path / "c.png").symlink_to("nowhere.png")
+    for name, words in (("b.png", "is a pipe and no file"), ("c.png", "is a link that leads nowhere")):
+        (tmp_path / "labels.csv").write_text(f"file,label\na.png,x\n{name},x\n")
+        with pytest.raises(SourceError, match=words):
+            index("folder", tmp_path)

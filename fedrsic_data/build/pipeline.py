@@ -283,6 +283,10 @@ def _mend(planned: Planned, out: Path, standing: Manifest, listener: Listener, w
     broken = [f for f in manifest.files(standing) if not _holds(out, f)]
     if broken:
         bad = {file.path for file in broken}
+        if CARD in bad and (out / CARD).exists():
+            raise OutputError(
+                f"{out / CARD}: was edited; move it away and rebuild with --overwrite, or keep the dataset"
+            )
         if bad & {PLAN, CLIENTS, CARD}:
             raise OutputError(f"{out}: {sorted(bad & {PLAN, CLIENTS, CARD})[0]} is damaged; rebuild with --overwrite")
         work.begin(_key(planned), resume=False)

@@ -242,9 +242,12 @@ def refuse_unowned(folder: Path) -> None:
     """Looks at a folder whose dataset is to be replaced.
 
     Raises:
-        OutputError: It holds no dataset of fedkit, or something beside it.
+        OutputError: It holds no dataset of fedkit, something beside it, or a card that a person edited.
     """
     ownership.refuse_foreign(folder, _of_dataset(folder))
+    card = folder / manifest.CARD
+    if card.exists() and file_digest(card) != manifest.load(folder).card.sha256:
+        raise OutputError(f"{card}: was edited and would be lost; move it away, or choose another --out")
 
 
 def _of_dataset(folder: Path) -> ownership.Known:

@@ -188,6 +188,10 @@ def _looked_at(remote: fs.FileSystem, root: str, out: str) -> tuple[manifest.Man
                 words = str(error).replace(f"{here}/", "")
                 raise OutputError(f"{masked(out)}: cannot be read ({words}); choose another --out") from None
         names |= workspace.files_of(standing)
+        if manifest.CARD in found and _COPY not in found:
+            card = hashlib.sha256(_bytes(remote, f"{root}/{manifest.CARD}")).hexdigest()
+            if card != standing.card.sha256:
+                raise OutputError(f"{masked(out)}: {manifest.CARD} was edited and would be lost; move it away first")
     if _COPY in found and ownership.says(begun := _bytes(remote, f"{root}/{_COPY}"), _FORMAT):
         names |= {_COPY, *map(str, json.loads(begun).get("files", []))}
     known = {name for whole in (*names, _COPY) for name in (whole, f"{whole}.tmp")} - ({_COPY} - names)

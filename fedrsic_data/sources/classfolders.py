@@ -5,8 +5,10 @@ The three forms give the same entries in the same order, so a plan does not depe
 
 from __future__ import annotations
 
+import heapq
 import json
 import os
+import stat
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,6 +26,7 @@ from fedrsic_data.raw.archives import ZipReader
 from fedrsic_data.raw.containers import ArchiveContainer, FolderContainer, ParquetContainer, reading
 from fedrsic_data.raw.index import Container, LeftOut, fingerprint
 
+_EXAMPLES = 5
 _DEPTH = 3  # how far below the given path class folders, archives and Parquet files are looked for
 _NONE, _BYTES, _PATH = pa.null(), (pa.binary(), pa.large_binary()), (pa.string(), pa.large_string())
 
@@ -158,7 +161,7 @@ def _folders(path: Path) -> list[Path]:
 def _folder(root: Path, source: str, known: dict[str, str]) -> Found:
     files: dict[str, Entries] = {}
     stamps: list[tuple[str, int, int]] = []
-    ignored: list[str] = []
+    others = Others(root)
     newest = 0
     for folder in sorted(os.scandir(root), key=lambda e: e.name):
         if not folder.is_dir() or folder.name.startswith((".", "__MACOSX")):
@@ -168,27 +171,27 @@ def _folder(root: Path, source: str, known: dict[str, str]) -> Found:
         for file in os.scandir(folder.path):
             key = utf8(f"{folder.name}/{file.name}", root)
             if not is_image(file.name) or not file.is_file():
-                ignored += [] if is_litter(file.name) else [key]
+                others.add(key, file)
                 continue
-            stat = file.stat()
+            facts = file.stat()
             keys.append(key)
-            stamps.append((key, stat.st_size, stat.st_mtime_ns))
-            newest = max(newest, stat.st_mtime_ns, stat.st_ctime_ns)
+            stamps.append((key, facts.st_size, facts.st_mtime_ns))
+            newest = max(newest, facts.st_mtime_ns, facts.st_ctime_ns)
         if name in files:
             raise SourceError(f"{root}: two folders for class {name!r} of {source}; keep one")
         files[name] = Entries.of_paths(keys)
-    return Found(files, FolderContainer(root), fingerprint(sorted(stamps)), newest, _left_out(ignored))
+    return Found(files, FolderContainer(root), fingerprint(sorted(stamps)), newest, others.left_out())
 
 
 def _zip(path: Path, source: str, known: dict[str, str], layout: str) -> Found:
     reader = ZipReader(path)
     members: dict[str, list[str]] = defaultdict(list)
     roots: set[PurePosixPath] = set()
-    ignored: list[str] = []
+    others = Others(path)
     for member in reader.names:
         place = PurePosixPath(member)
         if not is_image(place.name) or len(place.parts) < 2:
-            ignored += [] if is_litter(place.name) else [member]
+            others.add(member)
             continue
         name = _class(place.parent.name, source, known, f"{path}!{place.parent}")
         roots.add(place.parent.parent)
@@ -198,11 +201,11 @@ def _zip(path: Path, source: str, known: dict[str, str], layout: str) -> Found:
     if len(roots) > 1:
         first, second = sorted(map(str, roots))[:2]
         raise SourceError(f"{path}: class folders stand in two places, {first} and {second}; keep one")
-    stat = path.stat()
-    stamp = fingerprint([path.name, stat.st_size, stat.st_mtime_ns])
+    facts = path.stat()
+    stamp = fingerprint([path.name, facts.st_size, facts.st_mtime_ns])
     files = {name: Entries.of_paths(paths) for name, paths in members.items()}
-    newest = max(stat.st_mtime_ns, stat.st_ctime_ns)
-    return Found(files, ArchiveContainer(path, reader), stamp, newest, _left_out(ignored))
+    newest = max(facts.st_mtime_ns, facts.st_ctime_ns)
+    return Found(files, ArchiveContainer(path, reader), stamp, newest, others.left_out())
 
 
 def _parquet(paths: Sequence[Path], source: str, known: dict[str, str]) -> Found:
@@ -296,5 +299,39 @@ def is_litter(name: str) -> bool:
     return name.startswith(".") or name.lower() in ("thumbs.db", "desktop.ini")
 
 
-def _left_out(files: list[str]) -> tuple[LeftOut, ...]:
-    return (LeftOut("not named as an image", len(files), tuple(sorted(files)[:5])),) if files else ()
+class Others:
+    """What lies beside the images below a folder, by why it is none; what systems leave behind is not counted."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        self._found: dict[str, tuple[int, list[str]]] = {}
+
+    def add(self, path: str, entry: os.DirEntry[str] | None = None) -> None:
+        """Counts one.
+
+        Args:
+            path: From the root.
+            entry: Its place in a folder; None in an archive, which holds files alone.
+        """
+        name = path.rpartition("/")[2]
+        if not is_litter(name):
+            reason = "not named as an image" if entry is None or not is_image(name) else no_file(entry)
+            count, some = self._found.get(reason, (0, []))
+            self._found[reason] = count + 1, heapq.nsmallest(_EXAMPLES, [*some, path])
+
+    def left_out(self) -> tuple[LeftOut, ...]:
+        """What was counted."""
+        return tuple(
+            LeftOut(reason, count, tuple(utf8(path, self._root) for path in some))
+            for reason, (count, some) in sorted(self._found.items(), reverse=True)
+        )
+
+
+def no_file(path: str | os.PathLike[str]) -> str:
+    """What lies under a name that is no regular file's, in words; it is never opened: a pipe would be waited for."""
+    try:
+        mode = Path(path).stat().st_mode
+    except OSError:
+        return "a link that leads nowhere" if Path(path).is_symlink() else "a name of nothing"
+    kinds = {stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket", stat.S_IFDIR: "a folder"}
+    return f"{kinds.get(stat.S_IFMT(mode), 'a device')} and no file"

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ from fedrsic_data.errors import SourceError
 from fedrsic_data.files.atomic import file_digest
 from fedrsic_data.raw.containers import reading
 from fedrsic_data.settings import suggest
+from fedrsic_data.sources.classfolders import no_file
 from fedrsic_data.sources.own import common, spelling
 
 NAME = "labels.csv"
@@ -162,7 +164,9 @@ def _why_not(root: Path, file: str) -> str:
         there = (root / file).is_file()
     except (OSError, ValueError):
         there = False
-    return "is not named as an image" if there else "does not exist"
+    if there:
+        return "is not named as an image"
+    return f"is {no_file(root / file)}" if os.path.lexists(root / file) else "does not exist"
 
 
 def _columns(path: Path, file: TextIO) -> dict[str, pa.Array]:

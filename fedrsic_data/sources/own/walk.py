@@ -5,7 +5,6 @@ Names are read with ``os.scandir``, a folder at a time, and kept as Arrow column
 
 from __future__ import annotations
 
-import heapq
 import os
 from array import array
 from collections.abc import Callable, Sequence
@@ -19,9 +18,8 @@ import pyarrow.compute as pc
 from fedrsic_data.dataset import schema
 from fedrsic_data.errors import SourceError
 from fedrsic_data.raw.index import LeftOut
-from fedrsic_data.sources.classfolders import is_image, is_litter, utf8
+from fedrsic_data.sources.classfolders import Others, is_image, utf8
 
-_EXAMPLES = 5
 _BLOCK = 1 << 16  # names held as Python texts at once
 
 
@@ -59,7 +57,7 @@ def walk(root: Path, note: Callable[[str], bool] = _no_note) -> Files:
         SourceError: No images, a link that leads back, or a name that is not UTF-8.
     """
     images, notes = _Stamps(root), _Stamps(root)
-    others, examples = 0, list[str]()
+    others = Others(root)
     todo: list[tuple[str, tuple[tuple[int, int], ...]]] = [("", (_identity(root),))]
     while todo:
         prefix, above = todo.pop()
@@ -75,21 +73,19 @@ def walk(root: Path, note: Callable[[str], bool] = _no_note) -> Files:
                 images.add(path, entry)
             elif entry.is_file() and note(path):  # to open a pipe would be to wait for ever
                 notes.add(path, entry)
-            elif not is_litter(entry.name):
-                others += 1
-                examples = heapq.nsmallest(_EXAMPLES, [*examples, path])
+            else:
+                others.add(path, entry)
     pictures, beside = images.table(), notes.table()
     if not len(pictures):
-        parquet = any(example.endswith(".parquet") for example in examples)
+        parquet = any(example.endswith(".parquet") for left in others.left_out() for example in left.examples)
         words = ", but Parquet files: use --parquet" if parquet else " (names that end in .jpg, .png, .tif ...)"
         raise SourceError(f"{root}: holds no images below it{words}")
-    left = (LeftOut("not named as an image", others, tuple(utf8(e, root) for e in examples)),) if others else ()
     return Files(
         pictures.column("path").combine_chunks(),
         beside.column("path").combine_chunks(),
         schema.content_digest(pa.concat_tables([pictures, beside]))[:32],
         max(images.newest, notes.newest),
-        left,
+        others.left_out(),
     )
 
 
