@@ -530,8 +530,8 @@ def test_an_image_in_two_archives(tmp_path):
 
 def test_archives_are_inflated_once_and_in_small_pieces(sources, tmp_path, monkeypatch):
     index = flair.SOURCE.index(sources["archives"])
-    opened, files = [], containers.tarstream.files
-    monkeypatch.setattr(containers.tarstream, "files", lambda path: (opened.append(path.name), files(path))[1])
+    opened, files = [], containers.archives.targz_files
+    monkeypatch.setattr(containers.archives, "targz_files", lambda path: (opened.append(path.name), files(path))[1])
     monkeypatch.setattr(containers, "_SPILL", 700)
     index.container.prepare(tmp_path)
     assert sorted(opened) == [f"small_images-{i:02d}.tar.gz" for i in range(3)]

@@ -1,11 +1,12 @@
 """Reading zip and tar archives that may be damaged or hostile.
 
 The whole listing is judged before a byte of any member is read; what a member then inflates to is held
-against what the listing declared. A gzipped tar, which can be read but once, is judged as it goes: see ``tarstream``.
+against what the listing declared. A gzipped tar, which can be read but once, is judged as it goes.
 """
 
 from __future__ import annotations
 
+import io
 import os
 import re
 import stat
@@ -13,16 +14,18 @@ import sys
 import tarfile
 import zipfile
 import zlib
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import IO, Any, NamedTuple, Protocol, Self, cast
+from typing import IO, Any, NamedTuple, Self, cast
 
 from fedrsic_data.errors import FedkitError, SourceError, UnsafeArchiveError
 
 _BLOCK = 1024 * 1024  # bytes read or inflated at a time
 _RATIO_FLOOR = 1024 * 1024  # bytes below which any compression ratio is harmless
+_BACK = 512  # bytes that can be gone back in a gzipped tar: one of its records
 _LOCAL_HEADER = 30  # bytes of a zip member's local header before its name
 _AGAIN = "download it again from its official source"
 
@@ -42,17 +45,18 @@ DEFAULT_LIMITS = Limits()
 _UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 _DRIVE = re.compile(r"[A-Za-z]:")
 _TAR_PLAIN = {tarfile.REGTYPE, tarfile.AREGTYPE, tarfile.CONTTYPE, tarfile.DIRTYPE}
+_GZIP = b"\x1f\x8b"
 _ENCRYPTED = 0x2041  # flag bits: classic, strong, and hidden headers
 
 
 class _Member(NamedTuple):
-    """Where a zip member lies and what it declares."""
+    """Where a member lies and what it declares."""
 
-    offset: int  # of its local header
+    offset: int  # of its local header in a zip archive, of its data in a tar archive
     limit: int  # where the next member, or the central directory, starts
     packed: int  # bytes in the archive
     size: int  # bytes inflated
-    crc: int
+    crc: int | None  # None: it declares none
     stored: bool
 
 
@@ -158,50 +162,79 @@ def _inflated(packed: Iterator[bytes]) -> Iterator[bytes]:
         yield block
 
 
-class TarStream(Protocol):
-    """What ``tarfile`` needs of a file."""
+class _ArchiveReader(ABC):
+    """The files of an archive, readable from many threads at once.
 
-    def tell(self) -> int:
-        """Bytes before the next one read."""
-        ...
+    Attributes:
+        names: Safe POSIX names of the files in archive order, without what macOS adds.
 
-    def seek(self, offset: int) -> int:
-        """Goes to an offset."""
-        ...
+    Raises:
+        SourceError: The file is missing, damaged or no such archive.
+        UnsafeArchiveError: A member must not be read; nothing was.
+    """
 
-    def read(self, size: int) -> bytes:
-        """At most ``size`` bytes; fewer only at the end."""
-        ...
-
-
-class _TarStream:
-    """A plain tar file: what ``tarfile`` needs of it, bounded."""
-
-    def __init__(self, path: Path, file: IO[bytes]) -> None:
-        if file.read(2) == b"\x1f\x8b":
-            raise SourceError(f"{path}: is compressed, and cannot be read in place; unpack it, and give the folder")
-        file.seek(0)
-        self._path, self._file = path, file
-
-    def tell(self) -> int:
-        return self._file.tell()
-
-    def seek(self, offset: int) -> int:
-        return self._file.seek(offset)
-
-    def read(self, size: int) -> bytes:
-        if not 0 <= size <= _BLOCK:  # as no honest header asks for
-            raise UnsafeArchiveError(f"{self._path}: has a monstrous header; do not use this file, {_AGAIN}")
-        return self._file.read(size)
-
-
-class _Shared:
-    """A file that many threads read at once, each where it likes."""
-
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, limits: Limits = DEFAULT_LIMITS) -> None:
         self.path = path
         with unpacking(path):
             self._file = path.open("rb", buffering=0)
+        try:
+            with unpacking(path):
+                self._members = self._listed(limits)
+        except BaseException:
+            self._file.close()
+            raise
+        self.names = list(self._members)
+
+    @abstractmethod
+    def _listed(self, limits: Limits) -> dict[str, _Member]:
+        """The files by safe name, once all of the listing is in order."""
+
+    @abstractmethod
+    def _start(self, name: str, member: _Member) -> int:
+        """Where a member's bytes begin."""
+
+    def read(self, name: str) -> bytes:
+        """Return the bytes of a member, as many as it declares and with its checksum.
+
+        Raises:
+            SourceError: There is no such member, it is damaged, or the archive changed.
+            UnsafeArchiveError: It inflates to more than it declares.
+        """
+        return b"".join(self.blocks(name))
+
+    def blocks(self, name: str) -> Iterator[bytes]:
+        """Yield a member in blocks of at most 1 MiB; errors as for ``read``."""
+        member = self._member(name)
+        with unpacking(self.path, name):
+            start = self._start(name, member)
+            places = range(start, start + member.packed, _BLOCK)
+            packed = (self._at(offset, min(_BLOCK, start + member.packed - offset)) for offset in places)
+            size = crc = 0
+            for block in packed if member.stored else _inflated(packed):
+                size += len(block)
+                if size > member.size:
+                    raise _unsafe(self.path, name, f"inflates to more than the {member.size:,} bytes declared")
+                crc = crc if member.crc is None else zlib.crc32(block, crc)
+                yield block
+            if size != member.size or member.crc not in (None, crc):
+                raise zipfile.BadZipFile("its length or checksum is wrong")
+
+    def size(self, name: str) -> int:
+        """Bytes that a member declares; errors as for ``read``."""
+        return self._member(name).size
+
+    def middle(self, name: str, most: int) -> bytes:
+        """Up to ``most`` bytes from the middle of a member; errors as for ``read``."""
+        member = self._member(name)
+        if not member.stored:
+            return self.read(name)[member.size // 2 :][:most]
+        with unpacking(self.path, name):
+            start, half = self._start(name, member), member.size // 2
+            return self._at(start + half, min(most, member.size - half))
+
+    def close(self) -> None:
+        """Close the archive; no thread may be reading it."""
+        self._file.close()
 
     def __enter__(self) -> Self:
         return self
@@ -217,80 +250,16 @@ class _Shared:
         with unpacking(self.path):
             self._file = self.path.open("rb", buffering=0)
 
-    def close(self) -> None:
-        """Close the archive; no thread may be reading it."""
-        self._file.close()
-
     def _at(self, offset: int, length: int) -> bytes:
         if sys.platform != "win32":
-            return os.pread(self._file.fileno(), length, offset)  # needs neither lock nor seek
-        with self.path.open("rb", buffering=0) as file:  # a handle of its own needs neither, too
-            file.seek(offset)
-            return file.read(length)
-
-    def _blocks(self, start: int, length: int) -> Iterator[bytes]:
-        for offset in range(start, start + length, _BLOCK):
-            yield self._at(offset, min(_BLOCK, start + length - offset))
-
-
-class ZipReader(_Shared):
-    """The files of a zip archive, readable from many threads at once.
-
-    Attributes:
-        names: Safe POSIX names of the files in archive order, without what macOS adds.
-
-    Raises:
-        SourceError: The file is missing, damaged or not a zip archive.
-        UnsafeArchiveError: A member must not be read; nothing was.
-    """
-
-    def __init__(self, path: Path, limits: Limits = DEFAULT_LIMITS) -> None:
-        super().__init__(path)
-        try:
-            with unpacking(path), zipfile.ZipFile(cast("IO[bytes]", self._file)) as archive:
-                self._members = _zip_members(path, archive, limits)
-        except BaseException:
-            self._file.close()
-            raise
-        self.names = list(self._members)
-
-    def read(self, name: str) -> bytes:
-        """Return the bytes of a member, as many as it declares and with its checksum.
-
-        Raises:
-            SourceError: There is no such member, or it is damaged.
-            UnsafeArchiveError: It inflates to more than it declares.
-        """
-        return b"".join(self.blocks(name))
-
-    def blocks(self, name: str) -> Iterator[bytes]:
-        """Yield a member in blocks of at most 1 MiB; errors as for ``read``."""
-        member = self._member(name)
-        with unpacking(self.path, name):
-            start = self._data_start(name, member)
-            packed = self._blocks(start, member.packed)
-            size = crc = 0
-            for block in packed if member.stored else _inflated(packed):
-                size += len(block)
-                if size > member.size:
-                    raise _unsafe(self.path, name, f"inflates to more than the {member.size:,} bytes declared")
-                crc = zlib.crc32(block, crc)
-                yield block
-            if (size, crc) != (member.size, member.crc):
-                raise zipfile.BadZipFile("its length or checksum is wrong")
-
-    def size(self, name: str) -> int:
-        """Bytes that a member declares; errors as for ``read``."""
-        return self._member(name).size
-
-    def middle(self, name: str, most: int) -> bytes:
-        """Up to ``most`` bytes from the middle of a member; errors as for ``read``."""
-        member = self._member(name)
-        if not member.stored:
-            return self.read(name)[member.size // 2 :][:most]
-        with unpacking(self.path, name):
-            start, half = self._data_start(name, member), member.size // 2
-            return self._at(start + half, min(most, member.size - half))
+            data = os.pread(self._file.fileno(), length, offset)  # needs neither lock nor seek
+        else:
+            with self.path.open("rb", buffering=0) as file:  # a handle of its own needs neither, too
+                file.seek(offset)
+                data = file.read(length)
+        if len(data) < length:
+            raise EOFError("its data end too early")
+        return data
 
     def _member(self, name: str) -> _Member:
         member = self._members.get(name)
@@ -298,9 +267,17 @@ class ZipReader(_Shared):
             raise SourceError(f"{self.path}: has no member {name!r}; check the name, or {_AGAIN}")
         return member
 
-    def _data_start(self, name: str, member: _Member) -> int:
+
+class ZipReader(_ArchiveReader):
+    """The files of a zip archive, stored or deflated."""
+
+    def _listed(self, limits: Limits) -> dict[str, _Member]:
+        with zipfile.ZipFile(cast("IO[bytes]", self._file)) as archive:
+            return _zip_members(self.path, archive, limits)
+
+    def _start(self, name: str, member: _Member) -> int:
         header = self._at(member.offset, _LOCAL_HEADER)
-        if len(header) < _LOCAL_HEADER or not header.startswith(b"PK\x03\x04"):
+        if not header.startswith(b"PK\x03\x04"):
             raise zipfile.BadZipFile("its local header is missing")
         lengths = int.from_bytes(header[26:28], "little") + int.from_bytes(header[28:30], "little")
         start = member.offset + _LOCAL_HEADER + lengths
@@ -309,67 +286,131 @@ class ZipReader(_Shared):
         return start
 
 
-class TarReader(_Shared):
-    """The files of a plain tar archive, readable in place from many threads at once.
+class TarReader(_ArchiveReader):
+    """The files of a plain tar archive, which are read in place."""
 
-    Attributes:
-        names: Safe POSIX names of the files in archive order, without what macOS adds.
+    def _listed(self, limits: Limits) -> dict[str, _Member]:
+        if self._at(0, 2) == _GZIP:
+            raise SourceError(
+                f"{self.path}: is compressed, and cannot be read in place; unpack it, and give the folder"
+            )
+        with _PlainTar(self.path) as stream:
+            files = _tar_files(self.path, stream, limits)
+            return {name: _Member(offset, 0, size, size, None, True) for name, offset, size in files}
+
+    def _start(self, _: str, member: _Member) -> int:
+        return member.offset
+
+
+class _PlainTar(io.FileIO):
+    """A tar file of which small pieces are read."""
+
+    def read(self, size: int | None = -1) -> bytes:
+        _check_header(self.name, size)
+        return super().read(size)
+
+
+def _check_header(path: object, size: int | None) -> None:
+    if size is None or not 0 <= size <= _BLOCK:  # as no honest header asks for
+        raise UnsafeArchiveError(f"{path}: has a monstrous header; do not use this file, {_AGAIN}")
+
+
+def targz_files(path: Path, limits: Limits = DEFAULT_LIMITS) -> Iterator[tuple[str, bytes]]:
+    """Safe name and content of each file of a gzipped tar, in its order; one file in memory at a time.
+
+    What comes before damage or a member that must not be read is given before the error is raised.
 
     Raises:
-        SourceError: The file is missing, damaged, compressed or not a tar archive.
-        UnsafeArchiveError: A member must not be read; nothing was.
+        SourceError: The archive is missing, damaged, cut short or no gzipped tar.
+        UnsafeArchiveError: A member must not be read.
+    """
+    limits = replace(limits, max_json_bytes=limits.max_member_bytes)  # whatever it is called, it is to fit memory
+    with unpacking(path), path.open("rb", buffering=0) as file:
+        stream = _Inflating(path, file, limits)
+        for name, offset, size in _tar_files(path, stream, limits):
+            stream.seek(offset)
+            yield name, stream.take(size)
+
+
+def targz_names(path: Path, limits: Limits = DEFAULT_LIMITS) -> Iterator[str]:
+    """Safe name of each file of a gzipped tar; errors as for ``targz_files``."""
+    with unpacking(path), path.open("rb", buffering=0) as file:
+        for name, _, _ in _tar_files(path, _Inflating(path, file, limits), limits):
+            yield name
+
+
+class _Inflating:
+    """The plain bytes of a gzip file: forward only, but for the last few, and bounded.
+
+    ``gzip.GzipFile`` inflates a few kB at a time under the interpreter's lock; blocks this large let threads run.
     """
 
-    def __init__(self, path: Path, limits: Limits = DEFAULT_LIMITS) -> None:
-        super().__init__(path)
-        try:
-            with unpacking(path), path.open("rb") as file:
-                self._members = _tar_members(path, _TarStream(path, file), limits)
-        except BaseException:
-            self._file.close()
-            raise
-        self.names = list(self._members)
+    def __init__(self, path: Path, file: IO[bytes], limits: Limits) -> None:
+        self._path, self._file = path, file
+        self._ceiling = max(_RATIO_FLOOR, limits.max_ratio * path.stat().st_size)
+        self._inflater = zlib.decompressobj(zlib.MAX_WBITS | 16)  # checks length and checksum at the end
+        self._block = b""
+        self._at = 0  # in the block
+        self._end = 0  # of the block, in the stream
+        if file.read(2) != _GZIP:
+            raise zlib.error("not gzip")
+        file.seek(0)
 
-    def read(self, name: str) -> bytes:
-        """Return the bytes of a member.
+    def tell(self) -> int:
+        """Bytes before the next one read."""
+        return self._end - len(self._block) + self._at
 
-        Raises:
-            SourceError: There is no such member, or the archive changed.
-        """
-        return b"".join(self.blocks(name))
+    def seek(self, offset: int) -> int:
+        """Goes to an offset, which is ahead or at most a tar record behind."""
+        while offset > self._end and self._refill():
+            pass
+        at = offset - (self._end - len(self._block))
+        if at < 0:
+            raise zlib.error("it points backwards")
+        self._at = min(at, len(self._block))
+        return self.tell()
 
-    def blocks(self, name: str) -> Iterator[bytes]:
-        """Yield a member in blocks of at most 1 MiB; errors as for ``read``."""
-        offset, left = self._member(name)
-        with unpacking(self.path, name):
-            for block in self._blocks(offset, left):
-                left -= len(block)
-                yield block
-            if left:
+    def read(self, size: int) -> bytes:
+        """At most ``size`` bytes; fewer only at the end."""
+        _check_header(self._path, size)
+        parts, missing = [], size
+        while missing and (self._at < len(self._block) or self._refill()):
+            part = self._block[self._at : self._at + missing]
+            self._at += len(part)
+            missing -= len(part)
+            parts.append(part)
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    def take(self, size: int) -> bytes:
+        """Exactly ``size`` bytes, which the caller has bounded."""
+        data = b"".join(self.read(min(_BLOCK, size - start)) for start in range(0, size, _BLOCK))
+        if len(data) < size:
+            raise EOFError("its data end too early")
+        return data
+
+    def _refill(self) -> bool:
+        """Inflates one more block behind the last bytes of this one; False at the end."""
+        fresh = b""
+        while not fresh:
+            if self._inflater.eof:
+                packed = self._inflater.unused_data.lstrip(b"\0") or self._file.read(_BLOCK).lstrip(b"\0")
+                if not packed:
+                    return False
+                self._inflater = zlib.decompressobj(zlib.MAX_WBITS | 16)  # one gzip file behind another
+            else:
+                packed = self._inflater.unconsumed_tail or self._file.read(_BLOCK)
+            fresh = self._inflater.decompress(packed, _BLOCK)
+            if not (packed or fresh or self._inflater.eof):
                 raise EOFError("its data end too early")
-
-    def size(self, name: str) -> int:
-        """Bytes of a member; errors as for ``read``."""
-        return self._member(name)[1]
-
-    def middle(self, name: str, most: int) -> bytes:
-        """Up to ``most`` bytes from the middle of a member; errors as for ``read``."""
-        offset, size = self._member(name)
-        with unpacking(self.path, name):
-            return self._at(offset + size // 2, min(most, size - size // 2))
-
-    def _member(self, name: str) -> tuple[int, int]:
-        if name not in self._members:
-            raise SourceError(f"{self.path}: has no member {name!r}; check the name, or {_AGAIN}")
-        return self._members[name]
+        tail = self._block[-_BACK:]
+        self._block, self._at = tail + fresh, len(tail) - (len(self._block) - self._at)
+        self._end += len(fresh)
+        if self._end > self._ceiling:
+            raise UnsafeArchiveError(f"{self._path}: inflates like a bomb; do not use this file")
+        return True
 
 
-def _tar_members(path: Path, stream: _TarStream, limits: Limits) -> dict[str, tuple[int, int]]:
-    """Offset and bytes of each file by safe name, once all of the archive is in order."""
-    return {name: (offset, size) for name, offset, size in tar_files(path, stream, limits)}
-
-
-def tar_files(path: Path, stream: TarStream, limits: Limits = DEFAULT_LIMITS) -> Iterator[tuple[str, int, int]]:
+def _tar_files(path: Path, stream: IO[bytes] | _Inflating, limits: Limits) -> Iterator[tuple[str, int, int]]:
     """Safe name, offset and bytes of each file of a tar archive in its order, each once it is in order itself.
 
     ``tarfile`` only lists: what it would make of a member on extraction never matters. Between two files the

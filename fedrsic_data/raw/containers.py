@@ -6,11 +6,12 @@ import os
 import tempfile
 import threading
 from abc import ABC, abstractmethod
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import IO, Any, Protocol, cast
+from typing import IO, Any, TypeVar, cast
 
 import numpy as np
 import pyarrow as pa
@@ -20,9 +21,11 @@ from numpy.typing import NDArray
 
 from fedrsic_data.dataset.images import MAX_BYTES
 from fedrsic_data.errors import SourceError, translated
-from fedrsic_data.raw import identical, tarstream
+from fedrsic_data.raw import archives, identical
 from fedrsic_data.raw.archives import TarReader, ZipReader
 from fedrsic_data.raw.index import Container
+
+T = TypeVar("T")
 
 _BATCH = 256  # rows of a Parquet file in memory at once
 _SPILL = 4 * 2**20  # bytes of members a thread gathers before it writes them
@@ -49,15 +52,31 @@ def _bytes(path: str) -> bytes:
             os.close(handle)
 
 
-class FolderContainer:
+class InPlace(Container):
+    """Files that are read where they are, in any order, and whose sizes are known without reading them."""
+
+    def prepare(self, scratch: Path, *, shared: bool = False) -> None:
+        """Does nothing."""
+
+    def firsts(self, keys: pa.ChunkedArray) -> NDArray[np.int64]:
+        """See ``Container.firsts``."""
+        return identical.firsts(self, keys)
+
+    @abstractmethod
+    def sizes(self, keys: Sequence[str]) -> list[int]:
+        """See ``identical.Peekable``."""
+
+    @abstractmethod
+    def peek(self, keys: Sequence[str]) -> list[bytes]:
+        """See ``identical.Peekable``."""
+
+
+class FolderContainer(InPlace):
     """Files below a folder; keys are relative paths."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
         self._prefix = os.fspath(root) + os.sep
-
-    def prepare(self, scratch: Path, *, shared: bool = False) -> None:
-        """See ``Container.prepare``: nothing to do."""
 
     def read(self, keys: Sequence[str]) -> list[bytes]:
         """See ``Container.read``."""
@@ -67,14 +86,10 @@ class FolderContainer:
         """See ``Container.where``."""
         return self._prefix + key
 
-    def firsts(self, keys: pa.ChunkedArray) -> NDArray[np.int64]:
-        """See ``Container.firsts``."""
-        return identical.firsts(self, keys)
-
     def sizes(self, keys: Sequence[str]) -> list[int]:
         """See ``identical.Peekable``."""
         with reading(self.root):
-            return [os.stat(self._prefix + key).st_size for key in keys]  # noqa: PTH116 - as for _read
+            return [os.stat(self._prefix + key).st_size for key in keys]  # noqa: PTH116 - as for _bytes
 
     def peek(self, keys: Sequence[str]) -> list[bytes]:
         """See ``identical.Peekable``."""
@@ -84,20 +99,17 @@ class FolderContainer:
 
 def _middle(path: str) -> bytes:
     """Up to ``identical.PEEK`` bytes from the middle of a file."""
-    with open(path, "rb", buffering=0) as file:  # noqa: PTH123 - as for _read
+    with open(path, "rb", buffering=0) as file:  # noqa: PTH123 - as for _bytes
         file.seek(os.fstat(file.fileno()).st_size // 2)
         return file.read(identical.PEEK)
 
 
-class ArchiveContainer:
-    """Members of a zip or plain tar archive, read in place; keys are member names."""
+class ArchiveContainer(InPlace):
+    """Members of a zip or plain tar archive; keys are member names."""
 
     def __init__(self, path: Path, reader: ZipReader | TarReader) -> None:
         self.path = path
         self._reader = reader
-
-    def prepare(self, scratch: Path, *, shared: bool = False) -> None:
-        """See ``Container.prepare``: nothing to do."""
 
     def read(self, keys: Sequence[str]) -> list[bytes]:
         """See ``Container.read``."""
@@ -106,10 +118,6 @@ class ArchiveContainer:
     def where(self, key: str) -> str:
         """See ``Container.where``."""
         return f"{self.path}!{key}"
-
-    def firsts(self, keys: pa.ChunkedArray) -> NDArray[np.int64]:
-        """See ``Container.firsts``."""
-        return identical.firsts(self, keys)
 
     def sizes(self, keys: Sequence[str]) -> list[int]:
         """See ``identical.Peekable``."""
@@ -120,44 +128,39 @@ class ArchiveContainer:
         return [self._reader.middle(key, identical.PEEK) for key in keys]
 
 
-class Layer(Container, identical.Peekable, Protocol):
-    """A folder or an archive."""
-
-
-class LayeredContainer:
+class LayeredContainer(InPlace):
     """Several containers at once; keys are the number of one, a slash, and its own key."""
 
-    def __init__(self, layers: Sequence[Layer]) -> None:
+    def __init__(self, layers: Sequence[InPlace]) -> None:
         self.layers = tuple(layers)
-
-    def prepare(self, scratch: Path, *, shared: bool = False) -> None:
-        """See ``Container.prepare``."""
-        for layer in self.layers:
-            layer.prepare(scratch, shared=shared)
 
     def read(self, keys: Sequence[str]) -> list[bytes]:
         """See ``Container.read``."""
-        places = [key.partition("/") for key in keys]
-        return [self.layers[int(number)].read([inner])[0] for number, _, inner in places]
+        return self._each(keys, lambda layer: layer.read)
 
     def sizes(self, keys: Sequence[str]) -> list[int]:
         """See ``identical.Peekable``."""
-        places = [key.partition("/") for key in keys]
-        return [self.layers[int(number)].sizes([inner])[0] for number, _, inner in places]
+        return self._each(keys, lambda layer: layer.sizes)
 
     def peek(self, keys: Sequence[str]) -> list[bytes]:
         """See ``identical.Peekable``."""
-        places = [key.partition("/") for key in keys]
-        return [self.layers[int(number)].peek([inner])[0] for number, _, inner in places]
-
-    def firsts(self, keys: pa.ChunkedArray) -> NDArray[np.int64]:
-        """See ``Container.firsts``."""
-        return identical.firsts(self, keys)
+        return self._each(keys, lambda layer: layer.peek)
 
     def where(self, key: str) -> str:
         """See ``Container.where``."""
         number, _, inner = key.partition("/")
         return self.layers[int(number)].where(inner)
+
+    def _each(self, keys: Sequence[str], method: Callable[[InPlace], Callable[[list[str]], list[T]]]) -> list[T]:
+        """What the layers give for their keys, in the order of ``keys``; each layer is asked once."""
+        rows: dict[str, dict[int, str]] = defaultdict(dict)
+        for row, key in enumerate(keys):
+            number, _, inner = key.partition("/")
+            rows[number][row] = inner
+        found: dict[int, T] = {}
+        for number, mine in rows.items():
+            found |= zip(mine, method(self.layers[int(number)])(list(mine.values())), strict=True)
+        return [found[row] for row in range(len(keys))]
 
 
 class _Flat(ABC):
@@ -368,7 +371,7 @@ def _taken(
     told = [np.zeros((0, width), np.int64)]
     held: list[bytes] = []
     room = _SPILL
-    for name, data in tarstream.files(archive):
+    for name, data in archives.targz_files(archive):
         names.append(name.rpartition("/")[2])
         held.append(data)
         room -= len(data)

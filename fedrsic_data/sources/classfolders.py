@@ -129,11 +129,11 @@ def _find(path: Path, source: str, known: dict[str, str], layout: str) -> Found:
         return _parquet([path], source, known)
     if not path.is_dir():
         raise SourceError(f"{path}: not a folder, .zip or .parquet; unpack it and give the folder")
-    for folder in _folders(path):
+    for folder in folders_below(path):
         if any(plain(entry.name) in known for entry in os.scandir(folder) if entry.is_dir()):
             return _folder(folder, source, known)
     for pattern, reader in ((".zip", _zip), (".parquet", None)):
-        entries = (f for folder in _folders(path) for f in sorted(folder.iterdir()))
+        entries = (f for folder in folders_below(path) for f in sorted(folder.iterdir()))
         files = [f for f in entries if f.suffix.lower() == pattern and f.is_file()]
         if files and reader is None:
             return _parquet(files, source, known)
@@ -144,7 +144,7 @@ def _find(path: Path, source: str, known: dict[str, str], layout: str) -> Found:
     raise SourceError(f"{path}: no class folders, zip archive or Parquet files of {source}; expected {layout}")
 
 
-def _folders(path: Path) -> list[Path]:
+def folders_below(path: Path) -> list[Path]:
     """``path`` and the folders up to ``_DEPTH`` below it, shallow first, hidden ones left alone."""
     levels = [[path]]
     for _ in range(_DEPTH):

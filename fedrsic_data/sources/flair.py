@@ -27,7 +27,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from fedrsic_data.errors import SourceError
-from fedrsic_data.raw import tarstream
+from fedrsic_data.raw.archives import targz_names
 from fedrsic_data.raw.containers import FolderContainer, ParquetContainer, TarGzContainer, reading
 from fedrsic_data.raw.download import Remote
 from fedrsic_data.raw.index import FINE, INDEX_SCHEMA, Container, Fine, Index, LeftOut, fingerprint
@@ -245,7 +245,7 @@ def _packed(archives: Sequence[Path], *, listed: bool) -> _Images:
     if not listed:
         return _Images(None, stamp, newest)
     with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
-        found = list(pool.map(lambda path: _ids(name.rpartition("/")[2] for name in tarstream.names(path)), archives))
+        found = list(pool.map(lambda path: _ids(name.rpartition("/")[2] for name in targz_names(path)), archives))
     return _Images(np.concatenate(found), stamp, newest)
 
 

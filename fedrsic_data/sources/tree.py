@@ -10,19 +10,18 @@ from typing import Protocol
 
 from fedrsic_data.errors import SourceError
 from fedrsic_data.raw.archives import TarReader, ZipReader
-from fedrsic_data.raw.containers import ArchiveContainer, FolderContainer, Layer, LayeredContainer, reading
+from fedrsic_data.raw.containers import ArchiveContainer, FolderContainer, InPlace, LayeredContainer, reading
 from fedrsic_data.raw.index import fingerprint
-from fedrsic_data.sources.classfolders import utf8
+from fedrsic_data.sources.classfolders import folders_below, utf8
 
 _BLOCK = 1024 * 1024  # bytes of a file read at a time
-_DEPTH = 3  # how far below the given path folders and archives are looked for
 _READERS: dict[str, type[ZipReader] | type[TarReader]] = {".zip": ZipReader, ".tar": TarReader}
 
 
 class _Layer(Protocol):
     """A folder tree or an archive."""
 
-    container: Layer
+    container: InPlace
     stamps: list[tuple[str, int, int]]  # of what was listed: name, bytes, time of the last change
     newest: int  # when the youngest of it last changed
 
@@ -39,6 +38,10 @@ class Tree:
     """A folder, and the archives in it as if they were unpacked in place; or one archive.
 
     A file in a folder counts before one in an archive, and archives count in the order of their names.
+
+    Attributes:
+        path: Where it is.
+        container: Reads the files by their keys.
     """
 
     def __init__(self, path: Path, archives: Sequence[str]) -> None:
@@ -55,7 +58,7 @@ class Tree:
         self._layers: list[_Layer] = []
         with reading(path):
             if path.is_dir():
-                folders = _below(path)
+                folders = folders_below(path)
                 self._layers.append(_Folders(path, folders))
                 wanted = {name.lower() for name in archives}
                 here = [
@@ -68,6 +71,7 @@ class Tree:
                 words = "not a folder, .zip or .tar; unpack it and give the folder"
                 raise SourceError(f"{path}: {words if path.exists() else 'does not exist'}")
         self._layers += [_Archive(file) for file in files]
+        self.container = LayeredContainer([layer.container for layer in self._layers])
 
     def files(self, folder: str) -> dict[str, str]:
         """The files straight in the folders of this name, hidden ones left alone.
@@ -108,11 +112,6 @@ class Tree:
         return self.container.where(key)
 
     @property
-    def container(self) -> LayeredContainer:
-        """Reads the files by their keys."""
-        return LayeredContainer([layer.container for layer in self._layers])
-
-    @property
     def fingerprint(self) -> str:
         """Changes when an archive, or a file in a folder that was listed, changes."""
         return fingerprint(stamp for layer in self._layers for stamp in sorted(layer.stamps))
@@ -125,7 +124,7 @@ class Tree:
 
 class _Folders:
     def __init__(self, root: Path, folders: Sequence[Path]) -> None:
-        self.container: Layer = FolderContainer(root)
+        self.container: InPlace = FolderContainer(root)
         self.stamps: list[tuple[str, int, int]] = []
         self.newest = 0
         self._root = root
@@ -153,7 +152,7 @@ class _Folders:
 class _Archive:
     def __init__(self, path: Path) -> None:
         self._reader = _READERS[path.suffix.lower()](path)
-        self.container: Layer = ArchiveContainer(path, self._reader)
+        self.container: InPlace = ArchiveContainer(path, self._reader)
         with reading(path):
             stat = path.stat()
         self.stamps = [(path.name, stat.st_size, stat.st_mtime_ns)]
@@ -196,18 +195,3 @@ def check_complete(path: Path, title: str, absent: Sequence[str], images: int, a
 def some(names: Sequence[str]) -> str:
     """The first three of some names, and how many more there are."""
     return ", ".join(names[:3]) + (f" and {len(names) - 3:,} more" if len(names) > 3 else "")
-
-
-def _below(path: Path) -> list[Path]:
-    """``path`` and the folders up to ``_DEPTH`` below it, shallow first, hidden ones left alone."""
-    levels = [[path]]
-    for _ in range(_DEPTH):
-        levels.append(
-            [
-                Path(entry.path)
-                for folder in levels[-1]
-                for entry in sorted(os.scandir(folder), key=lambda entry: entry.name)
-                if entry.is_dir() and not entry.name.startswith((".", "__MACOSX"))
-            ]
-        )
-    return [folder for level in levels for folder in level]
