@@ -1,10 +1,10 @@
-"""One annotation file as PASCAL VOC has them, read without entities."""
+"""One annotation file as PASCAL VOC has them, read without document types and entities."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from xml.parsers import expat
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -28,55 +28,26 @@ def read(data: bytes) -> Annotation:
     Raises:
         ValueError: It is no such file, or it declares a document type, and with that entities; the message says it.
     """
-    reader = _Reader()
+    from defusedxml import ElementTree, common
+
     try:
-        reader.parser.Parse(data, True)
-    except expat.ExpatError as error:
+        root = ElementTree.fromstring(data, forbid_dtd=True)
+    except ElementTree.ParseError as error:
         raise ValueError(f"not valid XML ({error})") from None
-    return Annotation(reader.image.get("filename", ""), reader.objects)
+    except common.DefusedXmlException:
+        raise ValueError("declares a document type, as no annotation of VOC does") from None
+    if root.tag != "annotation":
+        raise ValueError(f"its root is <{root.tag[:80]}>, not <annotation>")
+    objects = [_texts(one, f"object {at}", "name", "difficult") for at, one in enumerate(root.findall("object"), 1)]
+    return Annotation(_texts(root, "it", "filename").get("filename", ""), objects)
 
 
-class _Reader:
-    """Collects the fields that are wanted while expat reads."""
-
-    def __init__(self) -> None:
-        self.image: dict[str, str] = {}
-        self.objects: list[dict[str, str]] = []
-        self._path: list[str] = []
-        self._text: list[str] = []
-        self.parser = expat.ParserCreate()
-        self.parser.buffer_text = True
-        self.parser.StartElementHandler = self._start
-        self.parser.EndElementHandler = self._end
-        self.parser.StartDoctypeDeclHandler = self._doctype
-
-    def _field(self) -> dict[str, str] | None:
-        """Where the text of the element belongs; None for one that is of no use."""
-        match self._path:
-            case [_, "object", "name" | "difficult"]:
-                return self.objects[-1]
-            case [_, "filename"]:
-                return self.image
-        return None
-
-    def _start(self, tag: str, _: object) -> None:
-        self._path.append(tag)
-        if len(self._path) == 1 and tag != "annotation":
-            raise ValueError(f"its root is <{tag[:80]}>, not <annotation>")
-        if len(self._path) == 2 and tag == "object":
-            self.objects.append({})
-        if self._field() is not None:
-            self._text.clear()
-            self.parser.CharacterDataHandler = self._text.append
-
-    def _end(self, tag: str) -> None:
-        if (field := self._field()) is not None:
-            if tag in field:
-                where = "it" if field is self.image else f"object {len(self.objects)}"
-                raise ValueError(f"{where} has two of <{tag}>")
-            field[tag] = "".join(self._text).strip()
-            self.parser.CharacterDataHandler = None
-        self._path.pop()
-
-    def _doctype(self, *_: object) -> None:
-        raise ValueError("declares a document type, as no annotation of VOC does")
+def _texts(element: Any, where: str, *wanted: str) -> dict[str, str]:
+    """The texts of some elements directly below one, each of which may be there once."""
+    found: dict[str, str] = {}
+    for child in element:
+        if child.tag in wanted:
+            if child.tag in found:
+                raise ValueError(f"{where} has two of <{child.tag}>")
+            found[child.tag] = (child.text or "").strip()
+    return found
