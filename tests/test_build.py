@@ -6,6 +6,7 @@ import hashlib
 import os
 import re
 import shutil
+import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,7 +18,7 @@ import pytest
 from conftest import contents, make, mirrored, sampled, tiny_image, write_ucmerced
 
 import fedrsic_data
-from fedrsic_data import recipes
+from fedrsic_data import interrupts, recipes
 from fedrsic_data.build import pipeline, shards
 from fedrsic_data.build.engines import threads
 from fedrsic_data.build.verify import verify
@@ -214,27 +215,31 @@ def test_other_bytes_of_the_same_size_and_time_are_noticed(ucmerced: Path, tmp_p
     assert verify(out)[1] == []
 
 
-def interrupted(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A build that Control-C ends after seven shards."""
+def interrupted(out: Path, monkeypatch: pytest.MonkeyPatch, error: type[BaseException] = KeyboardInterrupt) -> None:
+    """A build that Control-C ends after seven shards; other code may make another error of it."""
     write, count = pipeline.shards.write, iter(range(100))
 
     def until(*args: object, **options: object) -> object:
         if next(count) == 7:
-            raise KeyboardInterrupt
+            patch.setattr(interrupts, "asked", lambda: signal.SIGINT)
+            raise error
         return write(*args, **options)
 
     with monkeypatch.context() as patch:
         patch.setattr(threads, "_WORKERS", 1)
         patch.setattr(pipeline.shards, "write", until)
-        with pytest.raises(KeyboardInterrupt):
+        with pytest.raises(error):
             sampled(out)
     assert not out.exists()
     assert out.with_name(f"{out.name}.incomplete").is_dir()
 
 
-def test_an_interrupted_build_keeps_finished_shards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("error", [KeyboardInterrupt, AttributeError])
+def test_an_interrupted_build_keeps_finished_shards(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: type[BaseException]
+) -> None:
     whole = contents(sampled(tmp_path / "whole").path)
-    interrupted(tmp_path / "out", monkeypatch)
+    interrupted(tmp_path / "out", monkeypatch, error)
     done = sampled(tmp_path / "out")
     assert 0 < done.written < 20
     assert contents(done.path) == whole

@@ -16,6 +16,7 @@ from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from fedrsic_data import interrupts
 from fedrsic_data.build.shards import Receipt
 from fedrsic_data.dataset import manifest
 from fedrsic_data.errors import FedkitError, ManifestError, OutputError, translated
@@ -293,7 +294,8 @@ def opened(out: Path) -> Iterator[Workspace]:
             yield work
         except BaseException as error:
             full = isinstance(error, OSError) and error.errno in atomic.FULL
-            if full or isinstance(error, KeyboardInterrupt | SystemExit | OutputError):
+            stopped = interrupts.asked() is not None  # other code may have made any error of it
+            if full or stopped or isinstance(error, KeyboardInterrupt | SystemExit | OutputError):
                 work.leave()
             else:
                 work.discard()
