@@ -154,7 +154,7 @@ def train(
         results = run.train_all(wanted, out, overwrite=overwrite, cache=cache_folder(), listener=hears, engine=where)
     answer(answers.trained(results, sets), json)
     if not learned(results):
-        raise FedkitError("every update was refused as not finite, nothing was learnt; lower lr")
+        raise FedkitError("all updates contained NaN or infinity, so nothing was learned; lower lr (--set lr=...)")
 
 
 @app.command(short_help="Compare runs: mean and spread over seeds.")

@@ -138,7 +138,7 @@ def local(name: str, path: str | os.PathLike[str]) -> None:
         UsageError: It is an address; what follows the scheme is not repeated, it may be a password.
     """
     if address := _ADDRESS.match(os.fspath(path)):
-        raise UsageError(f"{name} {address[1]}://...: is an address; name a folder of this machine")
+        raise UsageError(f"{name} {address[1]}://...: is a URL; give a local folder")
 
 
 def at_least(name: str, value: float, least: float) -> None:
@@ -160,4 +160,4 @@ def positive(name: str, value: float) -> None:
     if not (value > 0 and math.isfinite(value)):
         raise UsageError(f"{name}={value!r} should be a finite number above 0")
     if not 1 / _HUGE <= value <= _HUGE:
-        raise UsageError(f"{name}={value!r} should be between {1 / _HUGE} and {_HUGE}: beyond, sums are not exact")
+        raise UsageError(f"{name}={value!r} should be between {1 / _HUGE} and {_HUGE}; beyond that, sums are not exact")

@@ -30,7 +30,7 @@ _WORDS = {"True": True, "False": False, "None": None}  # as Python spells what J
 def _no_login(name: str, value: object) -> None:
     """Refuses addresses with a password or a query: a config is kept, and shown to others."""
     if isinstance(value, str) and "://" in value and masked(value) != value:
-        raise UsageError(f"{name}={masked(value)}: an address with a login is never kept in a run; name one without")
+        raise UsageError(f"{name}={masked(value)}: a URL with a login is never stored in a run; give one without")
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ class Privacy:
         if not 0 < self.delta < 1:
             raise UsageError(f"dp.delta={self.delta} should be between 0 and 1")
         if self.noise is not None and self.epsilon is not None:
-            raise UsageError("dp: noise is central privacy and epsilon local; set one of them")
+            raise UsageError("dp: noise is for central privacy, epsilon for local privacy; set one of them")
         if self.seed is not None:
             at_least("dp.seed", self.seed, 0)
             if self.noise is None and self.epsilon is None:
@@ -179,7 +179,7 @@ class RunConfig:
         if self.clients_per_round is not None:
             at_least("clients_per_round", self.clients_per_round, 1)
             if self.sampling == "all":
-                raise UsageError(f"clients_per_round={self.clients_per_round}: sampling=all asks all; set one of them")
+                raise UsageError(f"clients_per_round={self.clients_per_round}: sampling=all uses all; set one of them")
         if self.weighting == "rows" and self.dp.noise is not None:
             raise UsageError("weighting=rows: with dp.noise every client counts the same; set one of them")
 

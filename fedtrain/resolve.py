@@ -119,10 +119,10 @@ def _check(subset: Subset, config: RunConfig, method: Any) -> None:
         raise UsageError(f"{name}: its label space has {len(subset.classes)} class; there is nothing to tell apart")
     if subset.entry.multi_label != getattr(method, "multi_label", False):
         kinds = ("multi-label", "single-label") if subset.entry.multi_label else ("single-label", "multi-label")
-        raise UsageError(f"{name}: is {kinds[0]}, and {config.method} is for {kinds[1]} data; see: fedkit list methods")
+        raise UsageError(f"{name}: is {kinds[0]}, but {config.method} is for {kinds[1]} data; see: fedkit list methods")
     if not config.splits:
         raise UsageError(
-            f"{name}: has no held-out rows to evaluate on; build it with a split, e.g. --set splits.test=0.2"
+            f"{name}: has no held-out rows for evaluation; build it with a split, e.g. --set splits.test=0.2"
         )
 
 
@@ -130,14 +130,14 @@ def remark(subset: Subset, rows: Sequence[int], config: RunConfig, listener: Lis
     """Says which clients do not take part as one would think."""
     empty = sum(n == 0 for n in rows)
     if empty:
-        listener.note(f"{subset.name}: {empty} of {len(rows)} clients have no training rows and are never asked")
+        listener.note(f"{subset.name}: {empty} of {len(rows)} clients have no training rows and are never sampled")
     columns = (subset.client_table.column(name).to_pylist() for name in ("split", "rows"))
     lacking = Counter(split for split, n in zip(*columns, strict=True) if n == 0)
     for split in config.splits:
         without = lacking[split]
         if without:
             listener.note(
-                f"{subset.name}: {without} of {len(rows)} clients have no {split} rows and are in no mean over clients"
+                f"{subset.name}: {without} of {len(rows)} clients have no {split} rows and enter no mean over clients"
             )
     if config.clients_per_round is not None and config.clients_per_round > len(rows) - empty:
         listener.note(
@@ -159,7 +159,7 @@ def _device(wanted: Device) -> Device:
     if wanted == "auto":
         return next(name for name, usable in there.items() if usable)
     if not there[wanted]:
-        raise UsageError(f"device={wanted}: this machine has none that PyTorch can use; take auto or cpu")
+        raise UsageError(f"device={wanted}: this machine has none that PyTorch can use; use auto or cpu")
     return wanted
 
 
@@ -167,5 +167,5 @@ def _precision(wanted: Precision, device: Device) -> Precision:
     if wanted == "auto":
         return "bfloat16" if device == "cuda" and torch.cuda.is_bf16_supported() else "float32"
     if wanted == "bfloat16" and device == "cpu":
-        raise UsageError("precision=bfloat16: is for GPUs; take auto or float32")
+        raise UsageError("precision=bfloat16: is for GPUs only; use auto or float32")
     return wanted

@@ -140,12 +140,12 @@ def train(
     config, subset, rows = prepared(config)
     engine.check(config)
     if subset.entry.withheld and not engine.at_sites:
-        raise UsageError(f"{config.manifest}: holds no images, they are at the sites; train with: fedkit flower run")
+        raise UsageError(f"{config.manifest}: holds no images, which are at the sites; train with: fedkit flower run")
     method = method_class(config.method)
     facts = _facts(config, subset.dataset)
     folder = out or _default_folder(config, facts)
     if Path(os.path.realpath(folder)).is_relative_to(os.path.realpath(subset.dataset.folder)):
-        raise OutputError(f"--out {folder}: is inside the dataset, where nothing else may be; choose another")
+        raise OutputError(f"--out {folder}: is inside the dataset, which may hold nothing else; choose another")
     with folders.held(folder, facts, overwrite=overwrite) as held:
         if held.standing is not None:
             return held.standing
@@ -264,7 +264,7 @@ def _enough_memory(config: RunConfig) -> Iterator[None]:
             smaller = {"cohort": config.cohort, **config.method_settings}
             named = [f"{key}={smaller[key]}" for key in ("cohort", "batch", "image_size") if smaller.get(key)]
             raise UsageError(
-                f"{config.method}: {config.device} has not enough memory with {', '.join(named)}; set less"
+                f"{config.method}: {config.device} does not have enough memory for {', '.join(named)}; set less"
             ) from None
         raise
 

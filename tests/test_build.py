@@ -158,7 +158,7 @@ def test_foreign_folders_are_left_alone(tmp_path: Path) -> None:
         sampled(tmp_path / "out")
     (tmp_path / "new.incomplete").mkdir()
     (tmp_path / "new.incomplete" / "thesis.tex").write_text("precious")
-    with pytest.raises(OutputError, match="no build left that there"):
+    with pytest.raises(OutputError, match="no build creates"):
         sampled(tmp_path / "new")
     assert (tmp_path / "new.incomplete" / "thesis.tex").read_text() == "precious"
 

@@ -174,7 +174,7 @@ def test_what_listens_there_is_no_ray(tmp_path: Path, given: str) -> None:
         began = time.monotonic()
         wanted = (*WANTED, *SETS, "--engine", "ray", "--ray-address", asked, "--out", tmp_path / "fed")
         done = fedkit(*wanted, **QUIET, RAY_ADDRESS=address)
-    fails(2, f"--ray-address {asked}: no Ray answers there", "HOST:PORT", done=done)
+    fails(2, f"--ray-address {asked}: no Ray cluster answers there", "HOST:PORT", done=done)
     assert time.monotonic() - began < 60
     assert not list(tmp_path.glob("fed*"))
 

@@ -126,7 +126,7 @@ def test_drop_extra_keeps_one_copy_of_each_and_counts_the_rest(tmp_path: Path) -
 
 def test_an_error_where_that_is_asked_for(tmp_path: Path) -> None:
     folder(tmp_path / "s")
-    words = "subset mine: 20 pictures are there more than once, mine/airport/03.png and mine/airport/30.png for one"
+    words = "subset mine: 20 images occur more than once, e.g. mine/airport/03.png and mine/airport/30.png"
     with pytest.raises(SourceError, match=f"{words}.*drop-extra"):
         made(tmp_path / "s", tmp_path / "out", duplicates="error")
     for path in (tmp_path / "s").rglob("3*.png"):

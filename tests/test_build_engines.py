@@ -121,7 +121,7 @@ def test_a_worker_that_dies_leaves_a_build_to_resume(tmp_path: Path, monkeypatch
         return receipt
 
     monkeypatch.setattr(Future, "result", killing)
-    with pytest.raises(OutputError, match="a process that wrote shards died.*resumes"):
+    with pytest.raises(OutputError, match="a process writing shards died.*again to resume"):
         pipeline.build(planned(), tmp_path / "out", engine=engines.chosen(jobs=2))
     monkeypatch.undo()
     assert not (tmp_path / "out").exists()
@@ -143,7 +143,7 @@ def test_engines_that_cannot_be(monkeypatch: pytest.MonkeyPatch) -> None:
     for arguments, words in (
         (("dask",), "--engine dask: should be one of local, ray"),
         (("local", 0), "--jobs=0 should be at least 1"),
-        (("local", None, "auto"), "--ray-address auto: is for --engine ray"),
+        (("local", None, "auto"), "--ray-address auto: works only with --engine ray"),
         (("local", None, ""), "--ray-address '': is empty"),
         (("ray", None, ""), "--ray-address '': is empty"),
     ):
@@ -250,7 +250,7 @@ def test_what_lies_beside_a_remote_dataset_is_left_alone(memory, name: str) -> N
     memory.pipe(f"/bucket/fed/{name}", b"precious")
     before = there(memory, "bucket/fed")
     for sets in ((), ("clients=3",)):
-        with pytest.raises(OutputError, match=f"{name} is in no fedkit dataset and would be lost"):
+        with pytest.raises(OutputError, match=f"{name} is not fedkit's and would be lost"):
             object_store.build(planned(*sets), "memory://bucket/fed", overwrite=True)
         assert there(memory, "bucket/fed") == before
 

@@ -108,4 +108,4 @@ def test_answers_are_texts_and_never_markup() -> None:
 @pytest.mark.parametrize("option", [("--sources", "somewhere"), ("--source", "ucmerced=somewhere")])
 def test_a_place_for_sources_is_not_passed_over_for_a_sample(option: tuple[str, str], tmp_path: Path) -> None:
     done = fedkit("build", "fed-rsic", "--sample", *option, "--dry-run", cwd=tmp_path)
-    fails(2, option[0], "a sample is drawn, not read", done=done)
+    fails(2, option[0], "cannot be combined with --sample", done=done)

@@ -199,13 +199,13 @@ def test_a_recipe_is_never_written_over(tmp_path: Path) -> None:
     office(tmp_path / "office")
     (tmp_path / "my.json").write_text("mine")
     arguments = ("new", "my.json", "--folder", "office")
-    fails(1, "my.json: exists already", "--force", done=fedkit(*arguments, cwd=tmp_path))
+    fails(1, "my.json: already exists", "--force", done=fedkit(*arguments, cwd=tmp_path))
     assert (tmp_path / "my.json").read_text() == "mine"
-    fails(1, "my.json", "no recipe of fedkit's", done=fedkit(*arguments, "--force", cwd=tmp_path))
+    fails(1, "my.json", "is not a recipe of fedkit", done=fedkit(*arguments, "--force", cwd=tmp_path))
     assert (tmp_path / "my.json").read_text() == "mine"
     (tmp_path / "my.json").unlink()
     assert fedkit(*arguments, cwd=tmp_path).returncode == 0
-    fails(1, "my.json: exists already", "--force", done=fedkit(*arguments, cwd=tmp_path))
+    fails(1, "my.json: already exists", "--force", done=fedkit(*arguments, cwd=tmp_path))
     (tmp_path / "my.json.tmp").write_text("mine")
     assert fedkit(*arguments, "--force", cwd=tmp_path).returncode == 0
     assert (tmp_path / "my.json.tmp").read_text() == "mine"
@@ -219,7 +219,7 @@ def test_a_recipe_is_never_written_over(tmp_path: Path) -> None:
         new_recipe.check(tmp_path / "link.json", force=True)
     for words in ('{"fedkit": 1, "recipe": {}, "subsets": {}}', '{"fedkit": 1, "config": {}}', '{"name": "x"}', "{}"):
         (tmp_path / "other.json").write_text(words)  # a dataset's manifest, a run's config
-        with pytest.raises(OutputError, match="no recipe of fedkit's"):
+        with pytest.raises(OutputError, match="is not a recipe of fedkit"):
             new_recipe.check(tmp_path / "other.json", force=True)
     drafted = new_recipe.draft(new_recipe.settings(str(tmp_path / "office"), None, None))
     with pytest.raises(OutputError, match="cannot be written"):

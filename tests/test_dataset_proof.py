@@ -72,7 +72,7 @@ def test_training_over_the_hub_takes_no_replaced_images_and_keeps_what_it_proved
         ((*train, sample_build, "--out", tmp_path / "here"), {"FEDKIT_CACHE": str(tmp_path / "other")}),
     )
     assert replaced.returncode == 1
-    assert "client-0000.parquet is not what its manifest says; it has to be published again" in replaced.stderr
+    assert "client-0000.parquet does not match its manifest; publish the dataset again" in replaced.stderr
     assert not (tmp_path / "false/result.json").exists()
     figures = [json.loads(done.stdout)["runs"][0]["figures"] for done in (true, here)]
     assert figures[0] == figures[1]
@@ -146,7 +146,7 @@ def test_training_here_takes_no_changed_tables(case: str, dataset: Path) -> None
     name, change = TABLES[case]
     pq.write_table(change(pq.read_table(dataset / name)), dataset / name)
     data = fedrsic_data.open(dataset)
-    with pytest.raises(ManifestError, match=rf"{name}: is not what the manifest says; run: fedkit verify"):
+    with pytest.raises(ManifestError, match=rf"{name}: does not match the manifest; run: fedkit verify"):
         data.client_table if name.startswith("clients") else data.plan
 
 
@@ -154,13 +154,13 @@ def test_a_changed_client_table_is_one_line_to_a_person_who_trains(dataset: Path
     name, change = TABLES["files of two clients swapped"]
     pq.write_table(change(pq.read_table(dataset / name)), dataset / name)
     done = fedkit("train", "zeroshot", "--manifest", dataset, "--out", tmp_path / "run")
-    fails(1, "clients.parquet: is not what the manifest says; run: fedkit verify", done=done)
+    fails(1, "clients.parquet: does not match the manifest; run: fedkit verify", done=done)
     assert not (tmp_path / "run").exists()
 
 
 def test_test_rows_in_training_files_are_refused_though_the_digests_agree(dataset: Path) -> None:
     rewrite("clients.parquet", TABLES["test rows that point at training files"][1])(dataset)
-    with pytest.raises(ManifestError, match=r"clients.parquet: does not fit what the manifest says"):
+    with pytest.raises(ManifestError, match=r"clients.parquet: does not match the manifest's entry"):
         fedrsic_data.open(dataset).subset("fed-ucmerced").client_table  # noqa: B018
 
 
@@ -238,7 +238,7 @@ def test_images_of_a_file_that_is_read_whole_are_proved(dataset: Path) -> None:
     blacken_all(dataset)
     subset = Dataset(dataset).subset("fed-ucmerced")
     for read in (subset.client("client-0003").read, subset.read):
-        with pytest.raises(ManifestError, match=r"parquet: is not what the manifest says; run: fedkit verify"):
+        with pytest.raises(ManifestError, match=r"parquet: does not match the manifest; run: fedkit verify"):
             read("train")
 
 

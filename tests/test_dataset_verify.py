@@ -248,7 +248,7 @@ def test_manifests_that_are_none(change: Callable[[dict], None], words: str, dat
 def test_a_recipe_is_not_a_manifest() -> None:
     from fedrsic_data import recipes
 
-    with pytest.raises(ManifestError, match="nothing built yet; run: fedkit build"):
+    with pytest.raises(ManifestError, match="not a built dataset; run: fedkit build"):
         verify(recipes.shipped()["fed-rsic"])
 
 
@@ -408,7 +408,7 @@ def test_what_a_manifest_says_is_drawn_again_from_its_plan(case: str, dataset: P
 
 def test_subsets_that_its_recipe_does_not_make_are_refused_at_once(dataset: Path) -> None:
     edit(lambda m: m["recipe"]["subsets"].update(more={"sources": ["ucmerced"]}))(dataset)
-    with pytest.raises(ManifestError, match="its subsets are not those of its recipe"):
+    with pytest.raises(ManifestError, match="its subsets differ from its recipe"):
         verify(dataset)
 
 

@@ -116,11 +116,11 @@ def test_what_cannot_be(sample_build: Path, dataset: Path, tmp_path: Path) -> No
         sites.split(sample_build, tmp_path / "sites", group=0)
     (tmp_path / "sites").mkdir()
     (tmp_path / "sites" / "thesis.tex").write_text("precious")
-    with pytest.raises(OutputError, match="is there already"):
+    with pytest.raises(OutputError, match="already exists"):
         sites.split(sample_build, tmp_path / "sites")
     (tmp_path / "new.incomplete").mkdir()
     (tmp_path / "new.incomplete" / "thesis.tex").write_text("precious")
-    with pytest.raises(OutputError, match="no build left that there"):
+    with pytest.raises(OutputError, match="no build creates"):
         sites.split(sample_build, tmp_path / "new")
     assert (tmp_path / "new.incomplete" / "thesis.tex").read_text() == "precious"
     victim = next((dataset / "fed-ucmerced" / "train").iterdir())
@@ -161,7 +161,7 @@ def test_the_server_folder_says_what_it_is(sample_build: Path, tmp_path: Path) -
     assert "by chance" not in shown
     assert "its images are at the sites" in fedkit("verify", server, cwd=tmp_path).stdout
     done = fedkit("train", "zeroshot", "--manifest", server, "--rounds", 0, cwd=tmp_path)
-    fails(2, "holds no images, they are at the sites; train with: fedkit flower run", done=done)
+    fails(2, "holds no images, which are at the sites; train with: fedkit flower run", done=done)
     assert not (tmp_path / "runs").exists()
 
 
@@ -175,19 +175,19 @@ def test_nothing_goes_into_the_dataset(sample_build: Path) -> None:
 @pytest.mark.parametrize(
     ("out", "words"),
     [
-        (".", "is the folder you are in"),
-        ("..", "is the folder you are in"),
-        ("s3://bucket/fed", "--out s3://...: is an address; name a folder of this machine"),
-        ("s3://KEY:SuPerSecret@bucket/fed", "--out s3://...: is an address; name a folder of this machine"),
-        ("s3:///x", "is an address"),
-        ("://x", "is an address"),
+        (".", "is the current folder"),
+        ("..", "is the current folder"),
+        ("s3://bucket/fed", "--out s3://...: is a URL; give a local folder"),
+        ("s3://KEY:SuPerSecret@bucket/fed", "--out s3://...: is a URL; give a local folder"),
+        ("s3:///x", "is a URL"),
+        ("://x", "is a URL"),
         ("n" * 300, "cannot be written .File name too long"),
         ("n" * 250, "cannot be written .File name too long"),
         ("d/" * 2000, "name is too long"),
         ("a\0b", "not a valid name"),
         ("file", "is a file"),
         ("file/below", "cannot be written"),
-        ("nothing", "is a link to nothing"),
+        ("nothing", "is a broken symbolic link"),
     ],
 )
 def test_places_for_no_folder(
@@ -212,13 +212,13 @@ def test_sites_that_are_there_already_stay(sample_build: Path, tmp_path: Path) -
     first = sites.split(sample_build, tmp_path / "sites", group=5)
     before = contents(tmp_path)
     assert sites.split(sample_build, tmp_path / "sites", group=5) == first
-    with pytest.raises(OutputError, match="is there already"):
+    with pytest.raises(OutputError, match="already exists"):
         sites.split(sample_build, tmp_path / "sites", group=6)
     assert contents(tmp_path) == before
     for name in ("site-00000/notes.md", "site-00001/README.md", "server/manifest.json"):
         path = tmp_path / "sites" / name
         path.write_text("mine")
-        with pytest.raises(OutputError, match=f"is there already, with another {name}"):
+        with pytest.raises(OutputError, match=f"already exists with another {name}"):
             sites.split(sample_build, tmp_path / "sites", group=5)
         assert path.read_text() == "mine"
         path.write_bytes(before[f"sites/{name}"]) if f"sites/{name}" in before else path.unlink()
@@ -248,12 +248,12 @@ def test_links_are_followed_or_refused(sample_build: Path, tmp_path: Path) -> No
 
 def test_what_has_no_images_is_not_taken_apart(sample_build: Path, tmp_path: Path) -> None:
     sites.split(sample_build, tmp_path / "sites")
-    with pytest.raises(UsageError, match="server: holds no images; take apart the dataset that has them"):
+    with pytest.raises(UsageError, match="server: holds no images; split the dataset that has them"):
         sites.split(tmp_path / "sites" / sites.SERVER, tmp_path / "again")
     reference = Path(shutil.copytree(sample_build, tmp_path / "reference"))
     shutil.rmtree(reference / "fed-ucmerced")
     said = manifest.dumps(manifest.sealed(replace(manifest.load(reference), reference=True)))
     (reference / manifest.NAME).write_text(said, encoding="utf-8")
-    with pytest.raises(ManifestError, match="without the images"):
+    with pytest.raises(ManifestError, match="without its images"):
         sites.split(reference, tmp_path / "again")
     assert sorted(os.listdir(tmp_path)) == ["reference", "sites"]

@@ -218,7 +218,7 @@ def test_weights_of_labels_are_those_of_all_clients(multi: Path, tmp_path: Path,
     sets = (*NETWORK, f"labels={labels}", "class_weights=inverse", "rounds=1", "flower.scores=true")
     here = trained("fedlgt", multi, tmp_path / "local", *sets)
     at, grid = multi.parent / "sites" / "server", grid_of(multi, tmp_path / "states")
-    with pytest.raises(UsageError, match="does not tell them; give the server the manifest of the whole dataset"):
+    with pytest.raises(UsageError, match="does not list; give the server the manifest of the whole dataset"):
         trained("fedlgt", at, tmp_path / "flower", *sets, grid=grid)
     there = trained("fedlgt", multi, tmp_path / "whole", *sets, grid=grid)
     for left, right in zip(lines(tmp_path / "local"), lines(tmp_path / "whole"), strict=True):
@@ -343,7 +343,7 @@ def test_a_round_that_nobody_judges_ends_the_run(single: Path, tmp_path: Path) -
             raise RuntimeError("no")
 
     grid.intercept = fail
-    with pytest.raises(FedkitError, match="round 1: none of the 4 clients with held-out rows could judge"):
+    with pytest.raises(FedkitError, match="round 1: none of the 4 clients with held-out rows could evaluate"):
         trained("fedpgp", single.parent / "sites" / "server", tmp_path / "run", *PROMPTS, "rounds=1", grid=grid)
     assert not (tmp_path / "run" / "result.json").exists()
 
@@ -380,7 +380,7 @@ def test_a_node_without_a_folder_keeps_its_state_while_it_lives(single: Path, tm
             grid.nodes[message.metadata.dst_node_id].state = RecordDict()
 
     grid.intercept = forget
-    with pytest.raises(FedkitError, match="round 2: none of the 4 clients asked answered"):
+    with pytest.raises(FedkitError, match="round 2: none of the 4 sampled clients answered"):
         trained("fedpgp", at, tmp_path / "gone", *sets, grid=grid, notes=notes)
     assert any("its personal state of round 1 is gone; give the node a state-dir" in note for note in notes)
 
@@ -404,7 +404,7 @@ def test_sites_that_cannot_take_part(single: Path, multi: Path, tmp_path: Path) 
         assert any(words in note for note in notes), notes
     grid = grid_of(single, tmp_path / "states")
     grid.nodes[max(grid.nodes)].node_config["manifest"] = str(single.parent / "sites" / "client-0001")
-    with pytest.raises(FedkitError, match="client-0001: two nodes say that they have it"):
+    with pytest.raises(FedkitError, match="client-0001: two nodes claim this client"):
         trained("fedpgp", at, tmp_path / "run", *sets, grid=grid)
 
 
@@ -414,16 +414,16 @@ def test_answers_that_cannot_be_used(single: Path) -> None:
     update = wire.updated(good, 3, like, 5)
     assert (update.client, update.rows, update.loss, update.personal) == (3, 5, 0.5, {})
     for wrong, words in (
-        ({"sigma": torch.zeros(3, 2)}, "its tensors are not"),
-        ({"sigma": torch.zeros(2, 3).double()}, "its tensors are not"),
-        ({"sigma": torch.zeros(2, 3), "extra": torch.zeros(1)}, "its tensors are not"),
+        ({"sigma": torch.zeros(3, 2)}, "its tensors differ"),
+        ({"sigma": torch.zeros(2, 3).double()}, "its tensors differ"),
+        ({"sigma": torch.zeros(2, 3), "extra": torch.zeros(1)}, "its tensors differ"),
     ):
         with pytest.raises(ValueError, match=words):
             wire.updated(wire.update(Update(0, 5, wrong, {}, 0.5), finite=True), 3, like, 5)
-    with pytest.raises(ValueError, match="it trained on 5 rows, it has 4"):
+    with pytest.raises(ValueError, match="it trained on 5 rows, but has 4"):
         wire.updated(good, 3, like, 4)
     for name, number, words in (
-        ("weight", 1e9, "weighs itself"),
+        ("weight", 1e9, "its weight is"),
         ("weight", math.nan, "weighs"),
         ("more", 1, "not asked"),
     ):
@@ -431,29 +431,29 @@ def test_answers_that_cannot_be_used(single: Path) -> None:
         more.metric_records["metrics"][name] = number
         with pytest.raises(ValueError, match=words):
             wire.updated(more, 3, like, 5)
-    with pytest.raises(ValueError, match="it says nothing of val"):
+    with pytest.raises(ValueError, match="it has no metrics for val"):
         wire.read_judged(wire.judged({"test": Judged(Evaluation({}, {}, [1]))}), {"val": 1})
     for said, words in (
-        (Evaluation({"pooled": 50.0}, {"local": [50.0]}, [9], {"pooled": 4}), "it judged 9 rows of test, it has 4"),
-        (Evaluation({"pooled": 1e9}, {"local": [50.0]}, [4], {"pooled": 4}), "test/pooled=1e.09 is no percentage"),
-        (Evaluation({"pooled": 50.0}, {"local": [-1.0]}, [4], {"pooled": 4}), "test/local=-1 is no percentage"),
-        (Evaluation({"pooled": math.nan}, {}, [4], {"pooled": 4}), "test/pooled=nan is no percentage"),
-        (Evaluation({"pooled": 50.0}, {}, [4], {"pooled": 10**12}), "over 1e.12 rows, it has 4"),
+        (Evaluation({"pooled": 50.0}, {"local": [50.0]}, [9], {"pooled": 4}), "it evaluated 9 rows of test, but has 4"),
+        (Evaluation({"pooled": 1e9}, {"local": [50.0]}, [4], {"pooled": 4}), "test/pooled=1e.09 is not a percentage"),
+        (Evaluation({"pooled": 50.0}, {"local": [-1.0]}, [4], {"pooled": 4}), "test/local=-1 is not a percentage"),
+        (Evaluation({"pooled": math.nan}, {}, [4], {"pooled": 4}), "test/pooled=nan is not a percentage"),
+        (Evaluation({"pooled": 50.0}, {}, [4], {"pooled": 10**12}), "over 1e.12 rows, but it has 4"),
         (Evaluation({"pooled": 50.0}, {}, [4], {"other": 4}), "test/other is over 4 rows"),
     ):
         with pytest.raises(ValueError, match=words):
             wire.read_judged(wire.judged({"test": Judged(said)}), {"test": 4})
     short = wire.judged({"test": Judged(Evaluation({}, {}, [4]), {"owner": torch.zeros(3)})})
-    with pytest.raises(ValueError, match="its scores of test are not of 4 rows"):
+    with pytest.raises(ValueError, match="its scores for test do not cover 4 rows"):
         wire.read_judged(short, {"test": 4})
     assert math.isnan(wire.updated(wire.update(Update(0, 5, like, {}, 0.5), finite=False), 3, like, 5).loss)
 
 
 def test_what_needs_the_rows_of_all_is_refused(single: Path, tmp_path: Path) -> None:
     (config,) = run.configs("fedpgp", single, [], ["held_out=x"])
-    with pytest.raises(UsageError, match="held_out=x: judges every client's own model on rows of other clients"):
+    with pytest.raises(UsageError, match="held_out=x: evaluates each client's model on rows of other clients"):
         server.check(config)
-    for sets, words in ((["dp.noise=1"], "take --engine flower"), (["dp.noise=1", "dp.epsilon=1"], "set one of them")):
+    for sets, words in ((["dp.noise=1"], "use --engine flower"), (["dp.noise=1", "dp.epsilon=1"], "set one of them")):
         with pytest.raises(UsageError, match=words):
             trained("fedpgp", single, tmp_path / "run", *sets)
     with pytest.raises(UsageError, match=r"unknown key 'dp.niose' for fedpgp; did you mean 'dp.noise'"):
@@ -565,13 +565,13 @@ def test_a_seed_for_noise_is_refused_where_it_protects_nobody(single: Path, tmp_
 def test_base_to_novel_is_refused_before_any_site_is_asked(single: Path, tmp_path: Path) -> None:
     grid = grid_of(single, tmp_path / "states")
     novel = sampled(tmp_path / "novel", "clients=4", "base_to_novel=true").path
-    with pytest.raises(UsageError, match="base-to-novel judges every client's own prompt on rows of other clients"):
+    with pytest.raises(UsageError, match="base-to-novel evaluates each client's prompt on rows of other clients"):
         trained("promptfl", novel, tmp_path / "run", *PROMPTS, "rounds=1", grid=grid)
     assert not grid.sent
 
 
 def test_noise_on_nothing_is_refused(single: Path, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="local shares nothing"):
+    with pytest.raises(UsageError, match="local shares no parameters"):
         trained("local", single, tmp_path / "run", *PROMPTS, "dp.noise=1", grid=grid_of(single, tmp_path / "states"))
 
 
@@ -613,7 +613,7 @@ def test_the_app_is_what_flower_takes(single: Path, tmp_path: Path) -> None:
     (tmp_path / "linked").mkdir()
     (tmp_path / "linked" / "pyproject.toml").symlink_to(tmp_path / "app" / "pyproject.toml")
     for folder in (tmp_path / "foreign", tmp_path / "linked"):
-        with pytest.raises(OutputError, match="holds no app of fedkit"):
+        with pytest.raises(OutputError, match="holds no fedkit app"):
             app.write(folder, "fedpgp", str(at), None, [], None)
     assert (tmp_path / "foreign" / "pyproject.toml").read_text() == "mine"
     with pytest.raises(OutputError, match="cannot be written"):
@@ -624,11 +624,11 @@ def test_the_app_is_what_flower_takes(single: Path, tmp_path: Path) -> None:
         app.write(tmp_path / "x", "fedpgp", str(tmp_path / "no"), None, [], None)
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.tex").write_text("precious")
-    with pytest.raises(OutputError, match="is not empty and holds no app"):
+    with pytest.raises(OutputError, match="is not empty and holds no fedkit app"):
         app.write(tmp_path / "mine", "fedpgp", str(at), None, [], None)
     for name in ("thesis.tex", "fedkit_federation/mine.py", "pyproject.toml.tmp"):
         (tmp_path / "app" / name).write_text("precious")
-        with pytest.raises(OutputError, match=f"holds no app of fedkit .{name.rpartition('/')[2]}"):
+        with pytest.raises(OutputError, match=f"holds no fedkit app .{name.rpartition('/')[2]}"):
             app.write(tmp_path / "app", "fedpgp", str(at), None, [], None, overwrite=True)
         assert (tmp_path / "app" / name).read_text() == "precious"
         (tmp_path / "app" / name).unlink()
@@ -637,7 +637,7 @@ def test_the_app_is_what_flower_takes(single: Path, tmp_path: Path) -> None:
     app.write(tmp_path / "app", "fedpgp", str(at), None, ["rounds=2"], None)
     for words in ("", "[tool.flwr.app]\npublisher = 1", "# A federation, for: flwr run\n[project]\nname = 'mine'"):
         (tmp_path / "app" / "pyproject.toml").write_text(words)  # its first line alone says nothing
-        with pytest.raises(OutputError, match="holds no app of fedkit"):
+        with pytest.raises(OutputError, match="holds no fedkit app"):
             app.write(tmp_path / "app", "fedpgp", str(at), None, [], None, overwrite=True)
         assert (tmp_path / "app" / "pyproject.toml").read_text() == words
 
@@ -674,7 +674,7 @@ def test_changes_that_flower_would_pass_over_are_refused(tmp_path: Path) -> None
     for text in ("not toml ' x", "mehtod='fedpgp'", "method=fedpgp", "sets='rounds=1' x"):
         with pytest.raises(UsageError, match="--run-config"):
             launch.run(tmp_path, None, [text], print)
-    with pytest.raises(UsageError, match="no name of a SuperLink"):
+    with pytest.raises(UsageError, match="not the name of a SuperLink"):
         launch.run(tmp_path, "--help", [], print)
 
 

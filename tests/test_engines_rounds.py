@@ -291,7 +291,7 @@ def test_updates_that_are_not_finite_are_refused_by_name(sample_build: Path, tmp
     notes: list[str] = []
     wanted = config(sample_build, "poison=2", "poison_round=2", "rounds=3")
     done = run.train(wanted, tmp_path / "run", listener=Listener(note=notes.append))
-    assert notes == ["round 2: the update of client-0002 is not finite, left out"]
+    assert notes == ["round 2: left out client-0002, whose update has NaN or infinity"]
     logged = lines(tmp_path / "run")
     assert [line["refused"] for line in logged] == [[], ["client-0002"], []]
     assert [line["clients"] for line in logged] == [10, 9, 10]
@@ -363,8 +363,8 @@ def test_empty_clients_are_counted_and_said(tmp_path: Path) -> None:
     done = run.train(config(built, "rounds=2"), tmp_path / "run", listener=Listener(note=notes.append))
     empty = done.data["clients_without_training_rows"]
     assert empty
-    assert notes[0] == f"fed-ucmerced: {len(empty)} of 60 clients have no training rows and are never asked"
-    assert "have no test rows and are in no mean over clients" in notes[1]
+    assert notes[0] == f"fed-ucmerced: {len(empty)} of 60 clients have no training rows and are never sampled"
+    assert "have no test rows and enter no mean over clients" in notes[1]
     numbers = {int(name[-4:]) for name in empty}
     assert not numbers & {client for cohort in Softmax.trained for client in cohort}
     accuracy, rows = done.data["clients"]["test"]["accuracy"], done.data["clients"]["test"]["rows"]
@@ -451,7 +451,7 @@ def test_too_little_memory_is_one_line(
         raise error
 
     monkeypatch.setattr(Softmax, "train", train)
-    with pytest.raises(UsageError, match="softmax: cpu has not enough memory with cohort=32; set less"):
+    with pytest.raises(UsageError, match="softmax: cpu does not have enough memory for cohort=32; set less"):
         run.train(config(sample_build), tmp_path / "run")
     error.args = ("something else",)
     if isinstance(error, RuntimeError):

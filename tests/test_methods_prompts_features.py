@@ -190,6 +190,6 @@ def test_shards_that_were_exchanged_are_not_kept_as_what_they_should_be(tmp_path
     for source, target in ((first, aside), (second, first), (aside, second)):
         source.rename(target)
     clip = clips.load("tiny")
-    with pytest.raises(ManifestError, match="is not what the manifest says; run: fedkit verify"):
+    with pytest.raises(ManifestError, match="does not match the manifest; run: fedkit verify"):
         features(clip, Dataset(built).subset("fed-ucmerced"), "train", cache=tmp_path / "cache")
     assert not (tmp_path / "cache").exists()

@@ -218,9 +218,9 @@ def test_what_is_not_a_clip_is_refused(tmp_path: Path) -> None:
     refused(f"{ARCH}:{tmp_path / 'broken.safetensors'}", ManifestError, "does not hold the weights")
     refused(f"{ARCH}:{tmp_path / 'other.safetensors'}", ManifestError, "does not hold the weights")
     refused(f"{ARCH}:{tmp_path / 'weights.npz'}", UsageError, r"should end in .*\.safetensors")
-    refused("roberta-ViT-B-32:random", UsageError, "text tower is not open_clip's own")
-    refused("coca_ViT-B-32:random", UsageError, "text tower is not open_clip's own")
-    with pytest.raises(UsageError, match="random=3 goes with ARCH:random"):
+    refused("roberta-ViT-B-32:random", UsageError, "text tower is not open_clip's")
+    refused("coca_ViT-B-32:random", UsageError, "text tower is not open_clip's")
+    with pytest.raises(UsageError, match="random=3 works only with ARCH:random"):
         clips.load("tiny", random=3)
 
 

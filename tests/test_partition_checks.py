@@ -269,13 +269,13 @@ def given_digest(make):
     path.write_text("sample_id,client_id\n" + "".join(f"{i:07d},site-{i % 3}\n" for i in range(30)))
     right = hashlib.sha256(path.read_bytes()).hexdigest()
     assert run(make(path=str(path), sha256=right), even_rows(3, 10)).clients == 3
-    with pytest.raises(UsageError, match="drop sha256"):
+    with pytest.raises(UsageError, match="remove sha256"):
         run(make(path=str(path), sha256="0" * 64), even_rows(3, 10))
 
 
 def embedded_digest(make):
     path = embeddings(64)
-    with pytest.raises(UsageError, match="drop sha256"):
+    with pytest.raises(UsageError, match="remove sha256"):
         run(make(clients=2, clusters=2, path=path, sha256="0" * 64), even_rows(2, 32))
 
 

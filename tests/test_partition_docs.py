@@ -133,7 +133,7 @@ def test_settings_that_cannot_be_are_refused_in_words(spec, message):
         ({"name": "pathological", "classes_per_client": 7}, "classes_per_client=7 is more than the 6 classes"),
         ({"name": "pathological", "classes_per_client": 7, "drawn": True}, "classes_per_client=7 is more than the 6"),
         ({"name": "ext-dirichlet", "clients": 2}, "clients=2 x classes_per_client=2 hold 4 of 6 classes; raise one"),
-        ({"name": "natural"}, "natural needs to know who took each image"),
+        ({"name": "natural"}, "natural needs the user of each image"),
         ({"name": "skew", "clients": 6_000_000, "min_size": 0}, "more than 30,000,000 cells; lower clients"),
         ({"name": "iid", "clients": 10_000_001, "min_size": 0}, "clients=10000001 is more than 10,000,000, the most"),
     ],

@@ -97,5 +97,5 @@ def test_what_somebody_else_committed_stays(outcomes: dict[str, Any]) -> None:
 
 def test_a_pull_request_is_not_opened_twice(outcomes: dict[str, Any]) -> None:
     got = outcomes["pull request lost"]
-    assert "look whether it is there" in got["error"]
+    assert "check whether it exists" in got["error"]
     assert got["pulls"] == 1

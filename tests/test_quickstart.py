@@ -137,7 +137,7 @@ def test_what_cannot_be_reported_is_said(toured: tuple[Path, Shown], tmp_path: P
     (begun / "config.json").write_bytes((done / "config.json").read_bytes())
     (tmp_path / "some" / "done").symlink_to(done)
     page = html.page([tmp_path / "some", done])
-    assert any("not finished, left out" in words for words in page.words)
+    assert any("not finished and is left out" in words for words in page.words)
     assert len(page.sections) == 1
     damaged = tmp_path / "damaged"
     damaged.mkdir()
@@ -149,5 +149,5 @@ def test_what_cannot_be_reported_is_said(toured: tuple[Path, Shown], tmp_path: P
 
 
 def test_an_address_is_no_folder() -> None:
-    with pytest.raises(UsageError, match="is an address; name a folder of this machine"):
+    with pytest.raises(UsageError, match="is a URL; give a local folder"):
         sample_datasets.built(Path("hf://me/fed"))

@@ -98,7 +98,12 @@ def test_refusals(change: dict, words: str) -> None:
 
 @pytest.mark.parametrize(
     ("text", "words"),
-    [("{", "not valid JSON"), ("[]", "JSON object"), ("{}", "no fedkit recipe"), ('{"fedkit": 99}', "newer than this")],
+    [
+        ("{", "not valid JSON"),
+        ("[]", "JSON object"),
+        ("{}", "not a fedkit recipe"),
+        ('{"fedkit": 99}', "newer than this"),
+    ],
 )
 def test_files_that_are_no_recipe(text: str, words: str, tmp_path: Path) -> None:
     path = tmp_path / "r.json"

@@ -207,7 +207,7 @@ def test_a_picture_of_somebody_else_stays(sample_build: Path, tmp_path: Path, ki
     for data in (b"<svg>mine</svg>", b"\x89PNG\r\n\x1a\nmine"):
         mine.write_bytes(data)
         before = contents(tmp_path)
-        with pytest.raises(OutputError, match=f"skew.{kind}: is there already and no picture of fedkit's"):
+        with pytest.raises(OutputError, match=f"skew.{kind}: already exists and is not a picture of fedkit"):
             figures.write(dataset, [], tmp_path)
         assert contents(tmp_path) == before
     mine.unlink()

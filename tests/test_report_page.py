@@ -332,7 +332,7 @@ def test_a_page_of_somebody_else_stays(sample_build: Path, tmp_path: Path, polic
     """Also one that has a policy of its own, and one behind a link."""
     page = f'<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta http-equiv="Content-Security-Policy" content="{policy}">'
     (tmp_path / "mine.html").write_text(page)
-    with pytest.raises(OutputError, match="mine.html: is there already and no report of fedkit's"):
+    with pytest.raises(OutputError, match="mine.html: already exists and is not a report of fedkit"):
         write_report([sample_build], tmp_path / "mine.html", images=False)
     write_report([sample_build], tmp_path / "report.html", images=False)
     (tmp_path / "link.html").symlink_to(tmp_path / "report.html")
@@ -357,7 +357,7 @@ def test_nothing_but_the_report_is_written(sample_build: Path, tmp_path: Path) -
 @pytest.mark.skipif(os.name == "nt", reason="has no pipes with names")
 def test_outputs_that_are_no_files(sample_build: Path, tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.html")
-    with pytest.raises(OutputError, match=r"pipe.html: is no regular file"):
+    with pytest.raises(OutputError, match=r"pipe.html: is not a regular file"):
         write_report([sample_build], tmp_path / "pipe.html")
     with pytest.raises(OutputError, match=r"cannot be written .File name too long"):
         write_report([sample_build], tmp_path / ("x" * 300 + ".html"))

@@ -270,7 +270,7 @@ def test_links_are_refused_and_what_they_lead_to_stays(sample_build: Path, tmp_p
     path.symlink_to(away)
     before = {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
     for overwrite in (False, True):
-        with pytest.raises(OutputError, match="is a link, and what it leads to would be changed"):
+        with pytest.raises(OutputError, match="is a symbolic link, and its target would be changed"):
             run.train(config(sample_build, "seed=1"), tmp_path / "run", overwrite=overwrite)
     assert {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()} == before
 
@@ -349,7 +349,7 @@ def test_a_safetensors_file_that_is_no_checkpoint(sample_build: Path, tmp_path: 
     run.train(config(sample_build), tmp_path / "run")
     (tmp_path / "run/result.json").unlink()
     path = tmp_path / "run/checkpoint/state.safetensors"
-    for facts, words in (({}, "is no checkpoint"), ({"format": 99}, "is of another version of fedkit")):
+    for facts, words in (({}, "is not a checkpoint"), ({"format": 99}, "was written by another version of fedkit")):
         save_state(path, {"a": torch.zeros(1)}, facts)
         with pytest.raises(OutputError, match=words):
             run.train(config(sample_build), tmp_path / "run")
@@ -540,7 +540,7 @@ def test_two_processes_do_not_share_a_run(sample_build: Path, tmp_path: Path) ->
     with (tmp_path / "run/.lock").open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         for overwrite in (False, True):
-            with pytest.raises(OutputError, match="another fedkit is training there"):
+            with pytest.raises(OutputError, match="another fedkit process is training there"):
                 run.train(config(sample_build), tmp_path / "run", overwrite=overwrite)
             assert (tmp_path / "run/.lock").samefile(f"/proc/self/fd/{file.fileno()}" if LINUX else file.name)
 

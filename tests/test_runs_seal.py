@@ -183,7 +183,7 @@ def test_runs_without_a_seal_open_and_are_marked(finished: Path, folder: Path) -
     unsealed(folder)
     notes: list[str] = []
     results = found([folder], notes.append)
-    assert notes == [f"{folder}: has no seal, an older fedkit wrote it; nothing proves its figures"]
+    assert notes == [f"{folder}: has no seal, since an older fedkit wrote it; its metrics cannot be verified"]
     groups = grouped(results)
     assert (groups[0].label, groups[0].sealed) == ("softmax (unsealed)", False)
     for form in ("text", "markdown", "csv", "json"):

@@ -245,9 +245,9 @@ WRONG: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
     "a file twice": (put("images", 1, "file_name", "000000000009.jpg"), "'000000000009.jpg' is listed twice"),
     "a negative id": (put("images", 1, "id", -5), "image id -5"),
     "an id too large": (put("images", 1, "id", 10**12), "image id 1000000000000"),
-    "an id beyond all": (put("images", 1, "id", 10**30), "images: an item is not what it should be"),
+    "an id beyond all": (put("images", 1, "id", 10**30), "images: an item is malformed"),
     "an id with a fraction": (put("images", 1, "id", 25.0), "(id is no whole number: null, or one with a fraction"),
-    "an id in words": (put("images", 1, "id", "25"), "images: an item is not what it should be (id '25' is no whole"),
+    "an id in words": (put("images", 1, "id", "25"), "images: an item is malformed (id '25' is no whole"),
     "a category with a fraction": (
         put("annotations", 1, "category_id", 3.0),
         "(category_id is no whole number: null, or",
@@ -256,7 +256,7 @@ WRONG: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
     **{
         f"{key} of {part} that is true": (
             put(part, 0, key, True),
-            f"{part}: an item is not what it should be ({key} true",
+            f"{part}: an item is malformed ({key} true",
         )
         for part, key in (("images", "id"), ("annotations", "image_id"), ("annotations", "category_id"))
     },
@@ -265,13 +265,13 @@ WRONG: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
     "a way out below": (put("images", 1, "file_name", "a/../../x.jpg"), "would leave the folder"),
     "no id": (lambda data: data["images"][1].pop("id"), "images: an item has no 'id'"),
     "no file": (lambda data: data["images"][1].pop("file_name"), "images: an item has no 'file_name'"),
-    "a file that is none": (put("images", 1, "file_name", 7), "not what it should be"),
+    "a file that is none": (put("images", 1, "file_name", 7), "malformed"),
     "half a character": (put("images", 1, "file_name", "\ud800"), "cannot be read"),
     "a way out": (put("images", 1, "file_name", "../x.jpg"), "'../x.jpg' would leave the folder"),
     "another way out": (put("images", 1, "file_name", "a\\x.jpg"), "would leave the folder"),
     "the folder itself": (put("images", 1, "file_name", ".."), "would leave the folder"),
     "no name": (put("images", 1, "file_name", ""), "would leave the folder"),
-    "an image that is none": (lambda data: data["images"].append(5), "images: an item is not what it should be"),
+    "an image that is none": (lambda data: data["images"].append(5), "images: an item is malformed"),
     "an annotation of nothing": (
         put("annotations", 1, "image_id", 10),
         "annotation 2 of 8 is of image 10, which is not",

@@ -460,7 +460,7 @@ def info(name: str, kind: bytes = tarfile.REGTYPE, link: str = "") -> tarfile.Ta
 
 
 HOSTILE = {
-    "climbs": (info("small_images/../../x.jpg"), "climbs out"),
+    "leaves": (info("small_images/../../x.jpg"), "leaves its folder"),
     "absolute": (info("/tmp/x.jpg"), "absolute name"),
     "link": (info("small_images/1.jpg", tarfile.SYMTYPE, "/etc/passwd"), "is a link"),
     "hard link": (info("small_images/1.jpg", tarfile.LNKTYPE, "small_images/2.jpg"), "is a link"),

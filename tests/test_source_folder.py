@@ -160,7 +160,7 @@ def test_a_table_of_single_labels(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("", "first line is 'nothing', but should name the columns: file, label or labels"),
+        ("", "first line is 'nothing'; it should name the columns: file, label or labels"),
         ("a.jpg,x\nin/b.jpg,y\n", "first line is 'a.jpg, x'"),
         ("file;label\na.jpg;x\n", "first line is 'file;label'"),
         ("file,label,labels\n", "should name the columns"),
@@ -204,7 +204,7 @@ def test_messages_count_rows_over_all_blocks(tmp_path: Path, monkeypatch: pytest
     ("paths", "layout", "words"),
     [
         ((), "auto", "holds no images"),
-        (("1.jpg", "2.jpg"), "auto", "1.jpg stands in no class folder"),
+        (("1.jpg", "2.jpg"), "auto", "1.jpg is not in a class folder"),
         (("a/1.jpg", "a/2.jpg"), "auto", "only one class, 'a'"),
         (("a/1.jpg", "b/deep/2.jpg"), "auto", "two depths, a/1.jpg and b/deep/2.jpg"),
         (("0.jpg", "a/1.jpg", "b/1.jpg"), "auto", "two depths, 0.jpg and a/1.jpg"),

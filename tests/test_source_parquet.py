@@ -212,7 +212,7 @@ def test_vectors_are_known_over_all_files_and_by_names_in_the_schema(tmp_path: P
 def test_names_of_numbered_classes_can_be_given(tmp_path: Path) -> None:
     path = save(tmp_path / "x.parquet", image=structs(3), label=[1, 0, 1])
     assert names(index(path, classes=("cat", "dog"))) == [["dog"], ["cat"], ["dog"]]
-    with pytest.raises(SourceError, match="row 0 has label 1, which is no class"):
+    with pytest.raises(SourceError, match="row 0 has label 1, which is not a class"):
         index(path, classes=("cat",))
     path = save(tmp_path / "y.parquet", image=structs(2), label=["a", "b"])
     with pytest.raises(SourceError, match="has names for its labels; leave classes out"):
@@ -276,7 +276,7 @@ def test_splits_renamed_and_left_out(tmp_path: Path) -> None:
     for split, label in (("train", [0, 1]), ("validation_matched", [1, 0]), ("test", [-1, -1])):
         path = tmp_path / f"{split}-00000-of-00001.parquet"
         save(path, {"label": class_label("a", "b")}, image=structs(2), label=label)
-    with pytest.raises(SourceError, match=r"test-.*: row 0 has label -1, which is no class"):
+    with pytest.raises(SourceError, match=r"test-.*: row 0 has label -1, which is not a class"):
         index(tmp_path)
     found = index(tmp_path, splits={"validation_matched": "val", "test": None})
     assert column(found, "split") == ["train", "train", "val", "val"]
@@ -306,7 +306,7 @@ def test_messages_count_rows_in_their_file(value: int, tmp_path: Path) -> None:
     labels = {"label": class_label("a", "b")}
     save(tmp_path / "train-0.parquet", labels, image=structs(2), label=[0, 1])
     save(tmp_path / "train-1.parquet", labels, image=structs(3), label=[0, value, 1])
-    with pytest.raises(SourceError, match=f"train-1.parquet: row 1 has label {value}, which is no class"):
+    with pytest.raises(SourceError, match=f"train-1.parquet: row 1 has label {value}, which is not a class"):
         index(tmp_path)
 
 
@@ -409,7 +409,7 @@ def test_a_file_damaged_after_the_index_was_read(tmp_path: Path) -> None:
         ({}, "repo=None and path=None: give one of them"),
         ({"repo": "u/d", "path": "x"}, "give one of them"),
         ({"repo": "nonsense"}, "should look like USER/NAME"),
-        ({"path": "x", "revision": "main"}, "revision='main' is of a repo"),
+        ({"path": "x", "revision": "main"}, "revision='main' belongs to repo"),
         ({"path": "x", "lable": "y"}, "unknown key 'lable'; did you mean 'label'"),
     ],
 )
@@ -579,6 +579,6 @@ def test_images_by_a_path_that_leads_elsewhere_are_refused_in_those_words(tmp_pa
     found = index(own)
     with pytest.raises(SourceError) as told:
         found.container.prepare(tmp_path)
-    assert f"{own / 'train.parquet'} (row 1): holds no bytes of its image, only the path" in str(told.value)
-    assert f"which is no file inside {own}" in str(told.value)
+    assert f"{own / 'train.parquet'} (row 1): holds no image bytes, only the path" in str(told.value)
+    assert f"which is not a file inside {own}" in str(told.value)
     assert "empty" not in str(told.value)

@@ -198,10 +198,10 @@ def test_a_test_set_beside_files_that_say_nothing_is_refused_until_someone_says_
 
 def test_a_name_that_says_two_splits_is_refused(tmp_path: Path) -> None:
     with pytest.raises(
-        SourceError, match=r"train/test-0.parquet|a-train-val/0.parquet says two splits, train.* and val"
+        SourceError, match=r"train/test-0.parquet|a-train-val/0.parquet names two splits, train.* and val"
     ):
         look(put(tmp_path / "p", ["a-train-val/0.parquet", "test/0.parquet"]), ".parquet")
-    with pytest.raises(SourceError, match="train_val says two splits"):
+    with pytest.raises(SourceError, match="train_val names two splits"):
         look(put(tmp_path / "i", ["train_val/a/0.png", "test/b/0.png"]), ".png")
 
 

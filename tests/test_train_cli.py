@@ -107,7 +107,7 @@ def test_errors_are_one_line(command, sample_build: Path, tmp_path: Path) -> Non
         (("softmax", "--manifest", sample_build, "--set", "ruonds=3"), 2, "did you mean 'rounds'"),
         (("softmax", "--manifest", sample_build, "--rounds", "-1"), 2, "rounds=-1 should be at least 0"),
         (("softmax", "--manifest", sample_build, "--device", "gpu"), 2, "'gpu' is not one of"),
-        (("softmax", "--manifest", sample_build, "--sample"), 2, "is built already"),
+        (("softmax", "--manifest", sample_build, "--sample"), 2, "is already built"),
         (("softmax",), 2, "--manifest"),
     ):
         code, out, err = command("train", *arguments)
@@ -168,7 +168,7 @@ def test_a_twin_is_found_built_or_refused(tmp_path: Path, monkeypatch: pytest.Mo
     with pytest.raises(OutputError, match="data/fed-rsic: was built from another recipe than mine.json"):
         find.folder("mine.json")
     for refused in ({"sample": True}, {"places": Places()}):
-        with pytest.raises(UsageError, match="is built already"):
+        with pytest.raises(UsageError, match="is already built"):
             find.folder("data/fed-rsic", **refused)
     for name in ("fed-rsci", "x" * 5000):
         with pytest.raises(ManifestError):

@@ -127,7 +127,7 @@ def test_forms_tell_the_same(runs: Path) -> None:
 def test_what_cannot_be_compared(runs: Path, tmp_path: Path) -> None:
     with pytest.raises(OutputError, match="holds no run"):
         found([tmp_path])
-    with pytest.raises(UsageError, match="--format 'cvs': there is no such form; did you mean 'csv'"):
+    with pytest.raises(UsageError, match="--format 'cvs': is not a format; did you mean 'csv'"):
         answers.compared(grouped(found([runs / "b"])), "cvs")
     (tmp_path / "half").mkdir()
     (tmp_path / "half/config.json").write_bytes((runs / "b/config.json").read_bytes())
@@ -216,8 +216,8 @@ def test_folders_of_runs(runs: Path, tmp_path: Path) -> None:
     held = found([tmp_path / "all", tmp_path / "all/again"], notes.append)
     assert [r.folder.name for r in held] == ["again", "a0", "a2", "c"]
     assert [note.replace(str(tmp_path), "") for note in notes] == [
-        "/all/first/a1: is not finished, left out",
-        "/all/first/b: is the same run as /all/again, left out",
+        "/all/first/a1: is not finished and is left out",
+        "/all/first/b: is the same run as /all/again and is left out",
     ]
 
 

@@ -88,7 +88,7 @@ def test_names_that_both_have() -> None:
 
 
 def test_all_and_a_number_contradict_each_other() -> None:
-    with pytest.raises(UsageError, match="sampling=all asks all"):
+    with pytest.raises(UsageError, match="sampling=all uses all"):
         changed("sampling=all", "clients_per_round=3")
 
 

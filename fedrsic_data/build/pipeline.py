@@ -197,7 +197,7 @@ def _indexes(resolved: Resolved, places: locate.Places, listener: Listener) -> t
             option = (
                 f"--sources {places.folder}" if places.folder is not None else f"--source {next(iter(places.given))}"
             )
-            raise UsageError(f"{option}: a sample is drawn, not read; leave out either this or --sample")
+            raise UsageError(f"{option}: cannot be combined with --sample; leave one of them out")
         drawn = {name: sample_source.index(source, recipe.sample) for name, source in sources.items()}
         sample_source.check(sources.values(), recipe.sample)
         return drawn, []
@@ -225,7 +225,7 @@ def _standing(planned: Planned, out: Path, overwrite: bool) -> Manifest | None:
     except ManifestError as error:
         raise OutputError(f"{error}; move the folder away, or choose another --out") from None
     if standing.reference:
-        raise OutputError(f"{out}: says who has which image, without the images; choose another --out")
+        raise OutputError(f"{out}: is a dataset published without its images; choose another --out")
     same = (standing.plan.digest, encode(standing.recipe), standing.writer) == (
         planned.digest,
         encode(planned.recipe),
@@ -234,7 +234,7 @@ def _standing(planned: Planned, out: Path, overwrite: bool) -> Manifest | None:
     if not same or manifest.digest(standing) != standing.digest:
         differ = _difference(encode(standing.recipe), encode(planned.recipe)) or "other images, or an edited manifest"
         raise OutputError(
-            f"{out}: holds a dataset built otherwise ({differ}); replace it with --overwrite, or choose another --out"
+            f"{out}: holds another build ({differ}); replace it with --overwrite, or choose another --out"
         )
     return standing
 
@@ -279,7 +279,7 @@ def _mend(planned: Planned, out: Path, standing: Manifest, listener: Listener, w
     """Writes what is damaged or gone of a finished dataset again, file by file; each appears whole."""
     listener.step("checking what is there")
     if stray := next(strays(out, standing), None):
-        raise OutputError(f"{out / stray}: is not in the manifest, and readers would take it in; remove it")
+        raise OutputError(f"{out / stray}: is not in the manifest, but readers would include it; remove it")
     broken = [f for f in manifest.files(standing) if not _holds(out, f)]
     if broken:
         bad = {file.path for file in broken}
@@ -305,7 +305,7 @@ def _mend(planned: Planned, out: Path, standing: Manifest, listener: Listener, w
         for file in broken:
             if not _holds(out, file):
                 raise OutputError(
-                    f"{out / file.path}: the sources no longer give these bytes; rebuild with --overwrite"
+                    f"{out / file.path}: the sources no longer produce these bytes; rebuild with --overwrite"
                 )
     return Built(out, standing, len(broken))
 
@@ -391,7 +391,7 @@ def _not_empty(receipts: Mapping[str, Sequence[shards.Receipt]]) -> None:
         if skipped and not any(receipt.rows for receipt in written):
             first = skipped[0]
             raise SourceError(
-                f"{name}: all {len(skipped):,} images were skipped, {first['sample_id']} for one: {first['reason']}; "
+                f"{name}: all {len(skipped):,} images were skipped, e.g. {first['sample_id']}: {first['reason']}; "
                 "fix them at their source"
             )
 

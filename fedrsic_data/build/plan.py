@@ -253,7 +253,7 @@ def divide(
         if groups and recipe.duplicates == "error":
             one, other = _ids(merged.table, groups[0][:2])
             raise SourceError(
-                f"subset {name}: {len(groups):,} pictures are there more than once, {one} and {other} for one; remove "
+                f"subset {name}: {len(groups):,} images occur more than once, e.g. {one} and {other}; remove "
                 "the copies, or set duplicates=drop-extra or group"
             )
         if groups and recipe.duplicates == "drop-extra":
@@ -394,7 +394,7 @@ def _base_to_novel(rows: partition.Rows, wanted: bool) -> tuple[NDArray[np.int64
     if not wanted:
         return everything, everything[:0], rows.classes
     if not rows.is_single:
-        raise UsageError("base_to_novel needs one label per image, and these have label sets")
+        raise UsageError("base_to_novel needs one label per image, but these images are multi-label")
     base = splits.base_classes(rows.classes)
     return np.flatnonzero(rows.labels < base), np.flatnonzero(rows.labels >= base), base
 

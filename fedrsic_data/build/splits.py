@@ -46,7 +46,7 @@ def hold_out(
         return _whole(owner, clients, "clients", fractions, rng)
     if by == "group":
         if rows.groups is None:
-            raise UsageError("split_by=group needs natural users, and these sources name none; use sample or client")
+            raise UsageError("split_by=group needs natural users, but these sources have none; use sample or client")
         return np.where(owner >= 0, _whole(rows.groups, len(rows.group_names), "users", fractions, rng), 0).astype(
             np.int8
         )
@@ -156,7 +156,7 @@ def names(column: pa.ChunkedArray) -> tuple[str, ...]:
         raise UsageError("split_by=source needs sources with splits of their own; use sample, client or group")
     found = set(pc.unique(column).to_pylist())
     if TRAIN not in found:
-        raise UsageError(f"split_by=source: the source has splits {', '.join(sorted(found))}, and none is for training")
+        raise UsageError(f"split_by=source: the source has splits {', '.join(sorted(found))}, but none is for training")
     return (TRAIN, *(name for name in _FIRST if name in found), *sorted(found - {TRAIN, *_FIRST}))
 
 
@@ -167,7 +167,7 @@ def few_shot(rows: Rows, owner: Owners, split: Codes, shots: int, rng: np.random
         UsageError: The rows have label sets, of which shots cannot be counted.
     """
     if not rows.is_single:
-        raise UsageError(f"shots={shots} needs one label per image, and these have label sets")
+        raise UsageError(f"shots={shots} needs one label per image, but these images are multi-label")
     train = np.flatnonzero((owner >= 0) & (split == 0))
     cell = owner[train].astype(np.int64) * rows.classes + rows.labels[train]
     shuffled = rng.permutation(len(train))

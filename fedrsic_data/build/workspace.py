@@ -46,13 +46,13 @@ def place(given: Path) -> Path:
             out = Path(os.path.realpath(given))
             here = Path.cwd()
             if given.is_symlink() and not given.exists():
-                raise OutputError(f"--out {given}: is a link to nothing; choose another --out")
+                raise OutputError(f"--out {given}: is a broken symbolic link; choose another --out")
             if out.exists() and not out.is_dir():
                 raise OutputError(f"--out {given}: is a file; choose another --out")
     except ValueError:
         raise OutputError(f"--out {os.fspath(given)!r}: not a valid name; choose another --out") from None
     if here.is_relative_to(out):
-        raise OutputError(f"--out {given}: is the folder you are in, or above it; give the dataset a folder of its own")
+        raise OutputError(f"--out {given}: is the current folder or a parent of it; give the dataset its own folder")
     return out
 
 
@@ -82,10 +82,10 @@ class Workspace:
         self.scratch = self._root / _SCRATCH
         self.kept: dict[str, Receipt] = {}
         if self._root.is_symlink():
-            raise OutputError(f"{self._root}: is a link, no build left that there; move it away")
+            raise OutputError(f"{self._root}: is a link, which no build creates; remove it, or choose another --out")
         lock = atomic.lock(self._root / _LOCK)
         if lock is None:
-            raise OutputError(f"{self._root}: another fedkit is building there; wait for it, or choose another --out")
+            raise OutputError(f"{self._root}: another build is running there; wait for it, or choose another --out")
         self._lock = lock
         try:
             self._refuse_foreign()
@@ -141,7 +141,7 @@ class Workspace:
                 path.unlink()
         if self.out.exists() and any(self.out.iterdir()):
             if not overwrite:
-                raise OutputError(f"{self.out}: was written by somebody else meanwhile; choose another --out")
+                raise OutputError(f"{self.out}: was written by another process meanwhile; choose another --out")
             refuse_unowned(self.out)
             os.replace(self.out, self._root / _OLD)
         try:
@@ -203,7 +203,7 @@ class Workspace:
         if found is None and os.fstat(self._lock.fileno()).st_size:
             found = self._root / _LOCK  # ours are empty
         if found:
-            raise OutputError(f"{found}: no build left that there; move {self._root} away")
+            raise OutputError(f"{found}: no build creates this; move {self._root} away")
 
     def _known(self) -> ownership.Known:
         """What builds leave here."""
@@ -300,6 +300,6 @@ def opened(out: Path) -> Iterator[Workspace]:
             else:
                 work.discard()
             if full:
-                words = "the disk is full; free some space and run the same command, it resumes"
+                words = "the disk is full; free some space and run the same command again to resume"
                 raise OutputError(f"{out}: {words}") from None
             raise

@@ -46,7 +46,7 @@ def answer(shown: Shown, json: bool) -> None:
     except BrokenPipeError:
         raise
     except OSError as error:
-        raise OutputError(f"standard output: cannot be written ({error.strerror}); send it elsewhere") from None
+        raise OutputError(f"standard output: cannot be written ({error.strerror}); redirect it elsewhere") from None
 
 
 @contextmanager

@@ -91,14 +91,14 @@ def settings(
     """
     given = {"--folder": folder, "--hub": hub, "--parquet": parquet}
     if sum(value is not None for value in given.values()) != 1:
-        raise UsageError("say where the images are: with one of --folder PATH, --hub USER/NAME, --parquet PATH")
+        raise UsageError("give the place of the images with one of --folder PATH, --hub USER/NAME, --parquet PATH")
     if folder is not None:
         chosen: dict[str, Any] = {"path": folder}
     elif parquet is not None:
         chosen = {"kind": "hub", "path": parquet}
     else:
         if masked(str(hub)) != hub:
-            raise UsageError(f"--hub {masked(str(hub))}: should look like USER/NAME; a login is never part of it")
+            raise UsageError(f"--hub {masked(str(hub))}: should look like USER/NAME, without a login")
         repo, _, revision = str(hub).removeprefix("hf://").removeprefix("datasets/").partition("@")
         chosen = {"kind": "hub", "repo": repo, "revision": revision or None}
     if config is not None:
@@ -228,7 +228,7 @@ def check(target: Path, *, force: bool) -> None:
     if os.path.isdir(target):
         raise OutputError(f"{target}: is a folder; give the recipe a file name, such as {target / 'recipe.json'}")
     if os.path.lexists(target) and not force:
-        raise OutputError(f"{target}: exists already; replace it with --force, or choose another name")
+        raise OutputError(f"{target}: already exists; replace it with --force, or choose another name")
     try:
         ownership.check_file(target, _is_recipe, "recipe")
     except OSError as error:

@@ -90,7 +90,7 @@ def speaking(to: Address) -> Iterator[None]:
         loud, bars = utils.logging.get_verbosity(), not utils.are_progress_bars_disabled()
     except ValueError as error:  # it reads its settings when its modules are imported
         raise HubError(
-            f"{to}: huggingface_hub cannot be used ({discreet(error)}); fix the variables HF_... of the environment"
+            f"{to}: huggingface_hub cannot be used ({discreet(error)}); check the HF_* environment variables"
         ) from None
     utils.logging.set_verbosity(utils.logging.ERROR)
     if bars:
@@ -197,7 +197,7 @@ def pinned(where: Address) -> Address:
 
     commit = patiently(ask)
     if not isinstance(commit, str) or not _COMMIT.fullmatch(commit):  # it becomes part of a path
-        raise HubError(f"{where}: the Hub names no commit of it")
+        raise HubError(f"{where}: the Hub returned no commit for it")
     return Address(where.repo, commit)
 
 
@@ -253,7 +253,7 @@ class Remote:
                 except FileNotFoundError:  # another process, which fetched the same, has put it there
                     continue
                 return
-        raise HubError(f"{fetched}: is taken away as soon as it is there; choose another cache with FEDKIT_CACHE")
+        raise HubError(f"{fetched}: disappears as soon as it is downloaded; choose another cache with FEDKIT_CACHE")
 
     def prove_tables(self) -> None:
         """See ``Files.prove_tables``: they are proved when they are fetched, and only fetched to be read."""
@@ -281,7 +281,7 @@ class Remote:
         return {shard.path: shard for shard in manifest.shards(self.manifest)}
 
     def _another(self, name: str) -> str:
-        return f"{self.where}: {name} is not what its manifest says; it has to be published again"
+        return f"{self.where}: {name} does not match its manifest; publish the dataset again"
 
     def _small(self, name: str) -> Path:
         """A file beside the manifest, fetched once and as the manifest says."""
@@ -322,7 +322,7 @@ def _kept(shard: Shard) -> Path:
         ManifestError: Its digest is none.
     """
     if not _DIGEST.fullmatch(shard.sha256):  # it becomes part of a path
-        raise ManifestError(f"{shard.path}: the manifest has no digest of it; it has to be published again")
+        raise ManifestError(f"{shard.path}: the manifest has no digest for it; publish the dataset again")
     return cache_folder() / "shards" / f"{shard.sha256}.parquet"
 
 
@@ -396,7 +396,7 @@ class Ranges(io.RawIOBase):
                         if len(data) > end - start:  # whoever sends more may never end
                             break
             if len(data) != end - start:
-                raise ManifestError(f"{self._name} is not as long as the manifest says; it has to be published again")
+                raise ManifestError(f"{self._name} does not have the size in the manifest; publish the dataset again")
             return bytes(data)
 
     def _vouched(self, answer: Any) -> None:
@@ -405,10 +405,10 @@ class Ranges(io.RawIOBase):
         named = (first.get("X-Linked-ETag") or first.get("ETag") or "").removeprefix("W/").strip('"')
         if not _DIGEST.fullmatch(named):
             raise ManifestError(
-                f"{self._name} has no digest there; fetch it whole: fedrsic_data.open(..., proved=True)"
+                f"{self._name} has no digest on the Hub; fetch it whole: fedrsic_data.open(..., proved=True)"
             )
         if named != self.shard.sha256:
-            raise ManifestError(f"{self._name} is not what its manifest says; it has to be published again")
+            raise ManifestError(f"{self._name} does not match its manifest; publish the dataset again")
 
     @property
     def _name(self) -> str:

@@ -98,7 +98,7 @@ class Local:
     def _prove(self, file: File | Plan | Shard) -> None:
         path = manifest.safe(self.folder, file.path)
         if digest(path) != file.sha256:
-            raise ManifestError(f"{path}: is not what the manifest says; run: fedkit verify")
+            raise ManifestError(f"{path}: does not match the manifest; run: fedkit verify")
 
 
 @contextmanager

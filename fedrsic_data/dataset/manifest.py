@@ -268,17 +268,17 @@ def load(path: Path) -> Manifest:
     path = located(path)
     data = read_json(path)
     if "recipe" not in data and "subsets" in data:
-        raise ManifestError(f"{path}: is a recipe, nothing built yet; run: fedkit build {path}")
+        raise ManifestError(f"{path}: is a recipe, not a built dataset; run: fedkit build {path}")
     try:
         manifest = decode(Manifest, data, str(path))
     except UsageError as error:
         raise ManifestError(str(error)) from None
     if manifest.subsets.keys() != manifest.recipe.subsets.keys():
-        raise ManifestError(f"{path}: its subsets are not those of its recipe; it was edited, build it again")
+        raise ManifestError(f"{path}: its subsets differ from its recipe, so it was edited; build it again")
     for entry in (*files(manifest), *shards(manifest)):
         safe(path.parent, entry.path)
         if entry.path != str(PurePosixPath(entry.path)):
-            raise ManifestError(f"{path}: path {entry.path!r} is not spelled as a build does; it was edited")
+            raise ManifestError(f"{path}: path {entry.path!r} is not spelled as a build spells it, so it was edited")
     return manifest
 
 
@@ -287,10 +287,10 @@ def located(path: Path) -> Path:
 
     Raises:
         UsageError: It is an address.
-        ManifestError: There is none, or it is no regular file.
+        ManifestError: There is none, or it is not a regular file.
     """
     if path.parts[:1] == ("hf:",):
-        raise ManifestError(f"{path}: is on the Hub, and here a folder is needed; download it with: hf download")
+        raise ManifestError(f"{path}: is on the Hub, but this needs a local folder; download it with: hf download")
     local("manifest", path)
     try:
         file = path / NAME if path.is_dir() else path
@@ -303,7 +303,7 @@ def located(path: Path) -> Path:
         words = getattr(error, "strerror", None) or error
         raise ManifestError(f"{path}: cannot be read ({words}); give a manifest.json or its folder") from None
     if not regular:
-        raise ManifestError(f"{file}: is no file; give a manifest.json or its folder")
+        raise ManifestError(f"{file}: is not a file; give a manifest.json or its folder")
     return file
 
 
@@ -326,7 +326,7 @@ def safe(folder: Path, relative: str) -> Path:
     pure = PurePosixPath(relative)
     if not relative or pure.is_absolute() or ".." in pure.parts or _NO_NAME.search(relative):
         raise ManifestError(
-            f"{folder / NAME}: path {relative!r} leaves the dataset's folder; the manifest is not to be trusted"
+            f"{folder / NAME}: path {relative!r} leaves the dataset's folder; do not trust this manifest"
         )
     path = folder / pure
     root = os.path.realpath(folder)

@@ -114,7 +114,7 @@ class Dataset:
         """
         self.check_images()
         if name not in self._shards:
-            raise ManifestError(f"{self.where}: {name!r} is no file of it; its client table is damaged")
+            raise ManifestError(f"{self.where}: {name!r} is not a file of this dataset; the client table is damaged")
         subset, shard = self._shards[name]
         if self._proved or images in (None, shard.rows):
             self.files.prove(shard)
@@ -147,7 +147,7 @@ class Dataset:
         """
         if self.manifest.reference:
             raise ManifestError(
-                f"{self.where}: says who has which image, without the images; build them from the sources: "
+                f"{self.where}: is a dataset published without its images; build them from the sources: "
                 "fedkit build hf://USER/NAME"
             )
 
@@ -155,7 +155,7 @@ class Dataset:
         with self.files.parquet(name) as file:
             table = file.read()
         if not table.schema.equals(expected):
-            raise ManifestError(f"{self.where}/{name}: does not have the columns it should; run: fedkit verify")
+            raise ManifestError(f"{self.where}/{name}: does not have the expected columns; run: fedkit verify")
         return table
 
 
@@ -190,7 +190,7 @@ class Subset:
         whole = pc.count_distinct(ids[0]).as_py() == len(ids[0]) and all(some.equals(ids[0]) for some in ids)
         if not whole or not countable(mine, self.classes) or not self._placed(mine):
             where = f"{self.dataset.where}/{self.dataset.manifest.clients.path}"
-            raise ManifestError(f"{where}: does not fit what the manifest says of {self.name}; run: fedkit verify")
+            raise ManifestError(f"{where}: does not match the manifest's entry for {self.name}; run: fedkit verify")
         return mine
 
     @cached_property
@@ -208,7 +208,7 @@ class Subset:
             or pc.all(known).as_py() is False
         ):
             where = f"{self.dataset.where}/{self.dataset.manifest.plan.path}"
-            raise ManifestError(f"{where}: does not fit what the manifest says of {self.name}; run: fedkit verify")
+            raise ManifestError(f"{where}: does not match the manifest's entry for {self.name}; run: fedkit verify")
         return mine
 
     @property

@@ -161,11 +161,11 @@ class Recipe:
             if not _NAME.fullmatch(name):
                 raise UsageError(f"{name!r} is not a name (letters, digits, '.', '_', '-'; at most 96)")
         if not self.subsets:
-            raise UsageError("subsets: there is none; a recipe needs at least one")
+            raise UsageError("subsets: is empty; a recipe needs at least one")
         self._check_sources()
         for name, subset in self.subsets.items():
             if name.lower() in _RESERVED:
-                raise UsageError(f"subsets: {name!r} is the name of a file every dataset has; choose another")
+                raise UsageError(f"subsets: {name!r} is reserved for a file of the dataset; choose another")
             if not subset.sources or len(set(subset.sources)) < len(subset.sources):
                 raise UsageError(f"subsets.{name}.sources: should name at least one source, each once")
             kind = self.partition_of(name).get("name")
@@ -173,7 +173,7 @@ class Recipe:
                 raise UsageError(f"subsets.{name}: unknown partitioner {kind!r}; see: fedkit list partitioners")
             check_fractions(self.fractions(name))
             if self.split_by == "source" and self.fractions(name):
-                raise UsageError("split_by=source takes the sources' own splits; set splits={}")
+                raise UsageError("split_by=source uses the splits of the sources; set splits={}")
 
     def _check_sources(self) -> None:
         used = self.used
@@ -224,7 +224,7 @@ def check_version(data: Mapping[str, Any], path: Path) -> None:
     """
     version = data.get("fedkit")
     if not isinstance(version, int) or isinstance(version, bool) or version < 1:
-        raise ManifestError(f"{path}: no fedkit recipe or manifest (its 'fedkit' field is {version!r}, not {SCHEMA})")
+        raise ManifestError(f"{path}: is not a fedkit recipe or manifest (field 'fedkit' is {version!r}, not {SCHEMA})")
     if version > SCHEMA:
         raise ManifestError(f"{path}: format {version} is newer than this fedkit reads ({SCHEMA}); upgrade fedkit")
 

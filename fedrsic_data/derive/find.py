@@ -48,7 +48,7 @@ def folder(
     if is_address(name_or_path) or not _is_recipe(name_or_path):
         built = _published(name_or_path) if is_address(name_or_path) else manifest.located(Path(name_or_path)).parent
         if sample or places is not None:
-            raise UsageError(f"{name_or_path}: is built already; --sample and --sources are for recipes")
+            raise UsageError(f"{name_or_path}: is already built; --sample and --sources apply to recipes only")
         return built
     data = override(load(name_or_path), sample=sample)
     recipe = from_json(data, f"recipe {name_or_path}")

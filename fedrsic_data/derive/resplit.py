@@ -54,7 +54,7 @@ def prepare(
     old, problems = verify(path, progress)
     if problems:
         words = f"{problems[0].file} {problems[0].words}"
-        raise VerificationError(f"{path}: {words}; build it again before splitting it anew")
+        raise VerificationError(f"{path}: {words}; build it again before resplitting it")
     dataset = Dataset(path)
     resolved = resolve(change(old.recipe), built=True)
     recipe = resolved.recipe
@@ -76,11 +76,11 @@ def prepare(
 def _same_images(old: Recipe, new: Recipe) -> None:
     for field in ("sample", "allow_partial", "on_bad_image"):
         if getattr(old, field) != getattr(new, field):
-            raise UsageError(f"{field} cannot change when a dataset is split anew; build it from the sources")
+            raise UsageError(f"{field} cannot change in a resplit; build the dataset from its sources")
     several = any(len(subset.sources) > 1 for subset in new.subsets.values())
     unsought = old.duplicates == "keep" != new.duplicates
     if new.duplicates != "keep" and ((unsought and several) or old.near_duplicates != new.near_duplicates):
-        raise UsageError("near-duplicates are looked for in the sources only; build it from them")
+        raise UsageError("near-duplicates can be found only in the sources; build the dataset from them")
     for name, subset in new.subsets.items():
         was = old.subsets.get(name)
         if was is None or (was.sources, was.classes, was.class_names) != (
@@ -88,9 +88,9 @@ def _same_images(old: Recipe, new: Recipe) -> None:
             subset.classes,
             subset.class_names,
         ):
-            raise UsageError(f"subset {name}: sources and classes cannot change when a dataset is split anew; build it")
+            raise UsageError(f"subset {name}: sources and classes cannot change in a resplit; build the dataset")
         if any(old.sources.get(source) != new.sources.get(source) for source in subset.sources):
-            raise UsageError("sources cannot change when a dataset is split anew; build it from the sources")
+            raise UsageError("sources cannot change in a resplit; build the dataset from its sources")
 
 
 def _merged(dataset: Dataset, subset: Subset) -> plan.Merged:

@@ -76,14 +76,14 @@ def split(
     dataset = Dataset(path)
     dataset.check_images()
     if any(entry.withheld for entry in dataset.manifest.subsets.values()):
-        raise UsageError(f"{path}: holds no images; take apart the dataset that has them")
+        raise UsageError(f"{path}: holds no images; split the dataset that has them")
     if out.is_relative_to(os.path.realpath(dataset.folder)):
-        raise OutputError(f"--out {given}: is inside the dataset, where nothing else may be; choose another")
+        raise OutputError(f"--out {given}: is inside the dataset, which may hold nothing else; choose another")
     clients = list(dict.fromkeys(client for name in dataset.subsets for client in dataset.subset(name).clients))
     members = [tuple(clients[first : first + group]) for first in range(0, len(clients), group)]
     names = _names(members)
     if there := _there(out) - {*names, SERVER}:
-        raise OutputError(f"--out {given}: is there already, with {sorted(there)[0]!r} in it; choose another --out")
+        raise OutputError(f"--out {given}: already exists and contains {sorted(there)[0]!r}; choose another --out")
     with workspace.opened(out) as work:
         work.begin({"sites": dataset.manifest.digest, "group": group}, resume=False)
         written = tuple(_written(dataset, work, dict(zip(names, members, strict=True)), progress))
@@ -93,7 +93,7 @@ def split(
         else:
             work.finish(path.relative_to(work.folder).as_posix() for path in work.folder.rglob("*"))
     if differing:
-        raise OutputError(f"--out {given}: is there already, with another {differing}; choose another --out")
+        raise OutputError(f"--out {given}: already exists with another {differing}; choose another --out")
     return written
 
 

@@ -68,7 +68,7 @@ def writing(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        fix = "free some space and run the same command, it resumes" if error.errno in FULL else "choose another --out"
+        fix = "free some space and run the same command again to resume" if error.errno in FULL else "choose another --out"
         with translated(OutputError, path, "cannot be written", fix):
             raise
 
@@ -138,7 +138,7 @@ def refuse_pipes(folder: Path) -> None:
     """
     for path in folder.rglob("*"):
         if path.exists() and not (path.is_file() or path.is_dir()):
-            raise OSError(errno.EINVAL, "is a pipe or a device and no file", str(path))
+            raise OSError(errno.EINVAL, "is a pipe or a device, not a file", str(path))
 
 
 def file_digest(path: Path) -> str:

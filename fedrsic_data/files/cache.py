@@ -22,7 +22,7 @@ def cache_folder() -> Path:
     try:
         return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fedkit"
     except RuntimeError:
-        raise UsageError("there is no home folder to keep downloads in; set FEDKIT_CACHE to a folder") from None
+        raise UsageError("there is no home folder for downloads; set FEDKIT_CACHE to a folder") from None
 
 
 def caching(kind: type[FedkitError], folder: Path) -> AbstractContextManager[None]:

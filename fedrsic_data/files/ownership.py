@@ -106,10 +106,10 @@ def check_file(path: Path, ours: Callable[[bytes], bool], kind: str, fix: str = 
     if path.is_symlink():
         raise OutputError(f"{path}: is a link; {fix}")
     if not path.is_file():  # to open a pipe would be to wait for ever
-        raise OutputError(f"{path}: is no regular file; {fix}")
+        raise OutputError(f"{path}: is not a regular file; {fix}")
     with path.open("rb") as file:
         if not ours(file.read(1 << 20)):
-            raise OutputError(f"{path}: is there already and no {kind} of fedkit's; {fix}")
+            raise OutputError(f"{path}: already exists and is not a {kind} of fedkit; {fix}")
 
 
 def _looked_through(folder: Path, known: Known, above: str = "") -> Iterator[tuple[str, bool]]:

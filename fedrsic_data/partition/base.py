@@ -200,8 +200,8 @@ def _servable_rows(partitioner: Partitioner, rows: Rows) -> Rows:
         return reduced(rows, reduce)
     if not partitioner.multi_label:
         raise UsageError(
-            f"partition {type(partitioner).__name__}: takes one label an image, and these have other numbers; set "
-            "reduce to first or rarest, or use dirichlet or label-set, which take label sets"
+            f"partition {type(partitioner).__name__}: needs one label per image, but some have none or several; set "
+            "reduce to first or rarest, or use dirichlet or label-set, which take multi-label images"
         )
     return rows
 

@@ -63,7 +63,7 @@ class Dirichlet:
     def _by_quota(self, rows: Rows, rng: np.random.Generator) -> Assignment:
         if self.balance:
             raise UsageError(
-                "balance=true is defined for one label an image, and these have other numbers; "
+                "balance=true is defined for one label per image, but some have none or several; "
                 "set balance=false, or reduce to first or rarest"
             )
         shares = draws.dirichlet(self.alpha, rows.classes + 1, self.clients, rng)

@@ -50,7 +50,7 @@ class Domain:
         at_least("clients", self.clients, 1)
         at_least("min_size", self.min_size, 0)
         if not 0 <= self.mix <= 1:
-            raise UsageError(f"mix={self.mix!r} should be from 0 (one domain a client) to 1 (the global mixture)")
+            raise UsageError(f"mix={self.mix!r} should be from 0 (one domain per client) to 1 (the global mixture)")
 
     def assign(self, rows: Rows, rng: np.random.Generator) -> Assignment:
         """Owners of rows with any number of labels; see ``Partitioner.assign``."""

@@ -34,7 +34,7 @@ def existing(path: str, kinds: Sequence[str], sha256: str) -> Path:
         raise UsageError(f"path={path!r}: there is no such file at {Path(path).absolute()}")
     if sha256 and digest(path) != sha256:
         raise UsageError(
-            f"path={path!r}: is not the file with sha256 {sha256[:12]}...; drop sha256 to take another one"
+            f"path={path!r}: is not the file with sha256 {sha256[:12]}...; remove sha256 to accept this file"
         )
     return Path(path)
 

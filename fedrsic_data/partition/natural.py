@@ -42,7 +42,7 @@ class Natural:
     def assign(self, rows: Rows, rng: np.random.Generator) -> Assignment:
         """Owners of rows with any number of labels; see ``Partitioner.assign``."""
         if rows.groups is None:
-            raise UsageError("natural needs to know who took each image, and these sources do not say; choose another")
+            raise UsageError("natural needs the user of each image, which these sources lack; choose another")
         sizes = np.bincount(rows.groups, minlength=len(rows.group_names))
         users = np.flatnonzero(sizes >= max(self.min_size, 1))
         clients = len(users) if self.clients is None else self.clients

@@ -67,7 +67,7 @@ class Skew(Sized):
         if self.alpha is not None:
             positive("alpha", self.alpha)
         if not 0 <= self.domain_mix <= 1:
-            raise UsageError(f"domain_mix={self.domain_mix!r} should be from 0 (one domain a client) to 1 (all mixed)")
+            raise UsageError(f"domain_mix={self.domain_mix!r} should be from 0 (one domain per client) to 1 (mixed)")
 
     def assign(self, rows: Rows, rng: np.random.Generator) -> Assignment:
         """Owners of single-label rows; see ``Partitioner.assign``."""

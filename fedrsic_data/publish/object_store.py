@@ -102,7 +102,7 @@ def build(
 def _opened(out: str) -> tuple[fs.FileSystem, str]:
     """The file system of a URI and the path in it."""
     if not _ADDRESS.match(out):
-        raise UsageError(f"--out {masked(out)}: is no address such as s3://BUCKET/FOLDER; name one, or a folder")
+        raise UsageError(f"--out {masked(out)}: is not a URL such as s3://BUCKET/FOLDER; name one, or a folder")
     try:
         found, path = fs.FileSystem.from_uri(out)
     except (pa.ArrowException, OSError):
@@ -111,11 +111,11 @@ def _opened(out: str) -> tuple[fs.FileSystem, str]:
         try:
             inner, path = fsspec.core.url_to_fs(out)
         except Exception as error:  # each file system fails in its own way
-            raise UsageError(f"--out {masked(out)}: no file system for it ({discreet(error, address=out)})") from None
+            raise UsageError(f"--out {masked(out)}: no file system fits ({discreet(error, address=out)})") from None
         found = fs.PyFileSystem(fs.FSSpecHandler(inner))
     path = path.rstrip("/")
     if not path.strip("/"):
-        raise UsageError(f"--out {masked(out)}: names no folder; give the dataset one of its own")
+        raise UsageError(f"--out {masked(out)}: names no folder; add one for the dataset")
     if found.type_name == "gcs":
         _answers(out, path)
     return found, path
@@ -200,7 +200,7 @@ def _looked_at(remote: fs.FileSystem, root: str, out: str) -> tuple[manifest.Man
             raise OutputError(
                 f"{masked(out)}: is not empty and holds no fedkit dataset ({foreign}); choose another --out"
             )
-        raise OutputError(f"{masked(out)}: {foreign} is in no fedkit dataset and would be lost; choose another --out")
+        raise OutputError(f"{masked(out)}: {foreign} is not fedkit's and would be lost; choose another --out")
     return standing, found
 
 
@@ -234,7 +234,7 @@ def _copy(remote: fs.FileSystem, root: str, out: str, staged: Path, files: dict[
         with (staged / path).open("rb") as source:
             _put(remote, target, source)
         if _size(remote, target) != (staged / path).stat().st_size:
-            raise OutputError(f"{path}: arrived with another size; run the same command, it copies again")
+            raise OutputError(f"{path}: has another size after the copy; run the same command to copy it again")
     if fresh or _COPY in there:
         remote.delete_file(f"{root}/{_COPY}")
 

@@ -32,7 +32,7 @@ def recipe_of(name: str, changes: Mapping[str, Any]) -> tuple[Recipe, Expected]:
         return from_json(override(load(name), **changes), f"recipe {name}"), Expected()
     if any(changes.values()):
         raise UsageError(
-            f"{name}: is built as it was published; build it without options, then change it: fedkit resplit"
+            f"{name}: can only be built as it was published; build it without options, then run fedkit resplit"
         )
     published = Published(name)
     return published.manifest.recipe, published
@@ -98,7 +98,7 @@ class Published(Expected):
             if (ours.images, ours.missing, ours.counts) != (theirs.images, theirs.missing, theirs.counts):
                 raise VerificationError(
                     f"source {name}: has {ours.images:,} images here and had {theirs.images:,} where {self.where} was "
-                    "built; take the same copy of it"
+                    "built; use the same copy"
                 )
         raise VerificationError(
             f"plan: has digest {planned.digest[:12]} here and {self.manifest.plan.digest[:12]} in {self.where}; "
@@ -112,7 +112,7 @@ class Published(Expected):
             VerificationError: The plan, or a shard, is another one.
         """
         if built.plan.digest != self.manifest.plan.digest:
-            raise VerificationError(f"plan: is not that of {self.where}; build into another --out")
+            raise VerificationError(f"plan: differs from that of {self.where}; build into another --out")
         ours = {shard.path: shard.sha256 for shard in manifest.shards(built)}
         theirs = {shard.path: shard.sha256 for shard in manifest.shards(self.manifest)}
         differing = [path for path in sorted(ours.keys() | theirs.keys()) if ours.get(path) != theirs.get(path)]

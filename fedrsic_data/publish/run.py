@@ -73,7 +73,7 @@ def publish(
 
         stranger = get_token() is None
     if stranger and not dry_run:
-        raise HubError(f"{target.address}: nobody is logged in to the Hub; run: hf auth login, or set HF_TOKEN")
+        raise HubError(f"{target.address}: you are not logged in to the Hub; run: hf auth login, or set HF_TOKEN")
     listener.step(f"verifying {path}")
     _, problems = verify(path, listener.verified)
     if problems:

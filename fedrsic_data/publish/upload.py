@@ -195,7 +195,7 @@ def _ours(api: HfApi, target: Target, head: str, there: Mapping[str, Any]) -> No
     """Refuses to write over what fedkit did not publish."""
     if not set(there) - _HARMLESS:
         return
-    foreign = UsageError(f"--repo {target.repo}: holds something else than a dataset of fedkit; choose another --repo")
+    foreign = UsageError(f"--repo {target.repo}: exists, but is not a fedkit dataset; choose another --repo")
     if manifest.NAME not in there:
         raise foreign
     path = api.hf_hub_download(target.repo, manifest.NAME, repo_type="dataset", revision=head)
@@ -255,7 +255,7 @@ def _commit(
     except Exception as error:
         if target.create_pr and lost(error):  # a further try might open a second one
             raise HubError(
-                f"{target.address}: the connection broke while the pull request was opened; look whether it is there "
+                f"{target.address}: the connection broke while the pull request was opened; check whether it exists "
                 "before running this again"
             ) from None
         raise

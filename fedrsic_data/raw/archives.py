@@ -111,7 +111,7 @@ def _safe_name(path: Path, raw: str) -> str:
         raise _unsafe(path, raw, "has an absolute name")
     parts = [part for part in name.split("/") if part not in {"", "."}]
     if ".." in parts:
-        raise _unsafe(path, raw, "climbs out of its folder")
+        raise _unsafe(path, raw, "leaves its folder")
     return "/".join(parts)
 
 
@@ -158,7 +158,7 @@ def _inflated(packed: Iterator[bytes]) -> Iterator[bytes]:
         data = inflater.unconsumed_tail or next(packed, b"")
         block = inflater.decompress(data, _BLOCK)
         if not (block or data):
-            raise EOFError("its data end too early")
+            raise EOFError("its data ends too early")
         yield block
 
 
@@ -173,7 +173,40 @@ class _ArchiveReader(ABC):
         UnsafeArchiveError: A member must not be read; nothing was.
     """
 
+<<<<<<< HEAD
     def __init__(self, path: Path, limits: Limits = DEFAULT_LIMITS) -> None:
+=======
+    def read(self, size: int) -> bytes:
+        """At most ``size`` bytes; fewer only at the end."""
+        ...
+
+
+class _TarStream:
+    """A plain tar file: what ``tarfile`` needs of it, bounded."""
+
+    def __init__(self, path: Path, file: IO[bytes]) -> None:
+        if file.read(2) == b"\x1f\x8b":
+            raise SourceError(f"{path}: is compressed, and cannot be read in place; unpack it, and give the folder")
+        file.seek(0)
+        self._path, self._file = path, file
+
+    def tell(self) -> int:
+        return self._file.tell()
+
+    def seek(self, offset: int) -> int:
+        return self._file.seek(offset)
+
+    def read(self, size: int) -> bytes:
+        if not 0 <= size <= _BLOCK:  # as no honest header asks for
+            raise UnsafeArchiveError(f"{self._path}: has an oversized header; do not use this file, {_AGAIN}")
+        return self._file.read(size)
+
+
+class _Shared:
+    """A file that many threads read at once, each where it likes."""
+
+    def __init__(self, path: Path) -> None:
+>>>>>>> 2553bda (Error messages say what is wrong and what to do in plain English; tests expect the same words)
         self.path = path
         with unpacking(path):
             self._file = path.open("rb", buffering=0)
@@ -258,7 +291,7 @@ class _ArchiveReader(ABC):
                 file.seek(offset)
                 data = file.read(length)
         if len(data) < length:
-            raise EOFError("its data end too early")
+            raise EOFError("its data ends too early")
         return data
 
     def _member(self, name: str) -> _Member:
@@ -312,7 +345,7 @@ class _PlainTar(io.FileIO):
 
 def _check_header(path: object, size: int | None) -> None:
     if size is None or not 0 <= size <= _BLOCK:  # as no honest header asks for
-        raise UnsafeArchiveError(f"{path}: has a monstrous header; do not use this file, {_AGAIN}")
+        raise UnsafeArchiveError(f"{path}: has an oversized header; do not use this file, {_AGAIN}")
 
 
 def targz_files(path: Path, limits: Limits = DEFAULT_LIMITS) -> Iterator[tuple[str, bytes]]:
@@ -370,6 +403,7 @@ class _Inflating:
         self._at = min(at, len(self._block))
         return self.tell()
 
+<<<<<<< HEAD
     def read(self, size: int) -> bytes:
         """At most ``size`` bytes; fewer only at the end."""
         _check_header(self._path, size)
@@ -385,7 +419,7 @@ class _Inflating:
         """Exactly ``size`` bytes, which the caller has bounded."""
         data = b"".join(self.read(min(_BLOCK, size - start)) for start in range(0, size, _BLOCK))
         if len(data) < size:
-            raise EOFError("its data end too early")
+            raise EOFError("its data ends too early")
         return data
 
     def _refill(self) -> bool:
@@ -401,13 +435,39 @@ class _Inflating:
                 packed = self._inflater.unconsumed_tail or self._file.read(_BLOCK)
             fresh = self._inflater.decompress(packed, _BLOCK)
             if not (packed or fresh or self._inflater.eof):
-                raise EOFError("its data end too early")
+                raise EOFError("its data ends too early")
         tail = self._block[-_BACK:]
         self._block, self._at = tail + fresh, len(tail) - (len(self._block) - self._at)
         self._end += len(fresh)
         if self._end > self._ceiling:
-            raise UnsafeArchiveError(f"{self._path}: inflates like a bomb; do not use this file")
+            raise UnsafeArchiveError(f"{self._path}: expands like a decompression bomb; do not use this file")
         return True
+=======
+    def blocks(self, name: str) -> Iterator[bytes]:
+        """Yield a member in blocks of at most 1 MiB; errors as for ``read``."""
+        offset, left = self._member(name)
+        with unpacking(self.path, name):
+            for block in self._blocks(offset, left):
+                left -= len(block)
+                yield block
+            if left:
+                raise EOFError("its data ends too early")
+
+    def size(self, name: str) -> int:
+        """Bytes of a member; errors as for ``read``."""
+        return self._member(name)[1]
+
+    def middle(self, name: str, most: int) -> bytes:
+        """Up to ``most`` bytes from the middle of a member; errors as for ``read``."""
+        offset, size = self._member(name)
+        with unpacking(self.path, name):
+            return self._at(offset + size // 2, min(most, size - size // 2))
+
+    def _member(self, name: str) -> tuple[int, int]:
+        if name not in self._members:
+            raise SourceError(f"{self.path}: has no member {name!r}; check the name, or {_AGAIN}")
+        return self._members[name]
+>>>>>>> 2553bda (Error messages say what is wrong and what to do in plain English; tests expect the same words)
 
 
 def _tar_files(path: Path, stream: IO[bytes] | _Inflating, limits: Limits) -> Iterator[tuple[str, int, int]]:

@@ -274,7 +274,7 @@ class ParquetContainer(_Flat):
             except (OSError, ValueError):  # a name that no file can have
                 pass
         raise SourceError(
-            f"{path} (row {row}): holds no bytes of its image, only the path {name!r}, which is no file inside {root}; "
+            f"{path} (row {row}): holds no image bytes, only the path {name!r}, which is not a file inside {root}; "
             "put the images there, or their bytes into the column"
         )
 
@@ -337,8 +337,8 @@ class TarGzContainer(_Flat):
         absent = np.flatnonzero(self._archive < 0)
         if len(absent):
             raise SourceError(
-                f"{self.archives[0].parent}: {len(absent):,} of {len(self.names):,} images are in no archive, "
-                f"{self.names[int(absent[0])].as_py()} for one; {self._fix}"
+                f"{self.archives[0].parent}: {len(absent):,} of {len(self.names):,} images are in no archive, e.g. "
+                f"{self.names[int(absent[0])].as_py()}; {self._fix}"
             )
 
 

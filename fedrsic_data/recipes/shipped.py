@@ -34,7 +34,7 @@ def load(name_or_path: str) -> dict[str, Any]:
     if name_or_path in recipes:
         path = recipes[name_or_path]
     elif not os.path.isfile(name_or_path):  # pathlib raises on names that are too long
-        raise UsageError(f"{name_or_path!r} is no recipe file and no shipped recipe{suggest(name_or_path, recipes)}")
+        raise UsageError(f"{name_or_path!r} is no recipe file or shipped recipe{suggest(name_or_path, recipes)}")
     data = read_json(path)
     inner = data.get("recipe")
     if not isinstance(inner, dict):

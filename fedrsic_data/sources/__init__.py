@@ -64,7 +64,7 @@ def configured(name: str, settings: Mapping[str, Any], where: str) -> Source:
     source: Any = SOURCES[kind] if kind in SOURCES else GENERAL[kind]
     if source.settings is None:
         if fields or kind != name:
-            raise UsageError(f"{where}: source {kind} has no settings and no other name; leave this out")
+            raise UsageError(f"{where}: source {kind} takes no settings and no other name; leave this out")
         return SOURCES[kind]
     configured: Source = dataclasses.replace(source, name=name, settings=decode(type(source.settings), fields, where))
     return configured

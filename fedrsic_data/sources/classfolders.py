@@ -200,7 +200,7 @@ def _zip(path: Path, source: str, known: dict[str, str], layout: str) -> Found:
         raise SourceError(f"{path}: no images in class folders of {source}; expected {layout}")
     if len(roots) > 1:
         first, second = sorted(map(str, roots))[:2]
-        raise SourceError(f"{path}: class folders stand in two places, {first} and {second}; keep one")
+        raise SourceError(f"{path}: class folders are in two places, {first} and {second}; keep one")
     facts = path.stat()
     stamp = fingerprint([path.name, facts.st_size, facts.st_mtime_ns])
     files = {name: Entries.of_paths(paths) for name, paths in members.items()}
@@ -328,7 +328,7 @@ class Others:
 
 
 def no_file(path: str | os.PathLike[str]) -> str:
-    """What lies under a name that is no regular file's, in words; it is never opened: a pipe would be waited for."""
+    """What lies under a name that is not a regular file's, in words; it is never opened: a pipe would be waited for."""
     try:
         mode = Path(path).stat().st_mode
     except OSError:

@@ -263,9 +263,7 @@ def _read(tree: Tree, key: str) -> _Listed:
     except KeyError as error:
         raise SourceError(f"{where}: {part}: an item has no {error}; {_AGAIN}") from None
     except (TypeError, OverflowError, AttributeError) as error:
-        raise SourceError(
-            f"{where}: {part}: an item is not what it should be ({_odd(item, error)}); {_AGAIN}"
-        ) from None
+        raise SourceError(f"{where}: {part}: an item is malformed ({_odd(item, error)}); {_AGAIN}") from None
     except (ValueError, RecursionError) as error:
         raise SourceError(f"{where}: cannot be read ({error}); {_AGAIN}") from None
     if files.null_count:

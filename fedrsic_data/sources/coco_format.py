@@ -166,7 +166,7 @@ def _new(known: dict[Id, Any], number: Id) -> None:
 def _category(known: dict[Id, tuple[str, str]], item: Mapping[str, Any]) -> None:
     number, name = _id(item, "id"), _text(item, "name")
     if name in [other for other, _ in known.values()]:
-        raise _ItemError(f"is called {name[:80]!r}, as another is; give each category a name of its own")
+        raise _ItemError(f"is called {name[:80]!r}, as another is; give each category a unique name")
     parent = item.get("supercategory")
     _new(known, number)
     known[number] = (name, parent if isinstance(parent, str) else "")
@@ -185,7 +185,7 @@ def _id(item: Mapping[str, Any], key: str) -> Id:
         return int(digits) if digits.isascii() and digits.isdigit() and len(digits) < 19 else plain
     if isinstance(value, int) and not isinstance(value, bool):
         return value
-    raise _ItemError(f"has {key} {value!r:.40}, which is no id" if key in item else f"has no {key}")
+    raise _ItemError(f"has {key} {value!r:.40}, which is not an id" if key in item else f"has no {key}")
 
 
 def _text(item: Mapping[str, Any], key: str) -> str:
@@ -193,7 +193,7 @@ def _text(item: Mapping[str, Any], key: str) -> str:
     if isinstance(value, int | float) and not isinstance(value, bool):
         value = str(value)  # a class that is called by a number
     if not isinstance(value, str) or not value.strip():
-        raise _ItemError(f"has {key} {value!r:.40}, which is no text" if key in item else f"has no {key}")
+        raise _ItemError(f"has {key} {value!r:.40}, which is not text" if key in item else f"has no {key}")
     return value.strip()
 
 

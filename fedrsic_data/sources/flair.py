@@ -143,7 +143,7 @@ def _native(path: Path, found: _Found, allow_partial: bool) -> Index:
     if len(absent) and (not allow_partial or not here.any()):
         raise SourceError(
             f"{where}: {len(absent):,} of the {len(ids):,} images that {metadata.name} lists are absent, "
-            f"{absent[0]}.jpg for one; {_COMPLETE}"
+            f"e.g. {absent[0]}.jpg; {_COMPLETE}"
         )
     unlisted = np.setdiff1d(images.ids, ids) if images.ids is not None else ids[:0]
     table = table.filter(pa.array(here)) if len(absent) else table
@@ -173,7 +173,7 @@ def _mirrored(found: _Found, allow_partial: bool) -> Index:
     where = found.parquet[0].parent
     absent = _absent_shards(found.parquet)
     if absent and not allow_partial:
-        raise SourceError(f"{where}: {len(absent)} files are absent, {absent[0]} for one; {_COMPLETE}")
+        raise SourceError(f"{where}: {len(absent)} files are absent, e.g. {absent[0]}; {_COMPLETE}")
     table, fine, counts = flair_labels.tabled(where, flair_labels.from_parquet(found.parquet), found.ontology)
     stamp, newest = _stamped([*found.parquet, *found.ontology])
     return _index(

@@ -225,7 +225,7 @@ def _parents(path: Path, names: Sequence[str]) -> tuple[str, ...]:
         if not (fine and arrow) or coarse not in LABELS:
             raise SourceError(f"{path}: line {number} is {line[:60]!r}; it should be 'fine -> one of the 17 labels'")
         if said.setdefault(fine, coarse) != coarse:
-            raise SourceError(f"{path}: line {number} makes {fine!r} a kind of {coarse}, a line before of {said[fine]}")
+            raise SourceError(f"{path}: line {number} maps {fine!r} to {coarse}, an earlier line to {said[fine]}")
     parents |= said
     return tuple(parents.get(name, "") for name in names)
 

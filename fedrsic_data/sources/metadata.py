@@ -126,7 +126,7 @@ def _rows(root: Path, path: str, images: Images) -> Iterator[_Row]:
             raise SourceError(f"{where}: has no file_name; it has {', '.join(map(str, fields)) or 'nothing'}")
         name = fields[key]
         if not isinstance(name, str) or not name:
-            raise SourceError(f"{where}: {key} is {name!r:.80}, which is no path")
+            raise SourceError(f"{where}: {key} is {name!r:.80}, which is not a path")
         at = posixpath.normpath(posixpath.join(folder, name))
         if name.startswith("/") or "://" in name or ".." in name.split("/"):
             raise SourceError(

@@ -77,7 +77,7 @@ def card(repo: HubMirror | None, folder: Path) -> None:
         snapshot_download(repo.repo, repo_type="dataset", revision=commit, allow_patterns=[_CARD], local_dir=folder)
         (folder / _ASKED).touch()
     except Exception as error:
-        raise DownloadError(f"hf://{repo.repo}@{commit}: README.md cannot be had ({discreet(error)})") from None
+        raise DownloadError(f"hf://{repo.repo}@{commit}: README.md cannot be fetched ({discreet(error)})") from None
 
 
 def _commits(record: Path) -> dict[str, str]:
@@ -105,7 +105,7 @@ def _resolve(repo: str, revision: str | None) -> str:
     except Exception as error:  # the client raises a dozen kinds, its own and the HTTP library's
         raise DownloadError(f"hf://{repo}: cannot be reached ({discreet(error)})") from None
     if not isinstance(commit, str) or not _COMMIT.fullmatch(commit):  # it becomes part of a path
-        raise DownloadError(f"hf://{repo}: the Hub names no commit for revision {revision!r}")
+        raise DownloadError(f"hf://{repo}: the Hub has no commit for revision {revision!r}")
     return commit
 
 

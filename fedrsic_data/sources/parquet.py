@@ -87,7 +87,7 @@ class ColumnsSettings:
         if self.repo and not _REPO.fullmatch(self.repo):
             raise UsageError(f"repo={self.repo!r} should look like USER/NAME")
         if self.revision and not self.repo:
-            raise UsageError(f"revision={self.revision!r} is of a repo, and none is given; leave it out")
+            raise UsageError(f"revision={self.revision!r} belongs to repo, which is not given; leave it out")
 
 
 @dataclass(frozen=True)

@@ -79,7 +79,7 @@ def index(source: Source, settings: SampleSettings) -> Index:
         return flair_sample.index(source, users=settings.users, seed=settings.seed, size=settings.size)
     if sensor not in sample.SENSORS:
         known = ", ".join([*sample.SENSORS, *flair_sample.KINDS])
-        raise UsageError(f"source {source.name!r} has no procedural sample, only {known} have; build without --sample")
+        raise UsageError(f"source {source.name!r} has no procedural sample (only {known} do); build without --sample")
     unified = vocabulary.to_unified(sensor)
     classes = tuple(name for name in vocabulary.native(sensor) if unified[name] in sample.CLASSES)
     width = len(str(settings.per_class - 1))

@@ -177,7 +177,7 @@ class Voc:
             left_out += [LeftOut(f"without objects that count in {name}", len(bare), tuple(bare[:5]))] if bare else []
             for image, mine in zip(here, labels, strict=True):
                 if image in rows:
-                    raise SourceError(f"{path}: image {image} is in two lists, {name} is one; {_AGAIN}")
+                    raise SourceError(f"{path}: image {image} is in two lists, one of them {name}; {_AGAIN}")
                 rows[image] = {
                     "sample_id": f"{self.name}/{image}",
                     "labels": mine,
@@ -268,7 +268,7 @@ def _names(tree: Tree, key: str) -> list[str]:
     names = [line.strip() for line in lines if line.strip()]
     for number, name in enumerate(names, 1):
         if not _NAME.fullmatch(name):
-            raise SourceError(f"{tree.where(key)}: name {number:,} is {name[:80]!r}, which is no VOC image; {_AGAIN}")
+            raise SourceError(f"{tree.where(key)}: name {number:,} is {name[:80]!r}, not a VOC image; {_AGAIN}")
     if twice := [name for name, count in Counter(names).items() if count > 1]:
         raise SourceError(f"{tree.where(key)}: lists {twice[0]!r} twice; {_AGAIN}")
     return names

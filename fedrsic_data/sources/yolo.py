@@ -173,7 +173,7 @@ def _from_lines(root: Path, path: str) -> _Table:
 def _named(where: Path, path: str, names: Mapping[int, str], splits: Mapping[str, Sequence[str]], base: Any) -> _Table:
     listed = list(names.values())
     if twice := [name for name in listed if listed.count(name) > 1]:
-        raise SourceError(f"{where}: class {twice[0][:80]!r} is there twice; give each a name of its own")
+        raise SourceError(f"{where}: class {twice[0][:80]!r} occurs twice; give each a unique name")
     return _Table(path, names, splits, base if isinstance(base, str) else "")
 
 
@@ -195,7 +195,7 @@ def _label_files(root: Path, images: Sequence[str], texts: Sequence[str]) -> dic
             raise SourceError(f"{root / path}: is of {other} and of {image}; rename one of them")
     for path in texts:
         if path not in taken and _is_label_file(root, path):
-            raise SourceError(f"{root / path}: there is no image of this name; add it, or take the file away")
+            raise SourceError(f"{root / path}: there is no image of this name; add it, or remove the file")
     if not labels:
         raise SourceError(f"{root}: no image has a label file; expected {SOURCE.layout}")
     return labels
@@ -228,7 +228,7 @@ def _objects(root: Path, path: str, table: _Table) -> set[int]:
         number = _number(line)
         if number is None:
             raise SourceError(
-                f"{root / path}: line {at}: {line.strip()[:80]!r} is no object: a class number and at least four more"
+                f"{root / path}: line {at}: {line.strip()[:80]!r} should be a class number and at least four more"
             )
         if number not in table.names:
             raise SourceError(

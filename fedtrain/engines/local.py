@@ -28,7 +28,7 @@ def check(config: RunConfig) -> None:
         UsageError: The config asks for differential privacy.
     """
     if config.dp != Privacy():
-        raise UsageError("dp: noise is added where updates travel; take --engine flower")
+        raise UsageError("dp: only Flower adds noise to updates; use --engine flower")
 
 
 def run(

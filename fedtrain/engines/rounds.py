@@ -181,7 +181,9 @@ def _trained(
         )
         if not finite(update):
             refused.append(update.client)
-            listener.note(f"round {round_}: the update of {context.clients[update.client]} is not finite, left out")
+            listener.note(
+                f"round {round_}: left out {context.clients[update.client]}, whose update has NaN or infinity"
+            )
             continue
         mean.add(update.shared, update.rows if fixed is None else fixed[update.client])
         losses.append(update.loss * update.rows)
@@ -189,8 +191,8 @@ def _trained(
         federation.keep(update, round_)
     if clients and not count:
         raise FedkitError(
-            f"round {round_}: none of the {len(clients)} clients asked answered; see that their sites run, "
-            "and run the same command, it resumes"
+            f"round {round_}: none of the {len(clients)} sampled clients answered; check that their sites run, "
+            "and run the same command again to resume"
         )
     counters = replace(counters, refused=counters.refused + len(refused))
     loss = math.fsum(losses) / rows if rows else math.nan

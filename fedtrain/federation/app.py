@@ -161,7 +161,7 @@ def _ours(folder: Path, files: Collection[str]) -> None:
     known = ours if _is_app(folder / "pyproject.toml") else ownership.only([])
     compiled = f"{PACKAGE}/__pycache__/"
     if found := ownership.foreign(folder, lambda name: known(name) or (known is ours and name.startswith(compiled))):
-        raise OutputError(f"{folder}: is not empty and holds no app of fedkit ({found.name}); choose another folder")
+        raise OutputError(f"{folder}: is not empty and holds no fedkit app ({found.name}); choose another folder")
 
 
 def _is_app(path: Path) -> bool:

@@ -36,7 +36,7 @@ def run(folder: Path, connection: str | None, overrides: Sequence[str], say: Cal
     """
     local("folder", folder)
     if connection is not None and connection.startswith("-"):
-        raise UsageError(f"{connection}: is no name of a SuperLink; give one of Flower's config.toml")
+        raise UsageError(f"{connection}: is not the name of a SuperLink; give one from Flower's config.toml")
     for text in overrides:
         if not text.endswith(".toml") and not _CHANGES.fullmatch(text):  # Flower would pass over what it cannot read
             raise UsageError(
@@ -70,7 +70,7 @@ def _followed(number: str, at: Sequence[str], folder: Path, say: Callable[[str],
         deaf = 0 if runs else deaf + 1
         if deaf > _DEAF:
             words = told.get("error-message", "knows no such run")
-            raise FedkitError(f"run {number}: it cannot be seen how it goes ({words}); see: flwr list {shlex.join(at)}")
+            raise FedkitError(f"run {number}: its status cannot be read ({words}); see: flwr list {shlex.join(at)}")
         before, status = status, str(runs[0]["status"]) if runs else status
         if status != before:
             say(f"run {number}: {status}")

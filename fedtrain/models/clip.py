@@ -212,7 +212,7 @@ def load(spec: str = "tiny", device: str | torch.device = "cpu", *, random: int 
     """
     arch, _, tag = spec.partition(":")
     if random is not None and tag != "random":
-        raise UsageError(f"random={random} goes with ARCH:random, not with clip {spec!r}; leave it out")
+        raise UsageError(f"random={random} works only with ARCH:random, not with clip {spec!r}; leave it out")
     if spec == "tiny":
         config, tokenizer, weights = tiny.parts()
         return frozen(spec, config["model_cfg"], tokenizer, weights, config["preprocess_cfg"], device)
@@ -274,7 +274,7 @@ def _architecture(spec: str, arch: str) -> dict[str, Any]:
         raise UsageError(f"clip {spec!r} is not known{hint}; give tiny, ARCH:TAG or ARCH:PATH, e.g. ViT-B-16:openai")
     text = config["text_cfg"]
     if "multimodal_cfg" in config or text.get("hf_model_name") or text.get("hf_tokenizer_name"):
-        raise UsageError(f"clip {spec!r}: its text tower is not open_clip's own; take e.g. ViT-B-16:openai")
+        raise UsageError(f"clip {spec!r}: its text tower is not open_clip's; use e.g. ViT-B-16:openai")
     # The image tower's own starting weights are never wanted: they would be fetched and then written over.
     config["vision_cfg"]["timm_model_pretrained"] = False
     return dict(config)

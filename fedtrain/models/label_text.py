@@ -40,7 +40,7 @@ def told(entry: SubsetEntry, labels: str, words: Words, clip: Clip) -> list[list
     names = entry.classes if labels == "coarse" or entry.fine is None else entry.fine.classes
     if labels == "fine" or words == "name" or entry.fine is None or not any(entry.fine.parents):
         if words in ("concat", "avg"):
-            raise UsageError(f"ule={words}: needs coarse labels with finer ones under them; take ule=name")
+            raise UsageError(f"ule={words}: needs coarse labels with finer ones under them; use ule=name")
         return [[_sentence([name])] for name in names]
     kinds = _kinds(entry)
     if words == "avg":

@@ -220,4 +220,4 @@ def _servable(clip: Clip) -> None:
         else ""
     )
     if wrong:
-        raise UsageError(f"clip {clip.name!r}: its text tower {wrong}; take another, e.g. ViT-B-16:openai")
+        raise UsageError(f"clip {clip.name!r}: its text tower {wrong}; use another, e.g. ViT-B-16:openai")

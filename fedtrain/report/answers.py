@@ -66,7 +66,7 @@ def compared(groups: Sequence[Group], form: str) -> Shown:
         "markdown": lambda groups: _verbatim(_as_markdown(groups)),
     }
     if form not in forms:
-        raise UsageError(f"--format {form!r}: there is no such form{suggest(form, forms)}")
+        raise UsageError(f"--format {form!r}: is not a format{suggest(form, forms)}")
     return Shown(_as_data(groups), forms[form](groups))
 
 

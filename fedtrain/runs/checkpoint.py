@@ -117,7 +117,7 @@ def load(folder: Path, key: str, device: torch.device) -> Checkpoint | None:
     shared, facts = load_state(path, device)
     try:
         if facts["format"] != _FORMAT:
-            raise OutputError(f"{path}: is of another version of fedkit; start the run anew with --overwrite")
+            raise OutputError(f"{path}: was written by another version of fedkit; start the run anew with --overwrite")
         if facts["key"] != key:
             raise OutputError(
                 f"{path}: is a checkpoint of another config or dataset; choose another --out, or --overwrite"
@@ -127,7 +127,7 @@ def load(folder: Path, key: str, device: torch.device) -> Checkpoint | None:
         journal = decode(Written, facts["journal"], str(path))
         return Checkpoint(int(facts["round"]), shared, personal, counters, journal)
     except (KeyError, TypeError, ValueError):
-        raise OutputError(f"{path}: is no checkpoint; start the run anew with --overwrite") from None
+        raise OutputError(f"{path}: is not a checkpoint; start the run anew with --overwrite") from None
 
 
 def _seconds(folder: Path) -> float:
@@ -141,7 +141,7 @@ def _seconds(folder: Path) -> float:
             return float(seconds)
     except (LookupError, TypeError, ValueError):
         pass
-    raise OutputError(f"{path}: is damaged; remove it, and the seconds are counted from here on")
+    raise OutputError(f"{path}: is damaged; remove it to count the seconds from here on")
 
 
 class Journal:

@@ -248,7 +248,7 @@ def load(folder: Path, *, proved: bool = True) -> Result:
         raise OutputError(f"{folder}: holds no run; give folders that fedkit train wrote")
     facts = _read(folder / CONFIG)
     if not (folder / RESULT).is_file():
-        raise OutputError(f"{folder}: is not finished; run the same fedkit train again, it resumes")
+        raise OutputError(f"{folder}: is not finished; run the same fedkit train again to resume")
     data = _read(folder / RESULT)
     for name, held, fields in ((CONFIG, facts, _FACTS), (RESULT, data, _DATA)):
         for field, fits in fields.items():
@@ -270,7 +270,7 @@ def _locked(folder: Path) -> Iterator[None]:
     made = not folder.exists()
     file = atomic.lock(folder / _LOCK)
     if file is None:
-        raise OutputError(f"{folder}: another fedkit is training there; wait for it, or choose another --out")
+        raise OutputError(f"{folder}: another fedkit process is training there; wait for it, or choose another --out")
     try:
         yield
     finally:
@@ -344,7 +344,7 @@ def _no_links(folder: Path) -> None:
     for path in (*(folder / name for name in names), *(folder / CHECKPOINT).glob("*")):
         if path.is_symlink():
             raise OutputError(
-                f"{path}: is a link, and what it leads to would be changed; remove it, or choose another --out"
+                f"{path}: is a symbolic link, and its target would be changed; remove it, or choose another --out"
             )
 
 

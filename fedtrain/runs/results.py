@@ -90,14 +90,14 @@ def found(paths: Sequence[Path], note: Callable[[str], None] = lambda _: None) -
         finished = [one for one in inner if (one / RESULT).is_file()]
         for one in inner:
             if one not in finished:
-                note(f"{one}: is not finished, left out")
+                note(f"{one}: is not finished and is left out")
         for one in finished or [path]:
             run = folders.load(one)
             twin = runs.setdefault((run.facts["run"], engine(run)), run)
             if twin.folder.resolve() != one.resolve():
-                note(f"{one}: is the same run as {twin.folder}, left out")
+                note(f"{one}: is the same run as {twin.folder} and is left out")
             elif not run.sealed:
-                note(f"{one}: has no seal, an older fedkit wrote it; nothing proves its figures")
+                note(f"{one}: has no seal, since an older fedkit wrote it; its metrics cannot be verified")
     return list(runs.values())
 
 

@@ -37,7 +37,7 @@ def chosen(name: str = "local", jobs: int | None = None, ray_address: str | None
         raise UsageError("--ray-address '': is empty; give HOST:PORT of a cluster's head, or auto")
     if name == "local":
         if ray_address is not None:
-            raise UsageError(f"--ray-address {ray_address}: is for --engine ray; add that, or leave the address out")
+            raise UsageError(f"--ray-address {ray_address}: works only with --engine ray; add it, or leave this out")
         return Threads() if jobs in (None, 1) else Processes(jobs or 1)
     if find_spec("ray") is None:
         raise UsageError(f"--engine ray: Ray is not installed; {install('ray')}")

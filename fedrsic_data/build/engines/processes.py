@@ -40,8 +40,8 @@ class Processes:
             except BrokenProcessPool:
                 interrupts.settle()
                 raise OutputError(
-                    f"{folder}: a process that wrote shards died, perhaps for lack of memory; "
-                    f"run the same command, it resumes, with fewer than --jobs {self.jobs} if it happens again"
+                    f"{folder}: a process writing shards died, perhaps for lack of memory; "
+                    f"run the same command again to resume, with fewer than --jobs {self.jobs} if it recurs"
                 ) from None
 
 

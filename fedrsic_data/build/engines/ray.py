@@ -72,7 +72,7 @@ def _finished(ray: Any, pending: dict[Any, Task], folder: Path) -> Iterator[tupl
             words = str(error).split("\n")[0]
             raise OutputError(
                 f"{folder}: {task.job.path} was not written in {_RETRIES + 1} attempts ({words}); "
-                "run the same command, it resumes"
+                "run the same command again to resume"
             ) from None
         path = folder / receipt.path
         if not path.is_file() or path.stat().st_size != receipt.bytes:
@@ -106,7 +106,7 @@ def _connected(address: str | None, cpus: int | None) -> Iterator[Any]:
         ray.init(**given, logging_level=logging.ERROR, log_to_driver=False)
     except (ConnectionError, ValueError, RuntimeError) as error:
         words = " ".join(str(error).split())[:200]
-        raise UsageError(f"--ray-address {address}: no Ray answers there ({words})") from None
+        raise UsageError(f"--ray-address {address}: no Ray cluster answers there ({words})") from None
     interrupts.take_back()
     try:
         yield ray
@@ -133,4 +133,4 @@ def _answers(address: str) -> None:
     except (OSError, ValueError, OverflowError) as error:
         words = str(error)
     if words:
-        raise UsageError(f"--ray-address {address}: no Ray answers there ({words}); {_MEND[address == 'auto']}")
+        raise UsageError(f"--ray-address {address}: no Ray cluster answers there ({words}); {_MEND[address == 'auto']}")

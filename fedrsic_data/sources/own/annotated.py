@@ -66,7 +66,7 @@ class AnnotatedSettings:
         if not self.path:
             raise UsageError("path='' should name a folder")
         if len(set(self.classes)) < len(self.classes):
-            raise UsageError("classes: a name is there twice; name each once")
+            raise UsageError("classes: a name occurs twice; list each once")
 
 
 @dataclass(frozen=True)
@@ -188,7 +188,7 @@ class Images:
         known = self._files.get(posixpath.basename(plain), [])
         found = self._one(known, plain, "" if foreign else folder, split, name)
         if found is None:
-            raise ValueError(f"{name[:200]!r} is no image below {self._root}; add it, or take out what names it")
+            raise ValueError(f"{name[:200]!r} is no image below {self._root}; add it, or remove the reference")
         return found
 
     def exact(self, path: str) -> str | None:
@@ -257,7 +257,7 @@ def small(root: Path, path: str) -> bytes:
         SourceError: It cannot be read, or is larger than ``MAX_BYTES``.
     """
     if not (root / path).is_file():  # to open a pipe would be to wait for ever
-        raise SourceError(f"{root / path}: is no regular file; remove it")
+        raise SourceError(f"{root / path}: is not a regular file; remove it")
     data = FolderContainer(root).read([path])[0]
     if len(data) > MAX_BYTES:
         raise SourceError(f"{root / path}: has more than {MAX_BYTES:,} bytes, which no annotation file has")

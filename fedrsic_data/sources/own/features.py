@@ -153,7 +153,7 @@ class Columns:
         values = column.cast(pa.int64()).to_numpy()
         most = len(names) if names is not None else np.iinfo(np.int64).max
         if (at := common.first((values < 0) | (values >= most))) is not None:
-            words = "which is no class" if names is not None else "which is below 0"
+            words = "which is not a class" if names is not None else "which is below 0"
             raise SourceError(
                 f"{path}: row {row_of[at]} has {self.label} {values[at]}, {words}; leave such a split out with splits, "
                 "or the rows"
@@ -170,7 +170,7 @@ class Columns:
             return texts
         numbers = values.cast(pa.int64()).to_numpy()
         if (row := common.first((numbers < 0) | (numbers >= len(self.named[column])))) is not None:
-            raise SourceError(f"{path}: row {row} has {column} {numbers[row]}, which is no class")
+            raise SourceError(f"{path}: row {row} has {column} {numbers[row]}, which is not a class")
         return pa.array(self.named[column], pa.string()).take(pa.array(numbers))
 
 
@@ -292,7 +292,7 @@ def _only(path: Path, what: str, found: Sequence[str], first: Sequence[str], sho
         raise SourceError(f"{path}: no {what} column; {shown}; name it with --set {what}=COLUMN")
     if len(found) > 1:
         raise SourceError(
-            f"{path}: columns {', '.join(found)} could all be the {what}; say which one with --set {what}=COLUMN"
+            f"{path}: columns {', '.join(found)} could all be the {what}; choose one with --set {what}=COLUMN"
         )
     return found[0]
 
@@ -321,7 +321,7 @@ def _check_names(path: Path, column: str, names: Sequence[Any]) -> None:
     seen: set[str] = set()
     for name in names:
         if not isinstance(name, str) or not name or any("\ud800" <= c <= "\udfff" for c in name):
-            raise SourceError(f"{path}: column {column!r} has a class called {name!a:.40}, which is no name; fix it")
+            raise SourceError(f"{path}: column {column!r} has a class called {name!a:.40}, not a valid name; fix it")
         if name in seen:
             raise SourceError(f"{path}: column {column!r} has two classes called {name!r:.40}; rename one")
         seen.add(name)

@@ -121,12 +121,12 @@ def _levels(root: Path, paths: pa.Array) -> tuple[list[pa.Array], pa.Array]:
     if depth[least] != depth[most]:
         shallow, deep = paths[least].as_py(), paths[most].as_py()
         raise SourceError(
-            f"{root}: images stand at two depths, {shallow} and {deep}; move those of one away, or give the folder "
+            f"{root}: images are at two depths, {shallow} and {deep}; move those of one away, or give the folder "
             "that holds the class folders"
         )
     if not depth[most]:
         raise SourceError(
-            f"{root}: {paths[0].as_py()} stands in no class folder; make one folder a class, or add a labels.csv"
+            f"{root}: {paths[0].as_py()} is not in a class folder; make one folder a class, or add a labels.csv"
         )
     parts = pc.split_pattern(paths, "/")
     levels = [pc.list_element(parts, i) for i in range(depth[most] + 1)]
@@ -168,7 +168,7 @@ def _whole(name: str, where: str) -> split_names.Spoken:
     """The split of a folder that is one by settings: its word, or else its whole name."""
     said = split_names.words(name)
     if len(said) > 1:
-        raise SourceError(f"{where}: {name!r} says two splits, {' and '.join(said)}; rename it")
+        raise SourceError(f"{where}: {name!r} names two splits, {' and '.join(said)}; rename it")
     return next((split_names.Spoken(word, split) for split, word in said.items()), split_names.Spoken(name, name))
 
 

@@ -198,8 +198,8 @@ def _check_header(path: Path, header: Sequence[str]) -> None:
             raise SourceError(f"{path}: column {name!r} occurs twice; keep one")
     if "file" not in header or ("label" in header) == ("labels" in header):
         raise SourceError(
-            f"{path}: the first line is {shown!r}, but should name the columns: file, label or labels, "
-            "and if there are such domain, user, split, with commas between them"
+            f"{path}: the first line is {shown!r}; it should name the columns: file, label or labels, "
+            "and optionally domain, user, split, separated by commas"
         )
 
 

@@ -146,7 +146,7 @@ def _yaml(path: Path) -> dict[str, Any]:
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         at = getattr(error, "problem_mark", None)
         line = f" (line {at.line + (2 if path.name == _NAME else 1)})" if at else ""
-        raise SourceError(f"{path}: the YAML cannot be read{line}; fix it, or take its head out") from None
+        raise SourceError(f"{path}: the YAML cannot be read{line}; fix it, or remove it") from None
     return said if isinstance(said, dict) else {}
 
 

@@ -71,7 +71,7 @@ def of_level(
         The split of each name, or None where they say nothing; and notes on what ``datasets`` would do.
 
     Raises:
-        SourceError: A name says two splits, or some names say none and none of the others says ``train``.
+        SourceError: A name names two splits, or some names say none and none of the others says ``train``.
     """
     names = sorted(names)
     spoken = {name: _one(name, words(name), name, where) for name in names}
@@ -124,7 +124,7 @@ def of_images(paths: pa.Array, where: str) -> tuple[pa.Array | None, tuple[str, 
         The splits, and notes.
 
     Raises:
-        SourceError: A path says two splits, or some say a split and others none, so that images of a test set would
+        SourceError: A path names two splits, or some say a split and others none, so that images of a test set would
             be taken for others.
     """
     coded = pc.replace_substring_regex(paths, "/?[^/]*$", "").dictionary_encode()
@@ -220,7 +220,7 @@ def _merged(parts: Iterable[dict[str, str]]) -> dict[str, str]:
 def _one(name: str, said: Mapping[str, str], path: str, where: str) -> Spoken:
     if len(said) > 1:
         (one, other), of = list(said)[:2], list(said.values())
-        raise SourceError(f"{where}: {path} says two splits, {one} ({of[0]}) and {other} ({of[1]}); rename {name!r}")
+        raise SourceError(f"{where}: {path} names two splits, {one} ({of[0]}) and {other} ({of[1]}); rename {name!r}")
     return next((Spoken(word, split) for split, word in said.items()), Spoken(None, None))
 
 

@@ -60,7 +60,7 @@ class Link:
                 waiting.discard(reply.metadata.reply_to_message_id)
             pause = min(pause * 1.5, _POLLS[1])
         if self.stop.is_set():
-            raise FedkitError("the run was stopped; run the same command, it resumes")
+            raise FedkitError("the run was stopped; run the same command again to resume")
         return found
 
 
@@ -72,11 +72,11 @@ def check(config: RunConfig, shared: State | None = None) -> None:
     """
     if config.held_out is not None:
         raise UsageError(
-            f"held_out={config.held_out}: judges every client's own model on rows of other clients, and over Flower "
-            "neither leaves its site; take --engine local"
+            f"held_out={config.held_out}: evaluates each client's model on rows of other clients, but over Flower "
+            "neither leaves its site; use --engine local"
         )
     if config.dp != Privacy() and shared == {}:
-        raise UsageError(f"dp: {config.method} shares nothing, there is nothing to add noise to")
+        raise UsageError(f"dp: {config.method} shares no parameters, so there is nothing to add noise to")
 
 
 def run(
@@ -110,13 +110,13 @@ def run(
     check(config, shared)
     if context.subset.entry.novel:
         raise UsageError(
-            f"{config.subset}: base-to-novel judges every client's own prompt on rows of other clients, "
-            "and over Flower neither leaves its site; take --engine local"
+            f"{config.subset}: base-to-novel evaluates each client's prompt on rows of other clients, "
+            "but over Flower neither leaves its site; use --engine local"
         )
     if getattr(method, "counts_labels", False) and not any(context.subset.entry.train_counts):
         raise UsageError(
-            f"{config.method}: weighs labels by the training rows of all clients, and {config.manifest} does not tell "
-            "them; give the server the manifest of the whole dataset"
+            f"{config.method}: weights labels by the training rows of all clients, which {config.manifest} does not "
+            "list; give the server the manifest of the whole dataset"
         )
     place = folder / CHECKPOINT
     place.mkdir(exist_ok=True)
@@ -286,8 +286,8 @@ class Sites:
                 found[split][client] = one
         if held and not any(found.values()):
             raise FedkitError(
-                f"round {round_}: none of the {len(held)} clients with held-out rows could judge; see that their sites "
-                "run, and run the same command, it resumes"
+                f"round {round_}: none of the {len(held)} clients with held-out rows could evaluate; check that sites "
+                "run, and run the same command again to resume"
             )
         method = self._method
         if self._config.flower.scores and isinstance(method, Ranked):
@@ -337,9 +337,7 @@ class Sites:
             return f"it has {rows} training rows, the server's manifest says {self._context.rows[number]}"
         if self._nodes.get(number, node) != node:
             if not self._begun:  # later, the older one may be dead and not known for it yet
-                raise FedkitError(
-                    f"{name}: two nodes say that they have it; stop one of them, and run the same command"
-                )
+                raise FedkitError(f"{name}: two nodes claim this client; stop one of them, and run the same command")
             return "another node has it already"
         return ""
 

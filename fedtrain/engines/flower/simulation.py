@@ -42,7 +42,7 @@ def check(config: RunConfig) -> None:
         try:  # Ray itself would try for minutes
             socket.create_connection((host, int(port)), timeout=10).close()
         except (OSError, ValueError, OverflowError) as error:
-            raise UsageError(f"flower.ray_address={address}: no Ray answers there ({error})") from None
+            raise UsageError(f"flower.ray_address={address}: no Ray cluster answers there ({error})") from None
 
 
 def run(
@@ -101,7 +101,7 @@ def run(
     if failed:
         raise failed[0]
     if not done:
-        raise FedkitError("the simulation ended before the run did; run the same command, it resumes")
+        raise FedkitError("the simulation ended before the run did; run the same command again to resume")
     return done[0]
 
 

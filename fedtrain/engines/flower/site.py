@@ -124,7 +124,7 @@ def _usable(place: Place) -> None:
         torch.empty(1, device=place.device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         words = str(error).splitlines()[0][:120]
-        raise UsageError(f"the node's config: device={place.device!r} cannot be used ({words}); take cpu") from None
+        raise UsageError(f"the node's config: device={place.device!r} cannot be used ({words}); use cpu") from None
     if place.states is not None:
         try:
             Path(place.states).mkdir(parents=True, exist_ok=True)

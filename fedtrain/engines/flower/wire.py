@@ -124,16 +124,16 @@ def updated(content: RecordDict, client: int, like: State, rows: int) -> Update:
     """
     numbers, device = content.metric_records[METRICS], next((v.device for v in like.values()), torch.device("cpu"))
     if set(content) != {ARRAYS, METRICS} or set(numbers) != {"rows", "loss", "finite", "weight"}:
-        raise ValueError("it says what it was not asked, or not what it was")
+        raise ValueError("it has other fields than were requested")
     if numbers["weight"] != 1.0:
-        raise ValueError(f"it weighs itself {numbers['weight']}, and all weigh 1")
+        raise ValueError(f"its weight is {numbers['weight']}, and should be 1")
     shared = state(content.array_records[ARRAYS], device)
     kinds = [{name: (v.shape, v.dtype) for name, v in one.items()} for one in (shared, like)]
     if kinds[0] != kinds[1]:
-        raise ValueError("its tensors are not those it was sent")
+        raise ValueError("its tensors differ in name or shape from those it was sent")
     held = int(numbers["rows"])
     if not 1 <= held <= rows:
-        raise ValueError(f"it trained on {held} rows, it has {rows}")
+        raise ValueError(f"it trained on {held} rows, but has {rows}")
     loss = float(numbers["loss"]) if numbers["finite"] else math.nan
     return Update(client, held, shared, {}, loss)
 
@@ -167,16 +167,16 @@ def read_judged(content: RecordDict, rows: Mapping[str, int]) -> dict[str, Judge
         try:
             parts = [content.metric_records[f"{split}/{name}"] for name in ("metrics", "clients", "over", "rows")]
         except KeyError:
-            raise ValueError(f"it says nothing of {split}") from None
+            raise ValueError(f"it has no metrics for {split}") from None
         metrics, clients, over, held = ({k: float(v) for k, v in part.items()} for part in parts)
         if held["rows"] != known:
-            raise ValueError(f"it judged {held['rows']:g} rows of {split}, it has {known}")
+            raise ValueError(f"it evaluated {held['rows']:g} rows of {split}, but has {known}")
         for name, value in (*metrics.items(), *clients.items()):
             if not (0 <= value <= 100 + _ROUNDING or (math.isnan(value) and not over.get(name))):
-                raise ValueError(f"{split}/{name}={value:g} is no percentage")
+                raise ValueError(f"{split}/{name}={value:g} is not a percentage")
         for name, value in over.items():
             if name not in metrics or not (0 <= value <= known and value.is_integer()):
-                raise ValueError(f"{split}/{name} is over {value:g} rows, it has {known}")
+                raise ValueError(f"{split}/{name} is over {value:g} rows, but it has {known}")
         evaluation = Evaluation(
             metrics,
             {name: [value] for name, value in clients.items()},
@@ -186,6 +186,6 @@ def read_judged(content: RecordDict, rows: Mapping[str, int]) -> dict[str, Judge
         scores = content.array_records.get(f"{split}/scores")
         said = {} if scores is None else state(scores, cpu)
         if any(value.dim() == 0 or len(value) != known for value in said.values()):
-            raise ValueError(f"its scores of {split} are not of {known} rows")
+            raise ValueError(f"its scores for {split} do not cover {known} rows")
         found[split] = Judged(evaluation, said)
     return found

@@ -234,7 +234,7 @@ def label_space(context: Context, labels: str) -> tuple[tuple[str, ...], tuple[i
     if labels == "coarse":
         return entry.classes, entry.train_counts
     if entry.fine is None:
-        raise UsageError(f"labels=fine: {context.subset.name} has no finer labels; take labels=coarse")
+        raise UsageError(f"labels=fine: {context.subset.name} has no finer labels; use labels=coarse")
     return entry.fine.classes, entry.fine.train_counts
 
 
@@ -278,6 +278,6 @@ def _load_backbone(backbone: nn.Module, weights: str) -> None:
     missing = [name for name in wanted if name not in state and not name.endswith("num_batches_tracked")]
     if missing or any(state[n].shape != wanted[n].shape for n in wanted if n in state):
         raise UsageError(
-            f"backbone_weights={weights}: are not ResNet-18's ({(missing or ['other shapes'])[0]} is missing)"
+            f"backbone_weights={weights}: are not for ResNet-18 ({(missing or ['other shapes'])[0]} is missing)"
         )
     backbone.load_state_dict({name: state[name] for name in wanted if name in state}, strict=False)

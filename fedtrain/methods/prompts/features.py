@@ -164,7 +164,7 @@ def _write(file: Path, key: str, values: torch.Tensor) -> None:
             aside.write(save({"values": values}, _facts(key, values)))
     except OSError as error:
         words = error.strerror or error
-        raise OutputError(f"{file}: the cache cannot be written ({words}); make room, or choose another") from None
+        raise OutputError(f"{file}: the cache cannot be written ({words}); free space, or choose another") from None
 
 
 def _facts(key: str, values: torch.Tensor) -> dict[str, Any]:

@@ -51,7 +51,7 @@ class ClipMethod(Generic[S]):
         if context.numbers and (context.held_out is not None or context.subset.entry.novel):
             what = "held_out" if context.held_out is not None else "base_to_novel"
             raise UsageError(
-                f"{what}: judges clients on rows of others, which stay at their sites; take --engine local"
+                f"{what}: evaluates clients on rows of others, which stay at their sites; use --engine local"
             )
         self.context = context
         self.settings = settings
@@ -129,7 +129,7 @@ class ClipMethod(Generic[S]):
         All in percent, NaN where there are no rows.
         """
         if split == TRAIN:
-            raise UsageError("split='train': a model is judged on held-out rows; take one of the other splits")
+            raise UsageError("split='train': a model is evaluated on held-out rows; use one of the other splits")
         rows = self.images.rows(split)
         apart = self.images.rows(split, held_out=True) if self.context.held_out is not None else None
         if split == NOVEL:

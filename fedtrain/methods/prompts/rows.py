@@ -52,7 +52,7 @@ class Images:
         """
         entry, subset = context.subset.entry, context.subset
         if entry.multi_label:
-            raise UsageError(f"{subset.name} has label sets; prompt methods need one label per image")
+            raise UsageError(f"{subset.name} is multi-label; prompt methods need one label per image")
         self.classes = tuple(name for name in entry.classes if name not in entry.novel)
         self.novel = entry.novel
         if len(self.classes) < 2:
