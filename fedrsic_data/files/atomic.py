@@ -68,7 +68,11 @@ def writing(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        fix = "free some space and run the same command again to resume" if error.errno in FULL else "choose another --out"
+        fix = (
+            "free some space and run the same command again to resume"
+            if error.errno in FULL
+            else "choose another --out"
+        )
         with translated(OutputError, path, "cannot be written", fix):
             raise
 
