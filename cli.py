@@ -24,21 +24,21 @@ app = typer.Typer(
     add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
-    help="Build federated image datasets as Parquet shards, prove them, and train on them.\n\n"
+    help="Build federated image datasets as Parquet shards, verify them, and train on them.\n\n"
     "\b\nExamples:\n"
     "  fedkit quickstart                       the five-minute tour\n"
-    "  fedkit build fed-rsic --sample          a first dataset, nothing to download\n"
+    "  fedkit build fed-rsic --sample          a first dataset, without a download\n"
     "  fedkit build fed-rsic --alpha 0.1       Dirichlet label skew on the real images\n"
-    "  fedkit inspect data/fed-rsic            who has what, and how skewed it is\n"
-    "  fedkit verify data/fed-rsic             prove every byte against the manifest\n"
+    "  fedkit inspect data/fed-rsic            clients, their labels, and the skew\n"
+    "  fedkit verify data/fed-rsic             check every byte against the manifest\n"
     "  fedkit train fedpgp --manifest data/fed-rsic   train a method on it\n"
-    "  fedkit report data/fed-rsic runs        a page to look at both\n"
+    "  fedkit report data/fed-rsic runs        one HTML page about both\n"
     "  fedkit publish data/fed-rsic --repo USER/NAME  put it on the Hub",
 )
 
 RunSets = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="A setting of the run or of the method; repeatable."),
+    typer.Option("--set", metavar="KEY=VALUE", help="A setting of the run or the method; repeatable."),
 ]
 
 
@@ -47,7 +47,7 @@ def fedkit(
     context: typer.Context,
     version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
 ) -> None:
-    """Says the version, or how to go on when no command is given."""
+    """Print the version, or the help when no command is given."""
     if version:
         from fedrsic_data import distribution
 
@@ -58,12 +58,12 @@ def fedkit(
 
 @app.command(short_help="The five-minute tour: build, train, look.")
 def quickstart(
-    out: Annotated[Path, typer.Option(help="Folder for its datasets, runs and report.")] = Path("quickstart"),
+    out: Annotated[Path, typer.Option(help="Folder for the datasets, runs and report.")] = Path("quickstart"),
     json: Json = False,
 ) -> None:
     """Build two procedural samples, train three methods and their baselines on them briefly, and write a report.
 
-    Nothing is downloaded. What is finished is kept, so that it may be interrupted and run again.
+    Nothing is downloaded. Finished steps are kept, so you can interrupt it and run it again.
 
     \b
     Examples:
@@ -83,12 +83,10 @@ def quickstart(
 
 
 app.command(short_help="Build a federated dataset from a recipe.")(commands.build)
-app.command(short_help="Write a recipe for images of your own.")(commands.new)
-app.command(short_help="Give the images of a built dataset to other clients.")(commands.resplit)
-app.command("split-sites", short_help="Write a dataset folder for each client, to hand to its site.")(
-    commands.split_sites
-)
-app.command(short_help="Show who has what, and how skewed it is.")(commands.inspect)
+app.command(short_help="Write a recipe for your own images.")(commands.new)
+app.command(short_help="Redistribute the images of a built dataset over new clients.")(commands.resplit)
+app.command("split-sites", short_help="Write a dataset folder for each client's site.")(commands.split_sites)
+app.command(short_help="Show each client's data, and how skewed it is.")(commands.inspect)
 app.command(short_help="Publish a built dataset to the Hugging Face Hub.")(commands.publish)
 
 
@@ -98,28 +96,28 @@ def train(
     manifest: Annotated[
         str,
         typer.Option(
-            help="A built manifest.json or its folder; hf://USER/NAME; or a recipe, whose data/NAME is taken or built."
+            help="A built manifest.json or its folder; hf://USER/NAME; or a recipe, whose data/NAME is used or built."
         ),
     ],
     subset: Subsets = None,
-    rounds: Annotated[int | None, typer.Option(help="Rounds to train; default as published.")] = None,
+    rounds: Annotated[int | None, typer.Option(help="Rounds to train; default: as published.")] = None,
     seed: Seed = None,
     clients_per_round: Annotated[
-        int | None, typer.Option(help="Clients asked each round, drawn uniformly; default as published.")
+        int | None, typer.Option(help="Clients sampled in each round; default: as published.")
     ] = None,
     device: Annotated[str | None, typer.Option(metavar="auto|cpu|cuda|mps", help="Where to compute.")] = None,
     set_: RunSets = None,
-    tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Write TensorBoard events too.")] = False,
-    out: Annotated[Path | None, typer.Option(help="The run's folder; default one below runs.")] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Start anew, whatever run is there.")] = False,
+    tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Also write TensorBoard events.")] = False,
+    out: Annotated[Path | None, typer.Option(help="The run's folder; default: a new folder in runs.")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing run and start again.")] = False,
     engine: Annotated[
-        str, typer.Option(metavar="local|flower", help="In this process, or in Flower's simulation.")
+        str, typer.Option(metavar="local|flower", help="Train in this process, or in Flower's simulation.")
     ] = "local",
-    sample: Annotated[bool, typer.Option("--sample", help="With a recipe: stand-ins for the real images.")] = False,
-    sources: Annotated[Path | None, typer.Option(help="With a recipe: folder searched for its sources.")] = None,
+    sample: Annotated[bool, typer.Option("--sample", help="With a recipe: use rendered sample images.")] = False,
+    sources: Annotated[Path | None, typer.Option(help="With a recipe: folder to search for its sources.")] = None,
     json: Json = False,
 ) -> None:
-    """Train a federated method, on one subset or on all in turn. A run that was interrupted resumes exactly.
+    """Train a federated method on one subset, or on all of them in turn. An interrupted run resumes exactly.
 
     \b
     Examples:
@@ -163,7 +161,7 @@ def compare(
     form: Annotated[str, typer.Option("--format", metavar="text|csv|json|markdown", help="What to print.")] = "text",
     json: Json = False,
 ) -> None:
-    """Compare finished runs: figures down, runs across; runs that differ in their seed alone share a column.
+    """Compare finished runs: a row per metric, a column per run. Runs that differ only in their seed share a column.
 
     \b
     Examples:
@@ -178,14 +176,14 @@ def compare(
     answer(answers.compared(grouped(held), form), json)
 
 
-@app.command(short_help="Prove a built dataset against its manifest, or a finished run against its seal.")
+@app.command(short_help="Check a built dataset against its manifest, or a finished run against its seal.")
 def verify(
     path: Annotated[
         Path, typer.Argument(metavar="MANIFEST|RUN", help="A built manifest.json or its folder; or a finished run.")
     ],
     json: Json = False,
 ) -> None:
-    """Re-read every file of a dataset and compare it with the manifest, or a finished run with its seal.
+    """Read every file of a dataset again and compare it with the manifest, or a finished run with its seal.
 
     Exits with 1 if anything differs.
 
@@ -218,14 +216,14 @@ def flower_app(
     method: Annotated[str, typer.Option(help="A method by name; see: fedkit list methods.")],
     manifest: Annotated[str, typer.Option(help="The server's manifest; see: fedkit split-sites.")],
     subset: Annotated[str | None, typer.Option(help="Only this subset.")] = None,
-    rounds: Annotated[int | None, typer.Option(help="Rounds to train; default as published.")] = None,
+    rounds: Annotated[int | None, typer.Option(help="Rounds to train; default: as published.")] = None,
     seed: Seed = None,
     set_: RunSets = None,
-    out: Annotated[Path | None, typer.Option(help="The run's folder, on the server; default runs/FOLDER.")] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace another app that stands there.")] = False,
+    out: Annotated[Path | None, typer.Option(help="The run's folder on the server; default: runs/FOLDER.")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing app.")] = False,
     json: Json = False,
 ) -> None:
-    """Write the thin Flower app of a federation: its modules import fedkit, which server and sites have installed.
+    """Write a thin Flower app for a federation. Its modules import fedkit, which the server and sites need installed.
 
     \b
     Examples:
@@ -239,7 +237,7 @@ def flower_app(
     answer(federation.write(folder, method, manifest, subset, sets, out, overwrite=overwrite), json)
 
 
-@flower.command("run", short_help="Run such an app and wait; exits with 1 if it fails.")
+@flower.command("run", short_help="Run an app and wait; exits with 1 if it fails.")
 def flower_run(
     folder: Annotated[Path, typer.Argument(help="The app's folder.")],
     connection: Annotated[str | None, typer.Argument(help="A SuperLink's name in Flower's config.toml.")] = None,
@@ -247,12 +245,12 @@ def flower_run(
         list[str] | None,
         typer.Option(
             metavar="KEY=VALUE",
-            help="Changes of the app: method, manifest, subset, sets, out or overwrite, texts in quotes.",
+            help="Changes to the app: method, manifest, subset, sets, out or overwrite; quote text values.",
         ),
     ] = None,
     json: Json = False,
 ) -> None:
-    """Run an app on a SuperLink and wait until it ends. Unlike flwr run, it exits with 1 if the run fails.
+    """Run an app on a SuperLink and wait for the end. Unlike flwr run, it exits with 1 if the run fails.
 
     \b
     Examples:
@@ -264,16 +262,16 @@ def flower_run(
     answer(launch.run(folder, connection, run_config or [], lambda words: say(words, quiet=json)), json)
 
 
-@app.command(short_help="Write a report of datasets and runs that opens in a browser.")
+@app.command(short_help="Write an HTML report of datasets and runs.")
 def report(
     paths: Annotated[
         list[Path], typer.Argument(metavar="MANIFEST|RUN...", help="Built manifests, runs, or folders of runs.")
     ],
     out: Annotated[Path, typer.Option(help="The HTML file to write.")] = Path("report.html"),
-    images: Annotated[bool, typer.Option("--images/--no-images", help="Thumbnails of sample images.")] = True,
+    images: Annotated[bool, typer.Option("--images/--no-images", help="Include thumbnails of images.")] = True,
     json: Json = False,
 ) -> None:
-    """Write one HTML file of pictures and tables: who has what, how skewed it is, how the runs went.
+    """Write one HTML file with figures and tables: each client's data, the skew, and the results of runs.
 
     \b
     Examples:
@@ -291,7 +289,7 @@ def list_(
     what: Annotated[str | None, typer.Argument(metavar="[recipes|sources|partitioners|methods]")] = None,
     json: Json = False,
 ) -> None:
-    """List what there is to build and to train with.
+    """List the recipes, sources, partitioners and methods.
 
     \b
     Examples:
@@ -321,7 +319,7 @@ def _training(*, quiet: bool) -> Iterator[TrainListener]:
 
 
 def main() -> None:
-    """Runs the command; see ``console.run_app``."""
+    """Run the command line through ``console.run_app``."""
     run_app(app)
 
 

@@ -1,4 +1,4 @@
-"""The commands of the data layer: parse, call one function, print. ``cli.py`` puts them together with the trainer's."""
+"""The commands of the data layer: parse, call one function, print. ``cli.py`` combines them with training commands."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ import typer
 
 from fedrsic_data.cli.console import answer, bars, listening, telling
 
-Alpha = Annotated[float | None, typer.Option(help="Dirichlet concentration; small is skewed.")]
+Alpha = Annotated[float | None, typer.Option(help="Dirichlet concentration; smaller is more skewed.")]
 Clients = Annotated[int | None, typer.Option(help="Number of clients.")]
-Seed = Annotated[int | None, typer.Option(help="Seed of everything drawn.")]
-Subsets = Annotated[list[str] | None, typer.Option(help="Only this subset; may be repeated.")]
+Seed = Annotated[int | None, typer.Option(help="Seed of every random draw.")]
+Subsets = Annotated[list[str] | None, typer.Option(help="Only this subset; repeatable.")]
 Partition = Annotated[str | None, typer.Option(help="Partitioner by name; see: fedkit list partitioners.")]
 Sets = Annotated[
     list[str] | None,
@@ -20,21 +20,21 @@ Sets = Annotated[
 ]
 SourceSets = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="A setting of the source, see docs/sources.md; repeatable."),
+    typer.Option("--set", metavar="KEY=VALUE", help="A setting of the source (docs/sources.md); repeatable."),
 ]
-Jobs = Annotated[int | None, typer.Option(help="Processes that write shards; with Ray, its CPUs.")]
+Jobs = Annotated[int | None, typer.Option(help="Number of processes that write shards; with Ray, its CPUs.")]
 BuildEngine = Annotated[str, typer.Option(metavar="local|ray", help="Where shards are written.")]
 RayAddress = Annotated[
-    str | None, typer.Option(metavar="auto|HOST:PORT", help="A running Ray cluster; default one for this build.")
+    str | None, typer.Option(metavar="auto|HOST:PORT", help="A running Ray cluster; default: start one for this build.")
 ]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Plan and report; write nothing.")]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace another dataset at the output.")]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object for machines, nothing else.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an existing dataset at the output.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
 
 
 def build(
     recipe: Annotated[
-        str, typer.Argument(help="A shipped recipe (fed-rsic), the path of your own, or hf://USER/NAME.")
+        str, typer.Argument(help="A shipped recipe (fed-rsic), the path of a recipe file, or hf://USER/NAME.")
     ],
     alpha: Alpha = None,
     clients: Clients = None,
@@ -42,30 +42,30 @@ def build(
     subset: Subsets = None,
     partition: Partition = None,
     set_: Sets = None,
-    sample: Annotated[bool, typer.Option("--sample", help="Procedural stand-ins instead of the real images.")] = False,
-    sources: Annotated[Path | None, typer.Option(help="Folder searched for the sources' folders and zips.")] = None,
+    sample: Annotated[
+        bool, typer.Option("--sample", help="Use rendered sample images instead of the real ones.")
+    ] = False,
+    sources: Annotated[Path | None, typer.Option(help="Folder to search for the sources' folders and zips.")] = None,
     source: Annotated[
         list[str] | None,
-        typer.Option(metavar="NAME=PATH", help="Where one source is (or hf://USER/DATASET@COMMIT); repeatable."),
+        typer.Option(metavar="NAME=PATH", help="Place of one source (or hf://USER/DATASET@COMMIT); repeatable."),
     ] = None,
     out: Annotated[
-        str | None, typer.Option(metavar="PATH|URI", help="Folder to write, or s3://...; default data/NAME.")
+        str | None, typer.Option(metavar="PATH|URI", help="Folder to write, or s3://...; default: data/NAME.")
     ] = None,
     jobs: Jobs = None,
     engine: BuildEngine = "local",
     ray_address: RayAddress = None,
     dry_run: DryRun = False,
-    allow_partial: Annotated[
-        bool, typer.Option("--allow-partial", help="Take incomplete sources as they are.")
-    ] = False,
+    allow_partial: Annotated[bool, typer.Option("--allow-partial", help="Accept incomplete sources.")] = False,
     on_bad_image: Annotated[
-        str | None, typer.Option(metavar="error|skip", help="What to do with damaged files.")
+        str | None, typer.Option(metavar="error|skip", help="Stop at damaged images, or skip them.")
     ] = None,
     overwrite: Overwrite = False,
     offline: Annotated[bool, typer.Option("--offline", help="Never download.")] = False,
     json: Json = False,
 ) -> None:
-    """Build a federated dataset from a recipe: sources, then a plan, then verified Parquet shards.
+    """Build a federated dataset from a recipe: read the sources, plan, and write Parquet shards.
 
     \b
     Examples:
@@ -115,20 +115,20 @@ def new(
             help="Images in folders by class or domain, with a labels.csv, or in COCO, VOC or YOLO format.",
         ),
     ] = None,
-    hub: Annotated[str | None, typer.Option(metavar="USER/NAME", help="A dataset of the Hub, in Parquet.")] = None,
+    hub: Annotated[str | None, typer.Option(metavar="USER/NAME", help="A Parquet dataset on the Hub.")] = None,
     parquet: Annotated[str | None, typer.Option(metavar="PATH", help="A Parquet file or a folder of them.")] = None,
-    name: Annotated[str | None, typer.Option(help="Name of the dataset; default that of the data.")] = None,
+    name: Annotated[str | None, typer.Option(help="Name of the dataset; default: the name of the data.")] = None,
     clients: Clients = None,
     alpha: Alpha = None,
     config: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Which config of the dataset, where its README says several.")
+        str | None, typer.Option(metavar="NAME", help="Config to use, if the dataset's README has several.")
     ] = None,
     set_: SourceSets = None,
-    force: Annotated[bool, typer.Option("--force", help="Replace the recipe that is there.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace an existing recipe.")] = False,
     offline: Annotated[bool, typer.Option("--offline", help="Never download.")] = False,
     json: Json = False,
 ) -> None:
-    """Look at images of your own and write a recipe for them: labels, domains, users and splits as they are found.
+    """Inspect your own images and write a recipe for them, with the labels, domains, users and splits found.
 
     \b
     Examples:
@@ -159,7 +159,7 @@ def resplit(
     overwrite: Overwrite = False,
     json: Json = False,
 ) -> None:
-    """Draw a new plan over the images of a built dataset, without its sources: shards are rewritten from shards.
+    """Draw a new plan for the images of a built dataset. The sources are not needed: shards are made from shards.
 
     \b
     Examples:
@@ -191,11 +191,11 @@ def resplit(
 
 def split_sites(
     manifest: Annotated[Path, typer.Argument(help="A built manifest.json or its folder.")],
-    out: Annotated[Path, typer.Option(help="Folder to make; one folder a site is made in it.")],
-    group: Annotated[int, typer.Option(help="Clients in a folder.")] = 1,
+    out: Annotated[Path, typer.Option(help="Folder to create, with one folder per site in it.")],
+    group: Annotated[int, typer.Option(help="Number of clients per folder.")] = 1,
     json: Json = False,
 ) -> None:
-    """Take a built dataset apart: a self-contained folder for each client, and one without images for the server.
+    """Split a built dataset into a self-contained folder per client, and one without images for the server.
 
     \b
     Examples:
@@ -213,13 +213,13 @@ def split_sites(
 def inspect(
     manifest: Annotated[str, typer.Argument(help="A built manifest.json or its folder, or hf://USER/NAME.")],
     subset: Subsets = None,
-    clients: Annotated[int, typer.Option(min=0, help="Most clients to list.")] = 40,
+    clients: Annotated[int, typer.Option(min=0, help="Maximum number of clients to list.")] = 40,
     plot: Annotated[
-        Path | None, typer.Option(metavar="FOLDER", help="Also write its pictures there, as SVG and PNG.")
+        Path | None, typer.Option(metavar="FOLDER", help="Also write figures to this folder, as SVG and PNG.")
     ] = None,
     json: Json = False,
 ) -> None:
-    """Show a built dataset: rows, classes and label mixture of every client, skew beside its IID band.
+    """Show a built dataset: rows, classes and label mixture per client, and its skew next to the IID range.
 
     \b
     Examples:
@@ -241,7 +241,7 @@ def inspect(
 
 
 def verify(manifest: Path, json: bool) -> None:
-    """Re-reads every file of a dataset and compares it with the manifest. Exits with 1 if anything differs."""
+    """Read every file of a dataset again and compare it with the manifest. Exits with 1 if anything differs."""
     from fedrsic_data.build.verify import verify as prove
     from fedrsic_data.cli import tables
 
@@ -255,20 +255,22 @@ def verify(manifest: Path, json: bool) -> None:
 
 def publish(
     manifest: Annotated[Path, typer.Argument(help="A built manifest.json or its folder.")],
-    repo: Annotated[str, typer.Option(metavar="USER/NAME", help="The dataset repository; made if need be.")],
+    repo: Annotated[
+        str, typer.Option(metavar="USER/NAME", help="The dataset repository; created if it does not exist.")
+    ],
     private: Annotated[bool, typer.Option("--private", help="Make a new repository private.")] = False,
     revision: Annotated[str | None, typer.Option(metavar="BRANCH", help="Publish to this branch.")] = None,
     create_pr: Annotated[bool, typer.Option("--create-pr", help="Open a pull request instead.")] = False,
     reference_only: Annotated[
-        bool, typer.Option("--reference-only", help="Who has which image, without the images.")
+        bool, typer.Option("--reference-only", help="Publish the assignment of images to clients, without images.")
     ] = False,
     redistribute: Annotated[
-        bool, typer.Option("--redistribute", help="Publish images whose licence does not say that this is allowed.")
+        bool, typer.Option("--redistribute", help="Publish images even if their licence does not state that you may.")
     ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="List what would be sent; send nothing.")] = False,
     json: Json = False,
 ) -> None:
-    """Publish a built dataset: verified first, with a card and a Croissant file, in one commit tagged with its plan.
+    """Verify a built dataset and publish it with a card and a Croissant file, in one commit tagged with its plan.
 
     \b
     Examples:
@@ -293,7 +295,7 @@ def publish(
 
 
 def given(**options: Any) -> list[str]:
-    """``key=value`` for the options that were given."""
+    """Return ``key=value`` for the options that were given."""
     return [f"{key}={value}" for key, value in options.items() if value is not None]
 
 
