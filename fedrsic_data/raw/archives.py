@@ -173,40 +173,7 @@ class _ArchiveReader(ABC):
         UnsafeArchiveError: A member must not be read; nothing was.
     """
 
-<<<<<<< HEAD
     def __init__(self, path: Path, limits: Limits = DEFAULT_LIMITS) -> None:
-=======
-    def read(self, size: int) -> bytes:
-        """At most ``size`` bytes; fewer only at the end."""
-        ...
-
-
-class _TarStream:
-    """A plain tar file: what ``tarfile`` needs of it, bounded."""
-
-    def __init__(self, path: Path, file: IO[bytes]) -> None:
-        if file.read(2) == b"\x1f\x8b":
-            raise SourceError(f"{path}: is compressed, and cannot be read in place; unpack it, and give the folder")
-        file.seek(0)
-        self._path, self._file = path, file
-
-    def tell(self) -> int:
-        return self._file.tell()
-
-    def seek(self, offset: int) -> int:
-        return self._file.seek(offset)
-
-    def read(self, size: int) -> bytes:
-        if not 0 <= size <= _BLOCK:  # as no honest header asks for
-            raise UnsafeArchiveError(f"{self._path}: has an oversized header; do not use this file, {_AGAIN}")
-        return self._file.read(size)
-
-
-class _Shared:
-    """A file that many threads read at once, each where it likes."""
-
-    def __init__(self, path: Path) -> None:
->>>>>>> 2553bda (Error messages say what is wrong and what to do in plain English; tests expect the same words)
         self.path = path
         with unpacking(path):
             self._file = path.open("rb", buffering=0)
@@ -403,7 +370,6 @@ class _Inflating:
         self._at = min(at, len(self._block))
         return self.tell()
 
-<<<<<<< HEAD
     def read(self, size: int) -> bytes:
         """At most ``size`` bytes; fewer only at the end."""
         _check_header(self._path, size)
@@ -442,32 +408,6 @@ class _Inflating:
         if self._end > self._ceiling:
             raise UnsafeArchiveError(f"{self._path}: expands like a decompression bomb; do not use this file")
         return True
-=======
-    def blocks(self, name: str) -> Iterator[bytes]:
-        """Yield a member in blocks of at most 1 MiB; errors as for ``read``."""
-        offset, left = self._member(name)
-        with unpacking(self.path, name):
-            for block in self._blocks(offset, left):
-                left -= len(block)
-                yield block
-            if left:
-                raise EOFError("its data ends too early")
-
-    def size(self, name: str) -> int:
-        """Bytes of a member; errors as for ``read``."""
-        return self._member(name)[1]
-
-    def middle(self, name: str, most: int) -> bytes:
-        """Up to ``most`` bytes from the middle of a member; errors as for ``read``."""
-        offset, size = self._member(name)
-        with unpacking(self.path, name):
-            return self._at(offset + size // 2, min(most, size - size // 2))
-
-    def _member(self, name: str) -> tuple[int, int]:
-        if name not in self._members:
-            raise SourceError(f"{self.path}: has no member {name!r}; check the name, or {_AGAIN}")
-        return self._members[name]
->>>>>>> 2553bda (Error messages say what is wrong and what to do in plain English; tests expect the same words)
 
 
 def _tar_files(path: Path, stream: IO[bytes] | _Inflating, limits: Limits) -> Iterator[tuple[str, int, int]]:

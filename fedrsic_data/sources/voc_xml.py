@@ -42,7 +42,6 @@ def read(data: bytes) -> Annotation:
     return Annotation(_texts(root, "it", "filename").get("filename", ""), objects)
 
 
-<<<<<<< HEAD
 def _texts(element: Any, where: str, *wanted: str) -> dict[str, str]:
     """The texts of some elements directly below one, each of which may be there once."""
     found: dict[str, str] = {}
@@ -52,49 +51,3 @@ def _texts(element: Any, where: str, *wanted: str) -> dict[str, str]:
                 raise ValueError(f"{where} has two of <{child.tag}>")
             found[child.tag] = (child.text or "").strip()
     return found
-=======
-class _Reader:
-    """Collects the fields that are wanted while expat reads."""
-
-    def __init__(self) -> None:
-        self.image: dict[str, str] = {}
-        self.objects: list[dict[str, str]] = []
-        self._path: list[str] = []
-        self._text: list[str] = []
-        self.parser = expat.ParserCreate()
-        self.parser.buffer_text = True
-        self.parser.StartElementHandler = self._start
-        self.parser.EndElementHandler = self._end
-        self.parser.StartDoctypeDeclHandler = self._doctype
-
-    def _field(self) -> dict[str, str] | None:
-        """Where the text of the element belongs; None for one that is of no use."""
-        match self._path:
-            case [_, "object", "name" | "difficult"]:
-                return self.objects[-1]
-            case [_, "filename"]:
-                return self.image
-        return None
-
-    def _start(self, tag: str, _: object) -> None:
-        self._path.append(tag)
-        if len(self._path) == 1 and tag != "annotation":
-            raise ValueError(f"its root is <{tag[:80]}>, not <annotation>")
-        if len(self._path) == 2 and tag == "object":
-            self.objects.append({})
-        if self._field() is not None:
-            self._text.clear()
-            self.parser.CharacterDataHandler = self._text.append
-
-    def _end(self, tag: str) -> None:
-        if (field := self._field()) is not None:
-            if tag in field:
-                where = "it" if field is self.image else f"object {len(self.objects)}"
-                raise ValueError(f"{where} has two of <{tag}>")
-            field[tag] = "".join(self._text).strip()
-            self.parser.CharacterDataHandler = None
-        self._path.pop()
-
-    def _doctype(self, *_: object) -> None:
-        raise ValueError("declares a document type, which VOC annotations never do")
->>>>>>> 2553bda (Error messages say what is wrong and what to do in plain English; tests expect the same words)
