@@ -54,7 +54,7 @@ COLUMNS = {
 
 def text() -> str:
     """The whole reference."""
-    parts = [HEAD, "## Recipes", *map(fields, (recipe.Recipe, recipe.Subset, recipe.Layout, SampleSettings))]
+    parts = [HEAD, "## Recipes", *map(fields, (recipe.Recipe, recipe.SubsetRecipe, recipe.Layout, SampleSettings))]
     parts += ["## Partitioners", *(fields(kind, f"`{name}`") for name, kind in partition.PARTITIONERS.items())]
     kinds = [getattr(manifest, name) for name in vars(manifest)]
     entries = [k for k in kinds if dataclasses.is_dataclass(k) and k.__module__ == manifest.__name__]

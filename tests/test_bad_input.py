@@ -41,7 +41,7 @@ from fedrsic_data.build.verify import verify
 from fedrsic_data.errors import OutputError
 from fedrsic_data.files.cache import cache_folder
 from fedrsic_data.raw import download
-from fedrsic_data.raw.download import Remote
+from fedrsic_data.raw.download import RemoteFile
 from fedrsic_data.sources import SOURCES, mirror, vocabulary
 from fedrsic_data.sources.base import Facts
 from fedrsic_data.sources.locate import Places
@@ -515,7 +515,7 @@ def site(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Callable[.
         server.handle_error = lambda *_: None  # type: ignore[method-assign]
         threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
         servers.append(server)
-        remote = Remote(f"http://127.0.0.1:{server.server_port}/ucmerced.zip", "UCMerced_LandUse.zip", **facts)
+        remote = RemoteFile(f"http://127.0.0.1:{server.server_port}/ucmerced.zip", "UCMerced_LandUse.zip", **facts)
         known: Facts = SOURCES["ucmerced"].facts
         mine = replace(SOURCES["ucmerced"], facts=replace(known, downloads=(remote,)))  # type: ignore[type-var]
         monkeypatch.setitem(SOURCES, "ucmerced", mine)

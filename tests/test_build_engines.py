@@ -314,7 +314,7 @@ def test_secrets_are_in_no_answer(memory, capsys: pytest.CaptureFixture[str]) ->
     """Neither in what a finished build says and gives to machines, nor in its steps, nor when it fails."""
     heard: list[str] = []
     out = "memory://KEY:SuPerSecret@bucket/fed"
-    done = object_store.build(planned(), out, listener=pipeline.Listener(step=heard.append))
+    done = object_store.build(planned(), out, listener=pipeline.BuildListener(step=heard.append))
     console.answer(tables.built(done), json=True)
     console.answer(tables.built(done), json=False)
     heard += capsys.readouterr()

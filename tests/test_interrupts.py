@@ -20,7 +20,7 @@ from fedrsic_data.build import record
 from fedrsic_data.cli import console
 from fedrsic_data.errors import DownloadError, FedkitError, OutputError
 from fedrsic_data.files import atomic
-from fedrsic_data.raw.download import Remote, fetch
+from fedrsic_data.raw.download import RemoteFile, fetch
 from fedrsic_data.sources import mirror
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals and pipes are another system's")
@@ -384,7 +384,7 @@ def test_a_pipe_among_features_is_computed_anew(within: None, tmp_path: Path) ->
 def test_a_pipe_among_downloads_is_named(within: None, tmp_path: Path, name: str) -> None:
     os.mkfifo(tmp_path / name)
     with pytest.raises(OutputError, match=name):
-        fetch([Remote("http://127.0.0.1:9/x.zip", "x.zip")], tmp_path, attempts=1)
+        fetch([RemoteFile("http://127.0.0.1:9/x.zip", "x.zip")], tmp_path, attempts=1)
 
 
 @pytest.mark.parametrize("name", ["revisions.json", f"u--d@{'0' * 40}/a.parquet"])

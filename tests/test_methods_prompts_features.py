@@ -15,7 +15,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 import fedrsic_data
-from fedrsic_data.dataset.local import Local
+from fedrsic_data.dataset.local import LocalFiles
 from fedrsic_data.dataset.reader import Dataset, Subset
 from fedrsic_data.errors import BadImageError, ManifestError, OutputError, UsageError
 from fedtrain.methods.prompts import features as module
@@ -117,7 +117,7 @@ def test_another_clip_split_or_shard_is_computed(
     )
     assert shards != subset.entry.shards
     subset.entry = dataclasses.replace(subset.entry, shards=shards)
-    monkeypatch.setattr(Local, "prove", lambda *_: None)  # as if the shards were those of another build
+    monkeypatch.setattr(LocalFiles, "prove", lambda *_: None)  # as if the shards were those of another build
     same(first, features(small(), subset, "test", cache=tmp_path))
     assert len(encoded) > count
     assert len(list((tmp_path / "features").iterdir())) == 4

@@ -18,7 +18,7 @@ import pytest
 
 from fedrsic_data.errors import DownloadError, OutputError, UsageError
 from fedrsic_data.raw import download
-from fedrsic_data.raw.download import Remote, fetch
+from fedrsic_data.raw.download import RemoteFile, fetch
 
 BODY = bytes(range(251)) * 8000  # 2 MB, no period of a block's length
 SHA256 = hashlib.sha256(BODY).hexdigest()
@@ -93,7 +93,7 @@ def serve():
 
 
 def remote(site, **facts):
-    return Remote(site.url, "data.zip", **facts)
+    return RemoteFile(site.url, "data.zip", **facts)
 
 
 def say(status, **headers):
@@ -255,7 +255,7 @@ def test_a_refusal_goes_straight_to_the_next_mirror(serve, tmp_path, waits, stat
 
 def test_when_all_fail_one_line_says_what_was_tried(serve, tmp_path):
     gone, closed = serve(script=[say(404)]), "http://127.0.0.1:9/data.zip?secret=1"
-    remotes = [remote(gone), Remote(closed, "data.zip")]
+    remotes = [remote(gone), RemoteFile(closed, "data.zip")]
     message = fails(remotes, tmp_path, "; check the network, or fetch the file yourself", attempts=2)
     assert "secret" not in message
     for piece in (f"{gone.url}: HTTP 404", "127.0.0.1:9/data.zip: no connection", "--source NAME=PATH"):
@@ -302,7 +302,7 @@ def test_without_a_published_checksum_the_first_use_is_binding(serve, tmp_path):
     path.write_bytes(b"other")
     fails([remote(serve())], tmp_path, rf"data\.zip: has sha256 \w+ where {SHA256} is in checksums\.json")
     path.unlink()
-    fetch([Remote(serve().url, "another.zip")], tmp_path)  # its record leaves the first one be
+    fetch([RemoteFile(serve().url, "another.zip")], tmp_path)  # its record leaves the first one be
     fails([remote(serve(body=b"other"))], tmp_path, rf"where {SHA256} is in checksums\.json")
     assert fetch([remote(serve())], tmp_path).read_bytes() == BODY
 
@@ -391,10 +391,10 @@ def test_many_at_once_share_one_download(serve, tmp_path):
 def test_remotes_are_sound_and_share_what_any_of_them_publishes(tmp_path):
     fails([], tmp_path, "give at least one", UsageError)
     for url in ("ftp://a/x", "file:///x", "https:///x", "http://a/a b", "http://u@a/x", "http://a/\r\nX: y"):
-        fails([Remote(url, "x")], tmp_path, "is not an http or https address", UsageError)
+        fails([RemoteFile(url, "x")], tmp_path, "is not an http or https address", UsageError)
     for name in ("../x", "..", "", "a\\b", "a\0"):
-        fails([Remote("https://a/x", name)], tmp_path, "is not a plain file name", UsageError)
-    for other in (Remote("https://b/x", "y"), Remote("https://b/x", "x", size=2)):
-        fails([Remote("https://a/x", "x", size=1), other], tmp_path, "make them agree", UsageError)
-    mirrors = download._mirrors([Remote("http://a/x", "x", sha256="AB"), Remote("https://b/x", "x", size=3)])
-    assert mirrors == [Remote("https://b/x", "x", 3, "ab"), Remote("http://a/x", "x", 3, "ab")]
+        fails([RemoteFile("https://a/x", name)], tmp_path, "is not a plain file name", UsageError)
+    for other in (RemoteFile("https://b/x", "y"), RemoteFile("https://b/x", "x", size=2)):
+        fails([RemoteFile("https://a/x", "x", size=1), other], tmp_path, "make them agree", UsageError)
+    mirrors = download._mirrors([RemoteFile("http://a/x", "x", sha256="AB"), RemoteFile("https://b/x", "x", size=3)])
+    assert mirrors == [RemoteFile("https://b/x", "x", 3, "ab"), RemoteFile("http://a/x", "x", 3, "ab")]

@@ -23,7 +23,7 @@ import fedrsic_data
 from fedrsic_data import recipes
 from fedrsic_data.build.verify import verify
 from fedrsic_data.errors import DownloadError, SourceError, UsageError
-from fedrsic_data.raw.download import Remote
+from fedrsic_data.raw.download import RemoteFile
 from fedrsic_data.raw.index import Index
 from fedrsic_data.raw.json_items import lists
 from fedrsic_data.sources import configured, locate
@@ -391,7 +391,7 @@ def served(archives: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str
     for name in ("http_proxy", "HTTP_PROXY", "https_proxy", "HTTPS_PROXY"):
         monkeypatch.delenv(name, raising=False)
     remotes = tuple(
-        Remote(
+        RemoteFile(
             f"http://127.0.0.1:{server.server_port}/{name}",
             name,
             (archives / name).stat().st_size,

@@ -17,7 +17,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from fedrsic_data.build import duplicates, memory, plan, record, shards, workspace
-from fedrsic_data.build.engines.base import Engine, Task
+from fedrsic_data.build.engines.base import BuildEngine, Task
 from fedrsic_data.build.engines.threads import Threads
 from fedrsic_data.build.finish import describe, source_entry, writer
 from fedrsic_data.build.plan import Planned, PlannedSubset
@@ -38,7 +38,7 @@ _THREADS = Threads()
 
 
 @dataclass(frozen=True)
-class Listener:
+class BuildListener:
     """What a person waiting wants to hear; every call may be ignored.
 
     Attributes:
@@ -52,7 +52,7 @@ class Listener:
     download: Callable[[str], Progress] | None = None
 
 
-QUIET = Listener()
+QUIET = BuildListener()
 """Hears nothing."""
 
 
@@ -73,7 +73,7 @@ class Built:
     uri: str | None = None
 
 
-def prepare(recipe: Recipe, places: locate.Places, listener: Listener = QUIET) -> Planned:
+def prepare(recipe: Recipe, places: locate.Places, listener: BuildListener = QUIET) -> Planned:
     """Finds the sources, reads their names and labels and draws the plan.
 
     Writes nothing, downloads and temporary files apart.
@@ -87,7 +87,7 @@ def prepare(recipe: Recipe, places: locate.Places, listener: Listener = QUIET) -
         return _planned(resolve(recipe), places, listener)
 
 
-def _planned(resolved: Resolved, places: locate.Places, listener: Listener) -> Planned:
+def _planned(resolved: Resolved, places: locate.Places, listener: BuildListener) -> Planned:
     recipe = resolved.recipe
     indexes, inputs = _indexes(resolved, places, listener)
     merged = {
@@ -114,8 +114,8 @@ def build(
     out: Path,
     *,
     overwrite: bool = False,
-    listener: Listener = QUIET,
-    engine: Engine = _THREADS,
+    listener: BuildListener = QUIET,
+    engine: BuildEngine = _THREADS,
     check: Callable[[Manifest], None] = lambda _: None,
 ) -> Built:
     """Writes a planned dataset: shards aside, the manifest last, then the folder is renamed into place.
@@ -157,8 +157,8 @@ def _made(
     planned: Planned,
     out: Path,
     work: workspace.Workspace,
-    listener: Listener,
-    engine: Engine,
+    listener: BuildListener,
+    engine: BuildEngine,
     check: Callable[[Manifest], None],
     *,
     overwrite: bool,
@@ -189,7 +189,7 @@ def _place(planned: Planned, given: Path, *, overwrite: bool) -> Path:
     return out
 
 
-def _indexes(resolved: Resolved, places: locate.Places, listener: Listener) -> tuple[dict[str, Index], list[Path]]:
+def _indexes(resolved: Resolved, places: locate.Places, listener: BuildListener) -> tuple[dict[str, Index], list[Path]]:
     recipe, sources = resolved.recipe, resolved.sources
     wanted = list(sources)
     if recipe.sample is not None:
@@ -250,7 +250,12 @@ def _difference(there: Any, wanted: Any, path: str = "") -> str:
 
 
 def _changed(
-    planned: Planned, work: workspace.Workspace, out: Path, standing: Manifest, listener: Listener, engine: Engine
+    planned: Planned,
+    work: workspace.Workspace,
+    out: Path,
+    standing: Manifest,
+    listener: BuildListener,
+    engine: BuildEngine,
 ) -> str | None:
     """The first shard whose bytes the sources no longer give.
 
@@ -275,7 +280,7 @@ def _changed(
     return None
 
 
-def _mend(planned: Planned, out: Path, standing: Manifest, listener: Listener, work: workspace.Workspace) -> Built:
+def _mend(planned: Planned, out: Path, standing: Manifest, listener: BuildListener, work: workspace.Workspace) -> Built:
     """Writes what is damaged or gone of a finished dataset again, file by file; each appears whole."""
     listener.step("checking what is there")
     if stray := next(strays(out, standing), None):
@@ -316,7 +321,7 @@ def _prepare(planned: Planned, scratch: Path, *, shared: bool = False) -> None:
             container.prepare(scratch, shared=shared)
 
 
-def _duplicates(recipe: Recipe, merged: plan.Merged, listener: Listener) -> list[NDArray[np.int64]]:
+def _duplicates(recipe: Recipe, merged: plan.Merged, listener: BuildListener) -> list[NDArray[np.int64]]:
     """Groups of rows that are one picture; the only step of planning that looks into files."""
     if recipe.duplicates == "keep":
         return []
@@ -350,7 +355,7 @@ def _holds(out: Path, file: File | Plan | Shard) -> bool:
 
 
 def _receipts(
-    planned: Planned, work: workspace.Workspace, listener: Listener, engine: Engine
+    planned: Planned, work: workspace.Workspace, listener: BuildListener, engine: BuildEngine
 ) -> dict[str, list[shards.Receipt]]:
     """Writes the shards that are not there yet, a few at a time, and gives all receipts by subset, in job order."""
     _prepare(planned, work.scratch, shared=engine.shared)
@@ -404,13 +409,13 @@ def _options(recipe: Recipe, window: int) -> dict[str, Any]:
     }
 
 
-def _jobs(recipe: Recipe, subset: PlannedSubset) -> tuple[shards.Rows, list[tuple[shards.Job, int]]]:
+def _jobs(recipe: Recipe, subset: PlannedSubset) -> tuple[shards.ShardRows, list[tuple[shards.Job, int]]]:
     """The shards of a subset, each with its reading window in images."""
     order = np.lexsort((subset.owner, subset.split))
     order = order[subset.owner[order] >= 0]
     owner, splits = subset.owner[order], subset.split[order]
     named = [name for name in subset.table.column_names if name not in ("group", "split")]
-    rows = shards.Rows(
+    rows = shards.ShardRows(
         table=subset.table.select(named).take(order).append_column("client", pa.array(owner)),
         clients=subset.clients,
         containers=subset.containers,

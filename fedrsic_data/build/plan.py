@@ -20,7 +20,7 @@ from fedrsic_data.build import splits
 from fedrsic_data.build.disk_table import Spilled
 from fedrsic_data.dataset import schema
 from fedrsic_data.dataset.manifest import Counted, SourceEntry
-from fedrsic_data.dataset.recipe import Recipe, Subset
+from fedrsic_data.dataset.recipe import Recipe, SubsetRecipe
 from fedrsic_data.errors import SourceError, UsageError
 from fedrsic_data.raw.index import Container, Fine, Index
 from fedrsic_data.sources import vocabulary
@@ -168,7 +168,7 @@ class Merged:
     fine: Fine | None = None
 
 
-def _one_spelling(subset: Subset, named: Sequence[Sequence[str]]) -> None:
+def _one_spelling(subset: SubsetRecipe, named: Sequence[Sequence[str]]) -> None:
     """Refuses a class that two sources spell in two ways, which would make it two, or none that they share."""
     spelled: dict[str, dict[str, str]] = {}
     for source, names in zip(subset.sources, named, strict=True):
@@ -186,7 +186,7 @@ def _one_spelling(subset: Subset, named: Sequence[Sequence[str]]) -> None:
             raise UsageError(f"class {one} of {here} is spelled {other} in {there}; {fix}")
 
 
-def merge(subset: Subset, indexes: Sequence[Index]) -> Merged:
+def merge(subset: SubsetRecipe, indexes: Sequence[Index]) -> Merged:
     """The indexes of a subset's sources in one table, on disk, in its label space and in the order of sample ids.
 
     Raises:

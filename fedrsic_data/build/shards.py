@@ -52,7 +52,7 @@ class Job:
 
 
 @dataclass(frozen=True)
-class Rows:
+class ShardRows:
     """The rows of a subset in the order of its shards, and in each of them by client.
 
     Attributes:
@@ -90,7 +90,7 @@ class Receipt:
         bytes: Size of the file.
         sha256: Digest of the file, in hex.
         clients: The columns of ``schema.CLIENTS_SCHEMA`` that tell what it holds of whom, a row a client.
-        fine_counts: Rows of each fine class, in index order; empty where there are no such classes.
+        fine_counts: ShardRows of each fine class, in index order; empty where there are no such classes.
         skipped: Damaged images that were left out.
     """
 
@@ -199,7 +199,7 @@ def parquet_writer(file: Any, schema: pa.Schema) -> pq.ParquetWriter:
 
 def write(
     job: Job,
-    rows: Rows,
+    rows: ShardRows,
     folder: Path,
     *,
     window: int,
@@ -263,7 +263,7 @@ def packed_name(split: str, number: int, count: int) -> str:
     return f"{split}-{number:05d}-of-{count:05d}"
 
 
-def alone(job: Job, rows: Rows) -> tuple[Job, Rows]:
+def alone(job: Job, rows: ShardRows) -> tuple[Job, ShardRows]:
     """A job with the rows and clients it needs and no others, and without containers: what goes to another process.
 
     Returns:
@@ -293,7 +293,7 @@ def read(part: pa.Table, containers: Sequence[Container]) -> list[bytes]:
 
 
 def _images(
-    rows: Rows,
+    rows: ShardRows,
     split: str,
     part: pa.Table,
     buffer: Buffer,
@@ -319,7 +319,7 @@ def _images(
     return kept, buffer.array()
 
 
-def _refused(rows: Rows, split: str, row: Mapping[str, Any], reason: str, on_bad_image: str) -> dict[str, str]:
+def _refused(rows: ShardRows, split: str, row: Mapping[str, Any], reason: str, on_bad_image: str) -> dict[str, str]:
     """A damaged image as it is listed among those left out.
 
     Raises:
@@ -352,7 +352,7 @@ def _codes(part: pa.Table) -> NDArray[np.int32]:
     return np.asarray(part.column("client").to_numpy())
 
 
-def _table(rows: Rows, part: pa.Table, data: pa.Array) -> pa.Table:
+def _table(rows: ShardRows, part: pa.Table, data: pa.Array) -> pa.Table:
     column = {name: whole(part.column(name)) for name in part.column_names}
     image = pa.StructArray.from_arrays([data, column["file"]], fields=list(IMAGE))
     column |= {"image": image, "client_id": rows.names.take(column["client"])}
@@ -361,14 +361,14 @@ def _table(rows: Rows, part: pa.Table, data: pa.Array) -> pa.Table:
     return pa.Table.from_arrays([column[f.name].cast(f.type) for f in rows.schema], schema=rows.schema)
 
 
-def _fine_counts(rows: Rows, kept: pa.Table) -> tuple[int, ...]:
+def _fine_counts(rows: ShardRows, kept: pa.Table) -> tuple[int, ...]:
     if "fine_labels" not in rows.schema.names:
         return ()
     codes = whole(kept.column("fine_labels")).flatten().to_numpy()
     return tuple(np.bincount(codes, minlength=len(class_names(rows.schema, "fine_labels"))).tolist())
 
 
-def _client_columns(rows: Rows, kept: pa.Table, groups: Sequence[tuple[int, int]]) -> dict[str, Any]:
+def _client_columns(rows: ShardRows, kept: pa.Table, groups: Sequence[tuple[int, int]]) -> dict[str, Any]:
     """What a shard holds of each client, by the columns of the client table."""
     owner = _codes(kept)
     clients = owner[np.flatnonzero(np.diff(owner, prepend=-1))]

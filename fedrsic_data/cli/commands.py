@@ -289,7 +289,7 @@ def publish(
             reference_only=reference_only,
             redistribute=redistribute,
             dry_run=dry_run,
-            listener=run.Listener(telling(quiet=json), bar("verified"), bar("uploaded")),
+            listener=run.PublishListener(telling(quiet=json), bar("verified"), bar("uploaded")),
         )
     answer(shown, json)
 

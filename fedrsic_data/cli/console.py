@@ -21,7 +21,7 @@ from fedrsic_data.answer import Shown, as_json, plain
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from fedrsic_data.build.pipeline import Listener
+    from fedrsic_data.build.pipeline import BuildListener
 
 _INTERRUPTED = 130
 _UNWRITTEN = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EFBIG, errno.EBADF)
@@ -76,12 +76,12 @@ def bars(*, quiet: bool) -> Iterator[Callable[[str], Callable[..., None]]]:
 
 
 @contextmanager
-def listening(*, quiet: bool) -> Iterator[Listener]:
+def listening(*, quiet: bool) -> Iterator[BuildListener]:
     """Tells of the steps of a build, with bars for what takes long."""
-    from fedrsic_data.build.pipeline import Listener
+    from fedrsic_data.build.pipeline import BuildListener
 
     with bars(quiet=quiet) as bar:
-        yield Listener(step=telling(quiet=quiet), images=bar("images"), download=bar)
+        yield BuildListener(step=telling(quiet=quiet), images=bar("images"), download=bar)
 
 
 def telling(*, quiet: bool) -> Callable[[str], None]:

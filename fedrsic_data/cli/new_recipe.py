@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 from fedrsic_data import recipes
 from fedrsic_data.answer import Shown, together
 from fedrsic_data.build import plan
-from fedrsic_data.build.pipeline import QUIET, Listener
+from fedrsic_data.build.pipeline import QUIET, BuildListener
 from fedrsic_data.build.plan import PlannedSubset
 from fedrsic_data.dataset import recipe
 from fedrsic_data.dataset.schema import TRAIN
@@ -163,7 +163,7 @@ def draft(
     clients: int | None = None,
     alpha: float | None = None,
     offline: bool = False,
-    listener: Listener = QUIET,
+    listener: BuildListener = QUIET,
 ) -> Draft:
     """Looks at the data, never at pixels, and chooses splits and a partition that they can have.
 

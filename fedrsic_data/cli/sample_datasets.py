@@ -7,7 +7,7 @@ from pathlib import Path
 
 from fedrsic_data import recipes
 from fedrsic_data.build import pipeline
-from fedrsic_data.build.pipeline import QUIET, Listener
+from fedrsic_data.build.pipeline import QUIET, BuildListener
 from fedrsic_data.sources.locate import Places
 
 SCENES, PHOTOS = "fed-ucmerced", "flair"
@@ -20,7 +20,9 @@ _RECIPES = {
 }
 
 
-def built(folder: Path, sets: Mapping[str, Sequence[str]] | None = None, listener: Listener = QUIET) -> dict[str, Path]:
+def built(
+    folder: Path, sets: Mapping[str, Sequence[str]] | None = None, listener: BuildListener = QUIET
+) -> dict[str, Path]:
     """Builds both below a folder; what is there already is checked and kept.
 
     Args:

@@ -20,7 +20,7 @@ from fedrsic_data.dataset.manifest import NAME, Manifest, repeated
 from fedrsic_data.dataset.reader import Dataset
 from fedrsic_data.dataset.recipe import partition_in_words
 from fedrsic_data.dataset.verify import Problem
-from fedrsic_data.derive.sites import SERVER, Site
+from fedrsic_data.derive.sites import SERVER, SiteFolder
 from fedrsic_data.errors import UsageError
 from fedrsic_data.settings import encode, suggest
 
@@ -107,7 +107,7 @@ def built(done: Built) -> Shown:
     return Shown(data, together(parts))
 
 
-def handed_out(out: Path, written: Sequence[Site]) -> Shown:
+def handed_out(out: Path, written: Sequence[SiteFolder]) -> Shown:
     """Folders for sites, and what to do with them."""
     data = {"path": str(out), "sites": [encode(site) for site in written], "server": str(out / SERVER)}
     first = shlex.quote(str(out / written[0].name))

@@ -201,7 +201,7 @@ def pinned(where: Address) -> Address:
     return Address(where.repo, commit)
 
 
-class Remote:
+class HubFiles:
     """The files of a published dataset, at one commit."""
 
     def __init__(self, text: str | os.PathLike[str]) -> None:

@@ -62,7 +62,7 @@ class Files(Protocol):
         ...
 
 
-class Local:
+class LocalFiles:
     """The files of a dataset in a folder of this machine."""
 
     def __init__(self, path: Path) -> None:

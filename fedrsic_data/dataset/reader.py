@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from fedrsic_data.dataset import schema, skew
-from fedrsic_data.dataset.local import Files, Local, is_address
+from fedrsic_data.dataset.local import Files, LocalFiles, is_address
 from fedrsic_data.dataset.manifest import Shard
 from fedrsic_data.errors import ManifestError, UsageError
 from fedrsic_data.settings import suggest
@@ -50,11 +50,11 @@ class Dataset:
         self._proved = proved
         self._compared: set[str] = set()
         if is_address(path):
-            from fedrsic_data.dataset.hub import Remote
+            from fedrsic_data.dataset.hub import HubFiles
 
-            self.files: Files = Remote(path)
+            self.files: Files = HubFiles(path)
         else:
-            self.files = Local(Path(path))
+            self.files = LocalFiles(Path(path))
         self.manifest = self.files.manifest
         for name, subset in self.manifest.subsets.items():
             if "train" not in subset.rows or not all(facts.keys() in _SKEW for facts in subset.skew.values()):

@@ -84,7 +84,7 @@ class SampleSettings:
 
 
 @dataclass(frozen=True)
-class Subset:
+class SubsetRecipe:
     """A federation with its own label space inside a dataset; the Hub calls it a config.
 
     Attributes:
@@ -135,7 +135,7 @@ class Recipe:
 
     fedkit: int
     name: str
-    subsets: dict[str, Subset]
+    subsets: dict[str, SubsetRecipe]
     title: str = ""
     seed: int = 0
     splits: dict[str, float] = field(default_factory=lambda: {"test": 0.2})

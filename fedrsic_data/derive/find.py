@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from fedrsic_data.build import pipeline
-from fedrsic_data.build.pipeline import QUIET, Listener
+from fedrsic_data.build.pipeline import QUIET, BuildListener
 from fedrsic_data.dataset import manifest
 from fedrsic_data.dataset.hub import address
 from fedrsic_data.dataset.hub import pinned as commit_of
@@ -25,7 +25,7 @@ def folder(
     sample: bool = False,
     places: Places | None = None,
     needed: Sequence[str] = (),
-    listener: Listener = QUIET,
+    listener: BuildListener = QUIET,
 ) -> Path | str:
     """The folder of a built dataset, or the address and commit of a published one.
 

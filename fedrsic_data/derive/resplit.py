@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from fedrsic_data.build import duplicates, memory, plan
 from fedrsic_data.build.disk_table import Spilled
-from fedrsic_data.build.pipeline import QUIET, Listener
+from fedrsic_data.build.pipeline import QUIET, BuildListener
 from fedrsic_data.build.plan import Planned
 from fedrsic_data.build.verify import verify
 from fedrsic_data.dataset import manifest, schema
@@ -34,7 +34,7 @@ from fedrsic_data.recipes.resolve import resolve
 def prepare(
     path: Path,
     change: Callable[[Recipe], Recipe],
-    listener: Listener = QUIET,
+    listener: BuildListener = QUIET,
     progress: Callable[[int, int], None] | None = None,
 ) -> Planned:
     """Plans a built dataset anew; ``build.build`` writes the plan as it writes any other.

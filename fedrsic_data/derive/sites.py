@@ -39,7 +39,7 @@ _ABSENT = ("file", "row_group", "row_groups", "bytes", "labels", "counts", "doma
 
 
 @dataclass(frozen=True)
-class Site:
+class SiteFolder:
     """A folder that was written: its name, its clients, rows of all splits, and the digest of its manifest."""
 
     name: str
@@ -50,7 +50,7 @@ class Site:
 
 def split(
     path: Path, out: Path, *, group: int = 1, progress: Callable[[int, int], None] | None = None
-) -> tuple[Site, ...]:
+) -> tuple[SiteFolder, ...]:
     """Writes a folder for each client, or for each few of them, and one for the server.
 
     All of them appear at once, when they are whole. An interrupted call leaves nothing but ``<out>.incomplete``, which
@@ -119,13 +119,13 @@ def _written(
     work: workspace.Workspace,
     members: Mapping[str, tuple[str, ...]],
     progress: Callable[[int, int], None] | None,
-) -> Iterator[Site]:
+) -> Iterator[SiteFolder]:
     subsets = [dataset.subset(name) for name in dataset.subsets]
     for number, (name, own) in enumerate(members.items(), 1):
         here = [_Rows.of(subset, own) for subset in subsets if set(own) & set(subset.clients)]
         folder = _begun(work, name, (path for rows in here for path in rows.paths()))
         whole = _described(dataset, folder, [_Part(rows, folder) for rows in here])
-        yield Site(name, own, sum(sum(s.rows.values()) for s in whole.subsets.values()), whole.digest)
+        yield SiteFolder(name, own, sum(sum(s.rows.values()) for s in whole.subsets.values()), whole.digest)
         if progress is not None:
             progress(number, len(members))
     _described(dataset, _begun(work, SERVER, ()), [_Names(subset) for subset in subsets])

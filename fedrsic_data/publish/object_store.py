@@ -25,8 +25,8 @@ from pyarrow import fs
 
 from fedrsic_data.build import pipeline, workspace
 from fedrsic_data.build.engines import chosen
-from fedrsic_data.build.engines.base import Engine
-from fedrsic_data.build.pipeline import QUIET, Built, Listener
+from fedrsic_data.build.engines.base import BuildEngine
+from fedrsic_data.build.pipeline import QUIET, BuildListener, Built
 from fedrsic_data.build.plan import Planned
 from fedrsic_data.dataset import manifest
 from fedrsic_data.errors import FedkitError, ManifestError, OutputError, UsageError, discreet, masked
@@ -57,8 +57,8 @@ def build(
     out: str,
     *,
     overwrite: bool = False,
-    listener: Listener = QUIET,
-    engine: Engine | None = None,
+    listener: BuildListener = QUIET,
+    engine: BuildEngine | None = None,
     check: Callable[[manifest.Manifest], None] = lambda _: None,
 ) -> Built:
     """Writes a planned dataset to a folder or to a URI; see ``build.build``.

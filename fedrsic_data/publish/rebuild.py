@@ -8,7 +8,7 @@ from typing import Any, Literal
 from fedrsic_data.build.finish import writer
 from fedrsic_data.build.plan import Planned
 from fedrsic_data.dataset import manifest
-from fedrsic_data.dataset.hub import Remote
+from fedrsic_data.dataset.hub import HubFiles
 from fedrsic_data.dataset.local import is_address
 from fedrsic_data.dataset.manifest import Manifest
 from fedrsic_data.dataset.recipe import Recipe
@@ -81,7 +81,7 @@ class Published(Expected):
             HubError: The Hub cannot be reached, or has no such dataset.
             ManifestError: The repository holds no dataset of fedkit.
         """
-        files = Remote(text)
+        files = HubFiles(text)
         self.where = files.where
         self.manifest: Manifest = files.manifest
 

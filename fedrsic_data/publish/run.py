@@ -20,7 +20,7 @@ _LISTED = 20  # files of a dry run that are shown to a person
 
 
 @dataclass(frozen=True)
-class Listener:
+class PublishListener:
     """What a person waiting wants to hear; every call may be ignored.
 
     Attributes:
@@ -41,7 +41,7 @@ def publish(
     reference_only: bool = False,
     redistribute: bool = False,
     dry_run: bool = False,
-    listener: Listener = Listener(),
+    listener: PublishListener = PublishListener(),
 ) -> Shown:
     """Publishes a built dataset; one that is there already costs a few questions and nothing else.
 

@@ -45,7 +45,7 @@ _sleep = time.sleep  # a name of its own, so that tests need not wait
 
 
 @dataclass(frozen=True)
-class Remote:
+class RemoteFile:
     """One downloadable file: its address, its plain name here, and what is published of it."""
 
     url: str
@@ -68,7 +68,7 @@ class _MirrorError(Exception):
 
 
 def fetch(
-    remotes: Sequence[Remote],
+    remotes: Sequence[RemoteFile],
     folder: Path,
     *,
     progress: Progress | None = None,
@@ -118,7 +118,7 @@ def locked(path: Path) -> Iterator[None]:
         yield
 
 
-def _mirrors(remotes: Sequence[Remote]) -> list[Remote]:
+def _mirrors(remotes: Sequence[RemoteFile]) -> list[RemoteFile]:
     """The remotes in the order to try, each with every fact that any of them publishes."""
     if not remotes:
         raise UsageError("remotes: is empty; give at least one")
@@ -136,7 +136,9 @@ def _mirrors(remotes: Sequence[Remote]) -> list[Remote]:
     return sorted((replace(r, **facts) for r in remotes), key=lambda r: not r.url.startswith("https:"))
 
 
-def _download(mirrors: list[Remote], target: Path, progress: Progress | None, timeout: float, attempts: int) -> None:
+def _download(
+    mirrors: list[RemoteFile], target: Path, progress: Progress | None, timeout: float, attempts: int
+) -> None:
     part = target.with_name(target.name + ".part")
     failures = []
     for remote in mirrors:
@@ -153,7 +155,7 @@ def _download(mirrors: list[Remote], target: Path, progress: Progress | None, ti
     )
 
 
-def _receive(remote: Remote, part: Path, progress: Progress | None, timeout: float, attempts: int) -> None:
+def _receive(remote: RemoteFile, part: Path, progress: Progress | None, timeout: float, attempts: int) -> None:
     """Fill the part file, resuming until it is whole or the attempts are used up."""
     failed, furthest = 0, _partial(part, remote.url)[0]
     while True:
@@ -171,7 +173,7 @@ def _receive(remote: Remote, part: Path, progress: Progress | None, timeout: flo
             return
 
 
-def _transfer(remote: Remote, part: Path, progress: Progress | None, timeout: float) -> None:
+def _transfer(remote: RemoteFile, part: Path, progress: Progress | None, timeout: float) -> None:
     """One request: the whole file, or what the part file lacks of it."""
     have, validator = _partial(part, remote.url)
     with _open(_request(remote.url, have, validator), timeout) as response:
@@ -309,7 +311,7 @@ def _discard(part: Path) -> None:
     part.with_suffix(".part.json").unlink(missing_ok=True)
 
 
-def _accept(part: Path, target: Path, remote: Remote) -> None:
+def _accept(part: Path, target: Path, remote: RemoteFile) -> None:
     """Check a whole part file, record it and give it its name."""
     entry = _entry(part, remote)
     if wrong := _mismatch(entry, remote, _records(target.parent).get(target.name, {})):
@@ -322,7 +324,7 @@ def _accept(part: Path, target: Path, remote: Remote) -> None:
     _discard(part)
 
 
-def _check_present(target: Path, remote: Remote) -> None:
+def _check_present(target: Path, remote: RemoteFile) -> None:
     """Verify a file in place, at once when size and time are those last verified."""
     record = _records(target.parent).get(target.name, {})
     with translated(DownloadError, target, fix="remove it or fix it"):
@@ -337,7 +339,7 @@ def _check_present(target: Path, remote: Remote) -> None:
         _record(target, entry)
 
 
-def _entry(path: Path, remote: Remote) -> dict[str, Any]:
+def _entry(path: Path, remote: RemoteFile) -> dict[str, Any]:
     """What is recorded of a file: its bytes, time, sha256, and md5 where that is what is published."""
     stat = path.stat()
     hashes = [hashlib.sha256()]
@@ -351,7 +353,7 @@ def _entry(path: Path, remote: Remote) -> dict[str, Any]:
     return {**digests, "bytes": stat.st_size, "mtime_ns": stat.st_mtime_ns, "url": remote.url}
 
 
-def _mismatch(entry: dict[str, Any], remote: Remote, record: dict[str, Any]) -> str | None:
+def _mismatch(entry: dict[str, Any], remote: RemoteFile, record: dict[str, Any]) -> str | None:
     """What is wrong with a file, or None: the published facts count before the recorded ones."""
     if remote.size not in {None, entry.get("bytes")}:
         return f"has {entry.get('bytes')} bytes where {remote.size} are published"

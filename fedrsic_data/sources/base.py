@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import pyarrow.compute as pc
 
 from fedrsic_data.errors import SourceError
-from fedrsic_data.raw.download import Remote
+from fedrsic_data.raw.download import RemoteFile
 from fedrsic_data.raw.index import ClassRows, Index, single_label_table
 from fedrsic_data.sources import classfolders
 
@@ -49,7 +49,7 @@ class Facts:
     citation: str
     layout: str
     redistributable: bool = False
-    downloads: tuple[Remote, ...] = ()
+    downloads: tuple[RemoteFile, ...] = ()
     hub: HubMirror | None = None
 
 

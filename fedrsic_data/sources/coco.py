@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 
 from fedrsic_data.dataset.images import SUFFIXES
 from fedrsic_data.errors import SourceError
-from fedrsic_data.raw.download import Remote
+from fedrsic_data.raw.download import RemoteFile
 from fedrsic_data.raw.index import INDEX_SCHEMA, Index, LeftOut
 from fedrsic_data.raw.json_items import blocks, lists
 from fedrsic_data.sources.base import Facts
@@ -120,7 +120,7 @@ class Coco:
             citation="Lin et al., Microsoft COCO: common objects in context, ECCV 2014",
             layout=f"annotations/instances_{{train,val}}{year}.json, train{year}/*.jpg, val{year}/*.jpg, or the zips",
             downloads=tuple(
-                Remote(f"{host}/{file}", Path(file).name, size, sha256)
+                RemoteFile(f"{host}/{file}", Path(file).name, size, sha256)
                 for file, (size, sha256) in _FILES.items()
                 for host in _HOSTS
                 if f"{year}." in file

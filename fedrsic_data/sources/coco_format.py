@@ -21,7 +21,15 @@ from numpy.typing import NDArray
 
 from fedrsic_data.errors import SourceError
 from fedrsic_data.raw.json_items import blocks, lists
-from fedrsic_data.sources.own.annotated import Annotated, AnnotatedSettings, Found, Images, some, split_of, split_word
+from fedrsic_data.sources.own.annotated import (
+    Annotated,
+    AnnotatedSettings,
+    Annotations,
+    NamedImages,
+    some,
+    split_of,
+    split_word,
+)
 from fedrsic_data.sources.own.walk import walk
 
 _LISTS = ("images", "annotations", "categories")
@@ -51,7 +59,7 @@ class _File:
     parents: Sequence[str]
 
 
-def read(root: Path, _: AnnotatedSettings) -> Found:
+def read(root: Path, _: AnnotatedSettings) -> Annotations:
     """The images and labels of all annotation files below a folder; see ``Annotated.read``."""
     files = walk(root, lambda path: path.lower().endswith(".json") and _is_coco(root / path))
     if not len(files.notes):
@@ -59,7 +67,7 @@ def read(root: Path, _: AnnotatedSettings) -> Found:
     parsed = [_parse(root, path) for path in files.notes.to_pylist()]
     classes, notes = _label_space(parsed)
     place = {name: code for code, name in enumerate(classes)}
-    images, at = Images(root, files.paths.to_pylist()), dict[str, int]()
+    images, at = NamedImages(root, files.paths.to_pylist()), dict[str, int]()
     where: list[_File] = []
     splits: list[str | None] = []
     rows, codes, again = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)], 0
@@ -79,7 +87,7 @@ def read(root: Path, _: AnnotatedSettings) -> Found:
         codes.append(np.array([place.get(name, -1) for name in file.categories], np.int64)[file.category])
     counts = {"annotations": sum(map(len, rows)), **images.counts()}
     counts |= {"entries of images that have one already, joined": again} if again else {}
-    return Found(
+    return Annotations(
         files,
         list(at),
         np.concatenate(rows),
@@ -241,7 +249,7 @@ def _splits(files: Sequence[_File]) -> list[str | None]:
     ]
 
 
-def _resolved(root: Path, file: _File, images: Images, split: str | None) -> Iterator[str]:
+def _resolved(root: Path, file: _File, images: NamedImages, split: str | None) -> Iterator[str]:
     folder = posixpath.dirname(file.path)
     for number, name in enumerate(file.names, 1):
         try:

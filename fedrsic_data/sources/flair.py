@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 from fedrsic_data.errors import SourceError
 from fedrsic_data.raw.archives import targz_names
 from fedrsic_data.raw.containers import FolderContainer, ParquetContainer, TarGzContainer, reading
-from fedrsic_data.raw.download import Remote
+from fedrsic_data.raw.download import RemoteFile
 from fedrsic_data.raw.index import FINE, INDEX_SCHEMA, Container, Fine, Index, LeftOut, fingerprint
 from fedrsic_data.sources import flair_labels
 from fedrsic_data.sources.base import Facts, HubMirror
@@ -281,8 +281,8 @@ SOURCE = Flair(
         ),
         layout=f"flair/{_METADATA} and flair/{_FOLDER}/<image_id>.jpg or flair/small_images-*.tar.gz",
         downloads=(  # no checksums are published; those of the first download are recorded
-            *(Remote(f"{_BASE}labels/{name}", name) for name in (_METADATA, _ONTOLOGY)),
-            *(Remote(f"{_BASE}images/small/{name}", name) for name in _ARCHIVES),
+            *(RemoteFile(f"{_BASE}labels/{name}", name) for name in (_METADATA, _ONTOLOGY)),
+            *(RemoteFile(f"{_BASE}images/small/{name}", name) for name in _ARCHIVES),
         ),
         hub=HubMirror("apple/flair"),
     ),

@@ -23,7 +23,7 @@ from fedrsic_data.raw.containers import FolderContainer, reading
 from fedrsic_data.raw.index import Index, LeftOut, fingerprint
 from fedrsic_data.sources.base import Facts
 from fedrsic_data.sources.own import common, layouts, listing, readme, split_names
-from fedrsic_data.sources.own.layouts import Layout, Wanted
+from fedrsic_data.sources.own.layouts import FolderLayout, LayoutOptions
 from fedrsic_data.sources.own.walk import walk
 
 _EXAMPLES = 5
@@ -48,7 +48,7 @@ class FolderSettings:
 
     path: str
     config: str | None = None
-    layout: Layout = "auto"
+    layout: FolderLayout = "auto"
     split: Literal["names", ""] = "names"
     splits: dict[str, str | None] = field(default_factory=dict)
     empty_classes: Literal["leave_out", "keep"] = "leave_out"
@@ -113,9 +113,9 @@ def _is_listing(path: str) -> bool:
     return path.rpartition("/")[2].lower() == listing.NAME
 
 
-def _by_class(root: Path, name: str, its: FolderSettings) -> tuple[Layout, Index]:
+def _by_class(root: Path, name: str, its: FolderSettings) -> tuple[FolderLayout, Index]:
     """Images that lie by class, of the README's config where it says one."""
-    wanted = Wanted(its.layout, bool(its.split), its.splits, its.empty_classes == "keep")
+    wanted = LayoutOptions(its.layout, bool(its.split), its.splits, its.empty_classes == "keep")
     files = walk(root, _is_listing) if its.layout == "auto" else walk(root)
     if len(files.notes):
         raise SourceError(

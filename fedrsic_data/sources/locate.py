@@ -11,7 +11,7 @@ from pathlib import Path
 from fedrsic_data.errors import DownloadError, SourceError, UsageError
 from fedrsic_data.files.cache import cache_folder
 from fedrsic_data.raw.containers import reading
-from fedrsic_data.raw.download import Progress, Remote, fetch
+from fedrsic_data.raw.download import Progress, RemoteFile, fetch
 from fedrsic_data.settings import local
 from fedrsic_data.sources import mirror
 from fedrsic_data.sources.base import HubMirror, Source
@@ -141,7 +141,7 @@ def _download(source: Source, places: Places, progress: Callable[[str], Progress
     facts, cache = source.facts, _cached(source, places)
     by_hand = f"place it by hand and give --source {source.name}=PATH"
     if facts.downloads:
-        archives: dict[str, list[Remote]] = {}
+        archives: dict[str, list[RemoteFile]] = {}
         for remote in facts.downloads:
             archives.setdefault(remote.filename, []).append(remote)
         with reading(cache):

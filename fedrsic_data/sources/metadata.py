@@ -22,7 +22,15 @@ import numpy as np
 
 from fedrsic_data.errors import SourceError
 from fedrsic_data.settings import suggest
-from fedrsic_data.sources.own.annotated import Annotated, AnnotatedSettings, Found, Images, some, split_of, text
+from fedrsic_data.sources.own.annotated import (
+    Annotated,
+    AnnotatedSettings,
+    Annotations,
+    NamedImages,
+    some,
+    split_of,
+    text,
+)
 from fedrsic_data.sources.own.walk import walk
 
 NAMES = ("metadata.csv", "metadata.jsonl", "_classes.csv")
@@ -61,7 +69,7 @@ class _Row:
     fields: Mapping[str, Any]
 
 
-def read(root: Path, its: MetadataSettings) -> Found:
+def read(root: Path, its: MetadataSettings) -> Annotations:
     """The images and labels of all tables below a folder; see ``Annotated.read``."""
     files = walk(root, lambda path: posixpath.basename(path) in (*NAMES, _UNREAD))
     tables = files.notes.to_pylist()
@@ -72,7 +80,7 @@ def read(root: Path, its: MetadataSettings) -> Found:
         )
     if not tables:
         raise SourceError(f"{root}: holds no {', '.join(NAMES)}")
-    images, rows = Images(root, files.paths.to_pylist()), dict[str, _Row]()
+    images, rows = NamedImages(root, files.paths.to_pylist()), dict[str, _Row]()
     for path in tables:
         for row in _rows(root, path, images):
             if (other := rows.setdefault(row.image, row)) is not row:
@@ -87,7 +95,7 @@ def read(root: Path, its: MetadataSettings) -> Found:
     code = {name: number for number, name in enumerate(classes)}
     others = {said: [_text(row, column) for row in rows.values()] for said, column in taken.items()}
     shown = f"column {label!r}" if isinstance(label, str) else f"{len(label)} columns of 0 and 1"
-    return Found(
+    return Annotations(
         files,
         list(rows),
         np.repeat(np.arange(len(rows)), [len(mine) for mine in names]),
@@ -117,7 +125,7 @@ SOURCE = Annotated(
 )
 
 
-def _rows(root: Path, path: str, images: Images) -> Iterator[_Row]:
+def _rows(root: Path, path: str, images: NamedImages) -> Iterator[_Row]:
     folder = posixpath.dirname(path)
     for line, fields in _lines(root / path, text(root, path)):
         where = f"{root / path}: line {line}"

@@ -32,7 +32,7 @@ from fedrsic_data.settings import suggest
 from fedrsic_data.sources.base import Facts, HubMirror
 from fedrsic_data.sources.classfolders import named
 from fedrsic_data.sources.own import common, readme, split_names
-from fedrsic_data.sources.own.features import Columns, LabelColumn, choose
+from fedrsic_data.sources.own.features import LabelColumn, ParquetColumns, choose
 from fedrsic_data.sources.own.readme import Config
 from fedrsic_data.sources.own.split_names import Spoken
 
@@ -159,7 +159,7 @@ class _File:
     said: Spoken
 
 
-def _index(root: Path, name: str, its: ColumnsSettings, files: Sequence[_File], columns: Columns) -> Index:
+def _index(root: Path, name: str, its: ColumnsSettings, files: Sequence[_File], columns: ParquetColumns) -> Index:
     parts: list[pa.Table] = []
     labels: list[LabelColumn] = []
     numbered: Counter[str | None] = Counter()

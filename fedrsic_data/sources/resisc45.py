@@ -6,7 +6,7 @@ commit and checksum.
 
 from __future__ import annotations
 
-from fedrsic_data.raw.download import Remote
+from fedrsic_data.raw.download import RemoteFile
 from fedrsic_data.sources.base import ClassFolders, Facts
 from fedrsic_data.sources.vocabulary import native
 
@@ -19,11 +19,11 @@ SOURCE = ClassFolders(
         title="NWPU-RESISC45",
         homepage="http://www.escience.cn/people/JunweiHan/NWPU-RESISC45.html",
         licence="none stated by the authors; imagery from Google Earth",
-        citation="Cheng, Han and Lu, Remote sensing image scene classification: benchmark and state of the art, "
+        citation="Cheng, Han and Lu, RemoteFile sensing image scene classification: benchmark and state of the art, "
         "Proceedings of the IEEE 2017",
         layout="NWPU-RESISC45/<class>/<class>_NNN.jpg",
         downloads=(
-            Remote(
+            RemoteFile(
                 url="https://huggingface.co/datasets/isaaccorley/resisc45/resolve/"
                 "883edc0eee77b2c84225472f10f126e3ed83fa6e/NWPU-RESISC45.zip",
                 filename="NWPU-RESISC45.zip",

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from fedrsic_data.raw.download import Remote
+from fedrsic_data.raw.download import RemoteFile
 from fedrsic_data.sources.base import ClassFolders, Facts
 from fedrsic_data.sources.vocabulary import native
 
@@ -26,7 +26,7 @@ SOURCE = ClassFolders(
         layout="UCMerced_LandUse/Images/<class>/<class>NN.tif",
         redistributable=True,
         downloads=tuple(
-            Remote(
+            RemoteFile(
                 url=f"{base}/UCMerced_LandUse.zip",
                 filename="UCMerced_LandUse.zip",
                 size=332_468_434,

@@ -27,7 +27,7 @@ from typing import Any, Literal
 import pyarrow as pa
 
 from fedrsic_data.errors import SourceError
-from fedrsic_data.raw.download import Remote
+from fedrsic_data.raw.download import RemoteFile
 from fedrsic_data.raw.index import INDEX_SCHEMA, Index, LeftOut
 from fedrsic_data.sources import voc_xml
 from fedrsic_data.sources.base import Facts
@@ -139,7 +139,7 @@ class Voc:
             citation="Everingham et al., The PASCAL visual object classes (VOC) challenge, IJCV 2010",
             layout=f"VOCdevkit/VOC{which}/{{JPEGImages,Annotations,ImageSets/Main}}, or the official tars",
             downloads=tuple(
-                Remote(f"{host}/{file if folders else Path(file).name}", Path(file).name, size, sha256)
+                RemoteFile(f"{host}/{file if folders else Path(file).name}", Path(file).name, size, sha256)
                 for file, (size, sha256) in _FILES.items()
                 for host, folders in _HOSTS
                 if int(file[3:7]) in years

@@ -23,15 +23,15 @@ from fedrsic_data.sources import voc_xml
 from fedrsic_data.sources.own.annotated import (
     Annotated,
     AnnotatedSettings,
-    Found,
-    Images,
+    Annotations,
+    NamedImages,
     small,
     some,
     split_of,
     split_word,
     text,
 )
-from fedrsic_data.sources.own.walk import Files, walk
+from fedrsic_data.sources.own.walk import FolderFiles, walk
 
 _LIST = re.compile(r"(?:.*/)?ImageSets/Main/([^/]+)\.txt")
 _WHOLE = "default"  # CVAT's list of an export without subsets
@@ -67,7 +67,7 @@ class _Lists:
     files: Sequence[str]
 
 
-def read(root: Path, its: VocFormatSettings) -> Found:
+def read(root: Path, its: VocFormatSettings) -> Annotations:
     """The images and labels of all annotation files below a folder; see ``Annotated.read``."""
     files = walk(root, lambda path: path.lower().endswith(".xml") or _LIST.fullmatch(path) is not None)
     paths = files.paths.to_pylist()
@@ -77,7 +77,7 @@ def read(root: Path, its: VocFormatSettings) -> Found:
     counts: Counter[str] = Counter()
     named: dict[str, list[str]] = defaultdict(list, {path: list(names) for path, names in lists.names.items()})
     of: dict[str, str] = {}
-    images = Images(root, paths)
+    images = NamedImages(root, paths)
     xml = [path for path in notes if not _LIST.fullmatch(path)]
     for path in xml:
         image, objects = _annotation(root, path, images, its)
@@ -95,14 +95,14 @@ def read(root: Path, its: VocFormatSettings) -> Found:
 
 
 def _found(
-    files: Files,
+    files: FolderFiles,
     listed: Mapping[str, str | None],
     of: Mapping[str, str],
     named: Mapping[str, Sequence[str]],
     counts: Counter[str],
-    images: Images,
+    images: NamedImages,
     lists: _Lists,
-) -> Found:
+) -> Annotations:
     mine = list(listed)
     place = {path: row for row, path in enumerate(mine)}
     pairs = [(place[path], name) for path, names in named.items() if path in place for name in names]
@@ -111,7 +111,7 @@ def _found(
     bare = sum(path not in of for path in mine)
     counts |= Counter({"images without an .xml": bare} if bare else {})
     where = some(sorted(lists.files)) if lists.files else "none, so that folders say the splits"
-    return Found(
+    return Annotations(
         files,
         mine,
         np.array([row for row, _ in pairs], np.int64),
@@ -145,7 +145,9 @@ SOURCE = Annotated(
 )
 
 
-def _annotation(root: Path, path: str, images: Images, its: VocFormatSettings) -> tuple[str, list[tuple[str, bool]]]:
+def _annotation(
+    root: Path, path: str, images: NamedImages, its: VocFormatSettings
+) -> tuple[str, list[tuple[str, bool]]]:
     """The image that an annotation file is of, and its objects: the name of each, and whether it is difficult."""
     try:
         said = voc_xml.read(small(root, path))
@@ -164,7 +166,7 @@ def _object(number: int, fields: Mapping[str, str], its: VocFormatSettings) -> t
     return name, _DIFFICULT.get(mark, False)
 
 
-def _image(path: str, filename: str, images: Images) -> str:
+def _image(path: str, filename: str, images: NamedImages) -> str:
     """The image of an annotation file: by its own name, else by its ``<filename>``."""
     folder, stem = posixpath.dirname(path), posixpath.basename(path).rpartition(".")[0]
     parts = folder.split("/")
@@ -185,7 +187,7 @@ def _lists(root: Path, notes: Sequence[str], paths: Sequence[str]) -> _Lists:
     main = {name: path for name, path in subsets.items() if not _is_of_class(name, subsets)}
     if all(half in main for half in _HALVES):
         main.pop("trainval", None)
-    images = Images(root, paths)
+    images = NamedImages(root, paths)
     splits: dict[str, str | None] = {}
     first: dict[str, str] = {}
     for name, path in main.items():
@@ -223,7 +225,7 @@ def _lines(root: Path, path: str) -> list[tuple[int, str]]:
     return [(number, line.strip()) for number, line in enumerate(text(root, path).split("\n"), 1) if line.strip()]
 
 
-def _listed(root: Path, path: str, number: int, name: str, images: Images) -> str:
+def _listed(root: Path, path: str, number: int, name: str, images: NamedImages) -> str:
     plain = name[1:-1] if name.startswith('"') and name.endswith('"') else name  # CVAT's way with spaces
     try:
         image = images.of_stem(plain, "", None)

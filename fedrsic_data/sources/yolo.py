@@ -20,7 +20,7 @@ import numpy as np
 
 from fedrsic_data.errors import SourceError
 from fedrsic_data.sources.classfolders import is_image
-from fedrsic_data.sources.own.annotated import Annotated, AnnotatedSettings, Found, Images, split_of, text
+from fedrsic_data.sources.own.annotated import Annotated, AnnotatedSettings, Annotations, NamedImages, split_of, text
 from fedrsic_data.sources.own.walk import walk
 
 _YAML = (".yaml", ".yml")
@@ -48,7 +48,7 @@ class _Table:
     base: str
 
 
-def read(root: Path, its: AnnotatedSettings) -> Found:
+def read(root: Path, its: AnnotatedSettings) -> Annotations:
     """The images and labels of a folder; see ``Annotated.read``."""
     files = walk(root, lambda path: path.lower().endswith((".txt", ".names", *_YAML)))
     texts = files.notes.to_pylist()
@@ -66,7 +66,7 @@ def read(root: Path, its: AnnotatedSettings) -> Found:
     splits, notes = _splits(root, table, images, set(texts))
     counts = {"objects": len(rows)}
     counts |= {"images without a label file": n} if (n := len(images) - len(labels)) else {}
-    return Found(
+    return Annotations(
         files,
         images,
         np.array(rows, np.int64),
@@ -297,7 +297,7 @@ def _places(table: _Table, value: str) -> list[str]:
 
 
 def _of_list(root: Path, path: str, images: Sequence[str]) -> list[str]:
-    known, found = Images(root, images), []
+    known, found = NamedImages(root, images), []
     for number, line in enumerate(text(root, path).split("\n"), 1):
         if line.strip():
             try:

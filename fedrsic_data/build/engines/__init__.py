@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from importlib.util import find_spec
 
-from fedrsic_data.build.engines.base import Engine
+from fedrsic_data.build.engines.base import BuildEngine
 from fedrsic_data.build.engines.processes import Processes
 from fedrsic_data.build.engines.threads import Threads
 from fedrsic_data.distribution import install
@@ -16,7 +16,7 @@ ENGINES = ("local", "ray")
 _MOST = 1024  # processes
 
 
-def chosen(name: str = "local", jobs: int | None = None, ray_address: str | None = None) -> Engine:
+def chosen(name: str = "local", jobs: int | None = None, ray_address: str | None = None) -> BuildEngine:
     """The engine that a command line means.
 
     Args:

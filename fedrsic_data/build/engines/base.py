@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from fedrsic_data.build import shards
-from fedrsic_data.build.shards import Job, Receipt, Rows
+from fedrsic_data.build.shards import Job, Receipt, ShardRows
 from fedrsic_data.raw.index import Container
 
 Containers = Mapping[str, Sequence[Container]]
@@ -29,7 +29,7 @@ class Task:
 
     subset: str
     job: Job
-    rows: Rows
+    rows: ShardRows
     options: Mapping[str, Any]
 
     def sent(self) -> Task:
@@ -38,7 +38,7 @@ class Task:
         return replace(self, job=job, rows=rows)
 
 
-class Engine(Protocol):
+class BuildEngine(Protocol):
     """Runs tasks, a few at a time.
 
     Attributes:

@@ -19,7 +19,7 @@ _here: Containers = {}  # of a worker: what every task reads from, sent once
 
 
 class Processes:
-    """Writes shards in ``jobs`` processes; see ``Engine``."""
+    """Writes shards in ``jobs`` processes; see ``BuildEngine``."""
 
     shared = True
 
@@ -27,7 +27,7 @@ class Processes:
         self.jobs = jobs
 
     def run(self, tasks: Iterator[Task], containers: Containers, folder: Path) -> Iterator[tuple[Task, Receipt]]:
-        """See ``Engine.run``."""
+        """See ``BuildEngine.run``."""
         context = multiprocessing.get_context("spawn")  # a fork would copy the locks of Arrow's threads
         with ProcessPoolExecutor(self.jobs, context, _begin, (containers,)) as pool:
 

@@ -15,12 +15,12 @@ _WORKERS = min(4, os.cpu_count() or 1)
 
 
 class Threads:
-    """Writes shards on a few threads; see ``Engine``."""
+    """Writes shards on a few threads; see ``BuildEngine``."""
 
     shared = False
 
     def run(self, tasks: Iterator[Task], containers: Containers, folder: Path) -> Iterator[tuple[Task, Receipt]]:  # noqa: ARG002
-        """See ``Engine.run``; the rows have their containers already."""
+        """See ``BuildEngine.run``; the rows have their containers already."""
         with ThreadPoolExecutor(_WORKERS) as pool:
 
             def submit(task: Task) -> Future[Receipt]:

@@ -1,6 +1,6 @@
 """Folders of images with annotations in a public format: what the formats share.
 
-A format reads its files into ``Found``; here this becomes an index. Labels are the distinct classes of an image's
+A format reads its files into ``Annotations``; here this becomes an index. Labels are the distinct classes of an image's
 annotations. An image without annotations keeps its place, with no label, and is counted.
 """
 
@@ -27,7 +27,7 @@ from fedrsic_data.raw.containers import FolderContainer, reading
 from fedrsic_data.raw.index import Index, LeftOut, fingerprint
 from fedrsic_data.sources.base import Facts
 from fedrsic_data.sources.own import common, readme, spelling, split_names
-from fedrsic_data.sources.own.walk import Files
+from fedrsic_data.sources.own.walk import FolderFiles
 
 MAX_BYTES = 64 * 2**20
 """Largest annotation file of one image, and largest table of settings, in bytes."""
@@ -70,7 +70,7 @@ class AnnotatedSettings:
 
 
 @dataclass(frozen=True)
-class Found:
+class Annotations:
     """What the files of a format say.
 
     Attributes:
@@ -88,7 +88,7 @@ class Found:
         notes: What was found and decided, a line each.
     """
 
-    files: Files
+    files: FolderFiles
     images: Sequence[str]
     row: NDArray[np.int64]
     code: NDArray[np.int64]
@@ -120,7 +120,7 @@ class Annotated:
     kind: str
     form: str
     layout: str
-    read: Callable[[Path, Any], Found]
+    read: Callable[[Path, Any], Annotations]
     mark: Callable[[Path, Sequence[str]], str | None]
     settings: AnnotatedSettings
     name: str = ""
@@ -153,7 +153,7 @@ class Annotated:
         return dataclasses.replace(self.settings, classes=index.classes), index
 
 
-class Images:
+class NamedImages:
     """The images of a folder by the names that annotations give them; Unicode forms make no difference."""
 
     def __init__(self, root: Path, paths: Iterable[str]) -> None:
@@ -281,7 +281,7 @@ def _nfc(name: str) -> str:
     return unicodedata.normalize("NFC", name)
 
 
-def _index(root: Path, name: str, its: AnnotatedSettings, found: Found) -> Index:
+def _index(root: Path, name: str, its: AnnotatedSettings, found: Annotations) -> Index:
     classes, code = _classes(root, its, found)
     n, width = len(found.images), max(len(classes), 1)
     cells = np.unique(found.row * width + code)
@@ -324,7 +324,7 @@ def _index(root: Path, name: str, its: AnnotatedSettings, found: Found) -> Index
     )
 
 
-def _of_config(root: Path, config: readme.Config, found: Found) -> Found:
+def _of_config(root: Path, config: readme.Config, found: Annotations) -> Annotations:
     """What is of one config of the README, with its splits."""
     if config.patterns is None:
         splits = list(found.splits)
@@ -349,7 +349,7 @@ def _of_config(root: Path, config: readme.Config, found: Found) -> Found:
     )
 
 
-def _classes(root: Path, its: AnnotatedSettings, found: Found) -> tuple[tuple[str, ...], NDArray[np.int64]]:
+def _classes(root: Path, its: AnnotatedSettings, found: Annotations) -> tuple[tuple[str, ...], NDArray[np.int64]]:
     """The label space, and the annotations' indices into it."""
     if pair := spelling.twins([*its.classes, *found.classes]):
         raise SourceError(f"{root}: one class is spelled in two ways, {spelling.pair(*pair)}; rename one of them")
@@ -391,7 +391,7 @@ def _one_each(
         )
 
 
-def _outside(found: Found) -> list[LeftOut]:
+def _outside(found: Annotations) -> list[LeftOut]:
     mine = pa.array(found.images, pa.string())
     others = found.files.paths.filter(pc.invert(pc.is_in(found.files.paths, mine)))
     return [_left(found.outside, others.to_pylist())] if len(others) else []
@@ -402,7 +402,7 @@ def _left(reason: str, images: Sequence[str]) -> LeftOut:
 
 
 def _notes(
-    found: Found, *, single: bool, sizes: NDArray[np.int64], classes: Sequence[str], codes: NDArray[np.int32]
+    found: Annotations, *, single: bool, sizes: NDArray[np.int64], classes: Sequence[str], codes: NDArray[np.int32]
 ) -> list[str]:
     notes = []
     empty = [classes[i] for i in np.flatnonzero(np.bincount(codes, minlength=len(classes)) == 0).tolist()]

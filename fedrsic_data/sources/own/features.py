@@ -40,7 +40,7 @@ class LabelColumn:
 
 
 @dataclass(frozen=True)
-class Columns:
+class ParquetColumns:
     """The columns that are read.
 
     Attributes:
@@ -174,7 +174,7 @@ class Columns:
         return pa.array(self.named[column], pa.string()).take(pa.array(numbers))
 
 
-def choose(path: Path, said: Mapping[str, str | None], where: str) -> Columns:
+def choose(path: Path, said: Mapping[str, str | None], where: str) -> ParquetColumns:
     """Which columns of a file are what.
 
     Args:
@@ -224,7 +224,7 @@ def choose(path: Path, said: Mapping[str, str | None], where: str) -> Columns:
     kept = {name: names for name, names in named.items() if name in (label, *others.values())}
     for name, names in kept.items():
         _check_names(path, name, names)
-    return Columns(image, nested, pathed, label, kinds[label] != inner, pa.types.is_integer(inner), kept, others)
+    return ParquetColumns(image, nested, pathed, label, kinds[label] != inner, pa.types.is_integer(inner), kept, others)
 
 
 def coded(values: Sequence[pa.Array], names: tuple[str, ...] | None) -> tuple[tuple[str, ...], NDArray[np.int32]]:

@@ -23,15 +23,17 @@ from fedrsic_data.raw.containers import FolderContainer
 from fedrsic_data.raw.index import Index
 from fedrsic_data.sources.classfolders import is_image
 from fedrsic_data.sources.own import common, spelling, split_names
-from fedrsic_data.sources.own.walk import Files
+from fedrsic_data.sources.own.walk import FolderFiles
 
-Layout = Literal["auto", "class", "domain/class", "split/class", "split/domain/class", "domain/split/class", "csv"]
+FolderLayout = Literal[
+    "auto", "class", "domain/class", "split/class", "split/domain/class", "domain/split/class", "csv"
+]
 
 _FEW = 5
 
 
 @dataclass(frozen=True)
-class Wanted:
+class LayoutOptions:
     """What a person says of the layout.
 
     Attributes:
@@ -43,7 +45,7 @@ class Wanted:
         below: How many levels of folders, from the top, names are not looked at.
     """
 
-    layout: Layout
+    layout: FolderLayout
     names: bool
     splits: Mapping[str, str | None]
     keep_empty: bool
@@ -55,7 +57,7 @@ class Wanted:
 class _Roles:
     """What the levels above the classes are: their numbers from the top, and the split of every image."""
 
-    layout: Layout
+    layout: FolderLayout
     domain: int | None
     split: int | None
     words: pa.Array | None  # string [N]: the split in the folder's own words
@@ -64,7 +66,7 @@ class _Roles:
     notes: tuple[str, ...] = ()
 
 
-def index(root: Path, name: str, wanted: Wanted, files: Files) -> tuple[Layout, Index]:
+def index(root: Path, name: str, wanted: LayoutOptions, files: FolderFiles) -> tuple[FolderLayout, Index]:
     """The images of a folder by class.
 
     Args:
@@ -133,7 +135,7 @@ def _levels(root: Path, paths: pa.Array) -> tuple[list[pa.Array], pa.Array]:
     return levels[:-1], levels[-1]
 
 
-def _roles(root: Path, wanted: Wanted, levels: list[pa.Array], file: pa.Array, paths: pa.Array) -> _Roles:
+def _roles(root: Path, wanted: LayoutOptions, levels: list[pa.Array], file: pa.Array, paths: pa.Array) -> _Roles:
     upper = range(len(levels) - 1)
     telling = [i for i in upper if pc.count_distinct(levels[i]).as_py() > 1]
     example = paths[0].as_py()
@@ -173,7 +175,7 @@ def _whole(name: str, where: str) -> split_names.Spoken:
 
 
 def _found(
-    root: Path, wanted: Wanted, levels: list[pa.Array], file: pa.Array, telling: list[int], example: str
+    root: Path, wanted: LayoutOptions, levels: list[pa.Array], file: pa.Array, telling: list[int], example: str
 ) -> _Roles:
     """The roles that names and depth say."""
     notes: tuple[str, ...] = ()
@@ -208,7 +210,7 @@ def _found(
 
 
 def _given(
-    root: Path, layout: Layout, levels: list[pa.Array], given: pa.Array, telling: list[int], example: str
+    root: Path, layout: FolderLayout, levels: list[pa.Array], given: pa.Array, telling: list[int], example: str
 ) -> _Roles:
     """The roles of levels where the splits are known: a level of whose folders each is of one split is of splits."""
     split = None
@@ -229,7 +231,7 @@ def _tells(level: pa.Array, splits: pa.Array) -> bool:
 
 def _order(
     root: Path, split: int | None, telling: Sequence[int], example: str
-) -> tuple[Layout, int | None, tuple[int, ...]]:
+) -> tuple[FolderLayout, int | None, tuple[int, ...]]:
     """The layout, the level of domains, and the levels of splits and domains from the top."""
     domains = [level for level in telling if level != split]
     if len(domains) > 1:
@@ -239,7 +241,7 @@ def _order(
         )
     domain = domains[0] if domains else None
     order = sorted((level, role) for level, role in ((split, "split"), (domain, "domain")) if level is not None)
-    layout: Layout = "/".join([*(role for _, role in order), "class"])  # type: ignore[assignment]
+    layout: FolderLayout = "/".join([*(role for _, role in order), "class"])  # type: ignore[assignment]
     return layout, domain, tuple(level for level, _ in order)
 
 

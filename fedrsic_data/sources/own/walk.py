@@ -24,7 +24,7 @@ _BLOCK = 1 << 16  # names held as Python texts at once
 
 
 @dataclass(frozen=True)
-class Files:
+class FolderFiles:
     """What lies below a folder.
 
     Attributes:
@@ -32,7 +32,7 @@ class Files:
         notes: The files that say something of them: string [M], likewise.
         fingerprint: Changes when a name, a size or a time of one of these changes.
         newest: When the youngest of them last changed, in nanoseconds since the epoch.
-        left_out: Files that are neither.
+        left_out: FolderFiles that are neither.
     """
 
     paths: pa.Array
@@ -46,7 +46,7 @@ def _no_note(_: str) -> bool:
     return False
 
 
-def walk(root: Path, note: Callable[[str], bool] = _no_note) -> Files:
+def walk(root: Path, note: Callable[[str], bool] = _no_note) -> FolderFiles:
     """All images below a folder, and what is not one; hidden folders are left alone.
 
     Args:
@@ -80,7 +80,7 @@ def walk(root: Path, note: Callable[[str], bool] = _no_note) -> Files:
         parquet = any(example.endswith(".parquet") for left in others.left_out() for example in left.examples)
         words = ", but Parquet files: use --parquet" if parquet else " (names that end in .jpg, .png, .tif ...)"
         raise SourceError(f"{root}: holds no images below it{words}")
-    return Files(
+    return FolderFiles(
         pictures.column("path").combine_chunks(),
         beside.column("path").combine_chunks(),
         schema.content_digest(pa.concat_tables([pictures, beside]))[:32],
