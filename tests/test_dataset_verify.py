@@ -369,6 +369,10 @@ LIES: dict[str, tuple[Callable[[Path], object], str]] = {
     "left out and none": (left("unreadable", 0), "left_out does not fit the plan: unreadable"),
     "left out by files that are none": (left("unreadable", 3), "left_out does not fit the plan: unreadable"),
     "packed": (recipe_lie(layout={"files": "packed"}), "files of split train are not those of the recipe's layout"),
+    "what a source lacks": (
+        edit(lambda m: m["sources"]["ucmerced"].update(missing=["all of it"]), reseal=True),
+        "missing or counts of source ucmerced tell of files",
+    ),
     "images rendered": (recipe_lie(sample={"per_class": 9}), "images of source ucmerced are not as many as the recipe"),
     "skipped": (skipping, "skipped are not images that the plan has so"),
     "its name": (edit(lambda m: m.update(name="mine"), reseal=True), "name is 'mine', and its recipe makes"),

@@ -59,8 +59,12 @@ def of_dataset(built: Manifest, rows: pa.Table, note: Callable[[str], None]) -> 
     for name in sorted(used):
         if built.sources[name].redistributable is not (rendered or sources[name].facts.redistributable):
             yield f"redistributable of source {name} is not what is known of it"
-        if recipe.sample and built.sources[name].images != len(sample.index(sources[name], recipe.sample).table):
-            yield f"images of source {name} are not as many as the recipe renders"
+        if recipe.sample:
+            entry, made = built.sources[name], sample.index(sources[name], recipe.sample)
+            if entry.images != len(made.table):
+                yield f"images of source {name} are not as many as the recipe renders"
+            if (entry.missing, entry.counts) != (made.missing, dict(made.counts)):
+                yield f"missing or counts of source {name} tell of files, and its images are rendered"
 
 
 def of_subset(
