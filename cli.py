@@ -17,7 +17,7 @@ from fedrsic_data.errors import FedkitError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from fedtrain.engines.base import Listener as TrainListener
+    from fedtrain.progress import Listener
 
 app = typer.Typer(
     invoke_without_command=True,
@@ -138,11 +138,11 @@ def train(
         *(["tensorboard=true"] if tensorboard else []),
         *(set_ or []),
     ]
-    from fedtrain import run
+    from fedtrain import engines, run
     from fedtrain.report import answers
     from fedtrain.runs.results import learned
 
-    where = run.engine(engine)
+    where = engines.chosen(engine)
     run.draft(method, sets)  # what is mistyped is said before anything is built
     places = Places(folder=sources) if sources else None
     with listening(quiet=json) as listener:
@@ -308,10 +308,10 @@ def list_(
 
 
 @contextmanager
-def _training(*, quiet: bool) -> Iterator[TrainListener]:
+def _training(*, quiet: bool) -> Iterator[Listener]:
     from rich.console import Console
 
-    from fedtrain.engines.base import Listener
+    from fedtrain.progress import Listener
     from fedtrain.report import live
 
     with live.view(Console(stderr=True), quiet=quiet) as rounds:

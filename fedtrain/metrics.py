@@ -11,6 +11,11 @@ def accuracy(hits: int, rows: int) -> float:
     return 100.0 * hits / rows if rows else math.nan
 
 
+def finite_or_none(value: float) -> float | None:
+    """A number as JSON has it: None if it is not finite."""
+    return value if math.isfinite(value) else None
+
+
 def mean(values: Iterable[float]) -> float:
     """Unweighted mean of the values that are not NaN; NaN without any."""
     held = [value for value in values if not math.isnan(value)]

@@ -18,7 +18,7 @@ from fedrsic_data.errors import ManifestError, UsageError
 from fedrsic_data.settings import suggest
 from fedtrain import methods
 from fedtrain.config import Device, Precision, RunConfig, full_settings
-from fedtrain.engines.base import Listener
+from fedtrain.progress import Listener
 
 _TRAIN = "train"
 

@@ -8,7 +8,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import replace
 from importlib.metadata import version
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -20,32 +19,19 @@ from fedrsic_data.errors import OutputError, UsageError
 from fedrsic_data.files.atomic import write
 from fedrsic_data.settings import decode, encode
 from fedrsic_data.settings import local as check_local
+from fedtrain import metrics
 from fedtrain.config import RunConfig, changed, group, identity, to_json, told_of
-from fedtrain.engines import Engine, local
-from fedtrain.engines.base import QUIET, Listener, plain
-from fedtrain.engines.rounds import Outcome, figures
+from fedtrain.engines.base import Engine, Outcome, Training
+from fedtrain.engines.local import InProcess
+from fedtrain.engines.rounds import figures
 from fedtrain.methods.base import Context
+from fedtrain.progress import QUIET, Listener
 from fedtrain.resolve import method_class, prepared, remark
 from fedtrain.runs import folder as folders
 from fedtrain.runs import seal
 from fedtrain.runs.files import EVENTS, RESULT
 
-
-def engine(name: str) -> Engine:
-    """Where clients train: ``local``, in this process, or ``flower``, in its simulation.
-
-    Raises:
-        UsageError: There is none of that name, or Flower is not installed.
-    """
-    if name == "local":
-        return local
-    if name != "flower":
-        raise UsageError(f"--engine {name}: should be local or flower")
-    if find_spec("flwr") is None or find_spec("ray") is None:
-        raise UsageError(f"--engine flower: Flower is not installed; {distribution.install('flower')}")
-    from fedtrain.engines.flower import simulation
-
-    return simulation
+_HERE = InProcess()
 
 
 def draft(method: str, sets: Sequence[str]) -> RunConfig:
@@ -87,7 +73,7 @@ def train_all(
     overwrite: bool = False,
     cache: Path | None = None,
     listener: Listener = QUIET,
-    engine: Engine = local,
+    engine: Engine = _HERE,
 ) -> list[folders.Result]:
     """Runs one after another; each is checked before the first begins. See ``train``.
 
@@ -119,7 +105,7 @@ def train(
     overwrite: bool = False,
     cache: Path | None = None,
     listener: Listener = QUIET,
-    engine: Engine = local,
+    engine: Engine = _HERE,
 ) -> folders.Result:
     """Trains a method on a subset, or goes on with a run that was killed; a finished run is only read.
 
@@ -172,7 +158,7 @@ def train(
 
             def trained(place: Path, until: int | None = None) -> Outcome:
                 with _tensorboard(place, listener) if config.tensorboard else nullcontext(listener) as hears:
-                    return engine.run(bound, context, config, place, facts["run"], hears, until)
+                    return engine.run(Training(bound, context, config, place, facts["run"], hears, until))
 
             place = held.begin()
             if place != folder and config.rounds and config.rounds > 1:
@@ -230,7 +216,7 @@ def _result(context: Context, config: RunConfig, done: Outcome, engine: str) -> 
             split: {
                 "rows": dict(zip(context.clients, map(int, e.rows), strict=True)) if e.rows else {},
                 **{
-                    name: dict(zip(context.clients, map(plain, map(float, values)), strict=True))
+                    name: dict(zip(context.clients, map(metrics.finite_or_none, map(float, values)), strict=True))
                     for name, values in e.clients.items()
                 },
             }

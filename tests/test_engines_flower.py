@@ -26,11 +26,11 @@ from fedrsic_data.derive import sites
 from fedrsic_data.errors import FedkitError, ManifestError, OutputError, UsageError
 from fedtrain import run
 from fedtrain.config import NEUTRAL, RunConfig
-from fedtrain.engines.base import Listener
 from fedtrain.engines.flower import merge, privacy, server, wire
 from fedtrain.engines.flower.wire import Judged
 from fedtrain.federation import app, launch
 from fedtrain.methods.base import Evaluation, Update
+from fedtrain.progress import Listener
 from fedtrain.runs.files import CHECKPOINT
 from fedtrain.runs.state import load_state
 
@@ -78,7 +78,7 @@ def grid_of(whole: Path, states: Path, **more: object) -> HereGrid:
 
 def trained(method: str, manifest: Path, out: Path, *sets: str, grid: HereGrid | None = None, notes=None):
     (config,) = run.configs(method, manifest, [], list(sets))
-    more = {"engine": server.Over(server.Link(grid))} if grid else {}
+    more = {"engine": server.Deployment(server.Link(grid))} if grid else {}
     listener = Listener(note=(notes if notes is not None else []).append)
     cache = manifest.parent / "cache" if manifest.name != sites.SERVER else manifest.parent.parent / "cache"
     return run.train(config, out, cache=cache, listener=listener, **more)
@@ -530,7 +530,7 @@ def test_local_privacy_adds_noise_at_the_sites(single: Path, tmp_path: Path, mon
 
 @pytest.mark.parametrize(("method", "kind"), [("fedpgp", "dp.noise=0.5"), ("promptfl", "dp.epsilon=5")])
 def test_noise_repeats_only_with_a_seed_of_its_own(single: Path, tmp_path: Path, method: str, kind: str) -> None:
-    class Rehearsal(server.Over):  # as in the simulation, where sites and server are the same person's
+    class Rehearsal(server.Deployment):  # as in the simulation, where sites and server are the same person's
         def check(self, config: RunConfig) -> None:
             server.check(config)
 

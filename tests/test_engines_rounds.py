@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
+import importlib
+import inspect
 import json
 import math
+import textwrap
+from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 import federated_softmax
@@ -17,10 +23,12 @@ from fedrsic_data.errors import OutputError, UsageError
 from fedtrain import config as configs
 from fedtrain import methods, resolve, run
 from fedtrain.config import RunConfig
-from fedtrain.engines import base
-from fedtrain.engines.base import Listener
+from fedtrain.engines import chosen, participation, rounds
+from fedtrain.engines.base import Engine
+from fedtrain.engines.local import InProcess
 from fedtrain.methods.aggregate import WeightedMean
 from fedtrain.methods.base import Evaluation, Update
+from fedtrain.progress import Listener
 from fedtrain.runs.results import learned
 from fedtrain.runs.state import PersonalStore, load_state
 
@@ -48,6 +56,30 @@ def final(folder: Path) -> tuple[dict, bytes, dict]:
     paths = sorted((folder / "checkpoint").rglob("*.safetensors"))
     tensors = {p.name: {k: v.tolist() for k, v in load_state(p, torch.device("cpu"))[0].items()} for p in paths}
     return result, (folder / "metrics.jsonl").read_bytes(), tensors
+
+
+def test_every_engine_has_the_shape_that_is_declared() -> None:
+    kinds = [InProcess]
+    if find_spec("flwr"):
+        kinds.append(importlib.import_module("fedtrain.engines.flower.server").Deployment)
+        kinds += [type(chosen("flower"))] * (find_spec("ray") is not None)
+    for kind in kinds:
+        assert dataclasses.is_dataclass(kind)
+        assert isinstance(kind.name, str)
+        assert kind.at_sites in (True, False)
+        for method in ("check", "run"):
+            assert inspect.signature(getattr(kind, method)) == inspect.signature(getattr(Engine, method)), kind
+
+
+def test_the_example_of_an_engine_trains(
+    sample_build: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code = textwrap.dedent(Engine.__doc__.partition("another one::\n\n")[2].partition("        ``run.train")[0])
+    scope = {**vars(importlib.import_module("fedtrain.engines.base")), "dataclass": dataclass, "InProcess": InProcess}
+    exec(code, scope)
+    done = run.train(config(sample_build, "rounds=1"), tmp_path / "run", engine=scope["Telling"]())
+    assert done.data["engine"] == "telling"
+    assert f"trains softmax in {tmp_path / 'run'}" in capsys.readouterr().out
 
 
 def test_learns_and_says_how_well(sample_build: Path, tmp_path: Path) -> None:
@@ -152,12 +184,18 @@ ROWS = (100, 0, 50, 10, 40, 0, 200)
 
 def asked(seed: int, sampling: str, count: int, rounds: int) -> list[list[int]]:
     wanted = RunConfig("m", "x", "s", seed=seed, sampling=sampling, clients_per_round=count)  # type: ignore[arg-type]
-    return [base.asked(wanted, ROWS, round_) for round_ in range(1, rounds + 1)]
+    return [participation.asked(wanted, ROWS, round_) for round_ in range(1, rounds + 1)]
 
 
 def test_sampling_all_asks_everyone_with_rows() -> None:
-    assert base.asked(RunConfig("m", "x", "s"), ROWS, 1) == [0, 2, 3, 4, 6]
-    assert base.asked(RunConfig("m", "x", "s", sampling="uniform", clients_per_round=50), ROWS, 1) == [0, 2, 3, 4, 6]
+    assert participation.asked(RunConfig("m", "x", "s"), ROWS, 1) == [0, 2, 3, 4, 6]
+    assert participation.asked(RunConfig("m", "x", "s", sampling="uniform", clients_per_round=50), ROWS, 1) == [
+        0,
+        2,
+        3,
+        4,
+        6,
+    ]
 
 
 @pytest.mark.parametrize("sampling", ["uniform", "size"])
@@ -199,8 +237,8 @@ def test_sampled_by_size_clients_count_by_their_rows_over_the_rounds(rows: tuple
 
 def test_sampled_uniformly_clients_count_by_their_rows_in_each_round() -> None:
     wanted = RunConfig("m", "x", "s", sampling="uniform", clients_per_round=2)
-    assert base.weights(wanted, ROWS) is None
-    assert base.weights(RunConfig("m", "x", "s"), ROWS) is None
+    assert participation.weights(wanted, ROWS) is None
+    assert participation.weights(RunConfig("m", "x", "s"), ROWS) is None
 
 
 def test_size_sampling_with_row_weights_counts_size_twice_and_is_asked_for_by_name() -> None:
@@ -217,10 +255,10 @@ def test_size_sampling_with_row_weights_counts_size_twice_and_is_asked_for_by_na
 def weight_over_rounds(rows: tuple[int, ...], count: int, **sets: str) -> list[float]:
     """The mean share of each client in the server's mean, over 3,000 rounds."""
     wanted = RunConfig("m", "x", "s", clients_per_round=count, **sets)  # type: ignore[arg-type]
-    fixed = base.weights(wanted, rows)
+    fixed = participation.weights(wanted, rows)
     shares = [0.0] * len(rows)
     for round_ in range(1, 3001):
-        drawn = base.asked(wanted, rows, round_)
+        drawn = participation.asked(wanted, rows, round_)
         weights = [rows[client] if fixed is None else fixed[client] for client in drawn]
         for client, weight in zip(drawn, weights, strict=True):
             shares[client] += weight / sum(weights) / 3000
@@ -241,7 +279,7 @@ def test_weights_reach_the_mean(sample_build: Path, tmp_path: Path, monkeypatch:
 
 def test_dropout_takes_its_share_and_nobody_may_answer(sample_build: Path, tmp_path: Path) -> None:
     wanted = RunConfig("m", "x", "s", dropout=0.25)
-    stayed = [len(base.answering(wanted, range(10), 10, round_)) for round_ in range(1000)]
+    stayed = [len(participation.answering(wanted, range(10), 10, round_)) for round_ in range(1000)]
     assert abs(sum(stayed) / 10000 - 0.75) < 0.03
     done = run.train(config(sample_build, "dropout=0.95", "rounds=6"), tmp_path / "run")
     logged = lines(tmp_path / "run")
@@ -316,10 +354,10 @@ def test_a_refused_client_is_as_one_that_was_not_there(sample_build: Path, tmp_p
 def test_finite_looks_at_all_that_a_client_made(bad: float) -> None:
     good = {"a": torch.zeros(2), "n": torch.tensor(3)}
     spoilt = {"a": torch.tensor([0.0, bad])}
-    assert base.finite(Update(0, 1, good, good, 0.5))
-    assert not base.finite(Update(0, 1, spoilt, good, 0.5))
-    assert not base.finite(Update(0, 1, good, spoilt, 0.5))
-    assert not base.finite(Update(0, 1, good, good, bad))
+    assert rounds.finite(Update(0, 1, good, good, 0.5))
+    assert not rounds.finite(Update(0, 1, spoilt, good, 0.5))
+    assert not rounds.finite(Update(0, 1, good, spoilt, 0.5))
+    assert not rounds.finite(Update(0, 1, good, good, bad))
 
 
 # what is measured
@@ -343,13 +381,13 @@ def test_what_is_sent_is_counted_from_the_tensors(sample_build: Path, tmp_path: 
 def test_statistics_over_clients() -> None:
     values = [90.0, 10.0, math.nan, 50.0, *[70.0] * 8]
     rows = [10, 30, 0, 10, *[5] * 8]
-    got = base.summarise(Evaluation({"pooled": 40.0, "nothing": math.nan}, {"acc": values}, rows))
+    got = rounds.summarise(Evaluation({"pooled": 40.0, "nothing": math.nan}, {"acc": values}, rows))
     assert got["pooled"] == 40.0
     assert got["nothing"] is None
     assert got["acc/mean"] == pytest.approx((90 + 10 + 50 + 560) / 11)
     assert got["acc/weighted"] == pytest.approx((900 + 300 + 500 + 2800) / 90)
     assert got["acc/worst_decile"] == pytest.approx(30.0)  # two of eleven
-    nobody = base.summarise(Evaluation({}, {"acc": [math.nan]}, [0]))
+    nobody = rounds.summarise(Evaluation({}, {"acc": [math.nan]}, [0]))
     assert set(nobody.values()) == {None}
 
 

@@ -18,7 +18,7 @@ from conftest import ROOT, sampled
 from PIL import Image
 from prompt_federation import PROMPTS, bind, judged, same, small_clip, trained
 
-from fedtrain.engines.base import sent
+from fedtrain.engines.rounds import sent
 from fedtrain.methods.prompts.cohort import gather, schedule
 from fedtrain.models import clip
 from fedtrain.seeds import generator

@@ -19,7 +19,7 @@ from fedrsic_data.cli import sample_datasets
 from fedrsic_data.errors import UsageError
 from fedrsic_data.report.page import Figure
 from fedtrain import run
-from fedtrain.engines.base import Listener
+from fedtrain.progress import Listener
 from fedtrain.report import html, quickstart
 
 _SHORT = {"fed-ucmerced": ("rounds=2",), "flair": ("rounds=1", "clients_per_round=2", "image_size=64")}

@@ -18,7 +18,7 @@ from test_engines_rounds import config, final, lines
 
 from fedrsic_data.errors import ManifestError, OutputError, UsageError
 from fedtrain import methods, run
-from fedtrain.engines.base import Listener
+from fedtrain.progress import Listener
 from fedtrain.runs.checkpoint import Journal, Written
 from fedtrain.runs.state import load_state, save_state
 

@@ -1,46 +1,28 @@
-"""Engines: who trains when, and where."""
+"""Engines: where clients train, and the loop of rounds that all of them share."""
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Protocol
+from importlib import import_module
+from importlib.util import find_spec
 
-from fedtrain.config import RunConfig
-from fedtrain.engines.base import Listener
-from fedtrain.engines.rounds import Outcome
-from fedtrain.methods.base import Context, Method
+from fedrsic_data import distribution
+from fedrsic_data.errors import UsageError
+from fedtrain.engines.base import Engine
+
+ENGINES = {"local": "fedtrain.engines.local:InProcess", "flower": "fedtrain.engines.flower.simulation:Simulation"}
+"""Names for ``--engine`` -> classes, imported on use."""
 
 
-class Engine(Protocol):
-    """Where clients train."""
+def chosen(name: str) -> Engine:
+    """An engine by name: ``local``, in this process, or ``flower``, in Flower's simulation.
 
-    @property
-    def name(self) -> str:
-        """What results call it."""
-        ...
-
-    @property
-    def at_sites(self) -> bool:
-        """Whether images are at sites of their own, and none are needed here."""
-        ...
-
-    def check(self, config: RunConfig) -> None:
-        """Refuses what it cannot do.
-
-        Raises:
-            UsageError: The config asks for it.
-        """
-        ...
-
-    def run(
-        self,
-        method: Method,
-        context: Context,
-        config: RunConfig,
-        folder: Path,
-        key: str,
-        listener: Listener,
-        until: int | None = None,
-    ) -> Outcome:
-        """Trains a method; see ``engines.local.run``."""
-        ...
+    Raises:
+        UsageError: No engine has this name, or Flower is not installed.
+    """
+    if name not in ENGINES:
+        raise UsageError(f"--engine {name}: should be {' or '.join(ENGINES)}")
+    if name == "flower" and (find_spec("flwr") is None or find_spec("ray") is None):
+        raise UsageError(f"--engine flower: Flower is not installed; {distribution.install('flower')}")
+    module, _, kind = ENGINES[name].partition(":")
+    engine: Engine = getattr(import_module(module), kind)()
+    return engine

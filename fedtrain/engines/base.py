@@ -1,135 +1,103 @@
-"""What every engine needs: who is asked each round, and figures of what comes back."""
+"""The contract of an engine: where the clients of a run train."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar, Protocol
 
-import torch
-
-from fedtrain import metrics
 from fedtrain.config import RunConfig
-from fedtrain.methods.base import Evaluation, State, Update
-from fedtrain.seeds import generator
+from fedtrain.methods.base import Context, Evaluation, Method, State
+from fedtrain.progress import QUIET, Listener
+from fedtrain.runs.checkpoint import Counters
 
 
 @dataclass(frozen=True)
-class Listener:
-    """What a person waiting wants to hear; every call may be ignored.
+class Training:
+    """A run, ready for an engine.
 
     Attributes:
-        say: Told in words what happens next and may take long.
-        note: Told in words what is not as one would think.
-        round: Given each line of ``metrics.jsonl``, and the number of rounds in all.
+        method: The method, bound to the federation.
+        context: The federation.
+        config: The resolved config: no ``auto`` is left, rounds and splits are given.
+        folder: The run's folder; holds ``metrics.jsonl`` and ``checkpoint/``.
+        key: Digest of all that the result depends on, from ``config.identity``.
+        listener: Receives progress.
+        until: Stop after this round, at a checkpoint from which another call resumes; None: train all rounds.
     """
 
-    say: Callable[[str], None] = lambda _: None
-    note: Callable[[str], None] = lambda _: None
-    round: Callable[[Mapping[str, Any], int], None] = lambda _line, _rounds: None
+    method: Method
+    context: Context
+    config: RunConfig
+    folder: Path
+    key: str
+    listener: Listener = QUIET
+    until: int | None = None
 
 
-QUIET = Listener()
-"""Hears nothing."""
+@dataclass(frozen=True)
+class Outcome:
+    """A finished run.
 
-
-def asked(config: RunConfig, rows: Sequence[int], round_: int) -> list[int]:
-    """The clients that are asked to train this round, in the order of their numbers.
-
-    Args:
-        config: Says how they are sampled; draws depend on its seed and the round alone.
-        rows: Training rows of each client; those without are never asked.
-        round_: Which round, from 1.
+    Attributes:
+        shared: The server's state after the last round.
+        evaluations: Split -> evaluation of the final model.
+        counters: Counts over all rounds.
+        facts: Further entries of ``result.json``.
     """
-    able = [client for client, n in enumerate(rows) if n > 0]
-    count = config.clients_per_round
-    if count is None or count >= len(able):
-        return able
-    draws = generator(config.seed, "clients", round_)
-    order = torch.argsort(torch.rand(len(rows), generator=draws, dtype=torch.float64)[able], stable=True)
-    shuffled = [able[i] for i in order.tolist()]
-    if config.sampling != "size":
-        return sorted(shuffled[:count])
-    # systematic sampling of clients in random order (Madow 1949): a chance of exactly places x rows / all rows, for
-    # lengths of at most one step; in whole numbers, so that nobody is drawn twice
-    always = _always(rows, count)
-    rest = [client for client in shuffled if client not in always]
-    places, step = count - len(always), sum(rows[client] for client in rest)
-    ends = places * torch.tensor([rows[client] for client in rest]).cumsum(0)
-    points = torch.randint(step, (), generator=draws) + step * torch.arange(places)
-    return sorted([*always, *(rest[i] for i in torch.searchsorted(ends, points, right=True).tolist())])
+
+    shared: State
+    evaluations: dict[str, Evaluation]
+    counters: Counters
+    facts: Mapping[str, Any] = field(default_factory=dict)
 
 
-def weights(config: RunConfig, rows: Sequence[int]) -> list[float] | None:
-    """What each client's update weighs in the mean; None: by the rows that it trained on.
+class Engine(Protocol):
+    """Decides where the clients of a run train; a frozen dataclass that holds what it needs to reach them.
 
-    With ``sampling=size`` they are the inverse of the chance to be drawn times the rows (Horvitz and Thompson 1952),
-    scaled to 1 for all clients that are not in every round.
+    The result depends on the config and the data alone, not on the engine's cohorts and workers, nor on how often the
+    run was killed.
 
-    Args:
-        config: Resolved.
-        rows: Training rows of each client.
+    Example:
+        An engine that prints where a run is, and trains as another one::
+
+            @dataclass(frozen=True)
+            class Telling:
+                name: ClassVar[str] = "telling"
+                at_sites: ClassVar[bool] = False
+                inner: Engine = InProcess()
+
+                def check(self, config: RunConfig) -> None:
+                    self.inner.check(config)
+
+                def run(self, training: Training) -> Outcome:
+                    print("trains", training.config.method, "in", training.folder)
+                    return self.inner.run(training)
+
+        ``run.train(config, engine=Telling())`` trains with it.
+
+    Attributes:
+        name: Its name in ``result.json``.
+        at_sites: Whether the images stay at their sites and this machine needs none.
     """
-    if config.weighting == "equal":
-        return [1.0] * len(rows)
-    count = config.clients_per_round
-    if config.weighting == "rows" or config.sampling != "size" or count is None or count >= sum(n > 0 for n in rows):
-        return None
-    always = _always(rows, count)
-    rest = sum(n for client, n in enumerate(rows) if client not in always)
-    return [n * (count - len(always)) / rest if client in always else 1.0 for client, n in enumerate(rows)]
 
+    name: ClassVar[str]
+    at_sites: ClassVar[bool]
 
-def _always(rows: Sequence[int], count: int) -> frozenset[int]:
-    """Clients that are in every sample of ``count`` in proportion to rows, since they hold a place's worth or more."""
-    always: frozenset[int] = frozenset()
-    while True:
-        places, rest = count - len(always), sum(n for client, n in enumerate(rows) if client not in always)
-        more = {client for client, n in enumerate(rows) if client not in always and n and places * n >= rest}
-        if not more:
-            return always
-        always |= more
+    def check(self, config: RunConfig) -> None:
+        """Refuse a config that this engine cannot run.
 
+        Raises:
+            UsageError: The config asks for something impossible here.
+        """
+        ...
 
-def answering(config: RunConfig, clients: Sequence[int], count: int, round_: int) -> list[int]:
-    """Those of the clients asked that answer: each stays away with probability ``config.dropout``.
+    def run(self, training: Training) -> Outcome:
+        """Train round by round, from the folder's checkpoint if it has one.
 
-    Args:
-        config: Says how likely; draws depend on its seed and the round alone.
-        clients: Numbers of the clients asked.
-        count: Number of clients in all.
-        round_: Which round, from 1.
-    """
-    if not config.dropout:
-        return list(clients)
-    draw = torch.rand(count, generator=generator(config.seed, "dropout", round_), dtype=torch.float64)
-    return [client for client in clients if draw[client] >= config.dropout]
-
-
-def finite(update: Update) -> bool:
-    """Whether all that a client made is finite; what is not would spoil the model of every other client."""
-    values = [*update.shared.values(), *update.personal.values()]
-    return math.isfinite(update.loss) and all(bool(torch.isfinite(v).all()) for v in values)
-
-
-def sent(state: State) -> tuple[int, int]:
-    """Floating-point numbers and bytes in what a client sends."""
-    floats = sum(value.numel() for value in state.values() if value.is_floating_point())
-    return floats, sum(value.numel() * value.element_size() for value in state.values())
-
-
-def summarise(evaluation: Evaluation) -> dict[str, float | None]:
-    """All figures of an evaluation, ready for JSON: NaN, a figure of nothing, is None.
-
-    Per-client figures are summed up; see ``metrics.over_clients``.
-    """
-    figures = {name: float(value) for name, value in evaluation.metrics.items()}
-    for name, values in evaluation.clients.items():
-        figures |= metrics.over_clients(name, values, evaluation.rows)
-    return {name: plain(value) for name, value in figures.items()}
-
-
-def plain(value: float) -> float | None:
-    """A number as JSON knows it: None if it is not finite."""
-    return value if math.isfinite(value) else None
+        Raises:
+            OutputError: The checkpoint is damaged or belongs to another run, or the disk is full.
+            FedkitError: All clients asked in a round failed to answer.
+        """
+        ...

@@ -3,72 +3,52 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from pathlib import Path
+from dataclasses import dataclass
+from typing import ClassVar
 
 from fedrsic_data.errors import UsageError
 from fedtrain.config import Privacy, RunConfig
 from fedtrain.engines import rounds
-from fedtrain.engines.base import QUIET, Listener
-from fedtrain.engines.rounds import Outcome
+from fedtrain.engines.base import Outcome, Training
 from fedtrain.methods.aggregate import WeightedMean
-from fedtrain.methods.base import Context, Evaluation, Method, State, Update
-from fedtrain.runs import checkpoint
-from fedtrain.runs.checkpoint import Checkpoint
+from fedtrain.methods.base import Evaluation, Method, State, Update
 from fedtrain.runs.files import CHECKPOINT
-from fedtrain.runs.state import PersonalStore, placed
-
-name = "local"
-at_sites = False
+from fedtrain.runs.state import PersonalStore
 
 
-def check(config: RunConfig) -> None:
-    """Refuses what this engine cannot do.
+@dataclass(frozen=True)
+class InProcess:
+    """Trains all clients in this process; see ``engines.base.Engine``."""
 
-    Raises:
-        UsageError: The config asks for differential privacy.
-    """
-    if config.dp != Privacy():
-        raise UsageError("dp: only Flower adds noise to updates; use --engine flower")
+    name: ClassVar[str] = "local"
+    at_sites: ClassVar[bool] = False
 
+    def check(self, config: RunConfig) -> None:
+        """Refuse differential privacy.
 
-def run(
-    method: Method,
-    context: Context,
-    config: RunConfig,
-    folder: Path,
-    key: str,
-    listener: Listener = QUIET,
-    until: int | None = None,
-) -> Outcome:
-    """Trains a method round by round, from where the folder's checkpoint stands.
+        Raises:
+            UsageError: The config asks for it.
+        """
+        if config.dp != Privacy():
+            raise UsageError("dp: only Flower adds noise to updates; use --engine flower")
 
-    The result depends on the config and the data alone, not on cohort sizes, on where personal states are kept, or on
-    how often the run was killed.
+    def run(self, training: Training) -> Outcome:
+        """Train round by round; neither cohort sizes nor where personal states are kept change the result.
 
-    Args:
-        method: Bound to the federation.
-        context: The federation.
-        config: Resolved: nothing left for ``auto``, rounds and splits given.
-        folder: The run's folder; holds ``metrics.jsonl`` and ``checkpoint/``.
-        key: Digest of what the run is, from ``config.identity``.
-        listener: Hears of the progress.
-        until: See ``rounds.run``.
-
-    Raises:
-        OutputError: The checkpoint is damaged or of another run, or the disk is full.
-    """
-    place = folder / CHECKPOINT
-    place.mkdir(exist_ok=True)
-    at = checkpoint.load(place, key, context.device) or Checkpoint(0, placed(method.shared(), context.device))
-    store = PersonalStore(
-        place / "personal",
-        method.personal,
-        context.device,
-        in_memory=config.store == "memory",
-        rounds=at.personal,
-        key=key,
-    )
-    return rounds.run(_Here(method, store, config.cohort), context, config, folder, key, at, listener, until)
+        Raises:
+            OutputError: The checkpoint is damaged or belongs to another run, or the disk is full.
+        """
+        method, config, device = training.method, training.config, training.context.device
+        at = rounds.start(training)
+        store = PersonalStore(
+            training.folder / CHECKPOINT / "personal",
+            method.personal,
+            device,
+            in_memory=config.store == "memory",
+            rounds=at.personal,
+            key=training.key,
+        )
+        return rounds.run(_Here(method, store, config.cohort), training, at)
 
 
 class _Here:

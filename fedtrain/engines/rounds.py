@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from pathlib import Path
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
+import torch
+
 from fedrsic_data.errors import FedkitError
-from fedtrain.config import RunConfig
-from fedtrain.engines.base import QUIET, Listener, answering, asked, finite, plain, sent, summarise, weights
+from fedtrain import metrics
+from fedtrain.engines.base import Outcome, Training
+from fedtrain.engines.participation import answering, asked, weights
 from fedtrain.methods.aggregate import WeightedMean
 from fedtrain.methods.base import Context, Evaluation, State, Update
 from fedtrain.runs import checkpoint
 from fedtrain.runs.checkpoint import Checkpoint, Counters, Journal
 from fedtrain.runs.files import CHECKPOINT, METRICS
+from fedtrain.runs.state import placed
 
 
 class Clients(Protocol):
@@ -53,23 +56,6 @@ class Clients(Protocol):
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """A finished run.
-
-    Attributes:
-        shared: The server's state after the last round.
-        evaluations: Split -> how good it is.
-        counters: What was counted over all rounds.
-        facts: What else the result tells.
-    """
-
-    shared: State
-    evaluations: dict[str, Evaluation]
-    counters: Counters
-    facts: Mapping[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
 class _Round:
     """What a round gave: the mean of its updates, and what there is to count and log."""
 
@@ -80,35 +66,32 @@ class _Round:
     counters: Counters
 
 
-def run(
-    federation: Clients,
-    context: Context,
-    config: RunConfig,
-    folder: Path,
-    key: str,
-    at: Checkpoint,
-    listener: Listener = QUIET,
-    until: int | None = None,
-) -> Outcome:
-    """Trains round by round, from where a checkpoint stands.
+def start(training: Training) -> Checkpoint:
+    """The checkpoint from which a run goes on, or its start.
+
+    Raises:
+        OutputError: The checkpoint is damaged or belongs to another run.
+    """
+    place, device = training.folder / CHECKPOINT, training.context.device
+    place.mkdir(exist_ok=True)
+    return checkpoint.load(place, training.key, device) or Checkpoint(0, placed(training.method.shared(), device))
+
+
+def run(federation: Clients, training: Training, at: Checkpoint) -> Outcome:
+    """Train round by round, from a checkpoint.
 
     Args:
-        federation: Trains and is judged.
-        context: Names its clients.
-        config: Resolved: nothing left for ``auto``, rounds and splits given.
-        folder: The run's folder; holds ``metrics.jsonl`` and ``checkpoint/``.
-        key: Digest of what the run is, from ``config.identity``.
-        at: The folder's checkpoint, or the start.
-        listener: Hears of the progress.
-        until: Stop after this round, at a checkpoint from which another call goes on; None: train all.
+        federation: Its clients train, and are evaluated.
+        training: The run.
+        at: From ``start``.
 
     Raises:
         OutputError: The journal is damaged, or the disk is full.
-        FedkitError: Of all the clients asked in a round, none answered.
+        FedkitError: All clients asked in a round failed to answer.
     """
+    context, config, until = training.context, training.config, training.until
     assert config.rounds is not None
-    place = folder / CHECKPOINT
-    journal = Journal(folder / METRICS, at.journal)
+    journal = Journal(training.folder / METRICS, at.journal)
     evaluations: dict[str, Evaluation] = {}
     try:
         for round_ in range(at.round + 1, (until or config.rounds) + 1):
@@ -120,7 +103,7 @@ def run(
             clients = answering(config, invited, len(context.clients), round_)
 
             # train, and take the mean of what comes back
-            done = _trained(federation, context, config, at, clients, round_, listener)
+            done = _trained(federation, training, at, clients, round_)
             shared = done.mean.over(at.shared) if done.mean.count else at.shared
 
             # evaluate and log
@@ -130,7 +113,7 @@ def run(
                 evaluations = federation.evaluate(shared, config.splits, round_)
                 line["figures"] = figures(evaluations)
             journal.append(line)
-            listener.round(line, config.rounds)
+            training.listener.round(line, config.rounds)
 
             # save
             counters = replace(
@@ -141,7 +124,7 @@ def run(
             at = Checkpoint(round_, shared, counters=counters)
             if last or round_ == until or round_ % config.checkpoint_every == 0:
                 at = replace(at, personal=federation.flush(), journal=journal.sync())
-                checkpoint.save(place, at, key)
+                checkpoint.save(training.folder / CHECKPOINT, at, training.key)
                 federation.prune()
     finally:
         journal.close()
@@ -155,18 +138,33 @@ def figures(evaluations: dict[str, Evaluation]) -> dict[str, float | None]:
     return {f"{split}/{name}": value for split, e in evaluations.items() for name, value in summarise(e).items()}
 
 
-def _trained(
-    federation: Clients,
-    context: Context,
-    config: RunConfig,
-    at: Checkpoint,
-    clients: Sequence[int],
-    round_: int,
-    listener: Listener,
-) -> _Round:
+def summarise(evaluation: Evaluation) -> dict[str, float | None]:
+    """All figures of an evaluation as JSON has them: None for NaN, a figure of nothing.
+
+    Per-client figures are summarised by ``metrics.over_clients``.
+    """
+    found = {name: float(value) for name, value in evaluation.metrics.items()}
+    for name, values in evaluation.clients.items():
+        found |= metrics.over_clients(name, values, evaluation.rows)
+    return {name: metrics.finite_or_none(value) for name, value in found.items()}
+
+
+def finite(update: Update) -> bool:
+    """Whether all numbers of an update are finite; others would spoil the model of every client."""
+    values = [*update.shared.values(), *update.personal.values()]
+    return math.isfinite(update.loss) and all(bool(torch.isfinite(v).all()) for v in values)
+
+
+def sent(state: State) -> tuple[int, int]:
+    """The number of floats and the number of bytes that a client sends."""
+    floats = sum(value.numel() for value in state.values() if value.is_floating_point())
+    return floats, sum(value.numel() * value.element_size() for value in state.values())
+
+
+def _trained(federation: Clients, training: Training, at: Checkpoint, clients: Sequence[int], round_: int) -> _Round:
     """Trains clients and gathers their updates; what is not finite is refused, and the round goes on without it."""
     mean, losses, refused, counters = federation.mean(), [], [], at.counters
-    fixed = weights(config, context.rows)
+    fixed = weights(training.config, training.context.rows)
     count = rows = 0
     for update in federation.train(at.shared, clients, round_):
         floats, size = sent(update.shared)
@@ -181,9 +179,8 @@ def _trained(
         )
         if not finite(update):
             refused.append(update.client)
-            listener.note(
-                f"round {round_}: left out {context.clients[update.client]}, whose update has NaN or infinity"
-            )
+            name = training.context.clients[update.client]
+            training.listener.note(f"round {round_}: left out {name}, whose update has NaN or infinity")
             continue
         mean.add(update.shared, update.rows if fixed is None else fixed[update.client])
         losses.append(update.loss * update.rows)
@@ -203,7 +200,7 @@ def _line(context: Context, round_: int, clients: int, dropped: int, done: _Roun
     """A line of ``metrics.jsonl``; no clock in it, so that the same run gives the same file."""
     return {
         "round": round_,
-        "loss": plain(done.loss),
+        "loss": metrics.finite_or_none(done.loss),
         "clients": clients - len(done.refused),
         "dropped": dropped,
         "refused": [context.clients[client] for client in done.refused],

@@ -196,8 +196,8 @@ def server_app(cache: Path) -> Any:
     @app.main()
     def main(grid: Grid, context: Context) -> None:
         from fedtrain import run as runs
-        from fedtrain.engines.base import Listener
-        from fedtrain.engines.flower import server
+        from fedtrain.engines.flower.server import Deployment, Link
+        from fedtrain.progress import Listener
         from fedtrain.runs.results import story
 
         def tell(words: str) -> None:
@@ -221,7 +221,7 @@ def server_app(cache: Path) -> Any:
                 overwrite=wanted.overwrite,
                 cache=cache,
                 listener=listener,
-                engine=server.Over(server.Link(grid)),
+                engine=Deployment(Link(grid)),
             )
         except FedkitError as error:
             tell(f"error: {error}")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from fedrsic_data.answer import Shown, together
 from fedtrain import run
-from fedtrain.engines.base import QUIET, Listener
+from fedtrain.progress import QUIET, Listener
 from fedtrain.report import html
 from fedtrain.runs.folder import Result
 

@@ -6,8 +6,8 @@ import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from threading import Event
+from typing import ClassVar
 
 from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, RecordDict
 from flwr.serverapp import Grid
@@ -17,16 +17,12 @@ from fedrsic_data.dataset.manifest import FineEntry
 from fedrsic_data.errors import FedkitError, UsageError
 from fedtrain.config import Privacy, RunConfig
 from fedtrain.engines import rounds
-from fedtrain.engines.base import Listener
+from fedtrain.engines.base import Outcome, Training
 from fedtrain.engines.flower import merge, privacy, wire
 from fedtrain.engines.flower.site import label_space
-from fedtrain.engines.rounds import Outcome
 from fedtrain.methods.aggregate import WeightedMean
-from fedtrain.methods.base import Context, Evaluation, Method, Ranked, State, Update
-from fedtrain.runs import checkpoint
-from fedtrain.runs.checkpoint import Checkpoint
-from fedtrain.runs.files import CHECKPOINT, METRICS
-from fedtrain.runs.state import placed
+from fedtrain.methods.base import Evaluation, Ranked, State, Update
+from fedtrain.runs.files import METRICS
 
 _POLLS = (0.05, 2.0)  # seconds from one look for replies to the next: at first, at last
 _LOOK = 1.0  # seconds between looks for nodes
@@ -64,86 +60,36 @@ class Link:
         return found
 
 
-def check(config: RunConfig, shared: State | None = None) -> None:
-    """Refuses what cannot be done over Flower.
+def check(config: RunConfig) -> None:
+    """Refuse a config that cannot run over Flower, simulated or not.
 
     Raises:
-        UsageError: The config asks for it.
+        UsageError: It holds out a domain.
     """
     if config.held_out is not None:
         raise UsageError(
             f"held_out={config.held_out}: evaluates each client's model on rows of other clients, but over Flower "
             "neither leaves its site; use --engine local"
         )
-    if config.dp != Privacy() and shared == {}:
-        raise UsageError(f"dp: {config.method} shares no parameters, so there is nothing to add noise to")
 
 
-def run(
-    link: Link,
-    method: Method,
-    context: Context,
-    config: RunConfig,
-    folder: Path,
-    key: str,
-    listener: Listener,
-    until: int | None = None,
-) -> Outcome:
-    """Trains a method over a grid, from where the folder's checkpoint stands; see ``engines.local.run``.
+@dataclass(frozen=True)
+class Deployment:
+    """Trains over a Flower grid whose nodes are there; see ``engines.base.Engine``.
 
-    Args:
+    Attributes:
         link: Reaches the nodes.
-        method: Bound to the federation; here it only gives the start and, of scores, figures.
-        context: Names the clients; their rows need not be here.
-        config: As for the local engine.
-        folder: The run's folder.
-        key: Digest of what the run is.
-        listener: Hears of the progress.
-        until: See ``rounds.run``.
-
-    Raises:
-        FedkitError: Sites are missing at the start, or nobody answers.
-        OutputError: The checkpoint is damaged or of another run, or the disk is full.
     """
-    config = replace(config, checkpoint_every=1)  # sites keep the personal states of the newest checkpoint only
-    shared = method.shared()
-    check(config, shared)
-    if context.subset.entry.novel:
-        raise UsageError(
-            f"{config.subset}: base-to-novel evaluates each client's prompt on rows of other clients, "
-            "but over Flower neither leaves its site; use --engine local"
-        )
-    if getattr(method, "counts_labels", False) and not any(context.subset.entry.train_counts):
-        raise UsageError(
-            f"{config.method}: weights labels by the training rows of all clients, which {config.manifest} does not "
-            "list; give the server the manifest of the whole dataset"
-        )
-    place = folder / CHECKPOINT
-    place.mkdir(exist_ok=True)
-    at = checkpoint.load(place, key, context.device) or Checkpoint(0, placed(shared, context.device))
-    sites = Sites(link, method, context, config, key, at.personal, listener)
-    sites.wait()
-    done = rounds.run(sites, context, config, folder, key, at, listener, until)
-    lines = [json.loads(line) for line in (folder / METRICS).read_text(encoding="utf-8").splitlines()]
-    releases = [line["clients"] for line in lines if line["clients"]]
-    able = sum(n > 0 for n in context.rows)
-    return replace(done, facts=privacy.spent(config.dp, releases, able))
 
-
-class Over:
-    """Flower as an engine, over a grid that is there; see ``engines.Engine``."""
-
-    name = "federation"
-    at_sites = True
-
-    def __init__(self, link: Link) -> None:
-        self._link = link
+    link: Link
+    name: ClassVar[str] = "federation"
+    at_sites: ClassVar[bool] = True
 
     def check(self, config: RunConfig) -> None:
-        """See ``check``.
+        """Refuse a config that cannot run at real sites.
 
         Raises:
-            UsageError: Sites would add noise that the server can subtract.
+            UsageError: It holds out a domain, or sites would add noise that the server can subtract.
         """
         check(config)
         if config.dp.epsilon is not None and config.dp.seed is not None:
@@ -152,40 +98,55 @@ class Over:
                 "leave it out, or rehearse with --engine flower"
             )
 
-    def run(
-        self,
-        method: Method,
-        context: Context,
-        config: RunConfig,
-        folder: Path,
-        key: str,
-        listener: Listener,
-        until: int | None = None,
-    ) -> Outcome:
-        """See ``run``."""
-        return run(self._link, method, context, config, folder, key, listener, until)
+    def run(self, training: Training) -> Outcome:
+        """Train round by round; the method here only gives the start and, of scores, figures.
+
+        Raises:
+            UsageError: The method and the dataset do not work over Flower.
+            FedkitError: Sites are missing at the start, or all clients asked failed to answer.
+            OutputError: The checkpoint is damaged or belongs to another run, or the disk is full.
+        """
+        # sites keep the personal states of the newest checkpoint only
+        training = replace(training, config=replace(training.config, checkpoint_every=1))
+        _check_method(training)
+        at = rounds.start(training)
+        sites = Sites(self.link, training, at.personal)
+        sites.wait()
+        done = rounds.run(sites, training, at)
+        lines = [json.loads(line) for line in (training.folder / METRICS).read_text(encoding="utf-8").splitlines()]
+        releases = [line["clients"] for line in lines if line["clients"]]
+        able = sum(n > 0 for n in training.context.rows)
+        return replace(done, facts=privacy.spent(training.config.dp, releases, able))
+
+
+def _check_method(training: Training) -> None:
+    config, subset = training.config, training.context.subset
+    if config.dp != Privacy() and not training.method.shared():
+        raise UsageError(f"dp: {config.method} shares no parameters, so there is nothing to add noise to")
+    if subset.entry.novel:
+        raise UsageError(
+            f"{config.subset}: base-to-novel evaluates each client's prompt on rows of other clients, "
+            "but over Flower neither leaves its site; use --engine local"
+        )
+    if getattr(training.method, "counts_labels", False) and not any(subset.entry.train_counts):
+        raise UsageError(
+            f"{config.method}: weights labels by the training rows of all clients, which {config.manifest} does not "
+            "list; give the server the manifest of the whole dataset"
+        )
 
 
 class Sites:
     """Clients behind a grid; see ``rounds.Clients``."""
 
-    def __init__(
-        self,
-        link: Link,
-        method: Method,
-        context: Context,
-        config: RunConfig,
-        key: str,
-        since: Mapping[int, int],
-        listener: Listener,
-    ) -> None:
+    def __init__(self, link: Link, training: Training, since: Mapping[int, int]) -> None:
+        context, config, method = training.context, training.config, training.method
         self._link = link
         self._method = method
         self._context = context
         self._config = config
-        self._key = key
+        self._key = training.key
         self._since = dict(since)  # client -> round that its personal state is of
-        self._listener = listener
+        self._listener = training.listener
         self._labels = label_space(context.subset.dataset, config.subset)
         entry = context.subset.entry
         counted = bool(getattr(method, "counts_labels", False))

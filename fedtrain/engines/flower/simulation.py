@@ -6,9 +6,9 @@ import logging
 import os
 import socket
 import sys
-from pathlib import Path
+from dataclasses import dataclass
 from threading import Event
-from typing import Any
+from typing import Any, ClassVar
 
 from flwr.app import Context as FlowerContext
 from flwr.serverapp import Grid, ServerApp
@@ -16,93 +16,90 @@ from flwr.serverapp import Grid, ServerApp
 from fedrsic_data import interrupts
 from fedrsic_data.errors import FedkitError, UsageError
 from fedtrain.config import RunConfig
-from fedtrain.engines.base import Listener
+from fedtrain.engines.base import Outcome, Training
 from fedtrain.engines.flower import server
+from fedtrain.engines.flower.server import Deployment, Link
 from fedtrain.engines.flower.site import Place, anywhere, client_app
-from fedtrain.engines.rounds import Outcome
-from fedtrain.methods.base import Context, Method
 from fedtrain.runs.files import CHECKPOINT
-
-name = "simulation"
-at_sites = False
 
 _NODES = 256  # most nodes; beyond, a node has several clients
 
 
-def check(config: RunConfig) -> None:
-    """Refuses what cannot be simulated.
+@dataclass(frozen=True)
+class Simulation:
+    """Trains in Flower's simulation, over nodes that are made for the run; see ``engines.base.Engine``."""
 
-    Raises:
-        UsageError: The config asks for it, or names a Ray cluster that does not answer.
-    """
-    server.check(config)
-    address = config.flower.ray_address
-    if address and address != "auto":
-        host, _, port = address.rpartition(":")
-        try:  # Ray itself would try for minutes
-            socket.create_connection((host, int(port)), timeout=10).close()
-        except (OSError, ValueError, OverflowError) as error:
-            raise UsageError(f"flower.ray_address={address}: no Ray cluster answers there ({error})") from None
+    name: ClassVar[str] = "simulation"
+    at_sites: ClassVar[bool] = False
 
+    def check(self, config: RunConfig) -> None:
+        """Refuse a config that cannot be simulated.
 
-def run(
-    method: Method,
-    context: Context,
-    config: RunConfig,
-    folder: Path,
-    key: str,
-    listener: Listener,
-    until: int | None = None,
-) -> Outcome:
-    """Trains a method in a simulation; see ``server.run`` and ``engines.local.run``.
+        Raises:
+            UsageError: It holds out a domain, or names a Ray cluster that does not answer.
+        """
+        server.check(config)
+        address = config.flower.ray_address
+        if address and address != "auto":
+            host, _, port = address.rpartition(":")
+            try:  # Ray itself would try for minutes
+                socket.create_connection((host, int(port)), timeout=10).close()
+            except (OSError, ValueError, OverflowError) as error:
+                raise UsageError(f"flower.ray_address={address}: no Ray cluster answers there ({error})") from None
 
-    Raises:
-        FedkitError: A worker failed, or the simulation could not be started.
-    """
-    for variable in ("FLWR_TELEMETRY_ENABLED", "RAY_USAGE_STATS_ENABLED", "RAY_ENABLE_UV_RUN_RUNTIME_ENV"):
-        os.environ.setdefault(variable, "0")
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    os.environ.setdefault("FLWR_DISABLE_UPDATE_CHECK", "1")
-    logging.getLogger("flwr").setLevel(logging.CRITICAL + 1)  # what fails is raised, and said in one line
-    import ray
-    from flwr.simulation import run_simulation
+    def run(self, training: Training) -> Outcome:
+        """Train round by round; see ``server.Deployment.run``.
 
-    nodes, stop = min(len(context.clients), _NODES), Event()
-    shared = Place(
-        manifest=anywhere(config.manifest),
-        states=str((folder / CHECKPOINT / "personal").resolve()),
-        cache=str(context.cache.resolve()) if context.cache else None,
-        device=config.device,
-    )
-    names, done, failed = context.clients, [], []
-    app = ServerApp()
+        Raises:
+            UsageError: The method and the dataset do not work over Flower.
+            FedkitError: A worker failed, or the simulation could not be started.
+            OutputError: The checkpoint is damaged or belongs to another run, or the disk is full.
+        """
+        for variable in ("FLWR_TELEMETRY_ENABLED", "RAY_USAGE_STATS_ENABLED", "RAY_ENABLE_UV_RUN_RUNTIME_ENV"):
+            os.environ.setdefault(variable, "0")
+        os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+        os.environ.setdefault("FLWR_DISABLE_UPDATE_CHECK", "1")
+        logging.getLogger("flwr").setLevel(logging.CRITICAL + 1)  # what fails is raised, and said in one line
+        import ray
+        from flwr.simulation import run_simulation
 
-    @app.main()
-    def main(grid: Grid, _: FlowerContext) -> None:
+        context, config = training.context, training.config
+        nodes, stop = min(len(context.clients), _NODES), Event()
+        shared = Place(
+            manifest=anywhere(config.manifest),
+            states=str((training.folder / CHECKPOINT / "personal").resolve()),
+            cache=str(context.cache.resolve()) if context.cache else None,
+            device=config.device,
+        )
+        names, done, failed = context.clients, [], []
+        app = ServerApp()
+
+        @app.main()
+        def main(grid: Grid, _: FlowerContext) -> None:
+            try:
+                done.append(Deployment(Link(grid, stop)).run(training))
+            except BaseException as error:
+                failed.append(error)
+                raise
+
+        def place(at: FlowerContext) -> Place:
+            own = names[int(at.node_config["partition-id"]) :: nodes]
+            return Place(shared.manifest, own, shared.states, shared.cache, shared.device)
+
         try:
-            done.append(server.run(server.Link(grid, stop), method, context, config, folder, key, listener, until))
-        except BaseException as error:
-            failed.append(error)
-            raise
-
-    def place(at: FlowerContext) -> Place:
-        own = names[int(at.node_config["partition-id"]) :: nodes]
-        return Place(shared.manifest, own, shared.states, shared.cache, shared.device)
-
-    try:
-        _begin(config)
-        run_simulation(app, client_app(place), nodes, backend_config=_resources(config))
-    except Exception as error:
-        if not failed:
-            raise FedkitError(f"the simulation broke off ({' '.join(str(error).split())[:300]})") from error
-    finally:
-        stop.set()
-        ray.shutdown()  # also where Flower was stopped before it could
-    if failed:
-        raise failed[0]
-    if not done:
-        raise FedkitError("the simulation ended before the run did; run the same command again to resume")
-    return done[0]
+            _begin(config)
+            run_simulation(app, client_app(place), nodes, backend_config=_resources(config))
+        except Exception as error:
+            if not failed:
+                raise FedkitError(f"the simulation broke off ({' '.join(str(error).split())[:300]})") from error
+        finally:
+            stop.set()
+            ray.shutdown()  # also where Flower was stopped before it could
+        if failed:
+            raise failed[0]
+        if not done:
+            raise FedkitError("the simulation ended before the run did; run the same command again to resume")
+        return done[0]
 
 
 def _begin(config: RunConfig) -> None:

@@ -18,8 +18,8 @@ from fedrsic_data.errors import FedkitError, OutputError, UsageError
 from fedrsic_data.settings import decode
 from fedtrain import methods
 from fedtrain.config import digest, from_json, to_json
-from fedtrain.engines.base import finite
 from fedtrain.engines.flower import privacy, wire
+from fedtrain.engines.rounds import finite
 from fedtrain.methods import base
 from fedtrain.methods.base import Method, Ranked, State
 from fedtrain.runs.state import PersonalStore, placed
