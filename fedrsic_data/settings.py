@@ -1,14 +1,15 @@
-"""Frozen dataclasses from JSON and back: unknown keys refused, every value checked against its type."""
+"""Frozen dataclasses from JSON and back, and from ``key=value`` texts: every key and value is checked."""
 
 from __future__ import annotations
 
 import dataclasses
 import difflib
+import json
 import math
 import os
 import re
 import types
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import cache
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -20,6 +21,7 @@ LATER = types.MappingProxyType({"absent by default": True})
 """Metadata of a field that came after others were digested: where it has its default, it is not in the JSON."""
 
 _HUGE = 1e300
+_WORDS = {"true": True, "false": False, "null": None, "none": None}
 _ADDRESS = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+|):[/\\]")  # one letter and a colon is a drive
 _NAMES = {bool: "true or false", int: "a whole number", float: "a number", str: "a text", dict: "an object"}
 
@@ -38,7 +40,7 @@ def decode(cls: type[T], data: object, where: str) -> T:
     """
     if not isinstance(data, Mapping):
         raise UsageError(f"{where}: {data!r} should be an object with named fields")
-    hints = _hints(cls)  # type: ignore[arg-type]
+    hints = hints_of(cls)
     for key in data:
         if key not in hints:
             raise UsageError(f"{where}: unknown key {key!r}{suggest(str(key), hints)}")
@@ -76,10 +78,57 @@ def suggest(word: str, known: Iterable[str]) -> str:
     return f"; did you mean {near[0]!r}?" if near else f"; known: {', '.join(names) or 'none'}"
 
 
-@cache
+def assigned(text: str) -> tuple[str, str]:
+    """The key and the value of a ``key=value`` text; ``parsed`` gives the value its meaning.
+
+    Raises:
+        UsageError: The text has another form.
+    """
+    key, equals, value = text.partition("=")
+    if not (key and equals):
+        raise UsageError(f"--set {text!r}: should look like key=value")
+    return key, value
+
+
+def parsed(value: str, hint: Any = Any) -> Any:
+    """The meaning of a value that a person typed after ``key=``, the same for every command.
+
+    It is ``true``, ``false``, ``null`` or ``none`` in any case, or JSON, or else text. Where the setting is a text,
+    a number is text too.
+
+    Args:
+        value: As typed.
+        hint: The setting's annotation, where it is known.
+    """
+    if value.lower() in _WORDS:
+        return _WORDS[value.lower()]
+    try:
+        found = json.loads(value)
+    except (ValueError, RecursionError):
+        return value
+    choices = get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
+    return value if str in choices and isinstance(found, int | float) else found
+
+
 def _hints(cls: type) -> dict[str, Any]:
     hints = get_type_hints(cls)
     return {field.name: hints[field.name] for field in dataclasses.fields(cls)}
+
+
+hints_of: Callable[[Any], dict[str, Any]] = cache(_hints)
+"""The annotations of a dataclass's fields, by name."""
+
+
+def hint_at(cls: type, path: Iterable[str]) -> Any:
+    """The annotation of the setting that a path of keys leads to, below a dataclass; ``Any`` where nothing says."""
+    hint: Any = cls
+    for key in path:
+        if get_origin(hint) is dict:
+            hint = get_args(hint)[1]
+            continue
+        parts = [kind for kind in (hint, *get_args(hint)) if dataclasses.is_dataclass(kind)]
+        hint = hints_of(parts[0]).get(key, Any) if parts else Any
+    return hint
 
 
 def _required(field: dataclasses.Field[Any]) -> bool:

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
-import types
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal
 
 from fedrsic_data.dataset.manifest import Manifest
 from fedrsic_data.errors import UsageError, masked
-from fedrsic_data.settings import at_least, decode, encode, positive, suggest
+from fedrsic_data.settings import assigned, at_least, decode, encode, hints_of, parsed, positive, suggest
 
 Device = Literal["auto", "cpu", "cuda", "mps"]
 Precision = Literal["auto", "float32", "bfloat16"]
@@ -23,8 +21,6 @@ _ARGUMENTS = ("method", "manifest", "subset", "method_settings", "dp", "flower")
 _NESTED = ("dp", "flower")  # their fields are, with their names in front
 NEUTRAL = ("flower", "manifest", "cohort", "checkpoint_every", "store", "tensorboard")
 """Fields that do not change a result."""
-
-_WORDS = {"True": True, "False": False, "None": None}  # as Python spells what JSON spells small
 
 
 def _no_login(name: str, value: object) -> None:
@@ -205,23 +201,21 @@ def changed(config: RunConfig, sets: Sequence[str], settings: type) -> RunConfig
     Args:
         config: Is not changed.
         sets: ``key=value`` texts: a field of ``RunConfig`` or one of ``settings``; a name that both have is ``run.key``
-            or ``method.key``; ``dp.key`` and ``flower.key`` are fields of those parts. A value is JSON (or ``True``,
-            ``False``, ``None``), else text.
+            or ``method.key``; ``dp.key`` and ``flower.key`` are fields of those parts. For values see
+            ``settings.parsed``.
         settings: The method's dataclass of settings.
 
     Raises:
         UsageError: An unknown key, or a value that cannot be used.
     """
-    run = {key: hint for key, hint in _hints(RunConfig).items() if key not in _ARGUMENTS}
-    scopes = {"run": run, "method": _hints(settings), "dp": _hints(Privacy), "flower": _hints(FlowerSettings)}
+    run = {key: hint for key, hint in hints_of(RunConfig).items() if key not in _ARGUMENTS}
+    scopes = {"run": run, "method": hints_of(settings), "dp": hints_of(Privacy), "flower": hints_of(FlowerSettings)}
     data = to_json(config)
     for text in sets:
-        path, equals, value = text.partition("=")
-        if not (path and equals):
-            raise UsageError(f"--set {text!r}: should look like key=value")
+        path, value = assigned(text)
         scope, key = _found(path, scopes, config.method)
         target = data if scope == "run" else data[scope if scope in _NESTED else "method_settings"]
-        target[key] = _parse(value, scopes[scope][key])
+        target[key] = parsed(value, scopes[scope][key])
     data["method_settings"] = full_settings(config.method, data["method_settings"], settings)
     return from_json(data)
 
@@ -296,20 +290,3 @@ def digest(data: Any) -> str:
     """sha256 of plain JSON values."""
     text = json.dumps(data, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()
-
-
-def _hints(cls: type) -> dict[str, Any]:
-    hints = get_type_hints(cls)
-    return {f.name: hints[f.name] for f in dataclasses.fields(cls)}
-
-
-def _parse(value: str, hint: Any) -> Any:
-    """A value from the command line; ``False`` is false, and ``2024`` is a text where a text is wanted."""
-    if value in _WORDS:
-        return _WORDS[value]
-    try:
-        parsed = json.loads(value)
-    except (ValueError, RecursionError):
-        return value
-    choices = get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
-    return value if str in choices and isinstance(parsed, int | float) and not isinstance(parsed, bool) else parsed

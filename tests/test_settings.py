@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 import pytest
 
+from fedrsic_data.cli import new_recipe
 from fedrsic_data.errors import UsageError
-from fedrsic_data.settings import decode, encode
+from fedrsic_data.recipes import override
+from fedrsic_data.settings import assigned, decode, encode, hint_at, parsed
+from fedtrain.config import RunConfig, changed
 
 
 @dataclass(frozen=True)
@@ -61,3 +64,74 @@ def test_refusals_name_the_field_and_the_value(data: object, words: str) -> None
         decode(Outer, data, "here")
     assert str(caught.value).startswith("here")
     assert words in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "meaning"),
+    [
+        *[(text, None) for text in ("None", "none", "null", "NULL")],
+        *[(text, True) for text in ("true", "True", "TRUE")],
+        *[(text, False) for text in ("false", "False")],
+        ("3", 3),
+        ("0.1", 0.1),
+        ("1e-3", 1e-3),
+        ('["a", null]', ["a", None]),
+        ('"none"', "none"),
+        ("", ""),
+        ("yes", "yes"),
+        ("a=b", "a=b"),
+        ("[1", "[1"),
+        ("[" * 100_000, "[" * 100_000),
+    ],
+)
+def test_a_typed_value_has_one_meaning(text: str, meaning: object) -> None:
+    found = parsed(text)
+    assert (found, type(found)) == (meaning, type(meaning))
+
+
+def test_a_number_is_text_where_the_setting_is_text() -> None:
+    assert (parsed("2024", str), parsed("007", str | None), parsed("1e3", int | None)) == ("2024", "007", 1000.0)
+    assert (parsed("none", str | None), parsed("true", str)) == (None, True)
+
+
+@pytest.mark.parametrize("text", ["lr", "=3", ""])
+def test_a_setting_that_is_no_assignment_is_refused(text: str) -> None:
+    with pytest.raises(UsageError, match="should look like key=value"):
+        assigned(text)
+    assert assigned("a.b=c=d") == ("a.b", "c=d")
+
+
+def test_a_path_of_keys_finds_its_annotation() -> None:
+    paths = (["name"], ["inner", "rate"], ["table", "t"], ["items"], ["maybe"], ["nothing"], ["name", "x"])
+    found = [hint_at(Outer, path) for path in paths]
+    assert found == [str, float, float, tuple[str, ...], int | None, Any, Any]
+
+
+@pytest.mark.parametrize(
+    ("text", "meaning"),
+    [
+        ("None", None),
+        ("none", None),
+        ("null", None),
+        ('"none"', "none"),
+        ("2024", "2024"),
+        ("1e3", "1e3"),
+        ("uc", "uc"),
+    ],
+)
+def test_every_command_gives_a_text_the_same_meaning(text: str, meaning: object) -> None:
+    data = {"subsets": {"a": {"sources": ["x"]}}, "partition": {"name": "assigned", "path": "p"}}
+    built = override(data, sets=[f"title={text}", f"subsets.a.title={text}", f"path={text}"])
+    new = new_recipe.settings(None, None, "x.parquet", [f"split={text}"])
+    run = changed(RunConfig("m", "data", "s"), [f"held_out={text}"], Inner)
+    found = [built["title"], built["subsets"]["a"]["title"], built["partition"]["path"], new["split"], run.held_out]
+    assert found == [meaning] * 5
+
+
+@pytest.mark.parametrize(("text", "meaning"), [("True", True), ("true", True), ("FALSE", False)])
+def test_every_command_gives_a_flag_the_same_meaning(text: str, meaning: object) -> None:
+    built = override({"subsets": {"a": {"sources": ["x"]}}}, sets=[f"base_to_novel={text}", f"balance={text}"])
+    new = new_recipe.settings("x", None, None, [f"other={text}"])
+    run = changed(RunConfig("m", "data", "s"), [f"deterministic={text}", f"flower.scores={text}"], Inner)
+    found = [built["base_to_novel"], built["partition"]["balance"], new["other"], run.deterministic, run.flower.scores]
+    assert found == [meaning] * 5

@@ -5,9 +5,11 @@ from __future__ import annotations
 import dataclasses
 import json
 from dataclasses import dataclass
+from types import SimpleNamespace
 
 import pytest
 
+from fedrsic_data.dataset.recipe import Recipe, Subset
 from fedrsic_data.errors import UsageError
 from fedtrain import config as configs
 from fedtrain.config import NEUTRAL, RunConfig
@@ -123,8 +125,13 @@ def test_whole_numbers_that_mean_nothing() -> None:
         dataclasses.replace(BASE, method_settings={"batch": 99999999999999999999})
 
 
+def group(config: RunConfig, **recipe: object) -> str:
+    built = Recipe(1, "d", {"s": Subset(("ucmerced",))}, **recipe)
+    return configs.group(configs.to_json(config), SimpleNamespace(recipe=built), {})
+
+
 def test_a_group_is_runs_but_for_their_seed() -> None:
     again = dataclasses.replace(BASE, seed=4, cohort=1)
-    assert configs.group(BASE, "r", {}) == configs.group(again, "r", {})
-    assert configs.group(BASE, "r", {}) != configs.group(dataclasses.replace(BASE, rounds=4), "r", {})
-    assert configs.group(BASE, "r", {}) != configs.group(BASE, "q", {})
+    assert group(BASE) == group(again) == group(BASE, seed=7)
+    assert group(BASE) != group(dataclasses.replace(BASE, rounds=4))
+    assert group(BASE) != group(BASE, shots=3)

@@ -28,7 +28,7 @@ from fedrsic_data.files import atomic, ownership
 from fedrsic_data.raw.containers import reading
 from fedrsic_data.raw.index import Index
 from fedrsic_data.recipes.resolve import partitioner_of
-from fedrsic_data.settings import encode, local
+from fedrsic_data.settings import assigned, encode, hints_of, local, parsed
 from fedrsic_data.sources import FORMATS, GENERAL, SOURCES, coco, configured, locate, mirror, voc
 from fedrsic_data.sources.own import common, listing
 
@@ -103,17 +103,14 @@ def settings(
         chosen = {"kind": "hub", "repo": repo, "revision": revision or None}
     if config is not None:
         chosen["config"] = config
+    readers = [GENERAL["hub"]] if folder is None else GENERAL.values()
+    hints = {key: hint for reader in readers for key, hint in hints_of(type(reader.settings)).items()}
     for text in sets:
-        key, equals, value = text.partition("=")
-        if not (key and equals):
-            raise UsageError(f"--set {text!r}: should look like key=value")
+        key, value = assigned(text)
         if key in ("path", "repo") or (key == "kind" and (folder is None or value not in _READERS)):
             where = f"kinds of folders are {', '.join(_READERS)}" if key == "kind" and folder is not None else ""
             raise UsageError(f"--set {text!r}: {where or 'use --folder, --hub or --parquet instead'}")
-        try:
-            chosen[key] = json.loads(value)
-        except (ValueError, RecursionError):
-            chosen[key] = value
+        chosen[key] = parsed(value, hints.get(key, Any))
     if folder is not None and "kind" not in chosen:
         _not_known(folder)
         if "layout" in chosen:

@@ -10,7 +10,7 @@ from typing import Any
 from fedrsic_data import partition
 from fedrsic_data.dataset.recipe import DEFAULT_PARTITION, Recipe
 from fedrsic_data.errors import UsageError
-from fedrsic_data.settings import suggest
+from fedrsic_data.settings import assigned, hint_at, hints_of, parsed, suggest
 
 
 def override(
@@ -29,8 +29,8 @@ def override(
         partitioner: Replaces the partition; ``clients`` and ``min_size`` carry over to where they exist.
         sample: Use procedural stand-ins, and say so in the name.
         sets: ``key=value`` texts. A plain key is a field of the recipe, or else a setting of its partitions,
-            where they have it; a dotted one (``layout.files``, ``subsets.NAME.title``) is a path. Values are
-            JSON, else text.
+            where they have it; a dotted one (``layout.files``, ``subsets.NAME.title``) is a path. For values see
+            ``settings.parsed``.
 
     Raises:
         UsageError: An unknown subset or a malformed ``key=value``.
@@ -55,11 +55,10 @@ def override(
         data |= {"sample": {}, "name": f"{data.get('name')}-sample"}
     fields = [f.name for f in dataclasses.fields(Recipe)]
     for text in sets:
-        key, equals, value = text.partition("=")
-        if not (key and equals):
-            raise UsageError(f"--set {text!r}: should look like key=value")
+        key, value = assigned(text)
+        path = key.split(".")
         if "." in key or key in fields:
-            _put(data, key.split("."), _parse(value), text)
+            _put(data, path, parsed(value, hint_at(Recipe, path)), text)
             continue
         kinds = [_spec(scope).get("name") for scope in scopes]
         takers = [scope for scope, kind in zip(scopes, kinds, strict=True) if key in partition.defaults(kind)]
@@ -69,7 +68,7 @@ def override(
                 f"--set {key}=...: unknown key {key!r} for partition {kinds[0]}{suggest(key, dict.fromkeys(settings))}"
             )
         for scope in takers or scopes:  # a partition that is unknown is found out when the recipe is read
-            _put(scope, ["partition", key], _parse(value), text)
+            _put(scope, ["partition", key], parsed(value, _hint(_spec(scope).get("name"), key)), text)
     return data
 
 
@@ -102,8 +101,6 @@ def _put(data: dict[str, Any], path: Sequence[str], value: Any, text: str) -> No
     data[path[-1]] = value
 
 
-def _parse(value: str) -> Any:
-    try:
-        return json.loads(value)
-    except (ValueError, RecursionError):
-        return value
+def _hint(kind: object, key: str) -> Any:
+    """The annotation of a partition's setting."""
+    return hints_of(partition.PARTITIONERS.named(kind)).get(key, Any) if kind in partition.PARTITIONERS else Any
