@@ -224,7 +224,7 @@ def test_a_reference_says_what_it_is(barred: Path, optimal31: Path, tmp_path: Pa
     subset = data.subset("fed-optimal")
     assert sum(subset.client(name).rows("train") for name in subset.clients) == subset.entry.rows["train"]
     for read in (lambda: subset.client("client-0003").read("train"), lambda: subset.read("train"), data.check_images):
-        with pytest.raises(ManifestError, match="without the images.*fedkit build"):
+        with pytest.raises(ManifestError, match="without its images.*fedkit build"):
             read()
     with pytest.raises(OutputError, match="without its images; choose another --out"):
         make(tmp_path / "copy", Places(given={"optimal31": str(optimal31)}, offline=True), subset="fed-optimal")

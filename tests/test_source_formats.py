@@ -700,7 +700,7 @@ def test_what_is_named_as_an_image_and_is_no_file_is_called_what_it_is(kind: str
         "not named as an image": ("beach/notes.txt",),
         "a pipe and no file": ("beach/b.png", "beach/e.png"),
         "a link that leads nowhere": ("beach/c.png",),
-        "a device, not a file": ("beach/d.png",),
+        "a device and no file": ("beach/d.png",),
     }
 
 
