@@ -10,21 +10,29 @@ import shutil
 import subprocess
 import sys
 import uuid
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import typer
+from fedrsic import cli
 from PIL import Image
 
 from fedrsic_data import recipes
 from fedrsic_data.build import pipeline
 from fedrsic_data.dataset import manifest, schema
+from fedrsic_data.raw import download
 from fedrsic_data.sources import vocabulary
 from fedrsic_data.sources.locate import Places
 
 ROOT = Path(__file__).parent.parent
+PYTHONPATH = os.pathsep.join(map(str, (ROOT, ROOT / "tests", ROOT / "tests/helpers")))
+Done = subprocess.CompletedProcess
+Command = Callable[..., "Done[str]"]
 REAL = Path(os.environ.get("FEDKIT_TEST_DATA", ROOT.parent / "shared" / "data"))
 
 
@@ -102,6 +110,11 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {p.relative_to(folder).as_posix(): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
 
 
+def environment(**more: str) -> dict[str, str]:
+    """The environment of a process that finds fedkit and these helpers."""
+    return {**os.environ, "PYTHONPATH": PYTHONPATH, "FEDKIT_DEBUG": "0", **more}
+
+
 def fedkit(*arguments: object, cwd: Path | None = None, **env: str) -> subprocess.CompletedProcess[str]:
     """Runs the command in a process of its own."""
     return subprocess.run(
@@ -109,7 +122,7 @@ def fedkit(*arguments: object, cwd: Path | None = None, **env: str) -> subproces
         capture_output=True,
         text=True,
         cwd=cwd,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "FEDKIT_DEBUG": "0", **env},
+        env=environment(**env),
         timeout=300,
     )
 
@@ -124,6 +137,20 @@ def fails(code: int, *words: str, done: subprocess.CompletedProcess[str]) -> Non
         assert word in errors[0], errors[0]
 
 
+def refused(done: Done[str], *words: object, codes: tuple[int, ...] = (1, 2)) -> str:
+    """One line that says all of ``words``, and is not the line for what nobody thought of."""
+    errors = [line for line in done.stderr.splitlines() if not line.endswith(" ...")]
+    assert done.returncode in codes, done.stderr[-2000:] or "it succeeded"
+    assert len(errors) == 1, done.stderr[-2000:]
+    assert errors[0].startswith("error: ")
+    assert "unexpected" not in errors[0], errors[0][:500]
+    assert "this is a bug" not in errors[0]
+    assert len(errors[0]) < 2000, "an error is a line, not a page"
+    for word in words:
+        assert str(word) in errors[0], errors[0]
+    return errors[0]
+
+
 def answer(done: subprocess.CompletedProcess[str]) -> dict[str, object]:
     """The JSON a command printed."""
     assert done.returncode == 0, done.stderr
@@ -136,6 +163,32 @@ def _own_machine(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.M
     """No test sees the sources or the cache of the machine it runs on."""
     monkeypatch.setenv("FEDKIT_CACHE", str(tmp_path_factory.getbasetemp() / f"cache-{uuid.uuid4().hex}"))
     monkeypatch.delenv("FEDKIT_SOURCES", raising=False)
+
+
+@pytest.fixture(scope="session")
+def app() -> Any:
+    """The command line, made once: typer makes it anew for every command."""
+    return typer.main.get_command(cli.app)
+
+
+@pytest.fixture
+def command(app: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
+    """The command in this process, with no wait between two tries of a download."""
+    monkeypatch.setenv("FEDKIT_DEBUG", "0")
+    monkeypatch.setattr(cli, "app", app)
+    monkeypatch.setattr(download, "_sleep", lambda _: None)
+
+    def run(*arguments: object) -> Done[str]:
+        words = [str(a) for a in arguments]
+        monkeypatch.setattr(sys, "argv", ["fedkit", *words])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as stopped:
+            cli.main()
+        out, err = capsys.readouterr()
+        code = stopped.value.code
+        return Done(words, code if isinstance(code, int) else int(code is not None), out, err)
+
+    return run
 
 
 @pytest.fixture(scope="session")

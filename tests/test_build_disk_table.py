@@ -16,7 +16,7 @@ from typing import NoReturn
 import numpy as np
 import pyarrow as pa
 import pytest
-from conftest import ROOT
+from conftest import environment
 
 from fedrsic_data.build import disk_table, memory
 from fedrsic_data.build.disk_table import Spilled
@@ -151,7 +151,7 @@ def test_limits_of_the_system_are_said(tmp_path: Path, limit: str, most: int, wo
         "cli.main()"
     )
     options = ["build", "fed-rsic", "--sample", "--dry-run", "--set", "sample.per_class=99"]
-    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    env = environment()
     command = [sys.executable, "-c", code, *options]
     done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 1
@@ -192,7 +192,7 @@ def test_the_memory_of_a_build_does_not_grow_with_its_images(tmp_path: Path) -> 
         settings = ["--set", f"sample.per_class={per_class}", "--set", "sample.size=32"]
         command = [sys.executable, "-c", BUILD, *settings, "--out", str(tmp_path / str(per_class))]
         # the command says so itself, but here pyarrow is imported before it
-        env = {**os.environ, "PYTHONPATH": str(ROOT), "ARROW_DEFAULT_MEMORY_POOL": "system"}
+        env = environment(ARROW_DEFAULT_MEMORY_POOL="system")
         done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=300, check=True)
         return int(done.stderr.split()[-1])
 

@@ -13,7 +13,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, answer, contents, fails, fedkit, sampled
+from conftest import answer, contents, environment, fails, fedkit, sampled
 
 pytestmark = [
     pytest.mark.distributed,
@@ -101,7 +101,7 @@ def test_a_worker_killed_in_mid_task_changes_nothing(tmp_path: Path, reference: 
     before = ray_processes()
     done = subprocess.run(
         [sys.executable, script, tmp_path / "fed", tmp_path / "marks"],
-        env={**os.environ, "PYTHONPATH": str(ROOT), **QUIET},
+        env=environment(**QUIET),
         capture_output=True,
         text=True,
         timeout=180,
@@ -118,7 +118,7 @@ def cluster(tmp_path: Path) -> Iterator[str]:
     """Two nodes on loopback with a CPU each: the head's address."""
     before = ray_processes()
     address = f"127.0.0.1:{free_port()}"
-    env = {**os.environ, "PYTHONPATH": str(ROOT), **QUIET}
+    env = environment(**QUIET)
     ray = [
         str(Path(sys.executable).with_name("ray")),
         "start",

@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, contents, sampled
+from conftest import ROOT, contents, environment, sampled
 
 from fedrsic_data import recipes
 from fedrsic_data.build import pipeline
@@ -162,7 +162,7 @@ def start(out: Path, *more: str) -> subprocess.Popen[str]:
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "FEDKIT_DEBUG": "0"},
+        env=environment(),
     )
     assert child.stderr is not None
     assert "planning" in child.stderr.readline()
@@ -253,7 +253,7 @@ def killing(tmp_path: Path, scenario: str) -> int:
         [sys.executable, "-c", KILLER, str(tmp_path), scenario],
         capture_output=True,
         text=True,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")])},
+        env=environment(),
         timeout=300,
         check=False,
     )

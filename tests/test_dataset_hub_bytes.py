@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import struct
 import subprocess
@@ -14,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
-from conftest import ROOT, tiny_image
+from conftest import environment, tiny_image
 from hubserver import serving
 
 from fedrsic_data import recipes
@@ -94,7 +93,7 @@ def test_one_client_of_51_414_costs_under_one_percent(tmp_path: Path) -> None:
             [sys.executable, "-c", code],
             capture_output=True,
             text=True,
-            env={**os.environ, "PYTHONPATH": str(ROOT), **env},
+            env=environment(**env),
             timeout=120,
         )
         assert done.stdout.strip() == f"{EACH} {{'user-31415'}}", done.stderr

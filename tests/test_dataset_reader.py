@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
 import shutil
 import subprocess
 import sys
@@ -12,7 +11,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from conftest import ROOT, sampled
+from conftest import environment, sampled
 from PIL import Image
 from test_dataset_verify import rewrite
 
@@ -125,7 +124,7 @@ def test_load_dataset_knows_the_types(sample_build: Path, tmp_path: Path) -> Non
         "assert data['train'][0]['image'].size == (32, 32)\n"
         "print(len(data['train']) + len(data['test']))"
     )
-    env = {**os.environ, "HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT)}
+    env = environment(HF_HOME=str(tmp_path), HF_HUB_OFFLINE="1")
     done = subprocess.run([sys.executable, "-c", code, str(sample_build)], capture_output=True, text=True, env=env)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == "126"

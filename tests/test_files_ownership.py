@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import ROOT, contents
+from conftest import contents, environment
 from federated_softmax import Softmax
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -339,7 +339,9 @@ import torch
 torch.set_num_threads(1)
 from test_files_ownership import planned
 from test_engines_rounds import config
-from fedrsic_data.files import atomic, build, sites
+from fedrsic_data.build import pipeline
+from fedrsic_data.derive import sites
+from fedrsic_data.files import atomic
 from fedrsic_data.errors import OutputError
 from fedtrain import methods, run
 
@@ -365,13 +367,13 @@ def works(out, number):
     elif kind == "overwrite":
         run.train(config(top / "dataset", "rounds=1", f"seed={number}"), out, overwrite=True)
     elif kind == "build":
-        build.build(plans[number], out)
+        pipeline.build(plans[number], out)
     else:
         sites.split(top / "dataset", out, group=number + 1)
 
 
 if kind != "lock":
-    build.build(planned(*(["clients=6"] if kind == "sites" else [])), top / "dataset")
+    pipeline.build(planned(*(["clients=6"] if kind == "sites" else [])), top / "dataset")
     for client in range(2):  # here, so that the forks need not
         for split in ("train", "test"):
             labels(top / "dataset", "fed-ucmerced", split, f"client-{client:04d}")
@@ -421,7 +423,7 @@ def crowd(top: Path, kind: str, times: int, size: int) -> Iterator[tuple[list[st
         [sys.executable, "-c", CROWD, str(top), kind, str(times), str(size)],
         capture_output=True,
         text=True,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")]), "OMP_NUM_THREADS": "1"},
+        env=environment(OMP_NUM_THREADS="1"),
         timeout=300,
         check=False,
     )

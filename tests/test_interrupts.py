@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import ROOT, fails
+from conftest import ROOT, environment, fails
 
 from fedrsic_data.build import record
 from fedrsic_data.cli import console
@@ -32,7 +32,7 @@ LINES = {signal.SIGINT: (130, "interrupted"), signal.SIGTERM: (143, "terminated"
 
 def start(*words: object, cwd: Path) -> subprocess.Popen[str]:
     """A command as the leader of a group of its own, as shells make them."""
-    env = {**os.environ, "PYTHONPATH": str(ROOT), "FEDKIT_DEBUG": "0"}
+    env = environment()
     return subprocess.Popen(
         [sys.executable, str(ROOT / "cli.py"), *map(str, words)],
         cwd=cwd,
@@ -121,7 +121,7 @@ def test_signals_are_answered_before_the_command_line_is_imported(tmp_path: Path
         "sys.meta_path.insert(0, Late())\n"
         "main()\n"
     )
-    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    env = environment()
     words = [sys.executable, "-c", code, str(ROOT / "__main__.py")]
     done = subprocess.run(words, cwd=tmp_path, env=env, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (143, "error: terminated; run the same command to resume\n")
@@ -142,7 +142,7 @@ def test_a_signal_that_came_while_an_object_was_deleted_comes_again(tmp_path: Pa
         "    time.sleep(30)\n"
         "console.run_app(app)\n"
     )
-    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    env = environment()
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=tmp_path, env=env, capture_output=True, text=True, check=False, timeout=25
     )
@@ -162,7 +162,7 @@ def test_a_thread_that_works_on_does_not_keep_a_stopped_process(tmp_path: Path) 
         "    time.sleep(30)\n"
         "console.run_app(app)\n"
     )
-    env = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
+    env = environment(PYTHONUNBUFFERED="1")
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=tmp_path, env=env, capture_output=True, text=True, check=False, timeout=25
     )
@@ -227,7 +227,7 @@ def test_a_signal_that_other_code_loses_is_answered_all_the_same(tmp_path: Path,
     done = subprocess.run(
         [sys.executable, "-c", LOST, number.name],
         cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        env=environment(),
         capture_output=True,
         text=True,
         check=False,
@@ -278,7 +278,7 @@ def test_a_signal_while_arrow_imports_pandas_is_answered(tmp_path: Path, sample_
     done = subprocess.run(
         [sys.executable, "-c", IMPORTING, "verify", str(sample_build)],
         cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "FEDKIT_DEBUG": "0"},
+        env=environment(),
         capture_output=True,
         text=True,
         check=False,
@@ -332,7 +332,7 @@ def test_a_signal_at_the_very_end_of_a_command_is_answered_or_changes_nothing(tm
     done = subprocess.run(
         [sys.executable, "-c", f"{code}{app}console.run_app(app)\n"],
         cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "FEDKIT_DEBUG": "0"},
+        env=environment(),
         capture_output=True,
         text=True,
         check=False,
@@ -420,7 +420,7 @@ def limited(kilobytes: int, *words: object, cwd: Path) -> subprocess.CompletedPr
         capture_output=True,
         text=True,
         cwd=cwd,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "FEDKIT_DEBUG": "0"},
+        env=environment(),
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, room),
         timeout=120,
         check=False,
@@ -452,7 +452,7 @@ def test_help_that_cannot_be_printed_is_one_line(words: list[str]) -> None:
             stdout=full,
             stderr=subprocess.PIPE,
             text=True,
-            env={**os.environ, "PYTHONPATH": str(ROOT), "FEDKIT_DEBUG": "0"},
+            env=environment(),
             check=False,
         )
     fails(1, "cannot be written (No space left on device)", done=done)

@@ -6,7 +6,6 @@ import dataclasses
 import hashlib
 import io
 import math
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -14,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, sampled
+from conftest import ROOT, environment, sampled
 from PIL import Image
 from prompt_federation import PROMPTS, bind, judged, same, small_clip, trained
 
@@ -143,7 +142,7 @@ def test_10_images_stay_with_their_labels_when_a_domain_is_split(domains_build: 
 def test_11_prompts_are_in_the_order_of_the_classes(sample_build: Path) -> None:
     """Defect 11: class names pass through a set, and Python orders sets anew in every process."""
     code = (
-        "import sys, hashlib; sys.path.insert(0, 'tests')\n"
+        "import sys, hashlib\n"
         "from pathlib import Path\n"
         "from prompt_federation import bind, small_clip\n"
         "from fedtrain.models import clip\n"
@@ -158,7 +157,7 @@ def test_11_prompts_are_in_the_order_of_the_classes(sample_build: Path) -> None:
     there = subprocess.run(
         [sys.executable, "-c", code, str(sample_build)],
         cwd=ROOT,
-        env={**os.environ, "PYTHONHASHSEED": "1", "PYTHONPATH": str(ROOT)},
+        env=environment(PYTHONHASHSEED="1"),
         capture_output=True,
         text=True,
         check=False,

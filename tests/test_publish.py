@@ -5,7 +5,6 @@ from __future__ import annotations
 import html
 import itertools
 import json
-import os
 import re
 import shutil
 import subprocess
@@ -19,7 +18,7 @@ from typing import Any
 
 import pytest
 import yaml
-from conftest import ROOT, answer, contents, fails, fedkit, make, tiny_image
+from conftest import ROOT, answer, contents, environment, fails, fedkit, make, tiny_image
 from hubserver import READER, WRITER, Fault, Hub, Repo, broken, serving
 
 import fedrsic_data
@@ -47,7 +46,7 @@ def around(hub: Hub, folder: Path, **more: str) -> dict[str, str]:
 def python(code: str, env: dict[str, str], *arguments: object) -> str:
     """Runs a script as a user would, in a process of its own; gives what it printed."""
     command = [sys.executable, "-c", code, *map(str, arguments)]
-    full = {**os.environ, "PYTHONPATH": str(ROOT), **env}
+    full = environment(**env)
     done = subprocess.run(command, capture_output=True, text=True, env=full, timeout=300)
     assert done.returncode == 0, done.stderr
     return done.stdout

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 
 import hubfaults
 import pytest
-from conftest import ROOT, sampled
+from conftest import ROOT, environment, sampled
 
 FATAL = {
     "for ever": ("cannot be used", "500"),
@@ -31,8 +30,8 @@ def outcomes(sample_build: Path, tmp_path_factory: pytest.TempPathFactory) -> di
     """What came of every case; the second dataset has other images under the first one's names, and fewer clients."""
     folder = tmp_path_factory.mktemp("faults")
     other = sampled(folder / "other", "sample.seed=5", "clients=8")
-    env = {**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}", "FEDKIT_CACHE": str(folder / "cache")}
-    command = [sys.executable, str(ROOT / "tests" / "hubfaults.py"), str(sample_build), str(other.path)]
+    env = environment(FEDKIT_CACHE=str(folder / "cache"))
+    command = [sys.executable, str(ROOT / "tests/helpers/hubfaults.py"), str(sample_build), str(other.path)]
     done = subprocess.run(command, capture_output=True, text=True, env=env, timeout=300)
     assert done.returncode == 0, done.stderr
     assert not done.stderr, "huggingface_hub is kept quiet"

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import ROOT, contents
+from conftest import PYTHONPATH, ROOT, contents
 from federated_softmax import Softmax
 from test_engines_rounds import config, final, lines
 
@@ -146,7 +146,7 @@ def test_defect_16_a_run_killed_at_any_moment_is_the_same_in_the_end(
         capture_output=True,
         text=True,
         cwd=ROOT / "tests",
-        env={"PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}", "PATH": "", "OMP_NUM_THREADS": "1"},
+        env={"PYTHONPATH": PYTHONPATH, "PATH": "", "OMP_NUM_THREADS": "1"},
         timeout=500,
     )
     assert done.returncode == 0, done.stderr

@@ -7,13 +7,12 @@ Builds, and runs that replace others, are killed before every single change in `
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, sampled
+from conftest import ROOT, environment, sampled
 from test_derive_sites import flair
 
 pytestmark = pytest.mark.slow
@@ -26,10 +25,10 @@ def test_what_is_killed_at_any_moment_is_completed_by_the_next_call(tmp_path: Pa
     else:
         dataset = sampled(tmp_path / "fed", "sample.per_class=2", "clients=3").path
     done = subprocess.run(
-        [sys.executable, str(ROOT / "tests" / "kills.py"), kind, str(dataset)],
+        [sys.executable, str(ROOT / "tests/helpers/kills.py"), kind, str(dataset)],
         capture_output=True,
         text=True,
-        env={**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}", "OMP_NUM_THREADS": "1"},
+        env=environment(OMP_NUM_THREADS="1"),
         timeout=550,
         check=False,
     )
