@@ -75,10 +75,10 @@ def quickstart(
 
     with listening(quiet=json) as listener:
         datasets = sample_datasets.built(out / "data", listener=listener)
-    from fedtrain.report import quickstart as tour
+    from fedtrain.report.quickstart import train_tour
 
     with _training(quiet=json) as hears:
-        shown = tour.train(datasets, out, cache=cache_folder(), listener=hears)
+        shown = train_tour(datasets, out, cache=cache_folder(), listener=hears)
     answer(shown, json)
 
 
@@ -193,14 +193,14 @@ def verify(
       fedkit verify runs/fedpgp-fed-rsic-seed0
       fedkit verify data/fed-rsic --json
     """
-    from fedtrain.runs import verify as runs
+    from fedtrain.runs.verify import check_run, is_run
 
-    if not runs.is_run(path):
+    if not is_run(path):
         commands.verify(path, json)
         return
     from fedtrain.report import answers
 
-    run, problems, notes = runs.verify(path)
+    run, problems, notes = check_run(path)
     answer(answers.verified(path, run, problems, notes), json)
     if problems:
         raise typer.Exit(1)
@@ -231,10 +231,10 @@ def flower_app(
       fedkit flower app my-app --method fedlgt --manifest sites/server --set flower.scores=true
       fedkit flower app my-app --method fedpgp --manifest sites/server --set dp.noise=0.5
     """
-    from fedtrain.federation import app as federation
+    from fedtrain.federation.app import write_app
 
     sets = [*given(rounds=rounds, seed=seed), *(set_ or [])]
-    answer(federation.write(folder, method, manifest, subset, sets, out, overwrite=overwrite), json)
+    answer(write_app(folder, method, manifest, subset, sets, out, overwrite=overwrite), json)
 
 
 @flower.command("run", short_help="Run an app and wait; exits with 1 if it fails.")

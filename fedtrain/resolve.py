@@ -10,8 +10,7 @@ from typing import Any
 
 import torch
 
-from fedrsic_data.dataset.manifest import NAME
-from fedrsic_data.dataset.manifest import digest as digest_of
+from fedrsic_data.dataset.manifest import NAME, digest
 from fedrsic_data.dataset.reader import Dataset, Subset
 from fedrsic_data.distribution import install
 from fedrsic_data.errors import ManifestError, UsageError
@@ -43,7 +42,7 @@ def prepared(config: RunConfig) -> tuple[RunConfig, Subset, tuple[int, ...]]:
     """
     method = method_class(config.method)
     dataset = Dataset(config.manifest, proved=True)
-    if digest_of(dataset.manifest) != dataset.manifest.digest:
+    if digest(dataset.manifest) != dataset.manifest.digest:
         raise ManifestError(f"{dataset.where}: {NAME} was edited, its digest differs; run: fedkit verify")
     dataset.check_images()
     dataset.files.prove_tables()

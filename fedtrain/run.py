@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -14,11 +13,10 @@ from typing import Any
 import torch
 
 from fedrsic_data import distribution
-from fedrsic_data.dataset.reader import Dataset
-from fedrsic_data.errors import OutputError, UsageError
-from fedrsic_data.files.atomic import write
-from fedrsic_data.settings import decode, encode
-from fedrsic_data.settings import local as check_local
+from fedrsic_data.dataset.reader import Dataset, Subset
+from fedrsic_data.errors import OutputError, UsageError, for_want_of_memory
+from fedrsic_data.files.atomic import file_digest, write
+from fedrsic_data.settings import decode, encode, local
 from fedtrain import metrics
 from fedtrain.config import RunConfig, changed, group, identity, to_json, told_of
 from fedtrain.engines.base import Engine, Outcome, Training
@@ -27,9 +25,9 @@ from fedtrain.engines.rounds import figures
 from fedtrain.methods.base import Context
 from fedtrain.progress import QUIET, Listener
 from fedtrain.resolve import method_class, prepared, remark
-from fedtrain.runs import folder as folders
 from fedtrain.runs import seal
-from fedtrain.runs.files import EVENTS, RESULT
+from fedtrain.runs.files import EVENTS, RESULT, as_json
+from fedtrain.runs.folder import FORMAT, Result, holding, resumes
 
 _HERE = InProcess()
 
@@ -74,28 +72,30 @@ def train_all(
     cache: Path | None = None,
     listener: Listener = QUIET,
     engine: Engine = _HERE,
-) -> list[folders.Result]:
-    """Runs one after another; each is checked before the first begins. See ``train``.
+) -> list[Result]:
+    """Train one config after another; all are checked before the first begins.
+
+    A run that was killed resumes, and a finished one is only read.
 
     Args:
-        wanted: What to run.
-        out: The run's folder; of several, the folder that a folder for each subset is made in. None: below ``runs``.
-        overwrite: Start anew, whatever runs are there.
-        cache: Folder for what can be computed again.
-        listener: Hears of the progress.
+        wanted: The runs; ``auto`` and None are resolved here.
+        out: The run's folder, or the parent of a folder per subset; None:
+            ``runs/<method>-<dataset>-<subset>-seed<seed>``.
+        overwrite: Replace an existing run; it stays until the new one has finished a round.
+        cache: Folder for what can be computed again (features of images); None: keep nothing.
+        listener: Receives progress.
         engine: Where clients train.
+
+    Raises:
+        UsageError: A value of a config cannot be used with this dataset or machine, or ``out`` is an address.
+        ManifestError: The dataset cannot be read.
+        OutputError: A folder cannot be written, or holds another run or a damaged checkpoint.
     """
-    check_local("--out", out or "")
-    places = [out / config.subset if out is not None and len(wanted) > 1 else out for config in wanted]
-    for config, place in zip(wanted, places, strict=True):
-        ready, subset, _ = prepared(config)
-        engine.check(ready)
-        facts = _facts(ready, subset.dataset)
-        folders.check(place or _default_folder(ready, facts), facts, overwrite=overwrite)
-    return [
-        train(config, place, overwrite=overwrite, cache=cache, listener=listener, engine=engine)
-        for config, place in zip(wanted, places, strict=True)
-    ]
+    local("--out", out or "")
+    jobs = [_checked(config, out / config.subset if out and len(wanted) > 1 else out, engine) for config in wanted]
+    for job in jobs:
+        resumes(job.folder, job.facts, overwrite=overwrite)
+    return [_train(job, overwrite, cache, listener, engine) for job in jobs]
 
 
 def train(
@@ -106,40 +106,45 @@ def train(
     cache: Path | None = None,
     listener: Listener = QUIET,
     engine: Engine = _HERE,
-) -> folders.Result:
-    """Trains a method on a subset, or goes on with a run that was killed; a finished run is only read.
+) -> Result:
+    """Train a method on a subset; see ``train_all``."""
+    return train_all([config], out, overwrite=overwrite, cache=cache, listener=listener, engine=engine)[0]
 
-    Args:
-        config: What to run; ``auto`` and None are resolved here.
-        out: The run's folder; None: ``runs/<method>-<dataset>-<subset>-seed<seed>``.
-        overwrite: Start anew, whatever run is in the folder; it stays until the new one has finished a round.
-        cache: Folder for what can be computed again (features of images); None: keep nothing.
-        listener: Hears of the progress.
-        engine: Where clients train.
 
-    Raises:
-        UsageError: A value of the config cannot be used with this dataset or machine, or ``out`` is an address.
-        ManifestError: The dataset cannot be read.
-        OutputError: The folder cannot be written, or holds another run or a damaged checkpoint.
-    """
-    check_local("--out", out or "")
+@dataclass(frozen=True)
+class _Job:
+    """A run that can be trained: its resolved config, its data, and its folder with the facts about it."""
+
+    config: RunConfig
+    subset: Subset
+    rows: tuple[int, ...]
+    folder: Path
+    facts: dict[str, Any]
+
+
+def _checked(config: RunConfig, out: Path | None, engine: Engine) -> _Job:
     config, subset, rows = prepared(config)
     engine.check(config)
     if subset.entry.withheld and not engine.at_sites:
         raise UsageError(f"{config.manifest}: holds no images, which are at the sites; train with: fedkit flower run")
-    method = method_class(config.method)
     facts = _facts(config, subset.dataset)
     folder = out or _default_folder(config, facts)
     if Path(os.path.realpath(folder)).is_relative_to(os.path.realpath(subset.dataset.folder)):
         raise OutputError(f"--out {folder}: is inside the dataset, which may hold nothing else; choose another")
-    with folders.held(folder, facts, overwrite=overwrite) as held:
+    return _Job(config, subset, rows, folder, facts)
+
+
+def _train(job: _Job, overwrite: bool, cache: Path | None, listener: Listener, engine: Engine) -> Result:
+    config, subset, folder = job.config, job.subset, job.folder
+    method = method_class(config.method)
+    with holding(folder, job.facts, overwrite=overwrite) as held:
         if held.standing is not None:
             return held.standing
-        remark(subset, rows, config, listener)
+        remark(subset, job.rows, config, listener)
         context = Context(
             subset=subset,
             clients=subset.clients,
-            rows=rows,
+            rows=job.rows,
             seed=config.seed,
             device=torch.device(config.device),
             precision=config.precision,
@@ -158,7 +163,7 @@ def train(
 
             def trained(place: Path, until: int | None = None) -> Outcome:
                 with _tensorboard(place, listener) if config.tensorboard else nullcontext(listener) as hears:
-                    return engine.run(Training(bound, context, config, place, facts["run"], hears, until))
+                    return engine.run(Training(bound, context, config, place, job.facts["run"], hears, until))
 
             place = held.begin()
             if place != folder and config.rounds and config.rounds > 1:
@@ -166,10 +171,10 @@ def train(
                 place = held.replace()
             done = trained(place)
         data = seal.sealed(place, _result(context, config, done, engine.name))
-        write(place / RESULT, folders.text(data))
+        write(place / RESULT, as_json(data))
         if place != folder:
             held.replace()
-    return folders.Result(folder, facts, data, trained=True)
+    return Result(folder, job.facts, data, trained=True)
 
 
 def _facts(config: RunConfig, dataset: Dataset) -> dict[str, Any]:
@@ -177,7 +182,7 @@ def _facts(config: RunConfig, dataset: Dataset) -> dict[str, Any]:
     manifest = dataset.manifest
     weights = _weights(config)
     return {
-        "fedkit": folders.FORMAT,
+        "fedkit": FORMAT,
         "run": identity(config, manifest.digest, weights),
         "group": group(to_json(config), manifest, weights),
         "config": to_json(config),
@@ -191,12 +196,7 @@ def _weights(config: RunConfig) -> dict[str, str]:
     """sha256 of the files of weights that a config names, by field; those that are fetched go by their names."""
     named = {"clip": str(config.clip).partition(":")[2]}
     named |= {key: str(config.method_settings[key]) for key in getattr(method_class(config.method), "files", ())}
-    found = {}
-    for key, path in named.items():
-        if path and os.path.isfile(path):
-            with Path(path).open("rb") as file:
-                found[key] = hashlib.file_digest(file, "sha256").hexdigest()
-    return found
+    return {key: file_digest(Path(path)) for key, path in named.items() if path and os.path.isfile(path)}
 
 
 def _default_folder(config: RunConfig, facts: Mapping[str, Any]) -> Path:
@@ -208,7 +208,7 @@ def _result(context: Context, config: RunConfig, done: Outcome, engine: str) -> 
     """What ``result.json`` holds."""
     counters = encode(done.counters)
     return {
-        "fedkit": folders.FORMAT,
+        "fedkit": FORMAT,
         "engine": engine,
         "rounds": config.rounds,
         "figures": figures(done.evaluations),
@@ -245,8 +245,8 @@ def _enough_memory(config: RunConfig) -> Iterator[None]:
     """Says in words that there is not."""
     try:
         yield
-    except (MemoryError, RuntimeError) as error:  # of a CPU's memory PyTorch only tells in the text
-        if isinstance(error, MemoryError | torch.OutOfMemoryError) or "allocate memory" in str(error):
+    except (MemoryError, RuntimeError) as error:
+        if isinstance(error, torch.OutOfMemoryError) or for_want_of_memory(error):
             smaller = {"cohort": config.cohort, **config.method_settings}
             named = [f"{key}={smaller[key]}" for key in ("cohort", "batch", "image_size") if smaller.get(key)]
             raise UsageError(

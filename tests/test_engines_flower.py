@@ -602,9 +602,9 @@ def test_the_app_is_what_flower_takes(single: Path, tmp_path: Path) -> None:
     assert sorted(p.name for p in (tmp_path / "app").rglob("*.py")) == ["__init__.py", "server.py", "site.py"]
     answer(fedkit(*wanted, "--rounds", 3, "--json"))  # the same again
     with pytest.raises(OutputError, match="holds another app"):
-        app.write(tmp_path / "app", "fedpgp", str(at), None, ["rounds=2"], None)
-    app.write(tmp_path / "app", "fedpgp", str(at), None, ["rounds=2"], None, overwrite=True)
-    app.write(tmp_path / "srv😀", "fedpgp", str(at), None, [], tmp_path / "runs😀")
+        app.write_app(tmp_path / "app", "fedpgp", str(at), None, ["rounds=2"], None)
+    app.write_app(tmp_path / "app", "fedpgp", str(at), None, ["rounds=2"], None, overwrite=True)
+    app.write_app(tmp_path / "srv😀", "fedpgp", str(at), None, [], tmp_path / "runs😀")
     plain = tomllib.loads((tmp_path / "srv😀" / "pyproject.toml").read_text())
     assert plain["tool"]["flwr"]["app"]["config"]["out"] == str(tmp_path / "runs😀")
     assert "rounds=2" in (tmp_path / "app" / "pyproject.toml").read_text()
@@ -614,38 +614,38 @@ def test_the_app_is_what_flower_takes(single: Path, tmp_path: Path) -> None:
     (tmp_path / "linked" / "pyproject.toml").symlink_to(tmp_path / "app" / "pyproject.toml")
     for folder in (tmp_path / "foreign", tmp_path / "linked"):
         with pytest.raises(OutputError, match="holds no fedkit app"):
-            app.write(folder, "fedpgp", str(at), None, [], None)
+            app.write_app(folder, "fedpgp", str(at), None, [], None)
     assert (tmp_path / "foreign" / "pyproject.toml").read_text() == "mine"
     with pytest.raises(OutputError, match="cannot be written"):
-        app.write(tmp_path / ("x" * 300), "fedpgp", str(at), None, [], None)
+        app.write_app(tmp_path / ("x" * 300), "fedpgp", str(at), None, [], None)
     with pytest.raises(UsageError, match="no method 'fedppg'"):
-        app.write(tmp_path / "x", "fedppg", str(at), None, [], None)
+        app.write_app(tmp_path / "x", "fedppg", str(at), None, [], None)
     with pytest.raises(ManifestError, match="does not exist"):
-        app.write(tmp_path / "x", "fedpgp", str(tmp_path / "no"), None, [], None)
+        app.write_app(tmp_path / "x", "fedpgp", str(tmp_path / "no"), None, [], None)
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.tex").write_text("precious")
     with pytest.raises(OutputError, match="is not empty and holds no fedkit app"):
-        app.write(tmp_path / "mine", "fedpgp", str(at), None, [], None)
+        app.write_app(tmp_path / "mine", "fedpgp", str(at), None, [], None)
     for name in ("thesis.tex", "fedkit_federation/mine.py", "pyproject.toml.tmp"):
         (tmp_path / "app" / name).write_text("precious")
         with pytest.raises(OutputError, match=f"holds no fedkit app .{name.rpartition('/')[2]}"):
-            app.write(tmp_path / "app", "fedpgp", str(at), None, [], None, overwrite=True)
+            app.write_app(tmp_path / "app", "fedpgp", str(at), None, [], None, overwrite=True)
         assert (tmp_path / "app" / name).read_text() == "precious"
         (tmp_path / "app" / name).unlink()
     (tmp_path / "app/fedkit_federation/__pycache__").mkdir()
     (tmp_path / "app/fedkit_federation/__pycache__/site.cpython-311.pyc").write_bytes(b"compiled")
-    app.write(tmp_path / "app", "fedpgp", str(at), None, ["rounds=2"], None)
+    app.write_app(tmp_path / "app", "fedpgp", str(at), None, ["rounds=2"], None)
     for words in ("", "[tool.flwr.app]\npublisher = 1", "# A federation, for: flwr run\n[project]\nname = 'mine'"):
         (tmp_path / "app" / "pyproject.toml").write_text(words)  # its first line alone says nothing
         with pytest.raises(OutputError, match="holds no fedkit app"):
-            app.write(tmp_path / "app", "fedpgp", str(at), None, [], None, overwrite=True)
+            app.write_app(tmp_path / "app", "fedpgp", str(at), None, [], None, overwrite=True)
         assert (tmp_path / "app" / "pyproject.toml").read_text() == words
 
 
 def test_an_app_that_was_cut_short_is_written_again(
     single: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    app.write(tmp_path / "whole" / "app", "fedpgp", str(single), None, [], tmp_path / "runs")
+    app.write_app(tmp_path / "whole" / "app", "fedpgp", str(single), None, [], tmp_path / "runs")
     replace, at = os.replace, tmp_path / "cut" / "app"
 
     def killed(source: Path, target: Path) -> None:
@@ -656,9 +656,9 @@ def test_an_app_that_was_cut_short_is_written_again(
     with monkeypatch.context() as patch:
         patch.setattr(os, "replace", killed)
         with pytest.raises(KeyboardInterrupt):
-            app.write(at, "fedpgp", str(single), None, [], tmp_path / "runs")
+            app.write_app(at, "fedpgp", str(single), None, [], tmp_path / "runs")
     (at / ".fedkit-0123456789abcdef.tmp").touch()  # as a kill leaves it
-    app.write(at, "fedpgp", str(single), None, [], tmp_path / "runs")
+    app.write_app(at, "fedpgp", str(single), None, [], tmp_path / "runs")
     (at / ".fedkit-0123456789abcdef.tmp").unlink()
     assert contents(at) == contents(tmp_path / "whole" / "app")
 
@@ -666,7 +666,7 @@ def test_an_app_that_was_cut_short_is_written_again(
 def test_an_app_that_could_not_run_is_not_written(single: Path, tmp_path: Path) -> None:
     for method, subset, words in (("fedpgp", "nope", "no subset 'nope'"), ("fedlgt", None, "is for multi-label data")):
         with pytest.raises(UsageError, match=words):
-            app.write(tmp_path / "x", method, str(single), subset, [], None)
+            app.write_app(tmp_path / "x", method, str(single), subset, [], None)
     assert not (tmp_path / "x").exists()
 
 

@@ -74,7 +74,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
         patch.setattr(methods, "METHODS", {"softmax": Softmax})
         run.train(config(top / "dataset", "rounds=1"), top / "run")
     sites.split(top / "dataset", top / "sites")
-    app.write(top / "app", "fedpgp", str(top / "dataset"), None, [], None)
+    app.write_app(top / "app", "fedpgp", str(top / "dataset"), None, [], None)
     dataset = fedrsic_data.open(top / "dataset")
     figures.write(dataset, [], top / "pictures")
     begun = planned("seed=3")
@@ -115,7 +115,7 @@ def trains_again(made: Made, out: Path) -> None:
 
 
 def federates(made: Made, out: Path) -> None:
-    app.write(out, "fedpgp", str(made.dataset), None, ["rounds=3"], None, overwrite=True)
+    app.write_app(out, "fedpgp", str(made.dataset), None, ["rounds=3"], None, overwrite=True)
 
 
 def draws(made: Made, out: Path) -> None:

@@ -46,7 +46,7 @@ def datasets(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 @pytest.fixture(scope="module")
 def toured(datasets: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Shown]:
     out = tmp_path_factory.mktemp("out")
-    return out, quickstart.train(datasets, out, tour=tour(), cache=out / "cache")
+    return out, quickstart.train_tour(datasets, out, tour=tour(), cache=out / "cache")
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +75,7 @@ def test_the_tour_is_resumed(toured: tuple[Path, Shown], datasets: dict[str, Pat
     out, shown = toured
     trained: list[Any] = []
     before = Path(shown.data["report"]).read_bytes()
-    again = quickstart.train(
+    again = quickstart.train_tour(
         datasets, out, tour=tour(), cache=out / "cache", listener=Listener(round=lambda line, _: trained.append(line))
     )
     assert trained == []

@@ -21,7 +21,7 @@ from fedtrain import methods, run
 from fedtrain.report import answers, html
 from fedtrain.runs.folder import load
 from fedtrain.runs.results import found, grouped
-from fedtrain.runs.verify import is_run, verify
+from fedtrain.runs.verify import check_run, is_run
 
 
 @pytest.fixture(scope="module")
@@ -96,7 +96,7 @@ def test_a_changed_run_is_refused_wherever_it_is_read(case: str, folder: Path) -
     for look in (lambda: found([folder]), lambda: found([folder.parent]), lambda: html.page([folder])):
         with pytest.raises(OutputError, match=rf"{file}: is damaged \(.*\); start the run anew with --overwrite$"):
             look()
-    assert file in {problem.file for problem in verify(folder)[1]}
+    assert file in {problem.file for problem in check_run(folder)[1]}
 
 
 COUNTED_AGAIN = ("a mean", "a figure of all rows", "a client", "no metrics", "no line", "its last line")
@@ -123,7 +123,7 @@ def test_another_config_is_not_that_of_the_run(case: str, folder: Path) -> None:
 def test_a_sample_that_calls_itself_real_is_found_out_by_its_dataset(folder: Path) -> None:
     CHANGES["real images"][1](folder)
     resealed(folder)
-    (problem,) = verify(folder)[1]
+    (problem,) = check_run(folder)[1]
     assert problem.file == "config.json"
     assert problem.words == "says sample=False of its dataset, whose manifest says True"
 
@@ -158,7 +158,7 @@ def test_what_a_sealed_run_says_of_its_dataset_is_compared_with_it(case: str, fo
     change, words = LIES[case]
     change(folder)
     resealed(folder)
-    found = [problem.words for problem in verify(folder)[1]]
+    found = [problem.words for problem in check_run(folder)[1]]
     assert any(words in one for one in found), found
 
 
@@ -169,7 +169,7 @@ def test_a_split_that_a_dataset_does_not_have(folder: Path) -> None:
     (folder / "result.json").write_text(json.dumps(result))
     config_lie("config", "splits", value=["val"])(folder)
     resealed(folder)
-    assert any("was judged on 'val', and fed-ucmerced has train, test" in one.words for one in verify(folder)[1])
+    assert any("was judged on 'val', and fed-ucmerced has train, test" in one.words for one in check_run(folder)[1])
 
 
 def unsealed(folder: Path) -> None:
@@ -193,7 +193,7 @@ def test_runs_without_a_seal_open_and_are_marked(finished: Path, folder: Path) -
     assert "softmax (unsealed)" in str(page.sections)
     assert [group.label for group in grouped(found([finished]))] == ["softmax"]
     assert "has no seal: nothing proves its figures" in shown(answers.trained(results).text)
-    assert [problem.words for problem in verify(folder)[1]] == [
+    assert [problem.words for problem in check_run(folder)[1]] == [
         "has no seal, an older fedkit wrote it: nothing proves its figures"
     ]
 
@@ -220,7 +220,7 @@ def test_what_is_not_at_hand_is_said(folder: Path) -> None:
     shutil.rmtree(folder / "checkpoint")
     edit("config.json", "config", "manifest", value="nowhere")(folder)
     resealed(folder)
-    _, problems, notes = verify(folder)
+    _, problems, notes = check_run(folder)
     assert problems == []
     assert [note.partition(";")[0] for note in notes] == [
         "checkpoint/state.safetensors is not there, or was not sealed",

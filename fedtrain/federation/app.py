@@ -85,7 +85,7 @@ class Wanted:
     overwrite: bool = False
 
 
-def write(
+def write_app(
     folder: Path,
     method: str,
     manifest: str,
@@ -195,7 +195,7 @@ def server_app(cache: Path) -> Any:
 
     @app.main()
     def main(grid: Grid, context: Context) -> None:
-        from fedtrain import run as runs
+        from fedtrain import run
         from fedtrain.engines.flower.server import Deployment, Link
         from fedtrain.progress import Listener
         from fedtrain.runs.results import story
@@ -213,8 +213,8 @@ def server_app(cache: Path) -> Any:
             ),
         )
         try:
-            results = runs.train_all(
-                runs.configs(
+            results = run.train_all(
+                run.configs(
                     wanted.method, wanted.manifest, [wanted.subset] if wanted.subset else [], shlex.split(wanted.sets)
                 ),
                 Path(wanted.out),

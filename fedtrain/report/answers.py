@@ -71,7 +71,7 @@ def compared(groups: Sequence[Group], form: str) -> Shown:
 
 
 def verified(path: Path, run: Result, problems: Sequence[Problem], notes: Sequence[str]) -> Shown:
-    """The outcome of verifying a run; see ``verify.verify``."""
+    """The outcome of verifying a run; see ``runs.verify.check_run``."""
     config, dataset = run.facts["config"], run.facts["dataset"]
     seal = run.data.get("seal")
     data = {

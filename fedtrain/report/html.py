@@ -16,8 +16,8 @@ from fedrsic_data.dataset.reader import Dataset
 from fedrsic_data.errors import OutputError, UsageError
 from fedrsic_data.files import ownership
 from fedrsic_data.files.atomic import write
-from fedrsic_data.report import dataset as partitions
 from fedrsic_data.report import style
+from fedrsic_data.report.dataset import SAMPLE, sections
 from fedrsic_data.report.page import Block, Cell, Figure, Page, Section, Table, render
 from fedrsic_data.report.style import Numbers
 from fedrsic_data.settings import local
@@ -67,7 +67,7 @@ def page(paths: Sequence[Path], *, images: bool = True) -> Page:
     datasets = [Dataset(path) for path in folders]
     left_out: list[str] = []
     groups = _grouped(runs, left_out.append) if runs else []
-    parts = [*_run_sections(groups), *(s for dataset in datasets for s in partitions.sections(dataset, images=images))]
+    parts = [*_run_sections(groups), *(s for dataset in datasets for s in sections(dataset, images=images))]
     sample = any(d.manifest.recipe.sample is not None for d in datasets) or any(g.group.sample for g in groups)
     names = dict.fromkeys([*(d.manifest.name for d in datasets), *(g.group.dataset for g in groups)])
     methods = dict.fromkeys(one.method for one in groups)
@@ -77,7 +77,7 @@ def page(paths: Sequence[Path], *, images: bool = True) -> Page:
         Section(f"{s.name}-{i}" if ids.count(s.name) > 1 else s.name, s.title, s.words, s.blocks)
         for i, s in enumerate(parts)
     ]
-    return Page(" and ".join(names), tuple(words), tuple(parts), partitions.SAMPLE if sample else "")
+    return Page(" and ".join(names), tuple(words), tuple(parts), SAMPLE if sample else "")
 
 
 def _has_runs(path: Path) -> bool:

@@ -69,7 +69,7 @@ TOUR = (
 """What ``fedkit quickstart`` trains. Nothing in it was chosen by its test rows."""
 
 
-def train(
+def train_tour(
     datasets: Mapping[str, Path],
     out: Path,
     *,

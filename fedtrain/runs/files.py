@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from fedrsic_data.errors import OutputError
+from fedrsic_data.errors import OutputError, translated
 from fedrsic_data.files.atomic import TEMPORARY
 
 CONFIG, METRICS, CHECKPOINT, RESULT = "config.json", "metrics.jsonl", "checkpoint", "result.json"
@@ -38,10 +39,13 @@ def read(path: Path) -> str:
         OutputError: It cannot be read.
         ValueError: It is no text.
     """
-    try:
+    with translated(OutputError, path):
         return path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise OutputError(f"{path}: cannot be read ({error.strerror})") from None
+
+
+def as_json(data: Mapping[str, Any]) -> bytes:
+    """The content of a JSON file of a run."""
+    return (json.dumps(data, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode()
 
 
 def parsed(text: str) -> Any:

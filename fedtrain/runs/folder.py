@@ -23,6 +23,7 @@ from fedtrain.runs.files import (
     METRICS,
     RESULT,
     STATE,
+    as_json,
     is_number,
     known,
     parsed,
@@ -160,7 +161,7 @@ class Held:
                 place.mkdir()
             else:
                 _remove(place, _PARTS[:-1])  # the config is replaced: the folder is always known for a run's
-        write(place / CONFIG, text(self.facts))
+        write(place / CONFIG, as_json(self.facts))
         return place
 
     def replace(self) -> Path:
@@ -181,7 +182,7 @@ class Held:
 
 
 @contextmanager
-def held(folder: Path, facts: dict[str, Any], *, overwrite: bool) -> Iterator[Held]:
+def holding(folder: Path, facts: dict[str, Any], *, overwrite: bool) -> Iterator[Held]:
     """Holds the run's folder for this process. Nothing in it is changed before ``Held.begin``.
 
     Raises:
@@ -193,9 +194,9 @@ def held(folder: Path, facts: dict[str, Any], *, overwrite: bool) -> Iterator[He
                 raise OutputError(f"{folder}: is a file; choose another --out")
             _no_links(folder)
             stack.enter_context(_locked(folder))
-            check(folder, facts, overwrite=overwrite)
+            resumes(folder, facts, overwrite=overwrite)
             _settle(folder)
-        goes_on = check(folder, facts, overwrite=overwrite)
+        goes_on = resumes(folder, facts, overwrite=overwrite)
         try:
             yield Held(folder, facts, goes_on, load(folder) if goes_on and (folder / RESULT).is_file() else None)
         finally:
@@ -203,7 +204,7 @@ def held(folder: Path, facts: dict[str, Any], *, overwrite: bool) -> Iterator[He
                 ownership.clear(folder / _NEW, known, last=CONFIG)
 
 
-def check(folder: Path, facts: Mapping[str, Any], *, overwrite: bool) -> bool:
+def resumes(folder: Path, facts: Mapping[str, Any], *, overwrite: bool) -> bool:
     """Whether a folder holds a run, begun or finished, that this one goes on with.
 
     A run that has no checkpoint yet has nothing to lose and gives way to another.
@@ -257,11 +258,6 @@ def load(folder: Path, *, proved: bool = True) -> Result:
     for name, words in seal.problems(folder, facts, data) if proved else ():
         raise OutputError(f"{folder / name}: is damaged ({words}); start the run anew with --overwrite")
     return Result(folder, facts, data)
-
-
-def text(data: Mapping[str, Any]) -> bytes:
-    """A JSON file's content."""
-    return (json.dumps(data, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode()
 
 
 @contextmanager

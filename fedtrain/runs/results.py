@@ -12,9 +12,8 @@ from typing import Any
 
 from fedrsic_data.settings import local
 from fedtrain.config import NEUTRAL
-from fedtrain.runs import folder as folders
 from fedtrain.runs.files import CONFIG, RESULT
-from fedtrain.runs.folder import Result
+from fedtrain.runs.folder import Result, load
 
 FLOATS, BYTES = "sent/floats per client and round", "sent/bytes per client and round"
 
@@ -92,7 +91,7 @@ def found(paths: Sequence[Path], note: Callable[[str], None] = lambda _: None) -
             if one not in finished:
                 note(f"{one}: is not finished and is left out")
         for one in finished or [path]:
-            run = folders.load(one)
+            run = load(one)
             twin = runs.setdefault((run.facts["run"], engine(run)), run)
             if twin.folder.resolve() != one.resolve():
                 note(f"{one}: is the same run as {twin.folder} and is left out")

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from fedrsic_data.files.atomic import file_digest
 from fedtrain import metrics
 from fedtrain.config import digest, identity_of
 from fedtrain.runs.files import CHECKPOINT, CONFIG, METRICS, RESULT, STATE, parsed, read
@@ -24,7 +24,7 @@ def sealed(folder: Path, data: Mapping[str, Any]) -> dict[str, Any]:
         folder: The run's; its config, rounds and checkpoint are on disk.
         data: What the run came to.
     """
-    files = {name: found for name in (CONFIG, METRICS, SERVER) if (found := file_digest(folder / name)) is not None}
+    files = {name: found for name in (CONFIG, METRICS, SERVER) if (found := _digest(folder / name)) is not None}
     whole = {**data, FILES: files}
     return {**whole, SEAL: digest(whole)}
 
@@ -48,7 +48,7 @@ def problems(folder: Path, facts: Mapping[str, Any], data: Mapping[str, Any]) ->
         if data[SEAL] != digest({key: value for key, value in data.items() if key != SEAL}):
             yield RESULT, "its seal differs"
         for name in (CONFIG, METRICS):
-            if file_digest(folder / name) != _told(data, name):
+            if _digest(folder / name) != _told(data, name):
                 yield name, "its digest differs from the sealed one"
     if facts["run"] != identity_of(facts["config"], facts["dataset"]["digest"], facts.get("weights")):
         yield CONFIG, "run is not the digest of config and dataset"
@@ -63,16 +63,12 @@ def problems(folder: Path, facts: Mapping[str, Any], data: Mapping[str, Any]) ->
 
 def server_state(folder: Path, data: Mapping[str, Any]) -> bool | None:
     """Whether the server's state is the one that was judged; None if it is not there, or was not sealed."""
-    told, found = _told(data, SERVER), file_digest(folder / SERVER)
+    told, found = _told(data, SERVER), _digest(folder / SERVER)
     return None if told is None or found is None else told == found
 
 
-def file_digest(path: Path) -> str | None:
-    """sha256 of a file, in hex; None where there is none."""
-    if not path.is_file():
-        return None
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def _digest(path: Path) -> str | None:
+    return file_digest(path) if path.is_file() else None
 
 
 def _told(data: Mapping[str, Any], name: str) -> Any:

@@ -10,10 +10,9 @@ from fedrsic_data.dataset.manifest import NAME
 from fedrsic_data.dataset.reader import Dataset, Subset
 from fedrsic_data.errors import FedkitError
 from fedtrain.config import group, told_of
-from fedtrain.runs import folder as folders
 from fedtrain.runs import seal
 from fedtrain.runs.files import CONFIG, RESULT
-from fedtrain.runs.folder import Result
+from fedtrain.runs.folder import Result, load
 
 
 @dataclass(frozen=True)
@@ -34,7 +33,7 @@ def is_run(path: Path) -> bool:
     return (path / CONFIG).is_file() and not (path / NAME).exists()
 
 
-def verify(folder: Path) -> tuple[Result, list[Problem], list[str]]:
+def check_run(folder: Path) -> tuple[Result, list[Problem], list[str]]:
     """Compares a finished run with its seal and, where that is at hand, with its dataset.
 
     Args:
@@ -46,7 +45,7 @@ def verify(folder: Path) -> tuple[Result, list[Problem], list[str]]:
     Raises:
         OutputError: It holds no run, or one that is not finished or cannot be read.
     """
-    run = folders.load(folder, proved=False)
+    run = load(folder, proved=False)
     found = seal.problems(folder, run.facts, run.data)
     problems = [Problem(file, f"is not as the run left it: {words}") for file, words in found]
     if not run.sealed:
