@@ -236,7 +236,6 @@ class HubFiles:
         return found
 
     def prove(self, shard: Shard) -> None:
-        """See ``Files.prove``."""
         kept = _kept(shard)
         for _ in range(_TRIES):
             with caching(HubError, self.folder):
@@ -259,7 +258,6 @@ class HubFiles:
         """See ``Files.prove_tables``: they are proved when they are fetched, and only fetched to be read."""
 
     def parquet(self, name: str) -> Any:
-        """See ``Files.parquet``."""
         if name in (self.manifest.plan.path, self.manifest.clients.path):
             return local(self._small(name))
         shard = self._shards[name]

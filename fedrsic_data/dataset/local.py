@@ -80,16 +80,13 @@ class LocalFiles:
         self.manifest = manifest.load(file)
 
     def prove(self, shard: Shard) -> None:
-        """See ``Files.prove``."""
         self._prove(shard)
 
     def prove_tables(self) -> None:
-        """See ``Files.prove_tables``."""
         self._prove(self.manifest.plan)
         self._prove(self.manifest.clients)
 
     def parquet(self, name: str) -> AbstractContextManager[pq.ParquetFile]:
-        """See ``Files.parquet``."""
         for table in (self.manifest.plan, self.manifest.clients):
             if table.path == name:
                 self._prove(table)

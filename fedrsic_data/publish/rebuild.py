@@ -52,9 +52,9 @@ def _found(recipe: Recipe, name: str) -> Literal["by path", "by name", "fetched"
         source = configured(name, recipe.sources.get(name, {}), f"sources.{name}")
     except UsageError:
         return "by path"
-    if not hasattr(source, "place"):
+    if not hasattr(source.settings, "path"):
         return "by name"
-    return "fetched" if source.place is None else "by path"
+    return "fetched" if source.settings.path is None else "by path"
 
 
 class Expected:

@@ -52,23 +52,11 @@ def _bytes(path: str) -> bytes:
             os.close(handle)
 
 
-class InPlace(Container):
-    """Files that are read where they are, in any order, and whose sizes are known without reading them."""
-
-    def prepare(self, scratch: Path, *, shared: bool = False) -> None:
-        """Does nothing."""
+class InPlace(Container, identical.Peekable):
+    """Files that are read where they are."""
 
     def firsts(self, keys: pa.ChunkedArray) -> NDArray[np.int64]:
-        """See ``Container.firsts``."""
         return identical.firsts(self, keys)
-
-    @abstractmethod
-    def sizes(self, keys: Sequence[str]) -> list[int]:
-        """See ``identical.Peekable``."""
-
-    @abstractmethod
-    def peek(self, keys: Sequence[str]) -> list[bytes]:
-        """See ``identical.Peekable``."""
 
 
 class FolderContainer(InPlace):
@@ -79,20 +67,16 @@ class FolderContainer(InPlace):
         self._prefix = os.fspath(root) + os.sep
 
     def read(self, keys: Sequence[str]) -> list[bytes]:
-        """See ``Container.read``."""
         return [_bytes(self._prefix + key) for key in keys]
 
     def where(self, key: str) -> str:
-        """See ``Container.where``."""
         return self._prefix + key
 
     def sizes(self, keys: Sequence[str]) -> list[int]:
-        """See ``identical.Peekable``."""
         with reading(self.root):
             return [os.stat(self._prefix + key).st_size for key in keys]  # noqa: PTH116 - as for _bytes
 
     def peek(self, keys: Sequence[str]) -> list[bytes]:
-        """See ``identical.Peekable``."""
         with reading(self.root):
             return [_middle(self._prefix + key) for key in keys]
 
@@ -112,19 +96,15 @@ class ArchiveContainer(InPlace):
         self._reader = reader
 
     def read(self, keys: Sequence[str]) -> list[bytes]:
-        """See ``Container.read``."""
         return [self._reader.read(key) for key in keys]
 
     def where(self, key: str) -> str:
-        """See ``Container.where``."""
         return f"{self.path}!{key}"
 
     def sizes(self, keys: Sequence[str]) -> list[int]:
-        """See ``identical.Peekable``."""
         return [self._reader.size(key) for key in keys]
 
     def peek(self, keys: Sequence[str]) -> list[bytes]:
-        """See ``identical.Peekable``."""
         return [self._reader.middle(key, identical.PEEK) for key in keys]
 
 
@@ -135,19 +115,15 @@ class LayeredContainer(InPlace):
         self.layers = tuple(layers)
 
     def read(self, keys: Sequence[str]) -> list[bytes]:
-        """See ``Container.read``."""
         return self._each(keys, lambda layer: layer.read)
 
     def sizes(self, keys: Sequence[str]) -> list[int]:
-        """See ``identical.Peekable``."""
         return self._each(keys, lambda layer: layer.sizes)
 
     def peek(self, keys: Sequence[str]) -> list[bytes]:
-        """See ``identical.Peekable``."""
         return self._each(keys, lambda layer: layer.peek)
 
     def where(self, key: str) -> str:
-        """See ``Container.where``."""
         number, _, inner = key.partition("/")
         return self.layers[int(number)].where(inner)
 
@@ -163,7 +139,7 @@ class LayeredContainer(InPlace):
         return [found[row] for row in range(len(keys))]
 
 
-class _Flat(ABC):
+class _Flat(Container, ABC):
     """Images in files that can only be read in order, wanted in the order of clients; keys are row numbers.
 
     The files are read once, in order, into a flat scratch file, and rows are read from there.
@@ -178,7 +154,6 @@ class _Flat(ABC):
         """``identical.digests`` of all rows, read in order, int64 [N, 3]."""
 
     def firsts(self, keys: pa.ChunkedArray) -> NDArray[np.int64]:
-        """See ``Container.firsts``."""
         return identical.firsts_of(self._digests()[keys.cast(pa.int64()).to_numpy()])
 
     @abstractmethod
@@ -186,7 +161,7 @@ class _Flat(ABC):
         """Writes the bytes of all rows to a file; gives where each row's start and how many they are."""
 
     def prepare(self, scratch: Path, *, shared: bool = False) -> None:
-        """See ``Container.prepare``: writes as many bytes as the images have."""
+        """Writes as many bytes as the images have."""
         if self._scratch is None or (shared and not isinstance(self._scratch.name, str)):
             if shared:
                 file = cast("IO[bytes]", tempfile.NamedTemporaryFile(dir=scratch, buffering=0, delete=False))  # noqa: SIM115
@@ -207,7 +182,6 @@ class _Flat(ABC):
                 self._scratch = Path(state["_scratch"]).open("rb", buffering=0)  # noqa: SIM115 - as in prepare
 
     def read(self, keys: Sequence[str]) -> list[bytes]:
-        """See ``Container.read``."""
         assert self._scratch is not None
         handle = self._scratch.fileno()
         rows = np.array(keys, np.int64)
@@ -231,7 +205,6 @@ class ParquetContainer(_Flat):
         self._first = np.cumsum([0, *(pq.read_metadata(file).num_rows for file in files)])
 
     def where(self, key: str) -> str:
-        """See ``Container.where``."""
         file = int(np.searchsorted(self._first, int(key), side="right")) - 1
         return f"{self.files[file]} (row {int(key) - self._first[file]})"
 
@@ -295,7 +268,6 @@ class TarGzContainer(_Flat):
         self._archive = np.full(len(names), -1, np.int32)  # which one has a row's member
 
     def where(self, key: str) -> str:
-        """See ``Container.where``."""
         name, archive = self.names[int(key)].as_py(), int(self._archive[int(key)])
         return f"{self.archives[archive]}!{name}" if archive >= 0 else name
 

@@ -31,8 +31,10 @@ FINE = pa.field("fine_labels", pa.list_(pa.int32()))  # indices into Fine.classe
 class Container(Protocol):
     """Where the bytes of an index are: a folder, an archive, Parquet files, a renderer. Safe for threads."""
 
-    def prepare(self, scratch: Path, *, shared: bool = False) -> None:
+    def prepare(self, scratch: Path, *, shared: bool = False) -> None:  # noqa: ARG002 - for those that need it
         """Gets ready for reads in any order; called before ``read``, temporary files may go to ``scratch``.
+
+        Files that can be read in any order as they are need nothing.
 
         Args:
             scratch: A folder.
@@ -42,7 +44,7 @@ class Container(Protocol):
         Raises:
             SourceError: The files cannot be read.
         """
-        ...
+        return
 
     def read(self, keys: Sequence[str]) -> list[bytes]:
         """The files' bytes, as they are, in the order of ``keys``.

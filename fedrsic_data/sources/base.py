@@ -111,7 +111,6 @@ class ClassFolders:
 
     @property
     def kind(self) -> str:
-        """See ``Source.kind``."""
         return self.name
 
     def index(self, path: Path, *, allow_partial: bool = False) -> Index:

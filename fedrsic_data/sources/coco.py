@@ -97,21 +97,15 @@ class Coco:
     """
 
     name: str = "coco"
+    kind: str = "coco"
     settings: CocoSettings = CocoSettings()
 
     @property
-    def kind(self) -> str:
-        """See ``Source.kind``."""
-        return "coco"
-
-    @property
     def aliases(self) -> tuple[str, ...]:
-        """See ``Source.aliases``."""
         return ("coco", "mscoco", f"coco{self.settings.year}")
 
     @property
     def facts(self) -> Facts:
-        """See ``Source.facts``."""
         year = self.settings.year
         return Facts(
             title=f"MS-COCO {year}",

@@ -83,7 +83,6 @@ class Flair:
 
     @property
     def kind(self) -> str:
-        """See ``Source.kind``."""
         return self.name
 
     def index(self, path: Path, *, allow_partial: bool = False) -> Index:

@@ -13,34 +13,28 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from fedrsic_data import sample
-from fedrsic_data.raw.index import FINE, INDEX_SCHEMA, Fine, Index, fingerprint
+from fedrsic_data.raw.index import FINE, INDEX_SCHEMA, Container, Fine, Index, fingerprint
 from fedrsic_data.sources.base import Source
 
 KINDS = ("coco", "flair", "voc")
 """Sources that photographs stand in for."""
 
 
-class PhotoContainer:
+class PhotoContainer(Container):
     """Paints the photograph a key names: ``collection:user/number/camera/fine labels``."""
 
     def __init__(self, seed: int, size: int) -> None:
         self._seed = seed
         self._size = size
 
-    def prepare(self, scratch: object, *, shared: bool = False) -> None:
-        """See ``Container.prepare``: nothing to do."""
-
     def read(self, keys: Sequence[str]) -> list[bytes]:
-        """See ``Container.read``."""
         return [self._painted(*key.split(":", 1)) for key in keys]
 
     def where(self, key: str) -> str:
-        """See ``Container.where``."""
         return f"sample of {key}"
 
     def firsts(self, keys: pa.ChunkedArray) -> NDArray[np.int64]:
-        """See ``Container.firsts``: no two are the same."""
-        return np.arange(len(keys))
+        return np.arange(len(keys))  # no two are the same
 
     def _painted(self, collection: str, key: str) -> bytes:
         photo = sample.Photograph.from_key(key)

@@ -68,20 +68,10 @@ class Folder:
     settings: FolderSettings
     name: str = "folder"
     aliases: tuple[str, ...] = ()
-
-    @property
-    def kind(self) -> str:
-        """See ``Source.kind``."""
-        return "folder"
-
-    @property
-    def place(self) -> str:
-        """Where it is unless ``--source`` says otherwise."""
-        return self.settings.path
+    kind: str = "folder"
 
     @property
     def facts(self) -> Facts:
-        """See ``Source.facts``."""
         its = self.settings
         layout = "<class>/<image>, <domain>/<class>/<image>, or labels.csv and images"
         return common.facts(its.title or self.name, its.licence, its.citation, layout, hub=None)

@@ -97,20 +97,10 @@ class ColumnsSource:
     settings: ColumnsSettings
     name: str = "hub"
     aliases: tuple[str, ...] = ()
-
-    @property
-    def kind(self) -> str:
-        """See ``Source.kind``."""
-        return "hub"
-
-    @property
-    def place(self) -> str | None:
-        """Where it is unless ``--source`` says otherwise; None: on the Hub."""
-        return self.settings.path
+    kind: str = "hub"
 
     @property
     def facts(self) -> Facts:
-        """See ``Source.facts``."""
         its = self.settings
         return common.facts(
             its.title or its.repo or self.name,

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -16,12 +15,12 @@ from numpy.typing import NDArray
 from fedrsic_data import sample
 from fedrsic_data.dataset.recipe import SampleSettings
 from fedrsic_data.errors import UsageError
-from fedrsic_data.raw.index import ClassRows, Index, fingerprint, single_label_table
+from fedrsic_data.raw.index import ClassRows, Container, Index, fingerprint, single_label_table
 from fedrsic_data.sources import flair_sample, vocabulary
 from fedrsic_data.sources.base import Source
 
 
-class SceneContainer:
+class SceneContainer(Container):
     """Renders the scene that a sample id names: ``sample-sensor/class/number``."""
 
     def __init__(self, sensor: str, settings: SampleSettings) -> None:
@@ -29,20 +28,14 @@ class SceneContainer:
         self.settings = settings
         self._unified = vocabulary.to_unified(sensor)
 
-    def prepare(self, scratch: Path, *, shared: bool = False) -> None:
-        """See ``Container.prepare``: nothing to do."""
-
     def read(self, keys: Sequence[str]) -> list[bytes]:
-        """See ``Container.read``."""
         return [self._render(*key.split("/")[1:]) for key in keys]
 
     def where(self, key: str) -> str:
-        """See ``Container.where``."""
         return f"sample of {self.sensor}: {key}"
 
     def firsts(self, keys: pa.ChunkedArray) -> NDArray[np.int64]:
-        """See ``Container.firsts``: no two are the same."""
-        return np.arange(len(keys))
+        return np.arange(len(keys))  # no two are the same
 
     def _render(self, name: str, number: str) -> bytes:
         scene = sample.render(

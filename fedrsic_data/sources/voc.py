@@ -33,28 +33,12 @@ from fedrsic_data.sources import voc_xml
 from fedrsic_data.sources.base import Facts
 from fedrsic_data.sources.tree import Tree, check_complete, some
 
-CLASSES = (
-    "aeroplane",
-    "bicycle",
-    "bird",
-    "boat",
-    "bottle",
-    "bus",
-    "car",
-    "cat",
-    "chair",
-    "cow",
-    "diningtable",
-    "dog",
-    "horse",
-    "motorbike",
-    "person",
-    "pottedplant",
-    "sheep",
-    "sofa",
-    "train",
-    "tvmonitor",
-)
+_NAMES = """
+aeroplane bicycle bird boat bottle bus car cat chair cow
+diningtable dog horse motorbike person pottedplant sheep sofa train tvmonitor
+"""
+
+CLASSES = tuple(_NAMES.split())
 """The 20 class names, alphabetical."""
 
 _LISTS: dict[int | str, dict[tuple[int, str], str]] = {  # setting -> year and list of ImageSets/Main -> split
@@ -114,22 +98,16 @@ class Voc:
     """
 
     name: str = "voc"
+    kind: str = "voc"
     settings: VocSettings = VocSettings()
 
     @property
-    def kind(self) -> str:
-        """See ``Source.kind``."""
-        return "voc"
-
-    @property
     def aliases(self) -> tuple[str, ...]:
-        """See ``Source.aliases``."""
         years = {year for year, _ in _LISTS[self.settings.years]}
         return ("voc", "vocdevkit", "pascalvoc", *(f"voc{year}" for year in sorted(years) if len(years) == 1))
 
     @property
     def facts(self) -> Facts:
-        """See ``Source.facts``."""
         years = sorted({year for year, _ in _LISTS[self.settings.years]})
         which = years[0] if len(years) == 1 else "{2007,2012}"
         return Facts(

@@ -27,7 +27,6 @@ class Processes:
         self.jobs = jobs
 
     def run(self, tasks: Iterator[Task], containers: Containers, folder: Path) -> Iterator[tuple[Task, Receipt]]:
-        """See ``BuildEngine.run``."""
         context = multiprocessing.get_context("spawn")  # a fork would copy the locks of Arrow's threads
         with ProcessPoolExecutor(self.jobs, context, _begin, (containers,)) as pool:
 

@@ -127,13 +127,7 @@ class Annotated:
     aliases: tuple[str, ...] = ()
 
     @property
-    def place(self) -> str:
-        """Where it is unless ``--source`` says otherwise."""
-        return self.settings.path
-
-    @property
     def facts(self) -> Facts:
-        """See ``Source.facts``."""
         its = self.settings
         return common.facts(its.title or self.name or self.kind, its.licence, its.citation, self.layout, hub=None)
 
