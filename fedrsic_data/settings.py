@@ -9,7 +9,7 @@ import math
 import os
 import re
 import types
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -147,13 +147,13 @@ def _value(hint: Any, value: object, where: str) -> Any:
         raise UsageError(f"{where}: {value!r} is not one of {', '.join(map(str, args))}")
     if origin in (Union, types.UnionType):
         return _optional(args, value, where)
-    if origin is tuple and isinstance(value, list | tuple):
+    if origin in (tuple, Sequence) and isinstance(value, list | tuple):
         return tuple(_value(args[0], item, f"{where}[{i}]") for i, item in enumerate(value))
     if origin is dict and isinstance(value, Mapping):
         return {str(key): _value(args[1], item, f"{where}.{key}") for key, item in value.items()}
     if origin is None:
         return _scalar(hint, value, where)
-    raise UsageError(f"{where}: {value!r} should be {'a list' if origin is tuple else 'an object'}")
+    raise UsageError(f"{where}: {value!r} should be {'an object' if origin is dict else 'a list'}")
 
 
 def _optional(args: tuple[Any, ...], value: object, where: str) -> Any:

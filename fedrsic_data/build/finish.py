@@ -134,9 +134,9 @@ def _clients(subset: PlannedSubset, receipts: Sequence[shards.Receipt]) -> pa.Ta
 
 def _held(receipt: shards.Receipt) -> pa.Table:
     """What a shard holds of its clients, as rows of the client table."""
-    rows = len(receipt.clients["client_id"])
+    rows = len(receipt.clients.client_id)
     where = {"subset": pa.nulls(rows), "split": [receipt.split] * rows, "file": [receipt.path] * rows}
-    return pa.table({**where, **receipt.clients}, schema=schema.CLIENTS_SCHEMA)
+    return pa.table({**where, **vars(receipt.clients)}, schema=schema.CLIENTS_SCHEMA)
 
 
 def source_entry(facts: Facts, index: Index, *, sampled: bool) -> SourceEntry:

@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -265,18 +265,11 @@ def _changed(
         return None
     listener.step("comparing the sources with the dataset that was built from them")
     work.begin(_key(planned), resume=False)
-    _prepare(planned, work.scratch, shared=engine.shared)
     wanted = {shard.path: shard.sha256 for shard in manifest.shards(standing)}
-    tasks, count = _tasks(planned), 0
-    total = sum(task.job.count for task in tasks)
-    work.expect(task.job.path for task in tasks)
-    containers = {subset.name: subset.containers for subset in planned.subsets}
-    for task, receipt in engine.run(iter(tasks), containers, work.folder):
+    for receipt in _written(planned, _tasks(planned), work, listener, engine):
         (work.folder / receipt.path).unlink()
         if wanted.get(receipt.path) != receipt.sha256:
             return receipt.path
-        count += task.job.count
-        listener.images(count, total)
     return None
 
 
@@ -301,10 +294,10 @@ def _mend(planned: Planned, out: Path, standing: Manifest, listener: BuildListen
             if not any(path.startswith(f"{subset.name}/") for path in bad):
                 continue
             with memory.returned():
-                rows, jobs = _jobs(planned.recipe, subset)
-            for job, window in jobs:
+                rows, jobs, options = _jobs(planned.recipe, subset)
+            for job in jobs:
                 if job.path in bad:
-                    shards.write(job, rows, work.folder, **_options(planned.recipe, window))
+                    shards.write(job, rows, work.folder, options)
                     (out / job.path).parent.mkdir(parents=True, exist_ok=True)
                     os.replace(work.folder / job.path, out / job.path)
         for file in broken:
@@ -357,26 +350,30 @@ def _holds(out: Path, file: File | Plan | Shard) -> bool:
 def _receipts(
     planned: Planned, work: workspace.Workspace, listener: BuildListener, engine: BuildEngine
 ) -> dict[str, list[shards.Receipt]]:
-    """Writes the shards that are not there yet, a few at a time, and gives all receipts by subset, in job order."""
-    _prepare(planned, work.scratch, shared=engine.shared)
-    todo = _tasks(planned)
-    order: dict[str, list[str]] = {subset.name: [] for subset in planned.subsets}
-    for task in todo:
-        order[task.subset].append(task.job.path)
-    work.expect([manifest.NAME, PLAN, CLIENTS, CARD, *(task.job.path for task in todo)])
-    total = sum(task.job.count for task in todo)
-    done = {path: work.kept[path] for paths in order.values() for path in paths if path in work.kept}
-    count = sum(task.job.count for task in todo if task.job.path in done)
+    """Writes the shards that are not there yet, and gives all receipts by subset, in job order."""
     listener.step("writing shards")
-    listener.images(count, total)
-    containers = {subset.name: subset.containers for subset in planned.subsets}
-    waiting = (task for task in todo if task.job.path not in done)
-    for task, receipt in engine.run(waiting, containers, work.folder):
+    tasks, done = _tasks(planned), dict(work.kept)
+    for receipt in _written(planned, tasks, work, listener, engine):
         work.add(receipt)
         done[receipt.path] = receipt
+    return {s.name: [done[task.job.path] for task in tasks if task.subset == s.name] for s in planned.subsets}
+
+
+def _written(
+    planned: Planned, tasks: Sequence[Task], work: workspace.Workspace, listener: BuildListener, engine: BuildEngine
+) -> Iterator[shards.Receipt]:
+    """Writes the shards that the workspace has not kept, in any order, a few at a time."""
+    _prepare(planned, work.scratch, shared=engine.shared)
+    work.expect([manifest.NAME, PLAN, CLIENTS, CARD, *(task.job.path for task in tasks)])
+    total = sum(task.job.count for task in tasks)
+    count = sum(task.job.count for task in tasks if task.job.path in work.kept)
+    listener.images(count, total)
+    containers = {subset.name: subset.containers for subset in planned.subsets}
+    waiting = (task for task in tasks if task.job.path not in work.kept)
+    for task, receipt in engine.run(waiting, containers, work.folder):
+        yield receipt
         count += task.job.count
         listener.images(count, total)
-    return {name: [done[path] for path in paths] for name, paths in order.items()}
 
 
 def _tasks(planned: Planned) -> list[Task]:
@@ -384,8 +381,8 @@ def _tasks(planned: Planned) -> list[Task]:
     todo: list[Task] = []
     for subset in planned.subsets:
         with memory.returned():
-            rows, jobs = _jobs(planned.recipe, subset)
-        todo += [Task(subset.name, job, rows, _options(planned.recipe, window)) for job, window in jobs]
+            rows, jobs, options = _jobs(planned.recipe, subset)
+        todo += [Task(subset.name, job, rows, options) for job in jobs]
     return todo
 
 
@@ -401,16 +398,8 @@ def _not_empty(receipts: Mapping[str, Sequence[shards.Receipt]]) -> None:
             )
 
 
-def _options(recipe: Recipe, window: int) -> dict[str, Any]:
-    return {
-        "window": window,
-        "row_group_bytes": recipe.layout.row_group_bytes,
-        "on_bad_image": recipe.on_bad_image,
-    }
-
-
-def _jobs(recipe: Recipe, subset: PlannedSubset) -> tuple[shards.ShardRows, list[tuple[shards.Job, int]]]:
-    """The shards of a subset, each with its reading window in images."""
+def _jobs(recipe: Recipe, subset: PlannedSubset) -> tuple[shards.ShardRows, list[shards.Job], shards.WriteOptions]:
+    """The rows of a subset, its shards, and how they are written."""
     order = np.lexsort((subset.owner, subset.split))
     order = order[subset.owner[order] >= 0]
     owner, splits = subset.owner[order], subset.split[order]
@@ -424,7 +413,6 @@ def _jobs(recipe: Recipe, subset: PlannedSubset) -> tuple[shards.ShardRows, list
         ),
     )
     mean = _mean_bytes(subset)
-    window = max(1, recipe.layout.row_group_bytes // mean)
     packed = recipe.layout.packed(len(subset.clients))
     files = shards.file_names(subset.clients)
     jobs: list[shards.Job] = []
@@ -436,7 +424,8 @@ def _jobs(recipe: Recipe, subset: PlannedSubset) -> tuple[shards.ShardRows, list
         for number, (first, last) in enumerate(pairwise([*(begin + starts).tolist(), end])):
             file = shards.packed_name(split, number, len(starts)) if packed else files[owner[first]]
             jobs.append(shards.Job(f"{subset.name}/{split}/{file}.parquet", split, first, last - first))
-    return rows, [(job, window) for job in jobs]
+    most = recipe.layout.row_group_bytes
+    return rows, jobs, shards.WriteOptions(max(1, most // mean), most, recipe.on_bad_image)
 
 
 def _packs(starts: NDArray[np.int64], total: int, most: int) -> NDArray[np.int64]:

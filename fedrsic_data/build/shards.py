@@ -80,6 +80,36 @@ class ShardRows:
 
 
 @dataclass(frozen=True)
+class WriteOptions:
+    """How the shards of a subset are written.
+
+    Attributes:
+        window: Images read at a time; bounds the memory, and where a client's row groups may end.
+        row_group_bytes: Image bytes after which a row group ends.
+        on_bad_image: ``error`` raises at the first damaged image, ``skip`` leaves it out and lists it.
+    """
+
+    window: int
+    row_group_bytes: int
+    on_bad_image: Literal["error", "skip"]
+
+
+@dataclass(frozen=True)
+class ClientColumns:
+    """What a shard holds of each of its clients: columns of ``schema.CLIENTS_SCHEMA``, a row a client."""
+
+    client_id: Sequence[str]
+    row_group: Sequence[int]
+    row_groups: Sequence[int]
+    rows: Sequence[int]
+    bytes: Sequence[int]
+    labels: Sequence[Sequence[int]]
+    counts: Sequence[Sequence[int]]
+    domains: Sequence[Sequence[str]]
+    domain_counts: Sequence[Sequence[int]]
+
+
+@dataclass(frozen=True)
 class Receipt:
     """What was written: enough to list the shard in a manifest without reading it again.
 
@@ -89,7 +119,7 @@ class Receipt:
         rows: Images in it.
         bytes: Size of the file.
         sha256: Digest of the file, in hex.
-        clients: The columns of ``schema.CLIENTS_SCHEMA`` that tell what it holds of whom, a row a client.
+        clients: What it holds of whom.
         fine_counts: ShardRows of each fine class, in index order; empty where there are no such classes.
         skipped: Damaged images that were left out.
     """
@@ -99,7 +129,7 @@ class Receipt:
     rows: int
     bytes: int
     sha256: str
-    clients: dict[str, Any]
+    clients: ClientColumns
     fine_counts: tuple[int, ...] = ()
     skipped: tuple[dict[str, str], ...] = ()
 
@@ -197,45 +227,35 @@ def parquet_writer(file: Any, schema: pa.Schema) -> pq.ParquetWriter:
     )
 
 
-def write(
-    job: Job,
-    rows: ShardRows,
-    folder: Path,
-    *,
-    window: int,
-    row_group_bytes: int,
-    on_bad_image: Literal["error", "skip"],
-) -> Receipt:
+def write(job: Job, rows: ShardRows, folder: Path, options: WriteOptions) -> Receipt:
     """Writes one shard, aside first, under a name of its own: the same may be at work elsewhere, given up but alive.
 
     Args:
         job: Which rows, and where to.
         rows: The subset's columns.
         folder: The dataset's folder.
-        window: Images read at a time; bounds the memory, and where a client's row groups may end.
-        row_group_bytes: Image bytes after which a row group ends.
-        on_bad_image: ``error`` raises at the first damaged image, ``skip`` leaves it out and lists it.
+        options: How.
 
     Raises:
         SourceError: A file cannot be read, or is no whole image under ``error``.
     """
     target = folder / job.path
     target.parent.mkdir(parents=True, exist_ok=True)
-    window = max(1, min(window, _WINDOW))
+    window, most = max(1, min(options.window, _WINDOW)), options.row_group_bytes
     groups: list[tuple[int, int]] = []  # client and image bytes, a row group each
     held: list[pa.Table] = []
     skipped: list[dict[str, str]] = []
-    buffer = Buffer(row_group_bytes)
+    buffer = Buffer(most)
     with atomic.replacing(target, lasting=False) as file:
         sink = HashingFile(file)
         with parquet_writer(sink, rows.schema) as writer:
             for done in range(0, job.count, window):
                 part = rows.table.slice(job.start + done, min(window, job.count - done)).combine_chunks()
-                good, image = _images(rows, job.split, part, buffer, on_bad_image, skipped)
+                good, image = _images(rows, job.split, part, buffer, options.on_bad_image, skipped)
                 table = _table(rows, good, image)
                 sizes = pc.binary_length(image).to_numpy().astype(np.int64)
                 client = _codes(good)
-                for begin, end in _row_groups(client, sizes, row_group_bytes):
+                for begin, end in _row_groups(client, sizes, most):
                     writer.write_table(table.slice(begin, end - begin), row_group_size=end - begin)
                     groups.append((int(client[begin]), int(sizes[begin:end].sum())))
                 held.append(good.drop_columns(["sample_id", "key", "file", "origin"]))
@@ -368,7 +388,7 @@ def _fine_counts(rows: ShardRows, kept: pa.Table) -> tuple[int, ...]:
     return tuple(np.bincount(codes, minlength=len(class_names(rows.schema, "fine_labels"))).tolist())
 
 
-def _client_columns(rows: ShardRows, kept: pa.Table, groups: Sequence[tuple[int, int]]) -> dict[str, Any]:
+def _client_columns(rows: ShardRows, kept: pa.Table, groups: Sequence[tuple[int, int]]) -> ClientColumns:
     """What a shard holds of each client, by the columns of the client table."""
     owner = _codes(kept)
     clients = owner[np.flatnonzero(np.diff(owner, prepend=-1))]
@@ -380,20 +400,20 @@ def _client_columns(rows: ShardRows, kept: pa.Table, groups: Sequence[tuple[int,
     labels, counts = _counted(np.repeat(place, pc.list_value_length(lists)), lists.flatten().to_numpy(), len(clients))
     kinds, domain_counts = _counted(place, domain.indices.to_numpy(), len(clients))
     names = domain.dictionary.to_pylist()
-    return {
-        "client_id": rows.names.take(pa.array(clients)).to_pylist(),
-        "row_group": first.tolist(),
-        "row_groups": np.diff([*first, len(groups)]).tolist(),
-        "rows": np.bincount(place, minlength=len(clients)).tolist(),
-        "bytes": np.add.reduceat([size for _, size in groups], first).tolist() if groups else [],
-        "labels": labels,
-        "counts": counts,
-        "domains": [sorted(names[i] for i in held) for held in kinds],
-        "domain_counts": [
+    return ClientColumns(
+        client_id=rows.names.take(pa.array(clients)).to_pylist(),
+        row_group=first.tolist(),
+        row_groups=np.diff([*first, len(groups)]).tolist(),
+        rows=np.bincount(place, minlength=len(clients)).tolist(),
+        bytes=np.add.reduceat([size for _, size in groups], first).tolist() if groups else [],
+        labels=labels,
+        counts=counts,
+        domains=[sorted(names[i] for i in held) for held in kinds],
+        domain_counts=[
             [n for _, n in sorted(zip((names[i] for i in held), many, strict=True))]
             for held, many in zip(kinds, domain_counts, strict=True)
         ],
-    }
+    )
 
 
 def _counted(

@@ -22,7 +22,7 @@ from fedrsic_data.dataset import manifest
 from fedrsic_data.errors import FedkitError, ManifestError, OutputError, translated
 from fedrsic_data.files import atomic, ownership
 from fedrsic_data.files.atomic import file_digest
-from fedrsic_data.settings import decode, local
+from fedrsic_data.settings import decode, encode, local
 
 _FORMAT = 1
 _LOCK, _KEY, _JOURNAL, _EXPECTED = ".lock", ".key.json", ".receipts.jsonl", ".files.jsonl"
@@ -119,7 +119,7 @@ class Workspace:
     def add(self, receipt: Receipt) -> None:
         """Remembers a finished shard."""
         with (self._root / _JOURNAL).open("a", encoding="utf-8") as journal:
-            journal.write(json.dumps(vars(receipt)) + "\n")
+            journal.write(json.dumps(encode(receipt)) + "\n")
 
     def finish(self, expected: Iterable[str], *, overwrite: bool = False) -> None:
         """Puts the expected files, and nothing else, where the dataset will stand.

@@ -66,9 +66,7 @@ def find(source: Source, places: Places) -> Path | None:
         return None
     if given is not None:
         return _given(given, f"--source {source.name}={given}")
-    if (
-        place := getattr(source.settings, "path", None)
-    ) is not None:  # a person's own data, whose recipe says where they are
+    if (place := getattr(source.settings, "path", None)) is not None:  # a person's own data
         return _given(place, f"sources.{source.name}.path={place}")
     folders = []
     if places.folder is not None:

@@ -6,10 +6,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 from fedrsic_data.build import shards
-from fedrsic_data.build.shards import Job, Receipt, ShardRows
+from fedrsic_data.build.shards import Job, Receipt, ShardRows, WriteOptions
 from fedrsic_data.raw.index import Container
 
 Containers = Mapping[str, Sequence[Container]]
@@ -24,13 +24,13 @@ class Task:
         subset: Its subset, whose containers have its images.
         job: Which rows, and where to.
         rows: The columns of the subset.
-        options: Keyword arguments of ``shards.write``.
+        options: How.
     """
 
     subset: str
     job: Job
     rows: ShardRows
-    options: Mapping[str, Any]
+    options: WriteOptions
 
     def sent(self) -> Task:
         """The same task with the columns of its own rows only and without containers."""
@@ -83,4 +83,4 @@ def pooled(
 def write(task: Task, containers: Containers, folder: Path) -> Receipt:
     """Writes a shard that was sent here: ``Task.sent``."""
     rows = replace(task.rows, containers=tuple(containers[task.subset]))
-    return shards.write(task.job, rows, folder, **task.options)
+    return shards.write(task.job, rows, folder, task.options)

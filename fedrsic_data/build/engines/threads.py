@@ -24,6 +24,6 @@ class Threads:
         with ThreadPoolExecutor(_WORKERS) as pool:
 
             def submit(task: Task) -> Future[Receipt]:
-                return pool.submit(shards.write, task.job, task.rows, folder, **task.options)
+                return pool.submit(shards.write, task.job, task.rows, folder, task.options)
 
             yield from pooled(pool, _WORKERS, tasks, submit)
