@@ -22,7 +22,7 @@ def open(path: str | PathLike[str], *, proved: bool = False) -> Dataset:  # noqa
 
     Args:
         path: Its ``manifest.json``, or the folder that holds it; or ``hf://USER/NAME[@REVISION]``: then one commit of
-            it is read, and of its shards only what is asked for.
+            it is read, and only the requested parts of its shards.
         proved: Compare every shard with its digest before anything of it is read; a shard on the Hub is fetched whole
             for that, and kept in the cache. Otherwise, only shards whose images are read all at once are compared.
 

@@ -1,4 +1,4 @@
-"""What a command answers with: data for machines and text for people, escaped for where they go."""
+"""Answers of commands: data for machines and text for people, escaped for where they go."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ from importlib import metadata
 from urllib.parse import unquote, urlsplit
 
 NAME = "fedrsic"
-"""What ``pip`` calls it."""
+"""Name of the distribution for ``pip``."""
 
 
 def version() -> str:

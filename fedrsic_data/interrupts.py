@@ -49,9 +49,9 @@ class _State:
     late: signal.Signals | None = None
     """A signal that came while none is answered."""
     code: int | None = None
-    """What the command came to, once there is nothing left to do."""
+    """Exit code of a finished command."""
     said = False
-    """Whether a person has been told of it."""
+    """Whether the user has been informed."""
 
 
 _state = _State()
@@ -115,7 +115,7 @@ def asked() -> signal.Signals | None:
 
 
 def line(number: signal.Signals) -> str:
-    """What a person is told of it."""
+    """Message for the user."""
     return f"error: {_WORDS[number]}; run the same command to resume"
 
 

@@ -1,4 +1,4 @@
-"""Tables of names whose things are imported when they are asked for."""
+"""Tables of names whose modules are imported on use."""
 
 from __future__ import annotations
 

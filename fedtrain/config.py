@@ -105,7 +105,7 @@ class RunConfig:
         manifest: A built ``manifest.json`` or its folder, or ``hf://USER/NAME[@REVISION]``.
         subset: Which of its federations.
         rounds: Rounds to train; None: as many as the method's authors publish. 0 evaluates the start.
-        seed: Seed of everything drawn, 0 or more.
+        seed: Seed of every random draw, 0 or more.
         sampling: Who is asked each round. ``all``: every client with training rows. ``uniform``: ``clients_per_round``
             of them, each as likely as any other. ``size``: as many, none twice, each with a chance in proportion to its
             training rows; a client so large that its chance would be above 1 is in every round. ``auto``: ``uniform``

@@ -101,7 +101,7 @@ class Planned:
 
     Attributes:
         recipe: What was asked for.
-        sources: What the sources are.
+        sources: Provenance of the sources.
         subsets: Who owns what.
         digest: Content digest of the plan, which is the table of all owners.
         stamp: Changes when a file that bytes are read from changes.

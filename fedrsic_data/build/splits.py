@@ -34,7 +34,7 @@ def hold_out(
         owner: int32 [N]; rows of owner -1 stay in ``train``.
         clients: Number of clients.
         fractions: Held-out split -> fraction, e.g. ``{"test": 0.2}``.
-        rng: A generator of its own.
+        rng: A separate generator.
 
     Raises:
         UsageError: The rows cannot be split so.

@@ -23,7 +23,7 @@ def verify(
 
     Args:
         path: ``manifest.json`` or its folder.
-        progress: Told ``(bytes read, bytes in all)``.
+        progress: Called with ``(bytes read, total bytes)``.
         note: Told in words what could not be compared.
 
     Raises:

@@ -34,7 +34,7 @@ class ClientPartitioner:
 
     @property
     def num_partitions(self) -> int:
-        """How many clients there are, those without rows included."""
+        """Number of clients, including those without rows."""
         return len(self.subset.clients)
 
     def load_partition(self, partition_id: int) -> datasets.Dataset:

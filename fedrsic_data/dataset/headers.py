@@ -1,4 +1,4 @@
-"""What an image file says of itself before any decoder sees it: its size, whether it is whole, how its pixels are kept.
+"""Read headers of image files without a decoder: the size, whether the file is whole, and the pixel format.
 
 A JPEG file ends with a marker, and no second picture begins before it does; the chunks of a PNG file carry checksums,
 and its notes unpack to a bounded size; the strips of a TIFF file lie inside it. This catches truncated and joined

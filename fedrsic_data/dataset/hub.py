@@ -2,7 +2,7 @@
 
 Everything is read at one commit, which a branch or tag is resolved to when the dataset is opened. The manifest, the
 client table and the plan are kept in the cache. A shard is fetched whole, proved and kept under its digest; or, where
-some of its clients are read and no proof is asked for, only the bytes of these are fetched.
+only some clients are read and no proof is required, only their bytes are fetched.
 """
 
 from __future__ import annotations
@@ -266,7 +266,7 @@ class HubFiles:
 
     @contextmanager
     def _ranges(self, shard: Shard) -> Iterator[pq.ParquetFile]:
-        """A shard that is not here, of which what is asked for is fetched; its digest is the Hub's word."""
+        """A remote shard, of which only the requested parts are fetched; its digest is the one the Hub reports."""
         with (
             readable(f"{self.where}/{shard.path}"),
             # buffered: the columns of a row group lie behind one another, and are fetched in one request
@@ -330,7 +330,7 @@ def _holds(kept: Path, shard: Shard) -> bool:
 
 
 class Ranges(io.RawIOBase):
-    """A shard of a commit, read by HTTP ranges: what is asked for and not a byte more.
+    """A shard of a commit, read by HTTP ranges: only the requested bytes are fetched.
 
     Part of a file cannot be compared with the file's digest. The digest that the Hub names with every answer is.
     """

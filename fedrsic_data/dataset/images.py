@@ -167,7 +167,7 @@ def _opened(data: bytes, name: str, most: int = MAX_PIXELS) -> Iterator[Picture]
 
 
 def _unknown(data: bytes) -> str:
-    """Why Pillow makes nothing of a file."""
+    """Describe why Pillow cannot open a file."""
     if kind := headers.bands(data):
         return f"a TIFF of {kind} cannot be given as RGB; {_CONVERT}"
     if data.startswith(_MAGIC):

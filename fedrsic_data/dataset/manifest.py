@@ -28,7 +28,7 @@ class File:
     Attributes:
         path: Relative to the manifest.
         bytes: Its size.
-        sha256: Of its bytes, in hex.
+        sha256: Digest of its bytes, in hex.
     """
 
     path: str
@@ -43,7 +43,7 @@ class Plan:
     Attributes:
         path: Relative to the manifest.
         bytes: Size of the file.
-        sha256: Of the file's bytes, in hex.
+        sha256: Digest of the file's bytes, in hex.
         digest: sha256 of its values, which no Parquet version changes.
         rows: Number of images.
     """
@@ -64,7 +64,7 @@ class Shard:
         split: The split its rows are of.
         rows: Number of rows.
         bytes: Size of the file.
-        sha256: Of its bytes, in hex.
+        sha256: Digest of its bytes, in hex.
     """
 
     path: str
@@ -80,8 +80,8 @@ class Counted:
 
     Attributes:
         reason: Why.
-        count: How many.
-        examples: Sample ids of some.
+        count: Number of images.
+        examples: Some of their sample ids.
     """
 
     reason: str
@@ -95,8 +95,8 @@ class Skipped:
 
     Attributes:
         sample_id: Which.
-        client_id: Who would have had it.
-        split: Where it would have been.
+        client_id: The client that would have had it.
+        split: The split that it would have been in.
         reason: What is wrong with it.
     """
 
@@ -111,14 +111,14 @@ class SourceEntry:
     """Provenance of a source.
 
     Attributes:
-        title: What it is.
+        title: A readable title.
         homepage: Where its authors publish it.
-        licence: Of its images.
-        citation: What to cite.
+        licence: Licence of the images.
+        citation: Text to cite.
         redistributable: Whether the licence allows to publish the images again.
-        images: How many were there.
-        missing: What was not, in words.
-        counts: Other things that were counted, by name.
+        images: Number of images found.
+        missing: Description of what was missing.
+        counts: Other counts, by name.
     """
 
     title: str
@@ -137,7 +137,7 @@ class FineEntry:
 
     Attributes:
         classes: Names in index order.
-        parents: For each of them the class it is a kind of; empty where it is of none.
+        parents: Coarse class of each; empty if it has none.
         train_counts: Training rows of each.
     """
 
@@ -148,7 +148,7 @@ class FineEntry:
 
 @dataclass(frozen=True)
 class SubsetEntry:
-    """What was built of a subset.
+    """A subset as it was built.
 
     Attributes:
         classes: Class names in index order.
@@ -199,7 +199,7 @@ class SubsetEntry:
 
     @property
     def remarks(self) -> tuple[str, ...]:
-        """What is not as one would think, in words: images moved, left out, skipped or kept together."""
+        """Remarks on images that were moved, left out, skipped or kept together."""
         words = [f"{self.moved:,} images were moved so that every client has its minimum"] if self.moved else []
         for left in self.left_out:
             some = f" ({left.examples[0]}, ...)" if left.examples else ""
@@ -220,14 +220,14 @@ class Manifest:
         name: Name of the dataset.
         recipe: The recipe, in full.
         writer: Versions that the bytes depend on.
-        sources: What the sources are.
+        sources: Provenance of the sources.
         plan: The owner of every image.
         clients: ``clients.parquet``.
         card: The dataset card, ``README.md``.
-        subsets: What was built.
-        digest: sha256 of all of the rest.
-        reference: Only what can be published of images that must not be is here: the shards are told of by their
-            digests, and have to be built again. Absent from the file, and from the digest, where false.
+        subsets: The subsets as built.
+        digest: sha256 of the rest.
+        reference: True for a dataset published without its images: the shards are listed by their
+            digests only, and must be built again. Absent from the file, and from the digest, where false.
     """
 
     fedkit: int
@@ -244,7 +244,7 @@ class Manifest:
 
 
 def repeated(groups: Sequence[Sequence[str]], across: int) -> str:
-    """Pictures that are there more than once, in words; how many of them are in several splits comes first."""
+    """Describe images that occur more than once, and how many of them are in several splits."""
     images = sum(map(len, groups))
     several = "picture is" if len(groups) == 1 else "pictures are"
     words = f"{len(groups):,} {several} there more than once ({images:,} images)"
@@ -313,7 +313,7 @@ def files(manifest: Manifest) -> list[File | Plan | Shard]:
 
 
 def shards(manifest: Manifest) -> list[Shard]:
-    """All shards, those that a reference only tells of too."""
+    """All shards, including those that a reference only lists."""
     return [shard for subset in manifest.subsets.values() for shard in subset.shards]
 
 
@@ -336,7 +336,7 @@ def safe(folder: Path, relative: str) -> Path:
 
 
 def dumps(manifest: Manifest) -> str:
-    """The manifest's text. Equal manifests give equal bytes."""
+    """Serialise a manifest. Equal manifests give equal bytes."""
     return json.dumps(encode(manifest), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 
 

@@ -1,4 +1,4 @@
-"""Whether a shard holds the images that plan and client table say: they may agree with their digests, and differ."""
+"""Check that a shard holds the images of plan and client table, which digests alone cannot show."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 from fedrsic_data.dataset.manifest import Manifest, Shard
 
 COLUMNS = ("subset", "split", "client_id", "sample_id")
-"""What is needed of a plan."""
+"""Columns of the plan that are needed."""
 
 
 class Owners:

@@ -1,4 +1,4 @@
-"""Reads built datasets: one client touches its own row groups and nothing else."""
+"""Read built datasets: reading a client touches only its row groups."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 _SKEW = ({"value"}, {"value", "iid_low", "iid_high"})
-"""What is known of a metric: its value, and the band that chance gives, where it has a say."""
+"""A metric: its value, and the range that chance gives, if that applies."""
 
 _IMAGE = "image"
 
@@ -67,7 +67,7 @@ class Dataset:
 
     @property
     def where(self) -> str:
-        """What opens this very dataset again: its folder, or its address and commit."""
+        """A path, or an address with a commit, that opens exactly this dataset again."""
         return self.files.where
 
     @property
@@ -96,14 +96,14 @@ class Dataset:
         return self._table(self.manifest.plan.path, schema.PLAN_SCHEMA)
 
     def demand_proof(self) -> None:
-        """From now on compares every shard with its digest before anything of it is read."""
+        """Compare every shard with its digest before it is read, from now on."""
         self._proved = True
 
     def shard(self, name: str, *, images: int | None = 0) -> AbstractContextManager[pq.ParquetFile]:
         """A shard by its path beside the manifest.
 
         It is compared with its digest first if proof was demanded, or if all of its images are read anyway; and where
-        proof was demanded, also with plan and client table, which may have digests that agree and tell of others.
+        proof was demanded, also with plan and client table, which may list other images although digests agree.
 
         Args:
             name: The path.
@@ -143,7 +143,7 @@ class Dataset:
         """Refuses a reference.
 
         Raises:
-            ManifestError: The dataset says who has which image, and does not hold the images.
+            ManifestError: The dataset was published without its images.
         """
         if self.manifest.reference:
             raise ManifestError(
@@ -237,7 +237,7 @@ class Subset:
         return Client(self, client_id)
 
     def part(self, clients: Sequence[str]) -> Subset:
-        """The same federation with some of its clients only; what its ``entry`` says is still of all.
+        """A view with only these clients; its ``entry`` still describes the whole subset.
 
         Raises:
             UsageError: There is no such client.
@@ -351,7 +351,7 @@ class _Part(Subset):
         self.client_table = whole.filter(pc.is_in(whole.column("client_id"), value_set=pa.array(clients, pa.string())))
 
     def read(self, split: str, columns: Sequence[str] | None = None) -> pa.Table:
-        """See ``Subset.read``; a file may hold other clients too, so each is read by itself."""
+        """Read clients one by one, since a file may hold other clients too; see ``Subset.read``."""
         wanted = self.schema(columns)
         return pa.concat_tables([wanted.empty_table(), *(self.client(c).read(split, columns) for c in self.clients)])
 

@@ -23,7 +23,7 @@ DEFAULT_PARTITION = {"name": "dirichlet"}
 """The partition of a recipe that names none."""
 
 By = Literal["sample", "client", "group", "source"]
-"""What is held out whole: single images of every client, clients, or natural users; or what the source holds out."""
+"""Unit that is held out: images of every client, clients, or natural users; or the splits of the source."""
 
 _RESERVED = ("manifest.json", "plan.parquet", "clients.parquet", "readme.md")
 
@@ -33,13 +33,13 @@ _MOST_FILES = 300  # clients up to which each gets files of its own, in layout "
 
 @dataclass(frozen=True)
 class Layout:
-    """How rows are laid out in files.
+    """Layout of rows in files.
 
     Attributes:
         files: ``client``: a file for each client and split. ``packed``: clients together in larger shards.
             ``auto``: ``client`` up to 300 clients.
         row_group_bytes: Image bytes after which a row group ends. A row group never holds two clients.
-        shard_bytes: Image bytes a packed shard aims at.
+        shard_bytes: Target image bytes of a packed shard.
     """
 
     files: Literal["auto", "client", "packed"] = "auto"
@@ -59,11 +59,11 @@ class Layout:
 
 @dataclass(frozen=True)
 class SampleSettings:
-    """How many scenes are rendered.
+    """Number and size of the rendered images.
 
     Attributes:
-        per_class: Images of each class, where images have one label each.
-        users: Who take photographs, about eight each, where images have label sets.
+        per_class: Images per class, for single-label sources.
+        users: Photographers with about eight photographs each, for multi-label sources.
         size: Side in pixels, 32 to 512.
         seed: Seed of the scenes, apart from the recipe's own seed.
     """
@@ -89,7 +89,7 @@ class SubsetRecipe:
 
     Attributes:
         sources: Names of sources, in order.
-        title: What it is, in words.
+        title: A readable title.
         classes: ``all``, or ``shared``: only those that every source of the subset has.
         class_names: ``unified``: the readable names of the 47-class vocabulary where a source is in it.
             ``native``: the source's own spelling.
@@ -113,20 +113,20 @@ class Recipe:
         fedkit: Version of this format.
         name: Name of the dataset, and of its folder.
         subsets: Its federations by name.
-        title: What it is, in words.
-        seed: Seed of everything drawn, 0 or more.
+        title: A readable title.
+        seed: Seed of every random draw, 0 or more.
         splits: Held-out split -> fraction; the rest is ``train``.
         split_by: What is held out whole: a ``sample`` of every client, a ``client``, or a ``group`` (natural user);
             ``source``: the splits that the sources define, with ``splits`` empty.
-        shots: Most training rows of a class at a client; None: all of them.
+        shots: Maximum training rows per class and client; None: all of them.
         base_to_novel: Train on the first half of the classes only; all rows of the others are split ``novel``.
         partition: ``{"name": ..., setting: value}``; see ``fedkit list partitioners``.
-        layout: How rows are laid out in files.
+        layout: Layout of rows in files.
         sources: Settings of sources by name; ``kind`` names the source where it is not the name itself.
         sample: Procedural stand-ins instead of the real sources.
-        allow_partial: Take incomplete copies of sources for what they hold.
+        allow_partial: Accept incomplete copies of sources.
         on_bad_image: ``error`` stops at a damaged image; ``skip`` leaves it out and lists it.
-        duplicates: Pictures that a subset holds more than once. ``group`` keeps the copies on one side of the split;
+        duplicates: Images that a subset holds more than once. ``group`` keeps the copies on one side of the split;
             ``drop-extra`` keeps one copy, a held-out one where the source splits; ``error`` stops; ``keep`` does not
             look for them.
         near_duplicates: Which copies count that are not the same byte for byte, but re-encoded or resized: those

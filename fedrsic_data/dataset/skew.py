@@ -1,7 +1,7 @@
-"""How skewed a partition is, beside what chance gives.
+"""Metrics of a partition's skew, next to the range that chance gives.
 
 Every metric compares clients with the global mixture or with each other; its band is what an IID split with
-the same client sizes gives (5th to 95th percentile of random draws), so a figure can be told from noise.
+the same client sizes gives (5th to 95th percentile of random draws), to distinguish skew from noise.
 """
 
 from __future__ import annotations
@@ -171,7 +171,7 @@ def cooccurrence_drift(
     classes: int,
     rng: np.random.Generator,
 ) -> dict[str, float]:
-    """How differently labels go together at the clients.
+    """Measure how much the co-occurrence of labels differs between clients.
 
     The mean over clients of the total variation between a client's distribution of label pairs and the global one,
     in 0..1, and its band over random owners with the same client sizes. Clients without a pair do not count.
@@ -194,7 +194,7 @@ def cooccurrence_drift(
 def cooccurrence_drifts(
     owner: NDArray[np.integer], labels: NDArray[np.integer], times: NDArray[np.integer], classes: int
 ) -> NDArray[np.float64]:
-    """What ``cooccurrence_drift`` is the mean of: float64 [clients that have a pair], in 0..1; arguments as there."""
+    """Terms of the mean in ``cooccurrence_drift``: float64 [clients that have a pair], in 0..1; same arguments."""
     row, pair = pairs(labels, times, classes)
     return _drifts(owner[row], np.unique(pair, return_inverse=True)[1])
 

@@ -1,4 +1,4 @@
-"""Proves a dataset against its manifest: every file, row and figure is what it says."""
+"""Check a dataset against its manifest: every file, row and number."""
 
 from __future__ import annotations
 
@@ -75,12 +75,12 @@ def reread(
     progress: Callable[[int, int], None] | None = None,
     also: Callable[[Read], Iterator[Problem]] = lambda _: iter(()),
 ) -> tuple[Manifest, list[Problem]]:
-    """Re-reads all of a dataset: files, digests, rows, client table, figures and images.
+    """Read a whole dataset again: files, digests, rows, client table, metrics and images.
 
     Args:
         path: ``manifest.json`` or its folder.
-        progress: Told ``(bytes read, bytes in all)``.
-        also: Looks for more in what was read; ``build.verify`` draws the owners again.
+        progress: Called with ``(bytes read, total bytes)``.
+        also: Further checks of what was read; ``build.verify`` recomputes the owners.
 
     Returns:
         The manifest, and what is wrong; an empty list proves the dataset whole.
@@ -109,7 +109,7 @@ def until_stopped(found: Iterator[Problem]) -> Iterator[Problem]:
 
 @contextmanager
 def looking_at(name: str) -> Iterator[None]:
-    """What Parquet cannot make sense of is a problem of the file ``name``, though its digest agrees."""
+    """Report a Parquet error as a problem of the file ``name``, even if its digest agrees."""
     try:
         yield
     except (OSError, EOFError, UnicodeError, pa.ArrowException) as error:
@@ -261,7 +261,7 @@ def _row_groups(
 
 
 def _whole_images(file: pq.ParquetFile, group: int, recipe: Recipe, damaged: list[str]) -> int:
-    """The bytes of the images in a row group; adds in words those that a build would not have taken."""
+    """Bytes of the images in a row group; adds a description of each image that a build would have refused."""
     rows, held = file.read_row_group(group, columns=["image.bytes", "sample_id"]), 0
     for name, image in zip(rows.column("sample_id").to_pylist(), rows.column("image"), strict=True):
         data = image["bytes"].as_py() if image.is_valid else None
@@ -350,14 +350,14 @@ def _as_planned(subset: SubsetEntry, plan: pa.Table, clients: pa.Table) -> bool:
 
 
 def _told(clients: pa.Table, counts: str, names: pa.Array) -> pa.Table:
-    """What a column of counts says: a row a client, split and name."""
+    """Read a column of counts: one row per client, split and name."""
     rows, numbers = _rows_and_values(clients, counts)
     told = _sorted(rows, names, numbers)
     return told.filter(pc.greater(told.column("count"), 0))
 
 
 def _counted(rows: pa.Table, names: pa.Array) -> pa.Table:
-    """The same of rows that are to be counted."""
+    """Count rows into the same form."""
     ones = _sorted(rows, names, pa.repeat(pa.scalar(1, pa.int64()), rows.num_rows))
     counted = ones.group_by(["client_id", "split", "name"]).aggregate([("count", "sum")])
     return _sorted(counted, counted.column("name"), counted.column("count_sum"))

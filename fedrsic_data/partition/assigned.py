@@ -1,4 +1,4 @@
-"""Explicit partition: a file says which client has which image."""
+"""Explicit partition: a file lists the client of each image."""
 
 from __future__ import annotations
 

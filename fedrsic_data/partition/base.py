@@ -1,4 +1,4 @@
-"""What a partitioner sees, what it answers, and how the rest of fedkit calls it."""
+"""The partitioner interface: its input, its result, and how fedkit calls it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from fedrsic_data.partition import labels
 Owners = NDArray[np.int32]
 
 Reduce = Literal["first", "rarest"] | None
-"""How an image with several labels becomes one with a single label; None: it does not."""
+"""Rule that reduces several labels of an image to one; None: no reduction."""
 
 MOST_CLIENTS = 10_000_000
 """The most clients, those without rows included."""
@@ -27,7 +27,7 @@ MOST_CLIENTS = 10_000_000
 
 @dataclass(frozen=True)
 class Rows:
-    """The columns a partitioner may look at, one row an image; never pixels.
+    """The columns a partitioner may use, one row per image; never pixels.
 
     Labels are stored as lists end to end, so that single-label and multi-label rows are one thing:
     row ``i`` has the labels ``labels[offsets[i]:offsets[i + 1]]``.
@@ -104,7 +104,7 @@ class Rows:
 
 @dataclass(frozen=True)
 class Assignment:
-    """A partitioner's answer.
+    """The result of a partitioner.
 
     Attributes:
         owner: int32 [N], the client of every row in ``0..clients-1``; -1 for a row that is left out.
@@ -127,20 +127,20 @@ class Partitioner(Protocol):
     """
 
     multi_label: ClassVar[bool]
-    """Serves rows with any number of labels as they are; others need ``reduce``, where they have it."""
+    """Whether it accepts any number of labels per row; others need ``reduce``, if they have it."""
     uses_domains: ClassVar[bool]
-    """Controls how the domains are spread over the clients."""
+    """Whether it controls how domains are spread over clients."""
     exact_sizes: ClassVar[bool]
-    """The client sizes are set before labels are looked at, and met to the row; used domains may set them."""
+    """Whether client sizes are fixed before labels are used, and met exactly; domains may fix them."""
     keeps_min_size: ClassVar[bool]
-    """Has a ``min_size`` that every client reaches, or refuses."""
+    """Whether it has a ``min_size`` that every client reaches."""
     needs_ids: ClassVar[bool]
-    """Reads ``Rows.sample_ids``."""
+    """Whether it reads ``Rows.sample_ids``."""
     cites: ClassVar[str]
-    """Where the scheme comes from."""
+    """Papers that define the scheme."""
 
     def assign(self, rows: Rows, rng: np.random.Generator) -> Assignment:
-        """Gives every row an owner. Pure: equal arguments give equal answers.
+        """Assign every row to a client. Pure: equal arguments give equal results.
 
         Raises:
             UsageError: The settings cannot be met by these rows; the message says by how much.
@@ -157,7 +157,7 @@ def assign(
         partitioner: Any partitioner.
         rows: N rows in any order.
         sample_ids: string [N], unique.
-        rng: A generator of its own.
+        rng: A separate generator.
 
     Returns:
         The assignment, its owners in the order of ``rows``.
@@ -274,7 +274,7 @@ def settle(owner: Owners, clients: int, min_size: int, rng: np.random.Generator)
         owner: int32 [N]; rows with -1 are not touched.
         clients: Number of clients.
         min_size: Rows that each must have.
-        rng: A generator of its own.
+        rng: A separate generator.
 
     Raises:
         UsageError: There are fewer than ``clients * min_size`` rows.
@@ -311,7 +311,7 @@ def enough(total: int, clients: int, min_size: int) -> None:
 
 
 def levelled(sizes: NDArray[np.int64], need: int) -> NDArray[np.int64]:
-    """How many rows each client gives so that ``need`` come together from the largest ones: int64 [clients]."""
+    """Rows that each of the largest clients gives so that ``need`` come together: int64 [clients]."""
     low, high = 0, int(sizes.max())
     while low < high:  # the highest level that frees enough rows
         level = (low + high + 1) // 2

@@ -36,7 +36,7 @@ class Cluster:
         min_size: Rows every client must have.
 
     Deviations: the cited benchmark clusters sentence embeddings of text; here the embeddings are whatever is given.
-    Centres are learnt from at most 20,000 images, drawn at random.
+    Centres are computed from at most 20,000 images, drawn at random.
     """
 
     clients: int = 10
@@ -108,7 +108,7 @@ def k_means(points: NDArray[np.floating[Any]], clusters: int, rng: np.random.Gen
     Args:
         points: float [N, features], N at least ``clusters``.
         clusters: Number of clusters; some may end without points where points coincide.
-        rng: A generator of its own.
+        rng: A separate generator.
 
     Returns:
         int64 [N] in ``0..clusters-1``.

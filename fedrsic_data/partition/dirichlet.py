@@ -23,7 +23,7 @@ class Dirichlet:
     Attributes:
         clients: Number of clients.
         alpha: Concentration; small is skewed (each class on few clients), large approaches iid.
-        balance: False is the textbook draw. True passes over clients that already hold N / clients rows, as
+        balance: False is the textbook draw. True skips clients that already hold N / clients rows, as
             NIID-Bench, FedOTP and FedPGP do: sizes come out evener and mixtures more skewed.
         min_size: Rows every client must have.
         reduce: Take only the ``first`` or the ``rarest`` label of an image with several.

@@ -1,4 +1,4 @@
-"""What partitioners draw and deal: Dirichlet shares, cuts into whole rows, holders of classes, even turns."""
+"""Draws for partitioners: Dirichlet shares, cuts into whole rows, holders of classes, even turns."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def dirichlet(alpha: float | Floats, rows: int, columns: int, rng: np.random.Gen
         alpha: Concentration of every component, or float64 [columns], one each, above zero.
         rows: Number of vectors.
         columns: Length of each.
-        rng: A generator of its own.
+        rng: A separate generator.
 
     Returns:
         float64 [rows, columns], non-negative, rows summing to one.
@@ -112,14 +112,14 @@ def few_cells(rows: int, columns: int) -> None:
 
 
 def turns(sizes: Counts, rng: np.random.Generator) -> NDArray[np.int32]:
-    """Whose turn it is, so that the turns of each client are spread evenly from the first to the last.
+    """Deal turns so that those of each client are spread evenly from the first to the last.
 
     Client k has its j-th turn at ``(j + u_k) / size_k`` for one uniform ``u_k``: rows sorted by class and dealt
     in these turns are a systematic sample, stratified by class, of every client's exact size.
 
     Args:
         sizes: int64 [clients], non-negative.
-        rng: A generator of its own.
+        rng: A separate generator.
 
     Returns:
         int32 [sizes.sum()], client numbers.

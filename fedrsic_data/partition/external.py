@@ -1,4 +1,4 @@
-"""What a user brings in a file beside the recipe: a table with a row for every sample id."""
+"""Read a user's file: a table with one row for every sample id."""
 
 from __future__ import annotations
 

@@ -44,7 +44,7 @@ def roomy(counts: Counts, clients: int, least: int) -> bool:
 
 
 def laid(sizes: Counts, borders: NDArray[np.float64]) -> NDArray[np.float64]:
-    """What clients get that are laid end to end beside the domains: float64 [clients, domains].
+    """Rows of clients that are laid end to end along the domains: float64 [clients, domains].
 
     At most domains - 1 of them lie across a border.
 

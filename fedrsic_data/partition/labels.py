@@ -42,7 +42,7 @@ def rarest(labels: Labels, offsets: Offsets, classes: int) -> Labels:
 def label_sets(labels: Labels, offsets: Offsets, classes: int) -> tuple[NDArray[np.int64], int]:
     """A code for every distinct set of labels; neither order nor repetition of labels matters.
 
-    Sets are told apart exactly, not by hashes: codes are refined label after label, each round among the
+    Sets are compared exactly, not by hashes: codes are refined label after label, each round among the
     rows that still have one, so the work is that of sorting the entries.
 
     Returns:

@@ -3,7 +3,7 @@
 The greedy order, rarest label first, is that of iterative stratification (Sechidis, Tsoumakas and Vlahavas 2011,
 doi 10.1007/978-3-642-23808-6_10). Deviations: there one image is placed at a time; here all images that have the
 label at hand are shared out at once, in proportion to what each client still lacks of it, and what frequent labels
-suffer from that is mended afterwards by moving single images. Memory and time grow with the label entries and with
+lose by that is repaired afterwards by moving single images. Memory and time grow with the label entries and with
 classes x clients, never with clients x rows.
 """
 
@@ -50,7 +50,7 @@ def fill(
         labels: int32 [E], end to end.
         offsets: int64 [N + 1], row i has ``labels[offsets[i]:offsets[i + 1]]``.
         shares: float64 [classes + 1, clients], rows summing to one; the last is for rows without labels.
-        rng: A generator of its own.
+        rng: A separate generator.
 
     Returns:
         int32 [N], clients.

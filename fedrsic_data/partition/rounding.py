@@ -14,7 +14,7 @@ def round_table(table: NDArray[np.float64], rng: np.random.Generator) -> NDArray
 
     Integer margins are kept exactly. Such a rounding always exists (Cox 1987, "A constructive procedure for
     unbiased controlled rounding"); here rows are rounded one after another, each to the columns that are
-    furthest behind, and what is left of the column margins is mended along alternating paths.
+    furthest behind, and the remaining errors of column margins are fixed along alternating paths.
 
     Args:
         table: float64 [rows, columns], non-negative.
@@ -62,7 +62,7 @@ def _mend(up: Bools, free: Bools, need: Counts, rng: np.random.Generator) -> Non
     """Moves ones along rows, from columns with too many to columns with too few, until both margins hold.
 
     Only free cells are looked at. Each search grows shortest paths from all columns with too many at once, and every
-    path that those before it have left intact is taken, so a few searches mend any number of columns.
+    path that those before it have left intact is taken, so a few searches fix any number of columns.
     """
     over = up.sum(axis=0) - need
     if not over.any():

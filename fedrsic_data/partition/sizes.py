@@ -31,9 +31,9 @@ class Sized:
             ``lognormal``: shares in proportion to exp(sigma * z), z standard normal.
             ``power``: in proportion to Pareto draws, with density x ** -exponent from 1 upwards; exponent > 1.
             ``zipf``: in proportion to rank ** -exponent, the ranks shuffled over the clients.
-        beta: Of ``dirichlet`` (0.5); small is skewed.
-        sigma: Of ``lognormal`` (1.0); large is skewed.
-        exponent: Of ``power`` (2.0; small is skewed) and of ``zipf`` (1.0; large is skewed).
+        beta: Parameter of ``dirichlet`` (0.5); smaller is more skewed.
+        sigma: Parameter of ``lognormal`` (1.0); larger is more skewed.
+        exponent: Parameter of ``power`` (2.0; smaller is more skewed) and ``zipf`` (1.0; larger is more skewed).
         min_size: Rows every client must have; sizes below it are raised at the cost of the largest.
     """
 
@@ -78,7 +78,7 @@ class Sized:
 
         Args:
             total: Number of rows.
-            rng: A generator of its own.
+            rng: A separate generator.
 
         Returns:
             int64 [clients], which sum to ``total`` unless listed, and the number of rows that the minimum size took
@@ -106,7 +106,7 @@ class Sized:
         return _raised(apportion(self._weights(clients, rng), total), self.min_size)
 
     def _weights(self, clients: int, rng: np.random.Generator) -> NDArray[np.float64]:
-        """What the sizes are in proportion to: float64 [clients]; logarithms keep extreme parameters finite."""
+        """Weights to which sizes are proportional: float64 [clients]; logarithms keep extreme parameters finite."""
         if self.sizes == "dirichlet":
             return np.asarray(draws.dirichlet(self._parameter, 1, clients, rng)[0])
         if self.sizes == "lognormal":

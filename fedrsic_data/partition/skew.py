@@ -95,7 +95,7 @@ class Skew(Sized):
             )
 
     def _homes(self, domains: Counts, rng: np.random.Generator) -> tuple[Floats, int]:
-        """What clients get that see their home alone, and the rows that the minimum size took from larger ones.
+        """Rows of clients that see only their home, and the rows that the minimum size took from larger ones.
 
         Returns:
             float64 [clients, domains], whose rows sum to the client sizes.

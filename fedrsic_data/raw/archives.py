@@ -32,7 +32,7 @@ _AGAIN = "download it again from its official source"
 
 @dataclass(frozen=True)
 class Limits:
-    """What an archive may hold before it counts as hostile."""
+    """Limits on an archive, beyond which it counts as hostile."""
 
     max_members: int = 2_000_000  # files and folders
     max_member_bytes: int = 64 * 1024 * 1024  # of one file, inflated
@@ -61,7 +61,7 @@ class _Member(NamedTuple):
 
 
 class _Listing:
-    """What an archive has listed so far, held against the limits."""
+    """Members that an archive has listed so far, checked against the limits."""
 
     def __init__(self, path: Path, limits: Limits) -> None:
         self.path, self.limits = path, limits

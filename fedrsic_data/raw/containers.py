@@ -128,7 +128,7 @@ class LayeredContainer(InPlace):
         return self.layers[int(number)].where(inner)
 
     def _each(self, keys: Sequence[str], method: Callable[[InPlace], Callable[[list[str]], list[T]]]) -> list[T]:
-        """What the layers give for their keys, in the order of ``keys``; each layer is asked once."""
+        """Combine the layers' answers for their keys, in the order of ``keys``; each layer is called once."""
         rows: dict[str, dict[int, str]] = defaultdict(dict)
         for row, key in enumerate(keys):
             number, _, inner = key.partition("/")
@@ -279,7 +279,7 @@ class TarGzContainer(_Flat):
         return self._members(identical.digests, 3)
 
     def _members(self, take: Callable[[list[bytes]], NDArray[np.int64]], width: int) -> NDArray[np.int64]:
-        """What ``take`` makes of the member of each row, int64 [N, width]; it is called from several threads."""
+        """Apply ``take`` to the member of each row, int64 [N, width], from several threads."""
         told, self._archive[:] = np.zeros((len(self.names), width), np.int64), -1
         with ThreadPoolExecutor(min(_WORKERS, max(len(self.archives), 1))) as pool:
             found = [pool.submit(_taken, archive, take, width) for archive in self.archives]

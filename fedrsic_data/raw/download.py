@@ -280,7 +280,7 @@ def _authorize(request: http.Request) -> None:
 
 
 def _validator(headers: Message) -> str:
-    """What If-Range may name: a strong ETag, else the modification time, else nothing."""
+    """Validator for If-Range: a strong ETag, else the modification time, else nothing."""
     etag = str(headers.get("ETag", ""))
     return etag if etag.startswith('"') else str(headers.get("Last-Modified", ""))
 
@@ -340,7 +340,7 @@ def _check_present(target: Path, remote: RemoteFile) -> None:
 
 
 def _entry(path: Path, remote: RemoteFile) -> dict[str, Any]:
-    """What is recorded of a file: its bytes, time, sha256, and md5 where that is what is published."""
+    """Record of a file: its bytes, time, sha256, and md5 if that is published."""
     stat = path.stat()
     hashes = [hashlib.sha256()]
     if remote.md5 and not remote.sha256:
@@ -354,7 +354,7 @@ def _entry(path: Path, remote: RemoteFile) -> dict[str, Any]:
 
 
 def _mismatch(entry: dict[str, Any], remote: RemoteFile, record: dict[str, Any]) -> str | None:
-    """What is wrong with a file, or None: the published facts count before the recorded ones."""
+    """Describe what is wrong with a file, or return None; published facts precede recorded ones."""
     if remote.size not in {None, entry.get("bytes")}:
         return f"has {entry.get('bytes')} bytes where {remote.size} are published"
     kind = "md5" if remote.md5 and not remote.sha256 else "sha256"

@@ -85,7 +85,7 @@ def views(values: pa.Array) -> Iterator[memoryview]:
 def _each(
     keys: pa.ChunkedArray, rows: NDArray[np.int64], look: Callable[[list[str]], NDArray[np.int64]]
 ) -> NDArray[np.int64]:
-    """What ``look`` tells of some files, int64 [rows, ...]; some files at a time, on a few threads."""
+    """Apply ``look`` to some files, int64 [rows, ...]; a few at a time, on a few threads."""
     parts = np.split(rows, range(_BATCH, len(rows), _BATCH))
     with ThreadPoolExecutor(_WORKERS) as pool:
         return np.concatenate(list(pool.map(lambda part: look(keys.take(pa.array(part)).to_pylist()), parts)))

@@ -80,7 +80,7 @@ class LeftOut:
 
     Attributes:
         reason: Why, in words.
-        count: How many.
+        count: Number of images.
         examples: Up to five of them.
     """
 
@@ -104,7 +104,7 @@ class Fine:
 
 @dataclass(frozen=True)
 class Index:
-    """What a source holds.
+    """The images of a source.
 
     Attributes:
         table: A row an image with the columns of ``INDEX_SCHEMA``.

@@ -136,7 +136,7 @@ class _Text:
             raise self.error("no comma or closing bracket")
 
     def error(self, what: str) -> ValueError:
-        """What is wrong, and where."""
+        """The error and its place."""
         return ValueError(f"{what} at character {self._before + self._at:,}")
 
     def _more(self) -> bool:

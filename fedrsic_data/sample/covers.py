@@ -1,4 +1,4 @@
-"""How each ground cover of the photographs looks: grass, soil, sand, fields, pavement, water."""
+"""Ground covers of the photographs: grass, soil, sand, fields, pavement, water."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What people photograph: kinds of place, the labels that occur together there, and each user's own habits.
+"""Habits of users: kinds of place, the labels that occur together there, and each user's preferences.
 
 Nothing is drawn in order: every number is a hash of what it is for (`unit`), so the labels of any photograph are
 known without those before it, and those of all photographs are computed at once.
@@ -15,7 +15,7 @@ Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
 
 CONCENTRATION = 1.5
-"""Of the Dirichlet law of a user's habits: the lower, the fewer kinds of place a user photographs."""
+"""Dirichlet concentration of a user's habits: the lower, the fewer kinds of place a user photographs."""
 
 MOST_COARSE, MOST_FINE = 7, 12
 """No photograph has more labels than these."""
@@ -234,13 +234,13 @@ PLACES: dict[str, tuple[float, dict[str, tuple[float, str]]]] = {
 
 
 def _shares() -> Floats:
-    """How often each kind of place is photographed, summing to 1, ``[places]``."""
+    """Frequency of each kind of place, summing to 1, ``[places]``."""
     shares = np.array([share for share, _ in PLACES.values()])
     return np.asarray(shares / shares.sum())
 
 
 def _probabilities() -> Floats:
-    """Of each coarse label at each kind of place, ``[places, coarse]``."""
+    """Probability of each coarse label at each kind of place, ``[places, coarse]``."""
     table = np.zeros((len(PLACES), len(COARSE)))
     for row, (_, contents) in enumerate(PLACES.values()):
         for coarse, (probability, _) in contents.items():
@@ -249,7 +249,7 @@ def _probabilities() -> Floats:
 
 
 def _weights() -> Floats:
-    """Of each fine label among those of its coarse label, at each kind of place, ``[places, fine]``."""
+    """Probability of each fine label given its coarse label, at each kind of place, ``[places, fine]``."""
     table = np.zeros((len(PLACES), len(FINE)))
     for row, (_, contents) in enumerate(PLACES.values()):
         for _, names in contents.values():
@@ -294,7 +294,7 @@ def places(stream: int, users: Ints, numbers: Ints) -> Ints:
     the user's photographs and shows one kind of place.
 
     Args:
-        stream: Of the collection.
+        stream: Random stream of the collection.
         users: int64 ``[n]``, whose photograph it is, in any order.
         numbers: int64 ``[n]``, which of the user's.
 
@@ -318,7 +318,7 @@ def draw(stream: int, users: Ints, numbers: Ints) -> tuple[tuple[Ints, Ints], tu
     """The labels of photographs: a place from the user's habit, what is there, and of which kinds.
 
     Args:
-        stream: Of the collection.
+        stream: Random stream of the collection.
         users: int64 ``[n]``, whose photograph it is.
         numbers: int64 ``[n]``, which of the user's.
 

@@ -24,7 +24,7 @@ STRIPS: dict[str, float] = {
     "river": 0.5,
     "canal": 0.3,
 }
-"""What runs across the picture, and how wide it is where it need not share, world units."""
+"""Things that run across the image, and their full width in world units."""
 
 _PATCH_LABELS = ("bare_soil", "chaparral", "field", "grass", "pavement", "sand")
 _AT_SHORE = ("beach", "lake", "canal", "river")
@@ -218,7 +218,7 @@ def _host(thing: str) -> str:
 
 
 def _suits(thing: str, ground: str) -> float:
-    """How well a thing stands on a ground; 0 not at all."""
+    """Rate how well a thing fits on a ground; 0: not at all."""
     coarse = COARSE_NAME.get(ground, ground)
     hosts = _HOSTS[_host(thing)]
     if ground in STRIPS and ground not in hosts and coarse != "water":

@@ -1,4 +1,4 @@
-"""What several scene classes share: trees, roofs, roads, cars, boats, water."""
+"""Shared motifs of scene classes: trees, roofs, roads, cars, boats, water."""
 
 from __future__ import annotations
 

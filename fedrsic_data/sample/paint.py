@@ -279,7 +279,7 @@ class Canvas:
         return field
 
     def relief(self, height: Grid) -> Grid:
-        """How much more light a surface gets than flat ground, from its height field; whole canvas."""
+        """Light on a surface relative to flat ground, from its height field; whole canvas."""
         lit = np.zeros_like(height)
         lit[:, 1:] = (height[:, 1:] - height[:, :-1]) * (self.sun[0] / self.px)
         lit[1:] += (height[1:] - height[:-1]) * (self.sun[1] / self.px)
@@ -342,7 +342,7 @@ def both(one: Grid, other: Grid) -> Grid:
 
 
 def keep_off(distance: Grid) -> Grid:
-    """What to add to another shape's distance so that it is painted only where this one is negative."""
+    """Distance to add to another shape so that it is painted only where this one is negative."""
     extra: Grid = np.maximum(distance, 0) * _ABSENT
     return extra
 

@@ -13,7 +13,7 @@ from fedrsic_data.sample.cameras import CAMERAS, Collection
 from fedrsic_data.sample.habits import Ints, unit
 
 EXPONENT, SHIFT, MOST_PHOTOGRAPHS = 1.2, 2.0, 4151
-"""Of the law of how many photographs a user has taken; fitted to the published counts of FLAIR."""
+"""Parameters for the number of photographs per user; fitted to the published counts of FLAIR."""
 
 SPLITS = ("train", "val", "test")
 
@@ -41,12 +41,12 @@ def users(count: int, stream: int, collection: Collection) -> Users:
     """The first users of a collection; a larger count adds users and changes none.
 
     A user has taken ``k`` photographs or more with probability ``(1 + (k - 1) / SHIFT) ** -EXPONENT`` (a shifted
-    power law, Lomax 1954), cut off at `MOST_PHOTOGRAPHS`. Of every ten users, as many as the collection says are
+    power law, Lomax 1954), cut off at `MOST_PHOTOGRAPHS`. Among ten users, as many as the collection says are
     dealt to validation and to the test.
 
     Args:
         count: How many users, 1 to 90 million.
-        stream: Of the collection.
+        stream: Random stream of the collection.
         collection: Whose users they are.
     """
     number = np.arange(count)

@@ -57,7 +57,7 @@ _TEMPLATES = (
 
 @dataclass(frozen=True)
 class Photograph:
-    """What is known of a photograph before it is painted.
+    """A photograph's facts before it is painted.
 
     Attributes:
         user: Who took it.
@@ -205,7 +205,7 @@ def _listed(phrases: Sequence[str]) -> str:
 
 
 def _stream(seed: int, collection: str) -> int:
-    """What tells the draws of a seed and a collection from those of all others."""
+    """Random stream that separates the draws of a seed and a collection from all others."""
     if seed < 0:
         raise UsageError(f"seed {seed} is negative; give 0 or more")
     cameras.collection(collection)

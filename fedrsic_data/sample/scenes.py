@@ -1,4 +1,4 @@
-"""What each class looks like: the table of classes, and `render`."""
+"""Scene classes: the table of classes, and `render`."""
 
 from __future__ import annotations
 

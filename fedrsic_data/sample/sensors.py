@@ -1,4 +1,4 @@
-"""How each sensor sees a scene: ground resolution, colour response, optics, noise, encoding.
+"""Sensors: ground resolution, colour response, optics, noise, encoding.
 
 A sensor stands for one of the three real sources and carries its name.
 """
@@ -35,7 +35,7 @@ class Scene:
 
 @dataclass(frozen=True)
 class Sensor:
-    """What distinguishes a sensor.
+    """Properties of a sensor.
 
     Attributes:
         extent: Range of half the ground width in view, world units; drawn on a log scale.

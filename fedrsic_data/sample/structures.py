@@ -1,4 +1,4 @@
-"""How the buildings, courts, tanks, docks and trees of the photographs look."""
+"""Buildings, courts, tanks, docks and trees of the photographs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How the aeroplanes, cars and ships of the photographs look."""
+"""Aeroplanes, cars and ships of the photographs."""
 
 from __future__ import annotations
 

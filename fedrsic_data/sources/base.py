@@ -1,4 +1,4 @@
-"""What a source says of itself, and the reader shared by sources laid out as one folder per class."""
+"""The interface of a source, and the reader shared by sources with one folder per class."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class HubMirror:
 
 @dataclass(frozen=True)
 class Facts:
-    """What people must know of a source.
+    """Provenance of a source.
 
     Attributes:
         title: Its full name.
@@ -73,7 +73,7 @@ class Source(Protocol):
 
     @property
     def facts(self) -> Facts:
-        """What people must know of it."""
+        """Provenance: title, homepage, licence, citation."""
         ...
 
     @property

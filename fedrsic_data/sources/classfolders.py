@@ -300,7 +300,7 @@ def is_litter(name: str) -> bool:
 
 
 class Others:
-    """What lies beside the images below a folder, by why it is none; what systems leave behind is not counted."""
+    """Count other files among the images below a folder, by reason; files that systems leave behind are ignored."""
 
     def __init__(self, root: Path) -> None:
         self._root = root
@@ -320,7 +320,7 @@ class Others:
             self._found[reason] = count + 1, heapq.nsmallest(_EXAMPLES, [*some, path])
 
     def left_out(self) -> tuple[LeftOut, ...]:
-        """What was counted."""
+        """The counts."""
         return tuple(
             LeftOut(reason, count, tuple(utf8(path, self._root) for path in some))
             for reason, (count, some) in sorted(self._found.items(), reverse=True)
@@ -328,7 +328,7 @@ class Others:
 
 
 def no_file(path: str | os.PathLike[str]) -> str:
-    """What lies under a name that is not a regular file's, in words; it is never opened: a pipe would be waited for."""
+    """Describe an entry that is not a regular file; it is never opened, since a pipe would block."""
     try:
         mode = Path(path).stat().st_mode
     except OSError:

@@ -215,7 +215,7 @@ def is_official(path: Path) -> bool:
 
 @dataclass(frozen=True)
 class _Listed:
-    """What an annotation file says of N images in M annotations.
+    """N images and M annotations of an annotation file.
 
     Attributes:
         ids: int64 [N].
@@ -276,7 +276,7 @@ def _number(item: Any, key: str) -> Any:
 
 
 def _odd(item: object, error: Exception) -> str:
-    """What is wrong with an item that raised this, in words."""
+    """Describe what is wrong with the item that raised this."""
     if not isinstance(item, dict):
         return str(error)
     for key in ("id", "image_id", "category_id", "iscrowd"):
@@ -291,7 +291,7 @@ def _odd(item: object, error: Exception) -> str:
 
 
 def _known(categories: Sequence[tuple[int, str]]) -> str:
-    """What is wrong with the categories of a file, in words; empty if they are COCO's."""
+    """Describe what is wrong with the categories of a file; empty if they are COCO's."""
     ours = dict(zip(CATEGORY_IDS, CLASSES, strict=True))
     for number, name in categories:
         if number is None:
@@ -308,7 +308,7 @@ def _known(categories: Sequence[tuple[int, str]]) -> str:
 
 
 def _wrong_images(ids: Ints, files: pa.Array) -> str:
-    """What is wrong with the images of a file, in words; empty if nothing is."""
+    """Describe what is wrong with the images of a file; empty if nothing is."""
     if len(ids) and not 0 <= ids.min() <= ids.max() <= _LARGEST:
         return f"image id {ids.min() if ids.min() < 0 else ids.max()} is not from 0 to {_LARGEST}"
     for what, values in (("image id", pa.array(ids)), ("file name", files)):
@@ -344,7 +344,7 @@ def _annotated(where: str, ids: Ints, files: pa.Array, image: Ints, category: In
 
 
 def _crowds(listed: _Listed, here: NDArray[np.bool_]) -> dict[str, int]:
-    """What crowd regions there are in the images that are here, and what depends on them."""
+    """Count the crowd regions in the existing images, and the labels that depend on them."""
     mine = here[listed.image]
     cell = listed.image * len(CLASSES) + listed.label
     alone = mine & ~listed.crowd

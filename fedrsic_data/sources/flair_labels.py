@@ -66,7 +66,7 @@ def _items(path: Path) -> Iterator[Any]:
 
 
 def _fault(entry: Any) -> str:
-    """What is wrong with the types of an entry, in words; empty if nothing is."""
+    """Describe what is wrong with the types of an entry; empty if nothing is."""
     if not isinstance(entry, dict):
         return f"should be an object, not {entry!r:.40}"
     for name in ("user_id", "image_id", "partition"):

@@ -50,7 +50,7 @@ def index(source: Source, *, users: int, seed: int, size: int) -> Index:
     Args:
         source: Its kind is one of ``KINDS``.
         users: How many take photographs, about eight each.
-        seed: Of the photographs.
+        seed: Seed of the photographs.
         size: Side in pixels.
     """
     names = _collections(source)

@@ -42,7 +42,7 @@ class FolderSettings:
         splits: Split in the folder -> its name here, or null to leave it out.
         empty_classes: ``leave_out``: a class folder without images is no class; ``keep``: it is one.
         title: What it is, in words; the source's name if empty.
-        licence: Of the images, in words.
+        licence: Licence of the images.
         citation: The paper.
     """
 

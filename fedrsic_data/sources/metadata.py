@@ -298,7 +298,7 @@ def _in_order(names: Iterable[str]) -> list[str]:
 
 
 def _unseen(tables: Sequence[str], images: Iterable[str]) -> list[str]:
-    """What ``datasets`` would not see."""
+    """Files that ``datasets`` would not read."""
     if len(tables) > 1 or "/" in tables[0] or not any(split_of(path) for path in images):
         return []
     return [f"load_dataset would not see {tables[0]} beside folders of splits; it counts here"]

@@ -60,8 +60,8 @@ class ColumnsSettings:
         id: A column of unique ids; None: rows are numbered within the split of their files.
         splits: Split in the dataset -> its name here, or null to leave it out.
         classes: Names of the classes where labels are numbers without names, or vectors of 0 and 1.
-        title: What it is, in words.
-        licence: Of the images, in words.
+        title: A readable title.
+        licence: Licence of the images.
         citation: The paper.
     """
 
@@ -222,7 +222,7 @@ def _kept(splits: pa.ChunkedArray, its: ColumnsSettings) -> NDArray[np.bool_]:
 
 
 def _agreeing(file: _File, column: str, splits: pa.ChunkedArray, its: ColumnsSettings) -> None:
-    """Refuses a column of splits that was found, not asked for, where the path of the file says another split."""
+    """Refuse a column of splits that was found, not requested, if the path of the file says another split."""
     if its.split is not None or file.said.split is None:
         return
     for word in pc.unique(splits).to_pylist():
@@ -234,7 +234,7 @@ def _agreeing(file: _File, column: str, splits: pa.ChunkedArray, its: ColumnsSet
 
 
 def _for_training(root: Path, column: str, words: pa.Array, its: ColumnsSettings) -> None:
-    """Refuses a column of splits that was found, not asked for, and in which nothing says ``train``."""
+    """Refuse a column of splits that was found, not requested, and in which no value is ``train``."""
     some = sorted(pc.unique(words).to_pylist())
     if TRAIN in (its.splits.get(word) or common.SPLIT_WORDS.get(word.lower(), word) for word in some):
         return
@@ -323,7 +323,7 @@ def _of_config(
 
 
 def _of_readme(root: Path, paths: Iterable[str], its: ColumnsSettings, where: str) -> Config | None:
-    """The config that the README says, unless the one that is asked for is a folder alone."""
+    """The config in the README, unless the requested one is only a folder."""
     found = readme.configs(root)
     known = {config.name for config in found}
     folders = {_config(PurePosixPath(at)) for at in paths}

@@ -54,7 +54,7 @@ class VocFormatSettings(AnnotatedSettings):
 
 @dataclass(frozen=True)
 class _Lists:
-    """What ``ImageSets/Main`` says.
+    """Splits and class lists in ``ImageSets/Main``.
 
     Attributes:
         splits: Image -> its split, None where its list is of no split.

@@ -9,7 +9,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Annotation:
-    """What an annotation file says of an image.
+    """An image's annotation.
 
     Attributes:
         filename: The image's name, as far as the file says it; often that of another machine.

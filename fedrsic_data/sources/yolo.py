@@ -33,7 +33,7 @@ _BOX = 5  # fields of a line: class, centre, width and height; polygons and turn
 
 @dataclass(frozen=True)
 class _Table:
-    """What names the classes.
+    """A file that names the classes.
 
     Attributes:
         path: The file, from the root.

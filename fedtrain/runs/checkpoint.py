@@ -48,7 +48,7 @@ class Counters:
 
 @dataclass(frozen=True)
 class Written:
-    """How much of ``metrics.jsonl`` is on disk.
+    """Amount of ``metrics.jsonl`` is on disk.
 
     Attributes:
         bytes: Its length.

@@ -1,1 +1,1 @@
-"""What sources of people's own images share."""
+"""Shared code of sources for people's own images."""

@@ -49,7 +49,7 @@ class AnnotatedSettings:
         classes: The classes in index order; empty: those of the annotations. Others are refused.
         config: Which config of the README, where there are several.
         title: What it is, in words; the source's name if empty.
-        licence: Of the images, in words.
+        licence: Licence of the images.
         citation: The paper.
     """
 
@@ -71,7 +71,7 @@ class AnnotatedSettings:
 
 @dataclass(frozen=True)
 class Annotations:
-    """What the files of a format say.
+    """Annotations read from the files of a format.
 
     Attributes:
         files: What lies in the folder.
@@ -168,7 +168,7 @@ class NamedImages:
             name: Its name as the annotation writes it: with folders, with backslashes, a path of another machine or an
                 address; the last part is looked for where the whole of it does not fit.
             folder: The folder of the annotation file, as a path from the root, from which names may start.
-            split: The split of the annotation, by which images of one name are told apart.
+            split: The split of the annotation, which distinguishes images of one name.
 
         Raises:
             ValueError: There is no such image, there are several, or the name leaves the folder; the message says it.
@@ -197,7 +197,7 @@ class NamedImages:
         return self._one(known, plain, folder, split, stem, ending=False)
 
     def counts(self) -> dict[str, int]:
-        """How many names were found by their last part alone."""
+        """Number of names that were found by their last part alone."""
         return {"images found by their file name alone": self._elsewhere} if self._elsewhere else {}
 
     def _one(
@@ -221,7 +221,7 @@ class NamedImages:
 
 
 def _common_end(one: str, other: str) -> int:
-    """How many of the last parts of two paths are the same."""
+    """Count the last parts that two paths have in common."""
     pairs = zip(reversed(one.split("/")), reversed(other.split("/")), strict=False)
     return sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs))
 
@@ -319,7 +319,7 @@ def _index(root: Path, name: str, its: AnnotatedSettings, found: Annotations) ->
 
 
 def _of_config(root: Path, config: readme.Config, found: Annotations) -> Annotations:
-    """What is of one config of the README, with its splits."""
+    """Keep the images of one config of the README, with its splits."""
     if config.patterns is None:
         splits = list(found.splits)
         here = np.array([config.within(path) for path in found.images], bool)

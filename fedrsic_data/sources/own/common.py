@@ -1,4 +1,4 @@
-"""What the sources of a person's own data share: their facts, and index columns made of Arrow arrays."""
+"""Shared code of sources for people's own data: their facts, and index columns from Arrow arrays."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ class Labels:
         return cls(codes[first].astype(np.int32), kept, classes, True, counts)
 
     def check(self, where: str) -> None:
-        """Refuses what cannot be learnt from.
+        """Refuse data that cannot be learned from.
 
         Raises:
             SourceError: No images, or all of one class.
@@ -114,7 +114,7 @@ def table(
 
     Args:
         ids: string [N], unique.
-        labels: Of N rows.
+        labels: Labels of N rows.
         domain: string [N], or the domain of all.
         key: string [N], what the container reads by.
         file: string [N], file names.
@@ -180,7 +180,7 @@ def split_name(name: str, where: str) -> str:
 
 
 def of_left_out_splits(count: int, renames: Mapping[str, str | None]) -> tuple[LeftOut, ...]:
-    """What is left out because settings give its split no name: ``count`` images."""
+    """Entry for ``count`` images left out because settings give their split no name."""
     unwanted = tuple(split for split, new in renames.items() if new is None)
     return (LeftOut("of a split that the recipe leaves out", count, unwanted),) if count else ()
 

@@ -1,4 +1,4 @@
-"""What the columns of a Parquet file mean: which is the image, which the label, and what their values are called."""
+"""Roles of the columns of a Parquet file: which is the image, which the label, and the names of their values."""
 
 from __future__ import annotations
 
@@ -44,10 +44,10 @@ class ParquetColumns:
     """The columns that are read.
 
     Attributes:
-        image: Of images.
+        image: Column of images.
         nested: Whether images are ``struct<bytes, path>`` rather than bytes.
         pathed: Whether such a struct has paths.
-        label: Of labels.
+        label: Column of labels.
         multi: Whether these are lists.
         numbered: Whether labels are whole numbers.
         named: Class names of columns whose numbers stand for some, by column.

@@ -34,7 +34,7 @@ _FEW = 5
 
 @dataclass(frozen=True)
 class LayoutOptions:
-    """What a person says of the layout.
+    """The layout settings of a user.
 
     Attributes:
         layout: One of those above, or ``auto``.
@@ -55,7 +55,7 @@ class LayoutOptions:
 
 @dataclass(frozen=True)
 class _Roles:
-    """What the levels above the classes are: their numbers from the top, and the split of every image."""
+    """Roles of the levels above the classes: their numbers from the top, and the split of every image."""
 
     layout: FolderLayout
     domain: int | None
@@ -71,7 +71,7 @@ def index(root: Path, name: str, wanted: LayoutOptions, files: FolderFiles) -> t
 
     Args:
         root: The folder.
-        name: Of the source.
+        name: Name of the source.
         wanted: What is known of the layout.
         files: What lies in the folder.
 

@@ -123,7 +123,7 @@ def several(names: str, where: str) -> str:
 
 
 def note(config: Config, taken: int, of: int, what: str) -> tuple[str, ...]:
-    """What was read of a config, a line each."""
+    """Report what was read of a config, one line each."""
     lines = [f"config {config.name} of {_NAME}: {taken:,} of {of:,} {what}"]
     if config.others:
         lines.append(f"config {config.name} also sets {', '.join(config.others)}, which only load_dataset uses")

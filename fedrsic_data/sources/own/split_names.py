@@ -59,7 +59,7 @@ def file_words(name: str) -> dict[str, str]:
 def of_level(
     names: Iterable[str], renames: Mapping[str, str | None], where: str, otherwise: str = ""
 ) -> tuple[dict[str, Spoken] | None, tuple[str, ...]]:
-    """What the names of folders beside each other, none of them a class, say of splits.
+    """Splits named by sibling folders, none of which is a class.
 
     Args:
         names: The names.
@@ -251,7 +251,7 @@ def _completed(
 
 
 def _called(place: PurePosixPath, among: Sequence[PurePosixPath]) -> str:
-    """What a file is called where it becomes a split: by its first folder that not all are in, or by its own name."""
+    """Name of a file's split: its first folder that not all files are in, or the file's name."""
     shared = [set(parts) for parts in zip(*(other.parent.parts for other in among), strict=False)]
     apart = next((depth for depth, names in enumerate(shared) if len(names) > 1), len(shared))
     if among and apart < len(place.parent.parts):

@@ -25,7 +25,7 @@ _BLOCK = 1 << 16  # names held as Python texts at once
 
 @dataclass(frozen=True)
 class FolderFiles:
-    """What lies below a folder.
+    """The files below a folder.
 
     Attributes:
         paths: The images as paths from the folder, with ``/``: string [N] in byte order.
