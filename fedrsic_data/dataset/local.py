@@ -142,7 +142,7 @@ def _sha256(path: Path, *_: int) -> str:
 
 @lru_cache(maxsize=4)  # clients are mostly read in order, and one's footer names hundreds of others
 def _footer(path: Path, *_: int) -> pq.FileMetaData:
-    """The footer of a Parquet file, parsed once for its clients in a row; the modification time changes when the file does."""
+    """The footer of a Parquet file, parsed once for its clients in a row; ``_`` changes when the file does."""
     return pq.read_metadata(path)
 
 
