@@ -1,4 +1,4 @@
-"""What was built, in words and figures: plan, client table, card and manifest."""
+"""Write the description of a build: plan, client table, card and manifest."""
 
 from __future__ import annotations
 
@@ -133,7 +133,7 @@ def _clients(subset: PlannedSubset, receipts: Sequence[shards.Receipt]) -> pa.Ta
 
 
 def _held(receipt: shards.Receipt) -> pa.Table:
-    """What a shard holds of its clients, as rows of the client table."""
+    """Rows of the client table for the clients of a shard."""
     rows = len(receipt.clients.client_id)
     where = {"subset": pa.nulls(rows), "split": [receipt.split] * rows, "file": [receipt.path] * rows}
     return pa.table({**where, **vars(receipt.clients)}, schema=schema.CLIENTS_SCHEMA)
@@ -164,5 +164,5 @@ def file_entry(folder: Path, name: str) -> File:
 
 
 def writer() -> dict[str, str]:
-    """What the bytes depend on beside plan and sources."""
+    """Versions that the bytes depend on, besides plan and sources."""
     return {"fedkit": distribution.version(), "pyarrow": pa.__version__}

@@ -39,7 +39,7 @@ _THREADS = Threads()
 
 @dataclass(frozen=True)
 class BuildListener:
-    """What a person waiting wants to hear; every call may be ignored.
+    """Receives progress. The default ignores every call.
 
     Attributes:
         step: Told in words what happens next.
@@ -118,7 +118,7 @@ def build(
     engine: BuildEngine = _THREADS,
     check: Callable[[Manifest], None] = lambda _: None,
 ) -> Built:
-    """Writes a planned dataset: shards aside, the manifest last, then the folder is renamed into place.
+    """Write a planned dataset to a temporary folder, the manifest last, and rename the folder into place.
 
     An interrupted build is resumed; shards whose digest holds are kept. A finished one is left alone, but for
     shards that are damaged or gone, which are written again.
@@ -127,7 +127,7 @@ def build(
         planned: From ``prepare``.
         out: The dataset's folder.
         overwrite: Replace another dataset that stands there.
-        listener: Hears of the progress.
+        listener: Receives progress.
         engine: Where shards are written; the bytes are the same.
         check: Shown the manifest before the dataset is put in place; what it raises keeps it out.
 

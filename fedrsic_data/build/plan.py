@@ -34,7 +34,7 @@ _SHARED = ("domain", "group", "split")
 _BEYOND = "beyond {} shots of its class at its client"
 _UNSHARED = "of a class of {} that not all sources have"
 ABSENT = "in no shard of the dataset that was split again; build from the sources to have them"
-"""Why images that a dataset had left out are not in what is made of its shards."""
+"""Reason for images that a dataset left out to be absent from datasets made of its shards."""
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,7 @@ class Planned:
     """A dataset whose owners are drawn; nothing written yet.
 
     Attributes:
-        recipe: What was asked for.
+        recipe: The resolved recipe.
         sources: Provenance of the sources.
         subsets: Who owns what.
         digest: Content digest of the plan, which is the table of all owners.
@@ -463,7 +463,7 @@ def _cells(planned: Sequence[PlannedSubset], name: str, start: int = 0, stop: in
 
 
 def _column(subset: PlannedSubset, name: str, start: int, stop: int) -> pa.Array:
-    """What the plan tells of rows ``start`` to ``stop`` of a subset in one of its columns."""
+    """Read rows ``start`` to ``stop`` of a subset from a column of the plan."""
     owner = subset.owner[start:stop]
     if name == "subset":
         return pa.repeat(pa.scalar(subset.name), len(owner))

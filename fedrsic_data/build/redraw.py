@@ -1,4 +1,4 @@
-"""What a recipe and a plan give again: who owns what, and all that a manifest says of how that came about.
+"""Recompute the owners of a plan from its recipe, and the statistics in the manifest that depend on the draw.
 
 A plan holds every image that was dealt out, also those that no client got, with labels, domains and users. So its
 owners can be drawn from it as from the sources, and what differs was not drawn by the recipe that the manifest shows.
@@ -131,12 +131,12 @@ def _images(built: Manifest, name: str) -> int:
 
 
 def _told(subset: SubsetEntry, rows: pa.Table) -> int:
-    """Images that plan and manifest tell of."""
+    """Number of images in plan and manifest."""
     return int(rows.num_rows) + sum(left.count for left in subset.left_out if plan.undealt(left.reason))
 
 
 def _listed(recipe: Recipe, subset: SubsetEntry, rows: pa.Table) -> Iterator[str]:
-    """What is listed one by one, against the plan."""
+    """Compare the manifest's lists of images with the plan."""
     base = splits.base_classes(len(subset.classes)) if recipe.base_to_novel else len(subset.classes)
     if subset.novel != subset.classes[base:]:
         yield "novel classes are not those of the recipe"

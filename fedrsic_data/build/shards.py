@@ -81,7 +81,7 @@ class ShardRows:
 
 @dataclass(frozen=True)
 class WriteOptions:
-    """How the shards of a subset are written.
+    """Settings for writing the shards of a subset.
 
     Attributes:
         window: Images read at a time; bounds the memory, and where a client's row groups may end.
@@ -96,7 +96,7 @@ class WriteOptions:
 
 @dataclass(frozen=True)
 class ClientColumns:
-    """What a shard holds of each of its clients: columns of ``schema.CLIENTS_SCHEMA``, a row a client."""
+    """Contents of a shard per client: columns of ``schema.CLIENTS_SCHEMA``, one row per client."""
 
     client_id: Sequence[str]
     row_group: Sequence[int]
@@ -111,7 +111,7 @@ class ClientColumns:
 
 @dataclass(frozen=True)
 class Receipt:
-    """What was written: enough to list the shard in a manifest without reading it again.
+    """Receipt of a written shard: enough to list it in a manifest without reading it again.
 
     Attributes:
         path: Relative to the dataset's folder.
@@ -228,7 +228,7 @@ def parquet_writer(file: Any, schema: pa.Schema) -> pq.ParquetWriter:
 
 
 def write(job: Job, rows: ShardRows, folder: Path, options: WriteOptions) -> Receipt:
-    """Writes one shard, aside first, under a name of its own: the same may be at work elsewhere, given up but alive.
+    """Write one shard under a unique temporary name first: an abandoned worker may still be writing the same shard.
 
     Args:
         job: Which rows, and where to.
@@ -389,7 +389,7 @@ def _fine_counts(rows: ShardRows, kept: pa.Table) -> tuple[int, ...]:
 
 
 def _client_columns(rows: ShardRows, kept: pa.Table, groups: Sequence[tuple[int, int]]) -> ClientColumns:
-    """What a shard holds of each client, by the columns of the client table."""
+    """Contents of a shard per client, by the columns of the client table."""
     owner = _codes(kept)
     clients = owner[np.flatnonzero(np.diff(owner, prepend=-1))]
     place = np.repeat(np.arange(len(clients)), np.diff([*np.flatnonzero(np.diff(owner, prepend=-1)), len(owner)]))

@@ -230,7 +230,7 @@ def together(split: Codes, owner: Owners, rows: Rows, groups: Sequence[NDArray[n
 
 
 def cut(split: Codes, owner: Owners, groups: Sequence[NDArray[np.int64]]) -> NDArray[np.bool_]:
-    """Which groups have rows in several splits, rows of owner -1 aside: bool [groups]."""
+    """Which groups have rows in several splits, ignoring rows of owner -1: bool [groups]."""
     if not groups:
         return np.zeros(0, bool)
     rows = np.concatenate(groups)

@@ -33,7 +33,7 @@ def verify(
 
 
 def _again(read: Read, note: Callable[[str], None]) -> Iterator[Problem]:
-    """What the recipe and the plan give again, and the manifest says otherwise."""
+    """Report where the manifest differs from what the recipe and the plan give."""
     built = read.manifest
     yield from (Problem(manifest.NAME, words) for words in redraw.of_dataset(built, read.plan, note))
     for name in read.intact:

@@ -206,7 +206,7 @@ class Workspace:
             raise OutputError(f"{found}: no build creates this; move {self._root} away")
 
     def _known(self) -> ownership.Known:
-        """What builds leave here."""
+        """Files that builds leave here."""
         top = ownership.only([_LOCK, _KEY, _JOURNAL, _EXPECTED])
         below: dict[str, ownership.Known] = {
             _DATA: ownership.only(self._expected()),
@@ -252,7 +252,7 @@ def refuse_unowned(folder: Path) -> None:
 
 
 def _of_dataset(folder: Path) -> ownership.Known:
-    """What the dataset in a folder consists of, by its manifest; nothing where the folder is empty."""
+    """Files of the dataset in a folder, by its manifest; none if the folder is empty."""
     if not any(folder.iterdir()):
         return ownership.only([])
     try:

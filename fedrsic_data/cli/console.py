@@ -1,4 +1,4 @@
-"""What every command needs of a terminal: printing, progress bars, and endings of one line."""
+"""Terminal functions for every command: printing, progress bars, and one-line errors."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def bars(*, quiet: bool) -> Iterator[Callable[[str], Callable[..., None]]]:
 
 @contextmanager
 def listening(*, quiet: bool) -> Iterator[BuildListener]:
-    """Tells of the steps of a build, with bars for what takes long."""
+    """Print the steps of a build, with bars for long ones."""
     from fedrsic_data.build.pipeline import BuildListener
 
     with bars(quiet=quiet) as bar:
@@ -120,7 +120,7 @@ def run_app(app: typer.Typer) -> NoReturn:
 
 
 def _told(error: BaseException) -> tuple[str, int]:
-    """What is said of an error, in one line, and the exit code."""
+    """One line about an error, and the exit code."""
     from fedrsic_data.errors import FedkitError, for_want_of_memory
 
     if isinstance(error, KeyboardInterrupt | typer.Abort):
@@ -161,7 +161,7 @@ def _limit() -> float:
 
 
 def _of_the_system(error: OSError) -> str:
-    """What the system did not do, and with which file."""
+    """Describe a failed system call and its file."""
     if error.filename is None:  # of what is written, only the opening of a file has a name
         if error.errno in _UNWRITTEN:
             return f"the output: cannot be written ({error.strerror}); make room, or send it elsewhere"

@@ -166,11 +166,11 @@ def draft(
 
     Args:
         chosen: From ``settings``.
-        name: Of the dataset, its subset and its source; None: as the data are called.
+        name: Name of the dataset, its subset and its source; None: the name of the data.
         clients: How many; None: what the data suggest.
         alpha: Label skew; None: 0.5 where the partition has it.
         offline: Never touch the network.
-        listener: Hears of the progress.
+        listener: Receives progress.
 
     Raises:
         SourceError: The data cannot be read, or are not what they should be.
@@ -238,7 +238,7 @@ def _is_recipe(text: bytes) -> bool:
 
 
 def shown(target: Path, drafted: Draft) -> Shown:
-    """What was seen, what the recipe does, and what to do next."""
+    """Report the findings, the recipe's choices, and the next steps."""
     seen, planned = drafted.seen, drafted.planned
     sizes = planned.domain_counts().sum(axis=1)
     partition = drafted.recipe["partition"]
@@ -317,7 +317,7 @@ def _partition(index: Index, clients: int | None, alpha: float | None) -> dict[s
 
 
 def _users(index: Index) -> int:
-    """How many natural users there are; 0 where nobody says."""
+    """Number of natural users; 0 if unknown."""
     users = index.table.column("group")
     return 0 if users.null_count else int(pc.count_distinct(users).as_py())
 
@@ -340,7 +340,7 @@ def _seen(index: Index) -> dict[str, Any]:
 
 
 def _class_images(index: Index) -> dict[str, int]:
-    """How many images each class has, in the order of classes."""
+    """Number of images per class, in the order of classes."""
     codes = index.table.column("labels").combine_chunks().flatten().to_numpy()
     return dict(zip(index.classes, np.bincount(codes, minlength=len(index.classes)).tolist(), strict=True))
 
@@ -362,7 +362,7 @@ def _hints(index: Index, data: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def _counts(column: pa.ChunkedArray) -> dict[str, int]:
-    """How often each text occurs, in alphabetical order."""
+    """Number of occurrences of each text, in alphabetical order."""
     counted = pc.value_counts(column)
     return dict(sorted(zip(counted.field("values").to_pylist(), counted.field("counts").to_pylist(), strict=True)))
 

@@ -28,7 +28,7 @@ def built(
     Args:
         folder: Where their folders are made.
         sets: Subset -> ``key=value`` texts for its recipe, such as ``sample.size=32``.
-        listener: Hears of the progress.
+        listener: Receives progress.
 
     Returns:
         Subset -> folder of its dataset.

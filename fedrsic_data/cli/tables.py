@@ -1,4 +1,4 @@
-"""What the commands print: the same facts as data for machines and as tables for people."""
+"""Answers of the commands: the same facts as data for machines and as tables for people."""
 
 from __future__ import annotations
 

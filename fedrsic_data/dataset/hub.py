@@ -314,7 +314,7 @@ class HubFiles:
 
 
 def _kept(shard: Shard) -> Path:
-    """Where a shard is kept, whatever dataset and commit it is of.
+    """Cache path of a shard, for any dataset and commit.
 
     Raises:
         ManifestError: Its digest is none.

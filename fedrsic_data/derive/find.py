@@ -36,7 +36,7 @@ def folder(
         sample: With a recipe: procedural stand-ins instead of the real images.
         places: Where the sources of a recipe are; None: where they usually are.
         needed: Subsets that a recipe must have. All of its subsets are built, so that ``data/<name>`` is the recipe's.
-        listener: Hears of the progress of a build.
+        listener: Receives the progress of a build.
 
     Raises:
         UsageError: A built dataset with ``sample`` or ``places``, or a recipe without a needed subset.

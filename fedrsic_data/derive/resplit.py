@@ -42,7 +42,7 @@ def prepare(
     Args:
         path: The built dataset's ``manifest.json`` or folder.
         change: Makes the new recipe from the old one. Sources and label spaces must stay.
-        listener: Hears of the progress.
+        listener: Receives progress.
         progress: Told ``(bytes, bytes in all)`` while the old dataset is verified.
 
     Raises:
@@ -145,7 +145,7 @@ def _column(files: list[Path], name: str) -> pa.Array:
 
 
 def _left_out(subset: Subset, owners: pa.Table, held: int) -> tuple[Counted, ...]:
-    """What the sources left out, and what the old plan did."""
+    """Entries for images left out by the sources and by the old plan."""
     kept = [left for left in subset.entry.left_out if not plan.drawn(left.reason)]
     absent = owners.num_rows - held
     if absent:

@@ -186,7 +186,7 @@ class _Part:
     """Some clients of a subset, their shards written to a folder.
 
     Attributes:
-        name: Of the subset.
+        name: Name of the subset.
         table: Rows of ``clients.parquet``.
         plan: Rows of ``plan.parquet``.
         entry: What the manifest says.
@@ -257,7 +257,7 @@ def _counted(subset: Subset, table: pa.Table, plan: pa.Table) -> SubsetEntry:
 
 
 def _held(groups: Sequence[tuple[str, ...]], plan: pa.Table) -> tuple[tuple[str, ...], ...]:
-    """Of pictures that are in several sources, those that are here more than once."""
+    """Keep the duplicate groups with more than one image here."""
     here = set(plan.column("sample_id").to_pylist()) if groups else set()
     few = [tuple(sample for sample in group if sample in here) for group in groups]
     return tuple(group for group in few if len(group) > 1)

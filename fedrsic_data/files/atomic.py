@@ -1,4 +1,4 @@
-"""Files: written aside and put in place whole, kept from other processes by a lock, known by their digest."""
+"""Write files whole through temporary names, lock them against other processes, and compute digests."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from typing import IO
 from fedrsic_data.errors import OutputError, translated
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
-"""What the system says where a disk or somebody's share of it is full."""
+"""Error numbers of a full disk or quota."""
 
 TEMPORARY = re.compile(r"\.fedkit-[0-9a-f]{16}\.tmp")
 """Names of files that are not whole yet. A killed process may leave one; nobody else gives a file such a name."""

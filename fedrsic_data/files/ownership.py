@@ -1,4 +1,4 @@
-"""What is fedkit's and what is not: nothing is replaced or removed but what fedkit wrote.
+"""Ownership of files: fedkit replaces and removes only what it wrote.
 
 Every command that clears a folder or writes over a file asks here first. A folder is fedkit's if the file that
 describes it says so, in its own format field, and if it holds nothing beside what fedkit writes there.

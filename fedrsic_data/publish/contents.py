@@ -1,4 +1,4 @@
-"""What a repository of the Hub holds of a dataset: its files, a card made for it, and a manifest that says so."""
+"""Contents of a Hub repository: the dataset's files, a card for the Hub, and a manifest that lists them."""
 
 from __future__ import annotations
 

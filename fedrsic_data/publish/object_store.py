@@ -68,7 +68,7 @@ def build(
         out: A folder, or a URI such as ``s3://bucket/data/fed-rsic``. Its dataset is built in the cache and removed
             from there once all of it is at the URI, so this machine needs room for it.
         overwrite: Replace another dataset that stands there.
-        listener: Hears of the progress.
+        listener: Receives progress.
         engine: Where shards are written.
         check: See ``build.build``.
 

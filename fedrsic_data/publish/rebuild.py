@@ -18,7 +18,7 @@ from fedrsic_data.sources import configured
 
 
 def recipe_of(name: str, changes: Mapping[str, Any]) -> tuple[Recipe, Expected]:
-    """What to build, and what must come of it.
+    """A recipe to build, and the expected result.
 
     Args:
         name: A shipped recipe, the path of one, or ``hf://USER/NAME[@REVISION]``.
@@ -47,7 +47,7 @@ def command(recipe: Recipe, where: str) -> str:
 
 
 def _found(recipe: Recipe, name: str) -> Literal["by path", "by name", "fetched"]:
-    """How a build finds a source; a person's own, and one that is not known here, by the path it is given."""
+    """Options by which a build finds a source; the user's own and unknown ones need a path."""
     try:
         source = configured(name, recipe.sources.get(name, {}), f"sources.{name}")
     except UsageError:
@@ -58,7 +58,7 @@ def _found(recipe: Recipe, name: str) -> Literal["by path", "by name", "fetched"
 
 
 class Expected:
-    """What a build must give: anything."""
+    """No expectation: a build may give anything."""
 
     def check_plan(self, planned: Planned) -> None:
         """Sees the plan before any image is read."""
@@ -68,7 +68,7 @@ class Expected:
 
 
 class Published(Expected):
-    """What was published, to hold a build against."""
+    """The published dataset, to compare a build with."""
 
     def __init__(self, text: str) -> None:
         """Fetches the manifest.
@@ -123,7 +123,7 @@ class Published(Expected):
             )
 
     def _versions(self) -> str:
-        """What may be the reason too: other versions of what writes."""
+        """Mention other versions of the writer, which may be the reason."""
         here = writer()
         other = [f"{name} {there}" for name, there in self.manifest.writer.items() if here.get(name) != there]
         return f", or the versions do: it was built with {', '.join(other)}" if other else ""

@@ -21,7 +21,7 @@ _LISTED = 20  # files of a dry run that are shown to a person
 
 @dataclass(frozen=True)
 class PublishListener:
-    """What a person waiting wants to hear; every call may be ignored.
+    """Receives progress. The default ignores every call.
 
     Attributes:
         step: Told in words what happens next.
@@ -51,7 +51,7 @@ def publish(
         reference_only: Who has which image, without the images.
         redistribute: The images too, though a source does not say that they may be published again.
         dry_run: Only say what would be sent.
-        listener: Hears of the progress.
+        listener: Receives progress.
 
     Raises:
         UsageError: The repository's name cannot be one, or it holds something else.

@@ -1,4 +1,4 @@
-"""What a report says of a built dataset: a section a subset."""
+"""Report sections of a built dataset, one per subset."""
 
 from __future__ import annotations
 

@@ -39,7 +39,7 @@ def of_partition(subset: Subset) -> tuple[style.Drawing, ...]:
 
 
 def drawings(summary: Summary) -> tuple[style.Drawing, ...]:
-    """What there is to see of a subset that was counted."""
+    """Figures of a subset that was counted."""
     drawn = [figures_clients.heat_map(summary), figures_clients.sizes(summary)]
     return (*drawn, figures_clients.domain_mix(summary)) if len(summary.domains) > 1 else tuple(drawn)
 

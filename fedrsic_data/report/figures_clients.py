@@ -55,7 +55,7 @@ def heat_map(summary: Summary) -> Drawing:
 
 
 def sizes(summary: Summary) -> Drawing:
-    """How many rows the clients have: a bar each, or a curve over all of them."""
+    """Figure of rows per client: one bar each, or a curve over all clients."""
     of = columns(summary)
     draw = _size_bars if of.single else _size_curve
     total = summary.rows.sum(axis=1)
@@ -231,7 +231,7 @@ def _foot(of: Columns) -> float:
 
 
 def _prefix(labels: Sequence[str]) -> str:
-    """What all ids begin with, up to a separator."""
+    """Common prefix of all ids, up to a separator."""
     first, last = (min(labels), max(labels)) if labels else ("", "")
     same = next((i for i, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), 0)
     while same and first[same - 1] not in "-_/.:":
@@ -251,7 +251,7 @@ def _percent(share: float) -> str:
 
 
 def _leading(shares: NDArray[np.float64], classes: Sequence[str]) -> str:
-    """How much the leading class of a column has, in words."""
+    """Describe the share of a column's leading class."""
     held = shares[shares.sum(axis=1) > 0]
     if not held.size:
         return "No client has training rows."

@@ -81,7 +81,7 @@ def matrix(summary: Summary, found: Together) -> Drawing:
 
 
 def drift(summary: Summary, found: Together) -> Drawing:
-    """How differently labels go together at the clients, beside a random split."""
+    """Figure of the drift of co-occurrence between clients, next to a random split."""
     with style.look():
         figure = style.figure(2.9, sample=summary.sample)
         axes = figure.subplots()

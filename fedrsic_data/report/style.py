@@ -61,7 +61,7 @@ SOFTWARE = "fedkit"
 """By what a picture says that it was drawn."""
 
 SAMPLE = "procedural sample, not real data"
-"""What every picture of sample data says."""
+"""Note on every figure of sample data."""
 
 _FONT = 11.0
 _RC: dict[str, Any] = {

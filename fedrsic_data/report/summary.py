@@ -1,4 +1,4 @@
-"""What the pictures of a subset show, as arrays: counted once, sorted, and summed up where clients are many."""
+"""Arrays for the figures of a subset: counted once, sorted, and summed up for many clients."""
 
 from __future__ import annotations
 

@@ -66,7 +66,7 @@ clientapp = "{package}.site:app"
 
 @dataclass(frozen=True)
 class Wanted:
-    """What a federation is to do; ``flwr run --run-config`` changes any of it.
+    """Settings of a federation; ``flwr run --run-config`` changes any of them.
 
     Attributes:
         method: Name of a method.

@@ -91,7 +91,7 @@ def _followed(number: str, at: Sequence[str], folder: Path, say: Callable[[str],
 
 
 def _heard(number: str, at: Sequence[str], folder: Path) -> list[str]:
-    """What the server's side of a run has said so far; nothing if its log cannot be had now."""
+    """The server's log of a run so far; empty if it cannot be read now."""
     done = subprocess.run(
         ["flwr", "log", number, *at, "--show"], cwd=folder, capture_output=True, text=True, check=False
     )
@@ -99,7 +99,7 @@ def _heard(number: str, at: Sequence[str], folder: Path) -> list[str]:
 
 
 def _flwr(*arguments: str, folder: Path | None = None) -> dict[str, Any]:
-    """What a command of Flower says as JSON.
+    """JSON output of a Flower command.
 
     Raises:
         FedkitError: It cannot be run, or says no JSON.

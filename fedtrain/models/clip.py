@@ -31,7 +31,7 @@ _WEIGHTS = (".safetensors", ".pt", ".pth", ".bin", ".ckpt")
 
 
 class Tokenizer(Protocol):
-    """What turns a text into numbers; open_clip's ``SimpleTokenizer`` is one."""
+    """A tokenizer, such as open_clip's ``SimpleTokenizer``."""
 
     sot_token_id: int
     eot_token_id: int
@@ -43,12 +43,12 @@ class Tokenizer(Protocol):
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """How pixels reach the image encoder.
+    """Preprocessing of images for the encoder.
 
     Attributes:
         size: Height and width in pixels.
-        mean: Of each channel, for values in 0..1.
-        std: Of each channel.
+        mean: Mean of each channel, for values in 0..1.
+        std: Standard deviation of each channel.
         interpolation: ``bicubic`` or ``bilinear``, both antialiased.
         resize_mode: ``shortest`` (shorter side, then the middle) or ``squash`` (both sides).
     """
@@ -95,12 +95,12 @@ class Clip:
 
     @property
     def width(self) -> int:
-        """Of a token of the text encoder: contexts are ``[m, width]``."""
+        """Width of a token of the text encoder: contexts are ``[m, width]``."""
         return int(self.text.token_embedding.embedding_dim)
 
     @property
     def embed_dim(self) -> int:
-        """Of the features."""
+        """Length of the features."""
         projection = self.text.text_projection
         return int(projection.out_features if isinstance(projection, nn.Linear) else projection.shape[-1])
 

@@ -1,4 +1,4 @@
-"""What labels are told to a text encoder as: the universal label embeddings of FedLGT."""
+"""Text embeddings of labels: the universal label embeddings of FedLGT."""
 
 from __future__ import annotations
 

@@ -125,7 +125,7 @@ class Layer(nn.Module):
             nn.init.zeros_(linear.bias)
 
     def forward(self, x: torch.Tensor, tokens: torch.Tensor, generator: torch.Generator | None) -> torch.Tensor:
-        """What becomes of ``x`` ``[B, n, d]`` when it attends to ``tokens`` ``[B, N, d]``: ``[B, n, d]``."""
+        """Let ``x`` ``[B, n, d]`` attend to ``tokens`` ``[B, N, d]``: ``[B, n, d]``."""
         batch, count, width = x.shape
         query = self.query(x).view(batch, count, self.heads, -1).transpose(1, 2)
         key, value = self.key_value(tokens).view(batch, tokens.shape[1], 2, self.heads, -1).permute(2, 0, 3, 1, 4)

@@ -69,7 +69,7 @@ class PromptEncoder:
 
     Attributes:
         length: Context vectors, m.
-        width: Of a context vector, d.
+        width: Length of a context vector, d.
         tokens: Positions computed for one context and all classes.
     """
 

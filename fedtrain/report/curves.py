@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 REFERENCE = "zeroshot"
-"""What the others start from: drawn as a grey line."""
+"""Untrained baseline, drawn as a grey line."""
 
 _COLOURED = ("fedrsclip", "fedpgp", "fedlgt", "promptfl", "local", "fedavg", "kgcoop", "fedprox")  # a method, a colour
 _OWN = {"loss": -1e100, "floats_sent": 0}  # figures of a line itself, and the least they can be
@@ -134,7 +134,7 @@ def curve(subset: str, figure: str, runs: Sequence[Runs]) -> Drawing:
 
 
 def clients(subset: str, split: str, figure: str, runs: Sequence[Runs]) -> Drawing:
-    """How a figure spreads over the clients: quantiles of all clients of all seeds."""
+    """Spread of a metric over the clients: quantiles over all clients of all seeds."""
     held = [(one, _of_clients(one, split, figure)) for one in runs]
     held = [(one, values) for one, values in held if len(values)]
     with style.look():

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 COLUMNS = ("C-AP", "C-P", "C-R", "C-F1", "O-AP", "O-P", "O-R", "O-F1")
-"""How multi-label papers lay out their tables."""
+"""Layout of tables in multi-label papers."""
 
 
 @dataclass(frozen=True)

@@ -66,7 +66,7 @@ TOUR = (
         {"fedavg": _PHOTOS, "fedlgt": _PHOTOS},
     ),
 )
-"""What ``fedkit quickstart`` trains. Nothing in it was chosen by its test rows."""
+"""The runs of ``fedkit quickstart``. No setting was chosen on test rows."""
 
 
 def train_tour(
@@ -86,7 +86,7 @@ def train_tour(
         out: Folder of runs and report.
         tour: What to train.
         cache: Folder for what can be computed again.
-        listener: Hears of the progress.
+        listener: Receives progress.
 
     Raises:
         OutputError: A folder cannot be written or holds another run.

@@ -23,7 +23,7 @@ _FORMAT = 1
 
 @dataclass(frozen=True)
 class Counters:
-    """What has been counted over all rounds so far.
+    """Counters over all rounds so far.
 
     Attributes:
         updates: Updates that clients sent, refused ones included.

@@ -37,7 +37,7 @@ _LOCK = ".lock"
 _NEW, _NEXT, _OLD = ".new", ".next", ".old"
 """In a run's folder: another that is to take its place, in its first round; the same after that; the old run, to go."""
 _PARTS = (RESULT, METRICS, CLOCK, CHECKPOINT, EVENTS, CONFIG)
-"""What a run consists of; what says that fedkit wrote the rest goes last."""
+"""Files of a run; the one that identifies fedkit's folder goes last."""
 
 
 def _text(value: object) -> bool:
@@ -68,7 +68,7 @@ def _clients(value: object) -> bool:
 
 
 def _privacy(value: object) -> bool:
-    """What noise came to, in runs that had some."""
+    """Privacy results, in runs with noise."""
     spent = {} if value is None else value
     if not isinstance(spent, dict) or not spent:
         return value is None or value == {}
@@ -103,7 +103,7 @@ _DATA: _Fields = {
     "counters.client_bytes": _count,
     **{f"counters.{name}": _count for name in ("updates", "refused", "dropped", "floats", "bytes")},
 }
-"""What is read of a finished run, and what fits there."""
+"""Fields that are read from a finished run, and their types."""
 
 
 @dataclass(frozen=True)
@@ -290,12 +290,12 @@ def _begun(folder: Path) -> bool:
 
 
 def _vacant(name: str) -> bool:
-    """What may be in a folder in which no run began: what is left of a process that was killed before."""
+    """Leftovers of a killed process that may be in a folder where no run began."""
     return name == _LOCK or atomic.TEMPORARY.fullmatch(name) is not None
 
 
 def _known(name: str) -> bool:
-    """What fedkit writes into a run's folder, also while a run takes the place of another."""
+    """Files that fedkit writes into a run's folder, also while one run replaces another."""
     top, slash, inner = name.partition("/")
     return known(inner) if slash and top in (_NEW, _NEXT, _OLD) else name == _LOCK or known(name)
 
@@ -345,7 +345,7 @@ def _no_links(folder: Path) -> None:
 
 
 def _told(facts: Mapping[str, Any]) -> dict[str, Any]:
-    """What of a run's facts tells it from others, and is not only a digest of that."""
+    """Facts that identify a run, apart from their digests."""
     config = facts.get("config")
     held = {key: value for key, value in config.items() if key not in NEUTRAL} if isinstance(config, dict) else None
     dataset = facts.get("dataset")
@@ -371,7 +371,7 @@ def _difference(there: Mapping[str, Any], here: Mapping[str, Any]) -> str:
 
 
 def _at(data: Any, field: str) -> Any:
-    """What stands at a field of a field; None where nothing does."""
+    """Value of a nested field; None if it is absent."""
     for key in field.split("."):
         data = data.get(key) if isinstance(data, dict) else None
     return data

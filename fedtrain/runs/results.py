@@ -158,7 +158,7 @@ def figures(result: Result) -> dict[str, float | None]:
 
 
 def story(result: Result) -> str:
-    """How a run went, in words."""
+    """Describe how a run went."""
     data, counters = result.data, result.data["counters"]
     done = f"{data['rounds']} round{'s' * (data['rounds'] != 1)} in {data['seconds']:,.1f} s"
     words = [done if result.trained else "was finished already"]
@@ -199,7 +199,7 @@ def _flat(result: Result) -> dict[str, Any]:
 
 
 def engine(result: Result) -> str:
-    """What trained it: ``local``, Flower's ``simulation`` or a ``federation``."""
+    """The engine: ``local``, Flower's ``simulation`` or a ``federation``."""
     return str(result.data.get("engine", "local"))
 
 

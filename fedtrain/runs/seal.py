@@ -18,7 +18,7 @@ _CLOSE = 0.01  # percentage points that judging a model a second time may differ
 
 
 def sealed(folder: Path, data: Mapping[str, Any]) -> dict[str, Any]:
-    """What ``result.json`` holds, with the digests of the run's other files and, last, of all of that.
+    """Content of ``result.json``, with the digests of the run's other files and a digest of itself.
 
     Args:
         folder: The run's; its config, rounds and checkpoint are on disk.
@@ -35,7 +35,7 @@ def is_sealed(data: Mapping[str, Any]) -> bool:
 
 
 def problems(folder: Path, facts: Mapping[str, Any], data: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """What of a finished run is not as it was when it finished: a file, and in words what does not fit.
+    """Differences of a finished run from its seal: a file, and a description.
 
     What can be counted again is counted again, so that a seal over invented figures does not help them.
 

@@ -37,7 +37,7 @@ def save_state(path: Path, state: State, facts: Mapping[str, Any]) -> None:
 
 
 def load_state(path: Path, device: torch.device) -> tuple[State, dict[str, Any]]:
-    """What ``save_state`` wrote.
+    """Load the tensors that ``save_state`` wrote.
 
     Raises:
         OutputError: It is missing, truncated or no such file.

@@ -77,7 +77,7 @@ def _dataset(run: Result) -> Dataset | str:
 
 
 def _against(run: Result, dataset: Dataset) -> Iterator[Problem]:
-    """What a run says of its dataset, against the manifest and the client table; older runs say less."""
+    """Compare a run's record of its dataset with the manifest and the client table; older runs record less."""
     manifest, config, told = dataset.manifest, run.facts["config"], run.facts["dataset"]
     name = config["subset"]
     if name not in manifest.subsets:

@@ -1,4 +1,4 @@
-"""What every engine does: it runs the one function that writes a shard, for many shards."""
+"""The interface of build engines: they run the function that writes a shard for many shards."""
 
 from __future__ import annotations
 

@@ -39,8 +39,8 @@ class Ray:
         """Starts nothing yet.
 
         Args:
-            address: Of a running cluster; None: a Ray of this machine, for this build.
-            cpus: Of a Ray of this machine; None: all there are.
+            address: Address of a running cluster; None: start a local Ray for this build.
+            cpus: Number of CPUs of a local Ray; None: all.
         """
         self.address = address
         self.cpus = cpus
