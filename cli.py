@@ -193,12 +193,13 @@ def verify(
       fedkit verify runs/fedpgp-fed-rsic-seed0
       fedkit verify data/fed-rsic --json
     """
-    from fedtrain.runs.verify import check_run, is_run
+    from fedtrain.runs.files import is_run
 
     if not is_run(path):
         commands.verify(path, json)
         return
     from fedtrain.report import answers
+    from fedtrain.runs.verify import check_run
 
     run, problems, notes = check_run(path)
     answer(answers.verified(path, run, problems, notes), json)
@@ -302,9 +303,9 @@ def list_(
 
         answer(answers.methods(), json)
         return
-    from fedrsic_data.cli import tables
+    from fedrsic_data.cli import listing
 
-    answer(tables.listed(what), json)
+    answer(listing.listed(what), json)
 
 
 @contextmanager

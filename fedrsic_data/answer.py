@@ -76,3 +76,21 @@ def together(parts: Sequence[RenderableType]) -> RenderableType:
     from rich.text import Text
 
     return Group(*(Text(plain(p), no_wrap=True, overflow="ignore") if isinstance(p, str) else p for p in parts))
+
+
+def table(
+    header: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[int] = (), *, fold: bool = True
+) -> RenderableType:
+    """A table that folds long cells, or else one in which only the last column gives way to a narrow terminal."""
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    made = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for i, name in enumerate(header):
+        width = None if fold or i == len(header) - 1 else max(len(row[i]) for row in [header, *rows])
+        style: Any = {"overflow": "fold"} if fold else {"overflow": "ellipsis", "no_wrap": True}
+        made.add_column(Text(plain(name)), justify="right" if i in right else "left", min_width=width, **style)
+    for row in rows:
+        made.add_row(*(Text(plain(cell)) for cell in row))
+    return made

@@ -73,6 +73,7 @@ def test_no_text_of_a_csv_file_is_a_formula_and_numbers_stay_numbers(start: str)
 
 def test_progress_bars_and_curves_take_names_as_text(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[str] = []
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
     monkeypatch.setattr("rich.progress.Progress.update", lambda *_, description, **__: seen.append(description))
     with console.bars(quiet=False) as bar:
         bar(EVIL)(1, 2)
@@ -85,6 +86,7 @@ def test_progress_bars_and_curves_take_names_as_text(monkeypatch: pytest.MonkeyP
 
 def test_bars_show_brackets_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
     made = io.StringIO()
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
     monkeypatch.setattr("rich.console.Console", partial(Console, file=made, force_terminal=True, width=99))
     with console.bars(quiet=False) as bar:
         bar("images")(1, 2, "a [red]b")
@@ -102,9 +104,7 @@ def test_steps_notes_and_errors_are_lines_without_escapes(capsys: pytest.Capture
 
 
 def test_headings_of_tables_are_text(sample_build: Path) -> None:
-    from fedrsic_data.cli.tables import _table
-
-    words = printed(_table([f"[bold]{EVIL}", "b"], [["1", "2"]]))
+    words = printed(answer.table([f"[bold]{EVIL}", "b"], [["1", "2"]]))
     assert "[bold]" in words
     assert not [c for c in STEERING if c in words]
 

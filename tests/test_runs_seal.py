@@ -19,9 +19,10 @@ from test_train_compare import resealed, shown
 from fedrsic_data.errors import OutputError
 from fedtrain import methods, run
 from fedtrain.report import answers, html
+from fedtrain.runs.files import is_run
 from fedtrain.runs.folder import load
 from fedtrain.runs.results import found, grouped
-from fedtrain.runs.verify import check_run, is_run
+from fedtrain.runs.verify import check_run
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from fedrsic_data.cli.console import answer, bars, listening, telling
+from fedrsic_data.cli.console import answer, bars, listening, telling, without_pandas
 
 Alpha = Annotated[float | None, typer.Option(help="Dirichlet concentration; smaller is more skewed.")]
 Clients = Annotated[int | None, typer.Option(help="Number of clients.")]
@@ -231,11 +231,13 @@ def inspect(
     """
     from fedrsic_data.cli import tables
     from fedrsic_data.dataset.reader import Dataset
-    from fedrsic_data.report import figures
 
+    without_pandas()
     dataset = Dataset(manifest)
     shown = tables.inspected(dataset, subset or [], clients)
     if plot is not None:
+        from fedrsic_data.report import figures
+
         shown = tables.with_files(shown, figures.write(dataset, subset or [], plot))
     answer(shown, json)
 
@@ -245,6 +247,7 @@ def verify(manifest: Path, json: bool) -> None:
     from fedrsic_data.build.verify import verify as prove
     from fedrsic_data.cli import tables
 
+    without_pandas()
     notes: list[str] = []
     with bars(quiet=json) as bar:
         built, problems = prove(manifest, bar("bytes"), notes.append)

@@ -49,20 +49,45 @@ def answer(shown: Shown, json: bool) -> None:
         raise OutputError(f"standard output: cannot be written ({error.strerror}); redirect it elsewhere") from None
 
 
+class _WithoutPandas:
+    """A finder of modules that finds no pandas."""
+
+    @staticmethod
+    def find_spec(name: str, *_: object) -> None:
+        if name == "pandas":
+            raise ModuleNotFoundError(name)
+
+
+def without_pandas() -> None:
+    """Keeps Arrow from importing pandas at its first array, which takes longer than all else that a command imports.
+
+    No command hands a data frame to Arrow. What imports pandas itself still gets it.
+    """
+    import pyarrow as pa
+
+    sys.meta_path.insert(0, _WithoutPandas)
+    try:
+        pa.array([])
+    finally:
+        sys.meta_path.remove(_WithoutPandas)
+
+
 @contextmanager
 def bars(*, quiet: bool) -> Iterator[Callable[[str], Callable[..., None]]]:
     """Makes progress callbacks ``(done, total[, words])`` by name: bars on the standard error if it is a terminal."""
+    if quiet or not sys.stderr.isatty():
+        yield lambda _: lambda *_: None
+        return
     from rich import progress as rich
     from rich.console import Console
 
-    console = Console(stderr=True)
     columns = (
         rich.TextColumn("{task.description}", markup=False),
         rich.BarColumn(),
         rich.TaskProgressColumn(),
         rich.TimeRemainingColumn(),
     )
-    with rich.Progress(*columns, console=console, transient=True, disable=quiet or not console.is_terminal) as bars:
+    with rich.Progress(*columns, console=Console(stderr=True), transient=True) as bars:
 
         def bar(name: str) -> Callable[..., None]:
             task = bars.add_task(plain(name), total=None, visible=False)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,21 +10,20 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fedrsic_data import partition, recipes, sources
-from fedrsic_data.answer import Shown, plain, together
-from fedrsic_data.build.pipeline import Built
-from fedrsic_data.build.plan import Planned
+from fedrsic_data.answer import Shown, table, together
 from fedrsic_data.dataset import recipe, schema, skew
 from fedrsic_data.dataset.manifest import NAME, Manifest, repeated
-from fedrsic_data.dataset.reader import Dataset
 from fedrsic_data.dataset.recipe import partition_in_words
-from fedrsic_data.dataset.verify import Problem
-from fedrsic_data.derive.sites import SERVER, SiteFolder
-from fedrsic_data.errors import UsageError
-from fedrsic_data.settings import encode, suggest
+from fedrsic_data.settings import encode
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
+
+    from fedrsic_data.build.pipeline import Built
+    from fedrsic_data.build.plan import Planned
+    from fedrsic_data.dataset.reader import Dataset
+    from fedrsic_data.dataset.verify import Problem
+    from fedrsic_data.derive.sites import SiteFolder
 
 _BARS = 48  # most characters for the classes of a client
 _WIDE = 100  # columns from which a terminal has room for all that there is to say
@@ -109,6 +107,8 @@ def built(done: Built) -> Shown:
 
 def handed_out(out: Path, written: Sequence[SiteFolder]) -> Shown:
     """Folders for sites, and what to do with them."""
+    from fedrsic_data.derive.sites import SERVER
+
     data = {"path": str(out), "sites": [encode(site) for site in written], "server": str(out / SERVER)}
     first = shlex.quote(str(out / written[0].name))
     parts: list[RenderableType] = [f"{out}: {_many(len(written), 'site')}, and {SERVER}, which has no images"]
@@ -165,31 +165,6 @@ def verified(path: Path, manifest: Manifest, problems: Sequence[Problem], notes:
     return Shown(data, together([f"{path}: {words}", *(f"  {note}" for note in notes)]))
 
 
-def listed(what: str | None) -> Shown:
-    """Recipes, sources and partitioners.
-
-    Raises:
-        UsageError: ``what`` is none of these.
-    """
-    tables = {"recipes": _recipes, "sources": _sources, "partitioners": _partitioners}
-    if what is not None and what not in tables:
-        raise UsageError(f"{what!r} cannot be listed{suggest(what, tables)}")
-    data: dict[str, Any] = {}
-    parts: list[RenderableType] = []
-    for name in [what] if what else tables:
-        rows = tables[name]()
-        data[name] = rows
-        parts += [name, _table(list(rows[0]), [[_cell(v) for v in row.values()] for row in rows]), ""]
-    return Shown(data, together(parts[:-1]))
-
-
-def _cell(value: Any) -> str:
-    """A value as one would write it after ``--set``."""
-    if isinstance(value, dict):
-        return ", ".join(f"{key}={_cell(v)}" for key, v in value.items())
-    return value if isinstance(value, str) else json.dumps(value)
-
-
 def _subset(dataset: Dataset, name: str, most: int) -> tuple[dict[str, Any], list[RenderableType]]:
     subset = dataset.subset(name)
     entry, wanted = subset.entry, dataset.manifest.recipe
@@ -237,7 +212,7 @@ def _subset(dataset: Dataset, name: str, most: int) -> tuple[dict[str, Any], lis
         header = ["client", *subset.splits, "classes", "train labels"]
         header += ["domains"] if len(train_domains) > 1 else []
         header += ["largest"] if wide else []
-        text.append(_table(header, rows, right=range(1, len(subset.splits) + 2), fold=False))
+        text.append(table(header, rows, right=range(1, len(subset.splits) + 2), fold=False))
     if len(subset.clients) > most:
         text.append(f"  ... and {_many(len(subset.clients) - most, 'more client')} (--clients N, or --json)")
     if entry.withheld:
@@ -249,8 +224,8 @@ def _subset(dataset: Dataset, name: str, most: int) -> tuple[dict[str, Any], lis
 
 
 def _sizes(dataset: Dataset, name: str, split: str) -> np.ndarray[Any, Any]:
-    table = dataset.subset(name).client_table
-    rows = table.filter(np.equal(table.column("split").to_numpy(zero_copy_only=False), split)).column("rows")
+    clients = dataset.subset(name).client_table
+    rows = clients.filter(np.equal(clients.column("split").to_numpy(zero_copy_only=False), split)).column("rows")
     return np.asarray(rows.to_numpy())
 
 
@@ -259,7 +234,7 @@ def _skew_table(measured: Mapping[str, Mapping[str, float]]) -> RenderableType:
     for name, facts in measured.items():
         band = f"{facts['iid_low']:.3f} to {facts['iid_high']:.3f}" if "iid_low" in facts else "-"
         rows.append([name.replace("_", " "), f"{facts['value']:.3f}", band])
-    return _table(["skew (train)", "measured", "by chance (IID)"], rows, right=(1, 2))
+    return table(["skew (train)", "measured", "by chance (IID)"], rows, right=(1, 2))
 
 
 def _bars(counts: np.ndarray[Any, Any], *, wide: bool) -> str:
@@ -289,37 +264,6 @@ def _many(count: int, noun: str) -> str:
     return f"{count:,} {noun if count == 1 else plural}"
 
 
-def _recipes() -> list[dict[str, Any]]:
-    rows = []
-    for name, path in recipes.shipped().items():
-        data = recipes.load(str(path))
-        rows.append({"recipe": name, "subsets": ", ".join(data["subsets"]), "title": data.get("title", "")})
-    return rows
-
-
-def _sources() -> list[dict[str, Any]]:
-    return [
-        {"source": s.name, "layout": s.facts.layout, "licence": s.facts.licence, "download": _origin(s)}
-        for s in {**sources.SOURCES, **sources.GENERAL}.values()
-    ]
-
-
-def _origin(source: sources.Source) -> str:
-    if source.kind in sources.GENERAL:
-        return "your own data; see: fedkit new --help"
-    if source.facts.downloads:
-        known = all(remote.sha256 or remote.md5 for remote in source.facts.downloads)
-        return "official archives, " + ("checksums known" if known else "checksums recorded at first use")
-    return f"hf://{source.facts.hub.repo}" if source.facts.hub else "by hand"
-
-
-def _partitioners() -> list[dict[str, Any]]:
-    rows = []
-    for name, kind in partition.PARTITIONERS.items():
-        rows.append({"partitioner": name, "settings (default)": encode(kind()), "cites": kind.cites})
-    return rows
-
-
 def _sample(wanted: recipe.Recipe) -> str:
     return " (procedural sample, not real data)" if wanted.sample is not None else ""
 
@@ -331,21 +275,3 @@ def _rows(rows: Mapping[str, int]) -> str:
 def _short(path: Path) -> Path:
     """Relative to where the person stands, if it is below."""
     return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
-
-
-def _table(
-    header: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[int] = (), *, fold: bool = True
-) -> RenderableType:
-    """A table that folds long cells, or else one in which only the last column gives way to a narrow terminal."""
-    from rich import box
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for i, name in enumerate(header):
-        width = None if fold or i == len(header) - 1 else max(len(row[i]) for row in [header, *rows])
-        style: Any = {"overflow": "fold"} if fold else {"overflow": "ellipsis", "no_wrap": True}
-        table.add_column(Text(plain(name)), justify="right" if i in right else "left", min_width=width, **style)
-    for row in rows:
-        table.add_row(*(Text(plain(cell)) for cell in row))
-    return table

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from fedrsic_data.dataset import manifest
 from fedrsic_data.errors import OutputError, translated
 from fedrsic_data.files.atomic import TEMPORARY
 
@@ -25,6 +26,11 @@ _KNOWN = re.compile(
     rf"|{CHECKPOINT}/({re.escape(STATE)}|{_TEMPORARY}|personal/({PERSONAL.pattern}|{_TEMPORARY})?)?"
     rf"|{EVENTS}/(events\.out\.tfevents\.[^/]+)?"
 )
+
+
+def is_run(path: Path) -> bool:
+    """Whether a path is the folder of a run, and not of a dataset."""
+    return (path / CONFIG).is_file() and not (path / manifest.NAME).exists()
 
 
 def known(name: str) -> bool:

@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from fedrsic_data.dataset.manifest import NAME
 from fedrsic_data.dataset.reader import Dataset, Subset
 from fedrsic_data.errors import FedkitError
 from fedtrain.config import group, told_of
@@ -26,11 +25,6 @@ class Problem:
 
     file: str
     words: str
-
-
-def is_run(path: Path) -> bool:
-    """Whether a path is the folder of a run, and not of a dataset."""
-    return (path / CONFIG).is_file() and not (path / NAME).exists()
 
 
 def check_run(folder: Path) -> tuple[Result, list[Problem], list[str]]:
