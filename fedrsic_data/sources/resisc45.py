@@ -19,7 +19,7 @@ SOURCE = ClassFolders(
         title="NWPU-RESISC45",
         homepage="http://www.escience.cn/people/JunweiHan/NWPU-RESISC45.html",
         licence="none stated by the authors; imagery from Google Earth",
-        citation="Cheng, Han and Lu, RemoteFile sensing image scene classification: benchmark and state of the art, "
+        citation="Cheng, Han and Lu, Remote sensing image scene classification: benchmark and state of the art, "
         "Proceedings of the IEEE 2017",
         layout="NWPU-RESISC45/<class>/<class>_NNN.jpg",
         downloads=(
