@@ -291,11 +291,7 @@ def codes_of(column: pa.ChunkedArray) -> tuple[NDArray[np.int32], tuple[str, ...
 
 
 def _divide(
-    recipe: Recipe,
-    name: str,
-    partitioner: partition.Partitioner,
-    merged: Merged,
-    groups: Sequence[NDArray[np.int64]],
+    recipe: Recipe, name: str, partitioner: partition.Partitioner, merged: Merged, groups: Sequence[NDArray[np.int64]]
 ) -> PlannedSubset:
     rows = _rows(merged.table, merged.classes)
     ids = merged.table.select(["sample_id"])

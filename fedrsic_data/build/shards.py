@@ -313,12 +313,7 @@ def read(part: pa.Table, containers: Sequence[Container]) -> list[bytes]:
 
 
 def _images(
-    rows: ShardRows,
-    split: str,
-    part: pa.Table,
-    buffer: Buffer,
-    on_bad_image: str,
-    skipped: list[dict[str, str]],
+    rows: ShardRows, split: str, part: pa.Table, buffer: Buffer, on_bad_image: str, skipped: list[dict[str, str]]
 ) -> tuple[pa.Table, pa.Array]:
     """Those of some rows that have whole images, and these: binary [n], in the buffer."""
     good: list[int] = []

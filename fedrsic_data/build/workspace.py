@@ -208,10 +208,7 @@ class Workspace:
     def _known(self) -> ownership.Known:
         """Files that builds leave here."""
         top = ownership.only([_LOCK, _KEY, _JOURNAL, _EXPECTED])
-        below: dict[str, ownership.Known] = {
-            _DATA: ownership.only(self._expected()),
-            _SCRATCH: _scratched,
-        }
+        below: dict[str, ownership.Known] = {_DATA: ownership.only(self._expected()), _SCRATCH: _scratched}
         if (old := self._root / _OLD).is_dir():
             below[_OLD] = _of_dataset(old)
 

@@ -228,11 +228,7 @@ class _Names:
         self.table = pa.table(columns, schema=schema.CLIENTS_SCHEMA)
         self.plan = schema.PLAN_SCHEMA.empty_table()
         self.entry = replace(
-            _counted(subset, self.table, self.plan),
-            duplicates=(),
-            skipped=(),
-            shards=(),
-            fine=subset.entry.fine,
+            _counted(subset, self.table, self.plan), duplicates=(), skipped=(), shards=(), fine=subset.entry.fine
         )
 
 

@@ -104,11 +104,7 @@ def mobile_home_park(c: Canvas) -> None:
     slanted = Frame(f.u + lean * lane, f.v, f.rgb, f.px, f.sun)
     units = Lattice(slanted, (c.between(0.2, 0.24), rows), c.rng)
     long = units.vary(0.7, 1.0) * (rows / 2 - 0.1) - units.skip(0.05)
-    units.solid(
-        lambda u, v: box(u, v, 0.062, long),
-        units.mixed(("white", "white", "cream", "silver")),
-        0.06,
-    )
+    units.solid(lambda u, v: box(u, v, 0.062, long), units.mixed(("white", "white", "cream", "silver")), 0.06)
     ridge = np.maximum(box(units.u, units.v, 0.062, long), units.u if units.sun[0] < 0 else -units.u)
     units.paint(ridge, COLOURS["grey"], 0.25)
     cars = Lattice(Frame(slanted.u + 0.1, f.v, f.rgb, f.px, f.sun), (0.22, rows / 2), c.rng)
@@ -123,22 +119,10 @@ def buildings(c: Canvas) -> None:
     f = c.frame(at=(c.between(-0.4, 0.4), c.between(-0.4, 0.4)), angle=None)
     pitch = (c.between(0.9, 1.3), c.between(0.7, 1.0))
     plots = Lattice(f, pitch, c.rng)
-    plots.paint(
-        box(plots.u, plots.v, pitch[0] / 2 - 0.09, pitch[1] / 2 - 0.09),
-        COLOURS["concrete"] * 0.85,
-    )
+    plots.paint(box(plots.u, plots.v, pitch[0] / 2 - 0.09, pitch[1] / 2 - 0.09), COLOURS["concrete"] * 0.85)
     traffic(c, f, f.v - pitch[1] * np.floor(f.v / pitch[1]), f.u, (0.045,), 0.35)
-    trees(
-        c,
-        f,
-        0.045,
-        0.3,
-        0.1 - np.abs(box(plots.u, plots.v, pitch[0] / 2 - 0.13, pitch[1] / 2 - 0.13)) * 2,
-    )
-    half_u, half_v = (
-        plots.vary(0.6, 0.85) * (pitch[0] / 2),
-        plots.vary(0.6, 0.85) * (pitch[1] / 2),
-    )
+    trees(c, f, 0.045, 0.3, 0.1 - np.abs(box(plots.u, plots.v, pitch[0] / 2 - 0.13, pitch[1] / 2 - 0.13)) * 2)
+    half_u, half_v = (plots.vary(0.6, 0.85) * (pitch[0] / 2), plots.vary(0.6, 0.85) * (pitch[1] / 2))
     cut_u, cut_v = plots.vary(-0.7, 0.7) * half_u, plots.vary(0.1, 0.8) * half_v
     height = c.between(0.14, 0.26)
 
@@ -232,13 +216,8 @@ def tennis_court(c: Canvas) -> None:
     _verge(c)
     size = (c.between(0.36, 0.42), c.between(0.17, 0.2))
     f, courts = _courts(c, size, 0.14)
-    inner, outer = [
-        ("blue", "green"),
-        ("green", "tile"),
-        ("green", "green"),
-        ("tile", "green"),
-        ("blue", "blue"),
-    ][int(c.between(0, 4.99))]
+    kinds = [("blue", "green"), ("green", "tile"), ("green", "green"), ("tile", "green"), ("blue", "blue")]
+    inner, outer = kinds[int(c.between(0, 4.99))]
     apron, court = c.colour(outer), c.colour(inner) * 1.12
     half = len(courts) * (size[1] + 0.07) + 0.04
     f.solid(lambda u, v: box(u, v, size[0] + 0.15, half), apron * 0.9, 0.05)

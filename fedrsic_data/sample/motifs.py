@@ -68,13 +68,7 @@ def traffic(c: Canvas, frame: Frame, across: Grid, along: Grid, lanes: tuple[flo
     which = sum((across > (a + b) / 2 for a, b in pairwise(lanes)), start=np.zeros(across.shape, np.intp))
     middle = np.array(lanes, dtype=np.float32).take(which)
     # The lanes become the rows of one lattice, which is too coarse across for a second car.
-    row = Frame(
-        along,
-        across - middle + (which.astype(np.float32) + 0.5) * 9,
-        frame.rgb,
-        frame.px,
-        frame.sun,
-    )
+    row = Frame(along, across - middle + (which.astype(np.float32) + 0.5) * 9, frame.rgb, frame.px, frame.sun)
     places = Lattice(row, (0.22, 9.0), c.rng)
     places.u += places.vary(-0.05, 0.05)
     length = 0.048 - places.skip(1 - share)

@@ -59,11 +59,7 @@ def airplane(c: Canvas) -> None:
     for place in places:
         p = c.frame(place, heading + c.between(-0.25, 0.25), reach=1.5 * size)
         p.solid(lambda u, v: _aircraft(u, v, size), c.colour(livery, 0.04), 0.14)
-        p.paint(
-            band(p.v, 0.05 * size) + np.maximum(np.abs(p.u) - 0.8 * size, 0),
-            COLOURS["silver"],
-            0.5,
-        )
+        p.paint(band(p.v, 0.05 * size) + np.maximum(np.abs(p.u) - 0.8 * size, 0), COLOURS["silver"], 0.5)
         p.paint(box(p.u + 0.85 * size, p.v, 0.13 * size, 0.03 * size), fin)
     c.note(COUNTS[len(places)], livery, f"on {surface}")
 
@@ -136,10 +132,7 @@ def overpass(c: Canvas) -> None:
         f.v * math.cos(skew) - f.u * math.sin(skew),
         f.rgb,
         f.px,
-        (
-            f.sun[0] * math.cos(skew) + f.sun[1] * math.sin(skew),
-            f.sun[1] * math.cos(skew) - f.sun[0] * math.sin(skew),
-        ),
+        (f.sun[0] * math.cos(skew) + f.sun[1] * math.sin(skew), f.sun[1] * math.cos(skew) - f.sun[0] * math.sin(skew)),
     )
     trees(c, f, 0.07, 0.4, 0.45 - either(np.abs(f.v), np.abs(g.v)))
     if c.chance(0.65):
@@ -152,10 +145,7 @@ def overpass(c: Canvas) -> None:
     _dual(c, f, f.v, f.u, half, busy, "asphalt")
     deck = band(g.v, 2.35 * half)
     for part in (0.5, 1.0):
-        f.shade(
-            both(band(g.v - g.sun[1] * (0.24 * part), 2.35 * half), band(f.v, 2.6 * half)),
-            0.45,
-        )
+        f.shade(both(band(g.v - g.sun[1] * (0.24 * part), 2.35 * half), band(f.v, 2.6 * half)), 0.45)
     f.paint(deck, COLOURS["cream"])
     _dual(c, g, g.v, g.u, half, busy, c.pick("concrete", "asphalt"))
     c.note("heavy traffic" if busy > 0.2 else "light traffic")
@@ -241,11 +231,7 @@ def parking_lot(c: Canvas) -> None:
     rows, bay = c.between(0.56, 0.66), c.between(0.1, 0.125)
     stalls = Lattice(Frame(f.u, f.v + rows / 4, f.rgb, f.px, f.sun), (bay, rows), c.rng)
     depth = np.abs(stalls.v) - 0.1
-    f.paint(
-        both(bay / 2 - 0.008 - np.abs(stalls.u), band(stalls.v, 0.19)),
-        COLOURS["white"],
-        0.7,
-    )
+    f.paint(both(bay / 2 - 0.008 - np.abs(stalls.u), band(stalls.v, 0.19)), COLOURS["white"], 0.7)
     full = c.between(0.45, 0.97)
     upper = np.where(stalls.v > 0, stalls.skip(1 - full), stalls.skip(1 - full))
     shift = stalls.vary(-0.012, 0.012)
@@ -293,10 +279,7 @@ def railway(c: Canvas) -> None:
             colour = cars.mixed(c.pick("red tile", "blue silver", "brown slate", "green cream").split())
             cars.solid(lambda u, v, ends=ends: box(u, v, 0.235, 0.06) + ends, colour, 0.07)  # type: ignore[misc]
             cars.paint(box(cars.u, cars.v, 0.22, 0.018) + ends, colour * 1.25)
-    c.note(
-        f"{COUNTS[tracks]} tracks",
-        "empty" if not trains else "with a train" if trains == 1 else "with trains",
-    )
+    c.note(f"{COUNTS[tracks]} tracks", "empty" if not trains else "with a train" if trains == 1 else "with trains")
 
 
 def bridge(c: Canvas) -> None:
@@ -334,10 +317,7 @@ def harbor(c: Canvas) -> None:
     rows, berth = c.between(0.75, 0.95), c.between(0.15, 0.2)
     berths = Lattice(f, (berth, rows), c.rng)
     quay = f.u - (c.between(0.35, 0.7) * c.extent) if c.chance(0.5) else f.u - 9  # beyond any picture
-    berths.paint(
-        both(band(berths.u - berth / 2, 0.012), band(berths.v, rows * 0.36)),
-        COLOURS["cream"],
-    )
+    berths.paint(both(band(berths.u - berth / 2, 0.012), band(berths.v, rows * 0.36)), COLOURS["cream"])
     side = np.abs(berths.v) - 0.2
     full = c.between(0.5, 0.95)
     size = berths.vary(0.75, 1.1) * 0.125
@@ -352,8 +332,7 @@ def harbor(c: Canvas) -> None:
     berths.paint(hull(berths.u, side), berths.mixed(("white", "white", "silver", "cream")))
     cabin = box(berths.u, side + 0.03, 0.027, 0.05) + gone
     berths.paint(
-        cabin,
-        np.where(upper, berths.mixed(("blue", "dark", "grey")), berths.mixed(("brown", "blue", "white"))),
+        cabin, np.where(upper, berths.mixed(("blue", "dark", "grey")), berths.mixed(("brown", "blue", "white")))
     )
     berths.shade(band(berths.v - berths.sun[1] * 0.03, 0.035))
     berths.paint(band(berths.v, 0.035), COLOURS["cream"] * 0.92)

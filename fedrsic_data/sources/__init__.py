@@ -40,8 +40,7 @@ FORMATS: Registry[Annotated] = Registry("format", _FORMATS)
 """Readers of folders with annotations in a public format."""
 
 GENERAL: Registry[Source] = Registry(
-    "reader",
-    {"hub": "fedrsic_data.sources.parquet:SOURCE", "folder": "fedrsic_data.sources.folder:SOURCE", **_FORMATS},
+    "reader", {"hub": "fedrsic_data.sources.parquet:SOURCE", "folder": "fedrsic_data.sources.folder:SOURCE", **_FORMATS}
 )
 """Readers of a person's own data by the ``kind`` it has in recipes, under any name."""
 

@@ -39,11 +39,7 @@ class SceneContainer(Container):
 
     def _render(self, name: str, number: str) -> bytes:
         scene = sample.render(
-            self._unified[name],
-            self.sensor,
-            seed=self.settings.seed,
-            index=int(number),
-            size=self.settings.size,
+            self._unified[name], self.sensor, seed=self.settings.seed, index=int(number), size=self.settings.size
         )
         return sample.encode(scene)
 

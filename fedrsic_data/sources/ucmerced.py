@@ -27,10 +27,7 @@ SOURCE = ClassFolders(
         redistributable=True,
         downloads=tuple(
             RemoteFile(
-                url=f"{base}/UCMerced_LandUse.zip",
-                filename="UCMerced_LandUse.zip",
-                size=332_468_434,
-                sha256=_SHA256,
+                url=f"{base}/UCMerced_LandUse.zip", filename="UCMerced_LandUse.zip", size=332_468_434, sha256=_SHA256
             )
             for base in (_HUB, "http://weegee.vision.ucmerced.edu/datasets")
         ),
