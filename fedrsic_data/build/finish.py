@@ -20,6 +20,7 @@ from fedrsic_data.dataset.manifest import (
     CLIENTS,
     PLAN,
     File,
+    Fine,
     FineEntry,
     Manifest,
     Plan,
@@ -31,7 +32,7 @@ from fedrsic_data.dataset.manifest import (
 from fedrsic_data.dataset.recipe import SCHEMA
 from fedrsic_data.dataset.schema import TRAIN
 from fedrsic_data.files.atomic import file_digest
-from fedrsic_data.raw.index import Fine, Index
+from fedrsic_data.raw.index import Index
 from fedrsic_data.sources.base import Facts
 
 _ROW_GROUP = 1 << 16

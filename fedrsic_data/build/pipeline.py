@@ -22,7 +22,7 @@ from fedrsic_data.build.engines.threads import Threads
 from fedrsic_data.build.finish import describe, source_entry, writer
 from fedrsic_data.build.plan import Planned, PlannedSubset
 from fedrsic_data.dataset import manifest, schema
-from fedrsic_data.dataset.manifest import CARD, CLIENTS, PLAN, File, Manifest, Plan, Shard
+from fedrsic_data.dataset.manifest import CARD, CLIENTS, PLAN, File, Manifest, Shard
 from fedrsic_data.dataset.recipe import Recipe
 from fedrsic_data.dataset.verify import strays
 from fedrsic_data.errors import ManifestError, OutputError, SourceError, UsageError
@@ -342,7 +342,7 @@ def _duplicates(recipe: Recipe, merged: plan.Merged, listener: BuildListener) ->
     return duplicates.joined(pairs)
 
 
-def _holds(out: Path, file: File | Plan | Shard) -> bool:
+def _holds(out: Path, file: File | Shard) -> bool:
     path = manifest.safe(out, file.path)
     return path.is_file() and path.stat().st_size == file.bytes and file_digest(path) == file.sha256
 

@@ -19,10 +19,10 @@ from fedrsic_data import partition, seeds
 from fedrsic_data.build import splits
 from fedrsic_data.build.disk_table import Spilled
 from fedrsic_data.dataset import schema
-from fedrsic_data.dataset.manifest import Counted, SourceEntry
+from fedrsic_data.dataset.manifest import Fine, LeftOut, SourceEntry
 from fedrsic_data.dataset.recipe import Recipe, SubsetRecipe
 from fedrsic_data.errors import SourceError, UsageError
-from fedrsic_data.raw.index import Container, Fine, Index
+from fedrsic_data.raw.index import Container, Index
 from fedrsic_data.sources import vocabulary
 from fedrsic_data.sources.own import spelling
 
@@ -73,7 +73,7 @@ class PlannedSubset:
     novel: tuple[str, ...]
     moved: int
     duplicates: tuple[tuple[str, ...], ...]
-    left_out: tuple[Counted, ...]
+    left_out: tuple[LeftOut, ...]
     fine: Fine | None = None
     across: int = 0
 
@@ -164,7 +164,7 @@ class Merged:
     multi_label: bool
     table: Spilled
     containers: tuple[Container, ...]
-    left_out: tuple[Counted, ...] = ()
+    left_out: tuple[LeftOut, ...] = ()
     fine: Fine | None = None
 
 
@@ -207,7 +207,7 @@ def merge(subset: SubsetRecipe, indexes: Sequence[Index]) -> Merged:
         raise UsageError(f"{', '.join(subset.sources)} have different fine labels; give each a subset of its own")
     place = {name: i for i, name in enumerate(classes)}
     parts = []
-    left_out = [Counted(left.reason, left.count, left.examples) for index in indexes for left in index.left_out]
+    left_out = [left for index in indexes for left in index.left_out]
     for origin, (names, index) in enumerate(zip(named, indexes, strict=True)):
         table = index.table.append_column("origin", pa.array(np.full(len(index.table), origin, np.int32)))
         codes = np.array([place.get(name, -1) for name in names], np.int32)
@@ -215,7 +215,7 @@ def merge(subset: SubsetRecipe, indexes: Sequence[Index]) -> Merged:
         parts.append(table)
         if lost.num_rows:
             examples = tuple(lost.column("sample_id").slice(0, 5).to_pylist())
-            left_out.append(Counted(_UNSHARED.format(subset.sources[origin]), lost.num_rows, examples))
+            left_out.append(LeftOut(_UNSHARED.format(subset.sources[origin]), lost.num_rows, examples))
     whole = _encoded(pa.concat_tables(parts))
     order = partition.sorting(whole.column("sample_id"))
     merged = Spilled.of(whole)
@@ -395,8 +395,8 @@ def _base_to_novel(rows: partition.Rows, wanted: bool) -> tuple[NDArray[np.int64
     return np.flatnonzero(rows.labels < base), np.flatnonzero(rows.labels >= base), base
 
 
-def _count(reason: str, rows: NDArray[np.bool_], table: Spilled) -> list[Counted]:
-    return [Counted(reason, int(rows.sum()), _ids(table, np.flatnonzero(rows)[:5]))] if rows.any() else []
+def _count(reason: str, rows: NDArray[np.bool_], table: Spilled) -> list[LeftOut]:
+    return [LeftOut(reason, int(rows.sum()), _ids(table, np.flatnonzero(rows)[:5]))] if rows.any() else []
 
 
 def _ids(table: Spilled, rows: NDArray[np.int64]) -> tuple[str, ...]:

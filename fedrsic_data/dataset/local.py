@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from fedrsic_data.dataset import manifest
-from fedrsic_data.dataset.manifest import File, Manifest, Plan, Shard
+from fedrsic_data.dataset.manifest import File, Manifest, Shard
 from fedrsic_data.errors import ManifestError, translated
 from fedrsic_data.files.atomic import file_digest
 
@@ -92,7 +92,7 @@ class LocalFiles:
                 self._prove(table)
         return local(manifest.safe(self.folder, name))
 
-    def _prove(self, file: File | Plan | Shard) -> None:
+    def _prove(self, file: File | Shard) -> None:
         path = manifest.safe(self.folder, file.path)
         if digest(path) != file.sha256:
             raise ManifestError(f"{path}: does not match the manifest; run: fedkit verify")

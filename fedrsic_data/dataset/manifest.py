@@ -37,20 +37,14 @@ class File:
 
 
 @dataclass(frozen=True)
-class Plan:
+class Plan(File):
     """The plan: its file, and the digest of its content.
 
     Attributes:
-        path: Relative to the manifest.
-        bytes: Size of the file.
-        sha256: Digest of the file's bytes, in hex.
         digest: sha256 of its values, which no Parquet version changes.
         rows: Number of images.
     """
 
-    path: str
-    bytes: int
-    sha256: str
     digest: str
     rows: int
 
@@ -75,18 +69,23 @@ class Shard:
 
 
 @dataclass(frozen=True)
-class Counted:
-    """Images that are in the source but in no shard.
+class LeftOut:
+    """Files or images of a source that are in no shard.
 
     Attributes:
         reason: Why.
         count: Number of images.
-        examples: Some of their sample ids.
+        examples: Some of their sample ids or names.
     """
 
     reason: str
     count: int
     examples: tuple[str, ...]
+
+    @classmethod
+    def of(cls, reason: str, names: Sequence[str]) -> tuple[LeftOut, ...]:
+        """These, with the first five as examples; nothing where there are none."""
+        return (cls(reason, len(names), tuple(names[:5])),) if names else ()
 
 
 @dataclass(frozen=True)
@@ -132,17 +131,26 @@ class SourceEntry:
 
 
 @dataclass(frozen=True)
-class FineEntry:
-    """The finer label space of a subset.
+class Fine:
+    """A second, finer label space of the same images.
 
     Attributes:
         classes: Names in index order.
-        parents: Coarse class of each; empty if it has none.
-        train_counts: Training rows of each.
+        parents: For each of them the class it is a kind of; empty where it is of none.
     """
 
     classes: tuple[str, ...]
     parents: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class FineEntry(Fine):
+    """The finer label space of a subset.
+
+    Attributes:
+        train_counts: Training rows of each.
+    """
+
     train_counts: tuple[int, ...]
 
 
@@ -176,7 +184,7 @@ class SubsetEntry:
     novel: tuple[str, ...]
     moved: int
     duplicates: tuple[tuple[str, ...], ...]
-    left_out: tuple[Counted, ...]
+    left_out: tuple[LeftOut, ...]
     skipped: tuple[Skipped, ...]
     skew: dict[str, dict[str, float]]
     shards: tuple[Shard, ...]
@@ -307,7 +315,7 @@ def located(path: Path) -> Path:
     return file
 
 
-def files(manifest: Manifest) -> list[File | Plan | Shard]:
+def files(manifest: Manifest) -> list[File | Shard]:
     """Every file of a dataset but the manifest itself; the shards are no files of a reference."""
     return [manifest.plan, manifest.clients, manifest.card, *([] if manifest.reference else shards(manifest))]
 

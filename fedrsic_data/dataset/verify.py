@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 
 from fedrsic_data import seeds
 from fedrsic_data.dataset import images, manifest, schema, skew
-from fedrsic_data.dataset.manifest import File, Manifest, Plan, Shard, SubsetEntry
+from fedrsic_data.dataset.manifest import File, Manifest, Shard, SubsetEntry
 from fedrsic_data.dataset.reader import countable
 from fedrsic_data.dataset.recipe import Recipe
 from fedrsic_data.dataset.schema import TRAIN
@@ -144,7 +144,7 @@ def _files(
     return {problem.file for problem in problems}, problems
 
 
-def _file(folder: Path, entry: File | Plan | Shard, owner_of: dict[str, str]) -> str:
+def _file(folder: Path, entry: File | Shard, owner_of: dict[str, str]) -> str:
     path = manifest.safe(folder, entry.path)
     try:
         if not path.is_file():

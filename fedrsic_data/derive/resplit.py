@@ -22,12 +22,11 @@ from fedrsic_data.build.pipeline import QUIET, BuildListener
 from fedrsic_data.build.plan import Planned
 from fedrsic_data.build.verify import verify
 from fedrsic_data.dataset import manifest, schema
-from fedrsic_data.dataset.manifest import Counted
+from fedrsic_data.dataset.manifest import Fine, LeftOut
 from fedrsic_data.dataset.reader import Dataset, Subset
 from fedrsic_data.dataset.recipe import Recipe
 from fedrsic_data.errors import UsageError, VerificationError
 from fedrsic_data.raw.containers import ParquetContainer
-from fedrsic_data.raw.index import Fine
 from fedrsic_data.recipes.resolve import resolve
 
 
@@ -144,13 +143,13 @@ def _column(files: list[Path], name: str) -> pa.Array:
     return schema.whole(pa.chunked_array(chunks))
 
 
-def _left_out(subset: Subset, owners: pa.Table, held: int) -> tuple[Counted, ...]:
+def _left_out(subset: Subset, owners: pa.Table, held: int) -> tuple[LeftOut, ...]:
     """Entries for images left out by the sources and by the old plan."""
     kept = [left for left in subset.entry.left_out if not plan.drawn(left.reason)]
     absent = owners.num_rows - held
     if absent:
         unowned = owners.filter(pc.is_null(owners.column("client_id"))).column("sample_id").slice(0, 5)
-        kept.append(Counted(plan.ABSENT, absent, tuple(unowned.to_pylist())))
+        kept.append(LeftOut(plan.ABSENT, absent, tuple(unowned.to_pylist())))
     return tuple(kept)
 
 

@@ -12,6 +12,8 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from fedrsic_data.dataset.manifest import Fine, LeftOut
+
 INDEX_SCHEMA = pa.schema(
     [
         ("sample_id", pa.string()),  # unique over all sources, the same whatever the file format
@@ -72,34 +74,6 @@ class Container(Protocol):
             SourceError: A file vanished or cannot be read.
         """
         ...
-
-
-@dataclass(frozen=True)
-class LeftOut:
-    """Files or images that are not in the index, and why.
-
-    Attributes:
-        reason: Why, in words.
-        count: Number of images.
-        examples: Up to five of them.
-    """
-
-    reason: str
-    count: int
-    examples: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class Fine:
-    """A second, finer label space of the same images.
-
-    Attributes:
-        classes: Its class names in index order.
-        parents: For each of them the class of the index it is a kind of; empty where it is of none.
-    """
-
-    classes: tuple[str, ...]
-    parents: tuple[str, ...]
 
 
 @dataclass(frozen=True)

@@ -21,10 +21,11 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from fedrsic_data.dataset.images import SUFFIXES
+from fedrsic_data.dataset.manifest import LeftOut
 from fedrsic_data.errors import SourceError
 from fedrsic_data.raw.archives import ZipReader
 from fedrsic_data.raw.containers import ArchiveContainer, FolderContainer, ParquetContainer, reading
-from fedrsic_data.raw.index import Container, LeftOut, fingerprint
+from fedrsic_data.raw.index import Container, fingerprint
 
 _EXAMPLES = 5
 _DEPTH = 3  # how far below the given path class folders, archives and Parquet files are looked for

@@ -26,11 +26,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from fedrsic_data.dataset.manifest import Fine, LeftOut
 from fedrsic_data.errors import SourceError
 from fedrsic_data.raw.archives import targz_names
 from fedrsic_data.raw.containers import FolderContainer, ParquetContainer, TarGzContainer, reading
 from fedrsic_data.raw.download import RemoteFile
-from fedrsic_data.raw.index import FINE, INDEX_SCHEMA, Container, Fine, Index, LeftOut, fingerprint
+from fedrsic_data.raw.index import FINE, INDEX_SCHEMA, Container, Index, fingerprint
 from fedrsic_data.sources import flair_labels
 from fedrsic_data.sources.base import Facts, HubMirror
 from fedrsic_data.sources.flair_labels import IMAGE, LABELS

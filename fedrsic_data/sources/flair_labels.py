@@ -14,10 +14,10 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from fedrsic_data.dataset.manifest import Fine
 from fedrsic_data.errors import SourceError
 from fedrsic_data.raw import json_items
 from fedrsic_data.raw.containers import reading
-from fedrsic_data.raw.index import Fine
 
 LABELS = (
     "animal", "art", "celebration", "equipment", "fire", "food", "games", "interior_room", "light", "liquid",

@@ -13,7 +13,8 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from fedrsic_data import sample
-from fedrsic_data.raw.index import FINE, INDEX_SCHEMA, Container, Fine, Index, fingerprint
+from fedrsic_data.dataset.manifest import Fine
+from fedrsic_data.raw.index import FINE, INDEX_SCHEMA, Container, Index, fingerprint
 from fedrsic_data.sources.base import Source
 
 KINDS = ("coco", "flair", "voc")

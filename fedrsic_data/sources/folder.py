@@ -18,9 +18,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from fedrsic_data.dataset import schema
+from fedrsic_data.dataset.manifest import LeftOut
 from fedrsic_data.errors import SourceError, UsageError
 from fedrsic_data.raw.containers import FolderContainer, reading
-from fedrsic_data.raw.index import Index, LeftOut, fingerprint
+from fedrsic_data.raw.index import Index, fingerprint
 from fedrsic_data.sources.base import Facts
 from fedrsic_data.sources.own import common, layouts, listing, readme, split_names
 from fedrsic_data.sources.own.layouts import FolderLayout, LayoutOptions

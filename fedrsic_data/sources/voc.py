@@ -26,9 +26,10 @@ from typing import Any, Literal
 
 import pyarrow as pa
 
+from fedrsic_data.dataset.manifest import LeftOut
 from fedrsic_data.errors import SourceError
 from fedrsic_data.raw.download import RemoteFile
-from fedrsic_data.raw.index import INDEX_SCHEMA, Index, LeftOut
+from fedrsic_data.raw.index import INDEX_SCHEMA, Index
 from fedrsic_data.sources import voc_xml
 from fedrsic_data.sources.base import Facts
 from fedrsic_data.sources.tree import Tree, check_complete, some

@@ -22,9 +22,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from fedrsic_data.dataset.manifest import LeftOut
 from fedrsic_data.errors import SourceError, UsageError
 from fedrsic_data.raw.containers import FolderContainer, reading
-from fedrsic_data.raw.index import Index, LeftOut, fingerprint
+from fedrsic_data.raw.index import Index, fingerprint
 from fedrsic_data.sources.base import Facts
 from fedrsic_data.sources.own import common, readme, spelling, split_names
 from fedrsic_data.sources.own.walk import FolderFiles

@@ -13,8 +13,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from fedrsic_data.dataset.manifest import LeftOut
 from fedrsic_data.errors import SourceError
-from fedrsic_data.raw.index import INDEX_SCHEMA, Index, LeftOut
+from fedrsic_data.raw.index import INDEX_SCHEMA, Index
 from fedrsic_data.sources.base import Facts, HubMirror, Source
 
 UNKNOWN_LICENCE = "licence not stated; check before sharing"

@@ -16,8 +16,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from fedrsic_data.dataset import schema
+from fedrsic_data.dataset.manifest import LeftOut
 from fedrsic_data.errors import SourceError
-from fedrsic_data.raw.index import LeftOut
 from fedrsic_data.sources.classfolders import Others, is_image, utf8
 
 _BLOCK = 1 << 16  # names held as Python texts at once
