@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import errno
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import quote, unquote
@@ -63,6 +63,11 @@ def discreet(error: object, most: int = _LONGEST, address: str = "") -> str:
         words = words.replace(form, "***")
     words = _SECRET.sub("...", " ".join(words.split())) or type(error).__name__
     return words if len(words) <= most else words[:most] + "..."
+
+
+def some(names: Sequence[str], most: int = 3) -> str:
+    """The first names of some for a message, and how many more there are."""
+    return ", ".join(names[:most]) + (f" and {len(names) - most:,} more" if len(names) > most else "")
 
 
 def for_want_of_memory(error: BaseException) -> bool:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
 import pyarrow.compute as pc
 
-from fedrsic_data.errors import SourceError
+from fedrsic_data.errors import SourceError, some
 from fedrsic_data.raw.download import RemoteFile
 from fedrsic_data.raw.index import ClassRows, Index, single_label_table
 from fedrsic_data.sources import classfolders
@@ -146,10 +145,10 @@ class ClassFolders:
             raise SourceError(f"{path}: the class folders of {self.name} hold no images; expected {self.facts.layout}")
         words = []
         if absent:
-            words.append(f"{len(absent)} of {len(self.classes)} classes are missing: {_some(absent)}")
+            words.append(f"{len(absent)} of {len(self.classes)} classes are missing: {some(absent, 8)}")
         if short:
             listed = [f"{n} has {c} of {self.per_class}" for n, c in short.items()]
-            words.append(f"{len(short)} classes are short of images: {_some(listed, 4)}")
+            words.append(f"{len(short)} classes are short of images: {some(listed, 4)}")
         if words and not allow_partial:
             raise SourceError(
                 f"{path}: this copy of {self.name} is incomplete; {'; '.join(words)}. "
@@ -172,8 +171,3 @@ class ClassFolders:
                     f"{path}: {seen[sample_id]} and {key} are two files for one image ({sample_id}); remove one"
                 )
             seen[sample_id] = key
-
-
-def _some(names: Sequence[str], most: int = 8) -> str:
-    listed = ", ".join(names[:most])
-    return listed if len(names) <= most else f"{listed} and {len(names) - most} more"

@@ -26,12 +26,12 @@ from numpy.typing import NDArray
 
 from fedrsic_data.dataset.images import SUFFIXES
 from fedrsic_data.dataset.manifest import LeftOut
-from fedrsic_data.errors import SourceError
+from fedrsic_data.errors import SourceError, some
 from fedrsic_data.raw.download import RemoteFile
 from fedrsic_data.raw.index import INDEX_SCHEMA, Index
 from fedrsic_data.raw.json_items import blocks, lists
 from fedrsic_data.sources.base import Facts
-from fedrsic_data.sources.tree import Tree, check_complete, some
+from fedrsic_data.sources.tree import Tree, check_complete
 
 _NAMES = """
 person, bicycle, car, motorcycle, airplane, bus, train, truck, boat, traffic light, fire hydrant, stop sign,
@@ -127,7 +127,7 @@ class Coco:
         year = self.settings.year
         tree = Tree(path, [remote.filename for remote in self.facts.downloads])
         annotations = tree.files("annotations")
-        left_out, notes, absent = [], [], []
+        left_out, notes, absent = list[LeftOut](), [], []
         tables: list[pa.Table] = []
         counts: Counter[str] = Counter()
         for part, split in _SPLITS.items():
@@ -151,7 +151,7 @@ class Coco:
             left_out += _unlisted(listed, keys, name)
             if self.settings.unlabelled == "leave_out":
                 bare = table.column("sample_id").filter(pc.and_(here, pc.invert(labelled)))
-                left_out += _left_out(f"without objects in {name}", bare.to_pylist())
+                left_out += LeftOut.of(f"without objects in {name}", sorted(bare.to_pylist()))
                 here = pc.and_(here, labelled)
             tables.append(table.filter(here))
         check_complete(path, self.facts.title, absent, sum(len(table) for table in tables), allow_partial)
@@ -356,10 +356,7 @@ def _crowds(listed: _Listed, here: NDArray[np.bool_]) -> dict[str, int]:
     }
 
 
-def _unlisted(listed: _Listed, keys: Mapping[str, str], name: str) -> list[LeftOut]:
+def _unlisted(listed: _Listed, keys: Mapping[str, str], name: str) -> tuple[LeftOut, ...]:
     files = pa.array([file for file in keys if file.lower().endswith(SUFFIXES)], pa.string())
-    return _left_out(f"not listed in {name}", files.filter(pc.invert(pc.is_in(files, listed.files))).to_pylist())
-
-
-def _left_out(reason: str, names: Sequence[str]) -> list[LeftOut]:
-    return [LeftOut(reason, len(names), tuple(sorted(names)[:5]))] if names else []
+    unlisted = files.filter(pc.invert(pc.is_in(files, listed.files))).to_pylist()
+    return LeftOut.of(f"not listed in {name}", sorted(unlisted))

@@ -19,14 +19,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fedrsic_data.errors import SourceError
+from fedrsic_data.errors import SourceError, some
 from fedrsic_data.raw.json_items import blocks, lists
 from fedrsic_data.sources.own.annotated import (
     Annotated,
     AnnotatedSettings,
     Annotations,
     NamedImages,
-    some,
     split_of,
     split_word,
 )

@@ -27,8 +27,6 @@ from fedrsic_data.sources.own import common, layouts, listing, readme, split_nam
 from fedrsic_data.sources.own.layouts import FolderLayout, LayoutOptions
 from fedrsic_data.sources.own.walk import walk
 
-_EXAMPLES = 5
-
 
 @dataclass(frozen=True)
 class FolderSettings:
@@ -130,7 +128,7 @@ def _by_class(root: Path, name: str, its: FolderSettings) -> tuple[FolderLayout,
     if len(others) == of:
         raise SourceError(f"{root}: README.md: no images are below {config.folder}, data_dir of {config.name!r}")
     reason = f"not in config {config.name} of README.md"
-    left = (LeftOut(reason, len(others), tuple(others[:_EXAMPLES].to_pylist())),) if len(others) else ()
+    left = LeftOut.of(reason, others.to_pylist())
     stamp = fingerprint([files.fingerprint, config])
     files = dataclasses.replace(
         files, paths=files.paths.filter(mine), fingerprint=stamp, left_out=(*files.left_out, *left)
@@ -147,9 +145,7 @@ def _listed(root: Path, name: str, its: FolderSettings) -> Index:
     unlisted = np.ones(len(files.paths), bool)
     unlisted[at] = False
     left_out = files.left_out
-    if unlisted.any():
-        few = tuple(files.paths.take(pa.array(np.flatnonzero(unlisted)[:_EXAMPLES])).to_pylist())
-        left_out += (LeftOut(f"not in {listing.NAME}", int(unlisted.sum()), few),)
+    left_out += LeftOut.of(f"not in {listing.NAME}", files.paths.filter(pa.array(unlisted)).to_pylist())
     paths = files.paths.take(pa.array(at))
     words, notes = table.columns.get("split"), tuple[str, ...]()
     if words is None and its.split:

@@ -20,14 +20,13 @@ from typing import Any
 
 import numpy as np
 
-from fedrsic_data.errors import SourceError
+from fedrsic_data.errors import SourceError, some
 from fedrsic_data.settings import suggest
 from fedrsic_data.sources.own.annotated import (
     Annotated,
     AnnotatedSettings,
     Annotations,
     NamedImages,
-    some,
     split_of,
     text,
 )

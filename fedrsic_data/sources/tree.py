@@ -190,8 +190,3 @@ def check_complete(path: Path, title: str, absent: Sequence[str], images: int, a
         raise SourceError(
             f"{path}: holds no image of {title} with labels; {'; '.join(absent) or 'its lists are empty'}"
         )
-
-
-def some(names: Sequence[str]) -> str:
-    """The first three of some names, and how many more there are."""
-    return ", ".join(names[:3]) + (f" and {len(names) - 3:,} more" if len(names) > 3 else "")

@@ -27,12 +27,12 @@ from typing import Any, Literal
 import pyarrow as pa
 
 from fedrsic_data.dataset.manifest import LeftOut
-from fedrsic_data.errors import SourceError
+from fedrsic_data.errors import SourceError, some
 from fedrsic_data.raw.download import RemoteFile
 from fedrsic_data.raw.index import INDEX_SCHEMA, Index
 from fedrsic_data.sources import voc_xml
 from fedrsic_data.sources.base import Facts
-from fedrsic_data.sources.tree import Tree, check_complete, some
+from fedrsic_data.sources.tree import Tree, check_complete
 
 _NAMES = """
 aeroplane bicycle bird boat bottle bus car cat chair cow
@@ -130,7 +130,7 @@ class Voc:
         tree = Tree(path, [remote.filename for remote in self.facts.downloads])
         years = {year: _Year.of(tree, year) for year in sorted({year for year, _ in _LISTS[self.settings.years]})}
         wanted = _LISTS[self.settings.years]
-        absent, notes, left_out = [], [], []
+        absent, notes, left_out = [], [], list[LeftOut]()
         rows: dict[str, dict[str, Any]] = {}
         counts: Counter[str] = Counter()
         if self.settings.years == 2012 and years[2012].lists.keys() & {"train", "val", "trainval"} == {"trainval"}:
@@ -153,7 +153,7 @@ class Voc:
                 absent.append(f"{words}: {some(gone)}")
             labels = self._labels(tree, [year.annotations[image] for image in here], counts)
             bare = [f"{self.name}/{image}" for image, mine in zip(here, labels, strict=True) if not mine]
-            left_out += [LeftOut(f"without objects that count in {name}", len(bare), tuple(bare[:5]))] if bare else []
+            left_out += LeftOut.of(f"without objects that count in {name}", bare)
             for image, mine in zip(here, labels, strict=True):
                 if image in rows:
                     raise SourceError(f"{path}: image {image} is in two lists, one of them {name}; {_AGAIN}")

@@ -18,7 +18,7 @@ from typing import Literal
 
 import numpy as np
 
-from fedrsic_data.errors import SourceError
+from fedrsic_data.errors import SourceError, some
 from fedrsic_data.sources import voc_xml
 from fedrsic_data.sources.own.annotated import (
     Annotated,
@@ -26,7 +26,6 @@ from fedrsic_data.sources.own.annotated import (
     Annotations,
     NamedImages,
     small,
-    some,
     split_of,
     split_word,
     text,

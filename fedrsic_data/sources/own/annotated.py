@@ -23,7 +23,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from fedrsic_data.dataset.manifest import LeftOut
-from fedrsic_data.errors import SourceError, UsageError
+from fedrsic_data.errors import SourceError, UsageError, some
 from fedrsic_data.raw.containers import FolderContainer, reading
 from fedrsic_data.raw.index import Index, fingerprint
 from fedrsic_data.sources.base import Facts
@@ -33,8 +33,6 @@ from fedrsic_data.sources.own.walk import FolderFiles
 MAX_BYTES = 64 * 2**20
 """Largest annotation file of one image, and largest table of settings, in bytes."""
 
-_FEW = 3
-_EXAMPLES = 5
 _COPY = re.compile(r"(.+)\.rf\.[0-9A-Za-z]+\.[^.]+")  # the names that Roboflow gives to copies of a picture
 
 
@@ -267,11 +265,6 @@ def text(root: Path, path: str) -> str:
         raise SourceError(f"{root / path}: not UTF-8 text (byte {error.start}); save it as UTF-8") from None
 
 
-def some(names: Sequence[str]) -> str:
-    """The first names of some, and how many more there are."""
-    return ", ".join(names[:_FEW]) + (f" and {len(names) - _FEW:,} more" if len(names) > _FEW else "")
-
-
 def _nfc(name: str) -> str:
     return unicodedata.normalize("NFC", name)
 
@@ -289,7 +282,7 @@ def _index(root: Path, name: str, its: AnnotatedSettings, found: Annotations) ->
     keep = sizes > 0 if its.unlabelled == "leave_out" else np.ones(n, bool)
     counts, left_out = dict(found.counts), [*found.files.left_out, *_outside(found)]
     if len(bare) and its.unlabelled == "leave_out":
-        left_out.append(_left("without annotations", [found.images[i] for i in bare.tolist()]))
+        left_out += LeftOut.of("without annotations", [found.images[i] for i in bare.tolist()])
     elif len(bare):
         counts["images without annotations, kept with no label"] = len(bare)
     offsets = np.concatenate([[0], np.cumsum(sizes[keep])]).astype(np.int32)
@@ -386,14 +379,10 @@ def _one_each(
         )
 
 
-def _outside(found: Annotations) -> list[LeftOut]:
+def _outside(found: Annotations) -> tuple[LeftOut, ...]:
     mine = pa.array(found.images, pa.string())
     others = found.files.paths.filter(pc.invert(pc.is_in(found.files.paths, mine)))
-    return [_left(found.outside, others.to_pylist())] if len(others) else []
-
-
-def _left(reason: str, images: Sequence[str]) -> LeftOut:
-    return LeftOut(reason, len(images), tuple(images[:_EXAMPLES]))
+    return LeftOut.of(found.outside, others.to_pylist())
 
 
 def _notes(

@@ -18,7 +18,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from fedrsic_data.errors import SourceError
+from fedrsic_data.errors import SourceError, some
 from fedrsic_data.raw.containers import FolderContainer
 from fedrsic_data.raw.index import Index
 from fedrsic_data.sources.classfolders import is_image
@@ -190,7 +190,7 @@ def _found(
             break
     layout, domain, shown = _order(root, split, telling, example)
     if said is not None and split is not None:
-        names_say = f"splits are those that the names of folders say: {_some(sorted(said))}"
+        names_say = f"splits are those that the names of folders say: {some(sorted(said), _FEW)}"
         notes = (names_say, *notes, *_class_words(levels[-1], split_above=True))
         return _Roles(layout, domain, split, *_spoken(levels[split], said), shown, notes)
     if not wanted.names:
@@ -262,7 +262,7 @@ def _class_words(classes: pa.Array, *, split_above: bool) -> tuple[str, ...]:
     would = "put their images in two splits" if split_above else "read no other folder"
     one = len(odd) == 1
     here, words = ("is a class", "a split word in this name") if one else ("are classes", "split words in these names")
-    return (f"{_some(odd)} {here} here; load_dataset sees {words} and would {would}",)
+    return (f"{some(odd, _FEW)} {here} here; load_dataset sees {words} and would {would}",)
 
 
 def _spoken(level: pa.Array, said: Mapping[str, split_names.Spoken]) -> tuple[pa.Array, pa.Array]:
@@ -301,17 +301,13 @@ def _named_empty(places: Sequence[str], classes: Set[str], kept: bool) -> tuple[
     """Notes on folders without images: those of classes that have none anywhere, and the others."""
     bare = [place for place in places if place.rpartition("/")[2] in classes]
     rest = [place for place in places if place not in bare]
-    notes = (f"without images: {_some(rest)}",) if rest else ()
+    notes = (f"without images: {some(rest, _FEW)}",) if rest else ()
     if not bare:
         return notes
     words = "kept as a class" if kept else "no class; keep it as one with --set empty_classes=keep"
     if len(bare) > 1:
         words = "kept as classes" if kept else "no classes; keep them as such with --set empty_classes=keep"
-    return (f"without images: {_some(bare)}: {words}", *notes)
-
-
-def _some(names: Sequence[str]) -> str:
-    return ", ".join(names[:_FEW]) + (f" and {len(names) - _FEW:,} more" if len(names) > _FEW else "")
+    return (f"without images: {some(bare, _FEW)}: {words}", *notes)
 
 
 def _one_spelling(root: Path, above: Sequence[pa.Array], classes: pa.Array) -> None:
