@@ -266,7 +266,7 @@ def _changed(
     listener.step("comparing the sources with the dataset that was built from them")
     work.begin(_key(planned), resume=False)
     wanted = {shard.path: shard.sha256 for shard in manifest.shards(standing)}
-    for receipt in _written(planned, _tasks(planned), work, listener, engine):
+    for receipt in _written(planned, _tasks(planned, work, engine), work, listener, engine):
         (work.folder / receipt.path).unlink()
         if wanted.get(receipt.path) != receipt.sha256:
             return receipt.path
@@ -352,7 +352,7 @@ def _receipts(
 ) -> dict[str, list[shards.Receipt]]:
     """Writes the shards that are not there yet, and gives all receipts by subset, in job order."""
     listener.step("writing shards")
-    tasks, done = _tasks(planned), dict(work.kept)
+    tasks, done = _tasks(planned, work, engine), dict(work.kept)
     for receipt in _written(planned, tasks, work, listener, engine):
         work.add(receipt)
         done[receipt.path] = receipt
@@ -363,7 +363,6 @@ def _written(
     planned: Planned, tasks: Sequence[Task], work: workspace.Workspace, listener: BuildListener, engine: BuildEngine
 ) -> Iterator[shards.Receipt]:
     """Writes the shards that the workspace has not kept, in any order, a few at a time."""
-    _prepare(planned, work.scratch, shared=engine.shared)
     work.expect([manifest.NAME, PLAN, CLIENTS, CARD, *(task.job.path for task in tasks)])
     total = sum(task.job.count for task in tasks)
     count = sum(task.job.count for task in tasks if task.job.path in work.kept)
@@ -376,8 +375,9 @@ def _written(
         listener.images(count, total)
 
 
-def _tasks(planned: Planned) -> list[Task]:
-    """Every shard, subset by subset."""
+def _tasks(planned: Planned, work: workspace.Workspace, engine: BuildEngine) -> list[Task]:
+    """Every shard, subset by subset, once the images can be read."""
+    _prepare(planned, work.scratch, shared=engine.shared)
     todo: list[Task] = []
     for subset in planned.subsets:
         with memory.returned():
