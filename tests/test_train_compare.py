@@ -9,6 +9,7 @@ import shutil
 import statistics
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -20,11 +21,12 @@ from test_engines_rounds import config
 
 from fedrsic_data.errors import OutputError, UsageError
 from fedrsic_data.partition import PARTITIONERS
+from fedrsic_data.report import style
 from fedrsic_data.sources import coco, flair, voc
 from fedtrain import methods, run
 from fedtrain.config import identity_of
 from fedtrain.report import answers, curves, html, published
-from fedtrain.runs import seal
+from fedtrain.runs import results, seal
 from fedtrain.runs.results import Group, Spread, found, grouped
 
 
@@ -320,3 +322,22 @@ def test_a_run_says_what_its_images_are_of_and_how_they_were_dealt(runs: Path) -
     assert group.partition == "dirichlet"
     assert all(title.startswith("sample of ") for title in group.titles.values())
     assert group.titles.keys() == set(group.sources)
+
+
+def test_no_two_methods_of_a_picture_share_a_colour(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many there are, and whatever their names; the reference is grey in every picture."""
+    (held,) = found([runs / "b"])
+    names = [f"method-{i:02d}" for i in range(19)]
+    names.insert(3, curves.REFERENCE)
+    made = [replace(held, facts={**held.facts, "config": {**held.facts["config"], "method": name}}) for name in names]
+    made = [replace(one, facts={**one.facts, "group": str(i)}) for i, one in enumerate(made)]
+    monkeypatch.setattr(results, "found", lambda _paths, _note: made)
+    parts = curves.parts(html._grouped([], print))
+    assert len(parts) == 3
+    seen = set()
+    for part in parts:
+        colors = {one.method: one.color for one in part}
+        assert len(set(colors.values())) == len(colors)
+        assert colors.pop(curves.REFERENCE) == style.LIGHT["muted"]
+        seen |= colors.keys()
+    assert seen | {curves.REFERENCE} == set(names)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zlib
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -25,7 +24,6 @@ if TYPE_CHECKING:
 REFERENCE = "zeroshot"
 """Untrained baseline, drawn as a grey line."""
 
-_COLOURED = ("fedrsclip", "fedpgp", "fedlgt", "promptfl", "local", "fedavg", "kgcoop", "fedprox")  # a method, a colour
 _OWN = {"loss": -1e100, "floats_sent": 0}  # figures of a line itself, and the least they can be
 _DASHES = ("-", "--", ":", "-.")
 _QUANTILES = (0.0, 0.1, 0.25, 0.5, 0.75, 0.9, 1.0)
@@ -39,11 +37,13 @@ class Runs:
         group: Its label and figures.
         results: The runs.
         place: Its place among the groups of its method on its subset, from 0.
+        series: Place of its method among those of the page but the reference, in order of appearance, from 0.
     """
 
     group: Group
     results: tuple[Result, ...]
     place: int
+    series: int = 0
 
     @property
     def method(self) -> str:
@@ -55,14 +55,12 @@ class Runs:
         """The same for a method wherever it is drawn."""
         if self.method == REFERENCE:
             return style.LIGHT["muted"]
-        known = self.method in _COLOURED
-        return style.series(_COLOURED.index(self.method) if known else zlib.crc32(self.method.encode()))
+        return style.series(self.series)
 
     @property
     def marker(self) -> str:
         """As its colour."""
-        known = self.method in _COLOURED
-        return style.MARKERS[(_COLOURED.index(self.method) if known else 0) % len(style.MARKERS)]
+        return style.MARKERS[self.series % len(style.MARKERS)]
 
     @property
     def dash(self) -> str:
@@ -94,6 +92,12 @@ def names(runs: Iterable[Runs]) -> tuple[str, ...]:
         times = Counter(n for line in lines for n, value in line.get("figures", {}).items() if value is not None)
         found |= dict.fromkeys(name for name, count in times.items() if count > 1)
     return (*found, "loss")
+
+
+def parts(runs: Sequence[Runs]) -> list[list[Runs]]:
+    """The runs of each picture: as many methods as there are colours, and the reference in every picture."""
+    numbers = sorted({one.series // style.SERIES for one in runs if one.method != REFERENCE}) or [0]
+    return [[one for one in runs if one.method == REFERENCE or one.series // style.SERIES == n] for n in numbers]
 
 
 def curve(subset: str, figure: str, runs: Sequence[Runs]) -> Drawing:

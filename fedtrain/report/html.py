@@ -7,6 +7,7 @@ import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +20,7 @@ from fedrsic_data.files.atomic import write
 from fedrsic_data.report import style
 from fedrsic_data.report.dataset import SAMPLE, sections
 from fedrsic_data.report.page import Block, Cell, Figure, Page, Section, Table, render
-from fedrsic_data.report.style import Numbers
+from fedrsic_data.report.style import Drawing, Numbers
 from fedrsic_data.settings import local
 from fedtrain.runs.files import CONFIG
 
@@ -108,15 +109,16 @@ def _writing(out: Path) -> Iterator[None]:
 
 
 def _grouped(paths: Sequence[Path], note: Callable[[str], None]) -> list[Runs]:
-    from fedtrain.report.curves import Runs
+    from fedtrain.report.curves import REFERENCE, Runs
     from fedtrain.runs.results import by_seed, found, grouped
 
     results = found(paths, note)
     made: list[Runs] = []
+    series: dict[str, int] = {REFERENCE: 0}
     for group, runs in zip(grouped(results), by_seed(results), strict=True):
         method = runs[0].facts["config"]["method"]
         place = sum(one.method == method and one.group.subset == group.subset for one in made)
-        made.append(Runs(group, tuple(runs), place))
+        made.append(Runs(group, tuple(runs), place, series.setdefault(method, len(series) - 1)))
     return made
 
 
@@ -132,12 +134,13 @@ def _runs(dataset: str, subset: str, runs: Sequence[Runs]) -> Section:
     from fedtrain.report import curves
 
     known = [name for name in curves.names(runs) if not _of_class(name)]
-    drawn = [curves.curve(subset, name, runs) for name in (*known[:-1][: CURVES - 1], known[-1])]
     headline = next((name for name in known if name.endswith("/mean")), known[0])
-    if headline != "loss":
-        drawn.append(curves.sent(subset, headline, runs))
-    for split, figure in _client_figures(runs):
-        drawn.append(curves.clients(subset, split, figure, runs))
+    drawn: list[Drawing] = []
+    for i, part in enumerate(curves.parts(runs)):
+        made = [curves.curve(subset, name, part) for name in (*known[:-1][: CURVES - 1], known[-1])]
+        made += [curves.sent(subset, headline, part)] if headline != "loss" else []
+        made += [curves.clients(subset, split, figure, part) for split, figure in _client_figures(part)]
+        drawn += [replace(one, name=f"{one.name}-{i + 1}") for one in made] if i else made
     blocks: list[Block] = [_finals(runs), *map(Figure, drawn)]
     blocks += [table for table in (_classes(runs),) if table.numbers.rows]
     blocks += [*_papers(runs), _configs(runs), _single(runs)]
