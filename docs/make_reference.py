@@ -1,4 +1,6 @@
-"""Writes docs/reference.md from the code: every field of recipes, manifests, runs and methods, and every column.
+"""Write docs/reference.md from the code, and the table of methods in docs/methods.md.
+
+The reference has every field of recipes, manifests, runs and methods, and every column.
 
 python docs/make_reference.py
 """
@@ -21,8 +23,10 @@ from fedrsic_data.settings import encode
 from fedrsic_data.sources.sample import SampleSettings
 from fedtrain.config import RunConfig
 from fedtrain.methods import METHODS
+from fedtrain.methods.base import Method
 
 TARGET = Path(__file__).parent / "reference.md"
+METHODS_PAGE = Path(__file__).parent / "methods.md"
 HEAD = """# Reference
 
 Written by `docs/make_reference.py` from the code. What the fields are for, with examples: [format.md](format.md),
@@ -65,6 +69,21 @@ def text() -> str:
     parts += ["## Runs", fields(RunConfig)]
     parts += ["## Methods", *(fields(kind.Settings, f"`{name}`") for name, kind in METHODS.items())]
     return "\n".join(part.strip("\n") + "\n" for part in parts)
+
+
+def methods_text() -> str:
+    """``docs/methods.md`` with its table of methods written anew, from what the classes say of themselves."""
+    rows = []
+    for name, method in METHODS.items():
+        shared = "" if method.shared is Method.shared else first(method.shared).rstrip(".")
+        personal = first(method.personal).rstrip(".") if method.has_personal else ""
+        labels = "multi-label" if method.multi_label else "single-label"
+        what = re.sub(r"arXiv (\d{4}\.\d{5})", r"[\g<0>](https://arxiv.org/abs/\1)", first(method).rstrip("."))
+        rows.append((f"`{name}`", what, labels, shared, personal, str(method.rounds)))
+    lines = table(("method", "what it is", "data", "shared", "personal", "rounds"), rows)
+    return re.sub(
+        r"(?s)(?<=<!-- methods -->\n).*?(?=\n<!-- end -->)", lambda _: "\n".join(lines), METHODS_PAGE.read_text()
+    )
 
 
 def fields(cls: Any, title: str = "") -> str:
@@ -124,4 +143,5 @@ def table(header: Iterable[str], rows: Iterable[tuple[str, ...]]) -> list[str]:
 
 if __name__ == "__main__":
     TARGET.write_text(text(), encoding="utf-8")
-    print(TARGET)
+    METHODS_PAGE.write_text(methods_text(), encoding="utf-8")
+    print(TARGET, METHODS_PAGE)

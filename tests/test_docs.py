@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import ast
 import dataclasses
 import json
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, sampled
+from conftest import ROOT, fedkit, sampled
 
 import fedrsic_data
 from fedrsic_data import recipes
@@ -90,6 +94,7 @@ def test_the_reference_is_what_the_code_says() -> None:
     spec.loader.exec_module(script)
     text = script.text()
     assert (ROOT / "docs" / "reference.md").read_text() == text, "run: python docs/make_reference.py"
+    assert (ROOT / "docs" / "methods.md").read_text() == script.methods_text(), "run: python docs/make_reference.py"
     empty = [line for line in text.splitlines() if re.fullmatch(r"\| `\w+` \|.*\|  \|", line)]
     assert not empty, "fields without a meaning: their class's docstring has no Attributes"
 
@@ -124,3 +129,37 @@ def test_every_promise_of_the_security_page_names_tests_that_exist() -> None:
                     file,
                     name,
                 )
+
+
+def test_links_of_the_round_lead_to_functions() -> None:
+    links = re.findall(r"\[`([\w.]+)`\]\(([\w./]+\.py)\)", (ROOT / "docs" / "one_round.md").read_text())
+    assert len(links) == 6
+    for name, file in links:
+        found: list[ast.stmt] = ast.parse((ROOT / "docs" / file).read_text()).body
+        for part in name.split("."):
+            (node,) = (n for n in found if isinstance(n, ast.FunctionDef | ast.ClassDef) and n.name == part)
+            found = node.body
+        assert isinstance(node, ast.FunctionDef), name
+
+
+def test_the_method_of_the_page_trains(tmp_path: Path) -> None:
+    sampled(tmp_path / "data" / "fed-rsic", "clients=3", "sample.per_class=4")
+    for name, code in zip(("fedavgm", "train"), blocks(ROOT / "docs" / "add_a_method.md", "python"), strict=True):
+        (tmp_path / f"{name}.py").write_text(code)
+    done = subprocess.run(
+        [sys.executable, "train.py"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": f"{ROOT}"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    figures = dict(line.split() for line in done.stdout.splitlines())
+    assert set(figures) == {"promptfl", "fedavgm"}
+    assert all(0 < float(value) <= 100 for value in figures.values())
+    journals = sorted((tmp_path / "runs").glob("*/metrics.jsonl"))
+    assert [path.parent.name.partition("-")[0] for path in journals] == ["fedavgm", "promptfl"]
+    assert journals[0].read_bytes() != journals[1].read_bytes()
+    compared = fedkit("compare", "runs", cwd=tmp_path)
+    assert compared.returncode == 0
+    assert "fedavgm" in compared.stdout
