@@ -142,8 +142,8 @@ def train(
     from fedtrain.report import answers
     from fedtrain.runs.results import learned
 
-    where = engines.chosen(engine)
     run.draft(method, sets)  # what is mistyped is said before anything is built
+    where = engines.chosen(engine)
     places = Places(folder=sources) if sources else None
     with listening(quiet=json) as listener:
         built = find.folder(manifest, sample=sample, places=places, needed=subset or [], listener=listener)

@@ -32,8 +32,7 @@ from fedrsic_data.sources.locate import Places
 from fedtrain import run
 from fedtrain.config import RunConfig
 from fedtrain.methods.base import Context
-from fedtrain.methods.prompts.classes import TEMPLATE, Classes
-from fedtrain.methods.prompts.rows import Images, Rows
+from fedtrain.methods.prompts.inputs import TEMPLATE, Classes, FeatureRows, Images
 from fedtrain.metrics import accuracy, mean
 from fedtrain.models import clip
 
@@ -123,7 +122,7 @@ def _means(images: torch.Tensor, labels: torch.Tensor, classes: int) -> torch.Te
 
 
 def _judged(
-    matrices: Sequence[torch.Tensor], added: Sequence[torch.Tensor], test: Rows, *, novel: bool
+    matrices: Sequence[torch.Tensor], added: Sequence[torch.Tensor], test: FeatureRows, *, novel: bool
 ) -> dict[str, float]:
     """Figures as ``ClipMethod.evaluate`` names them, of a linear classifier of each client."""
 

@@ -41,7 +41,7 @@ from fedrsic_data.dataset.reader import Subset
 from fedrsic_data.sources.locate import Places
 from fedtrain.methods.base import Context
 from fedtrain.methods.fedpgp import FedPGP, FedPGPSettings
-from fedtrain.methods.prompts import rows as method_rows
+from fedtrain.methods.prompts import inputs
 from fedtrain.methods.prompts.features import Features
 from fedtrain.models.clip import Clip
 from fedtrain.models.prompts import PromptEncoder
@@ -159,7 +159,7 @@ def measure(args: argparse.Namespace, folder: Path) -> Found:
     """Both sides, in turns."""
     device = torch.device(args.device)
     subset = federation(folder / "data")
-    with mock.patch.object(method_rows, "features", random_features):
+    with mock.patch.object(inputs, "features", random_features):
         method = prepared(subset, device)
         clients = [c for c in range(len(subset.clients)) if method.context.rows[c]]
         counts = [len(method.trained_rows(c)) for c in clients]

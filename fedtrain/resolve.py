@@ -8,8 +8,6 @@ from dataclasses import replace
 from importlib.util import find_spec
 from typing import Any
 
-import torch
-
 from fedrsic_data.dataset.manifest import NAME, digest
 from fedrsic_data.dataset.reader import Dataset, Subset
 from fedrsic_data.distribution import install
@@ -17,6 +15,7 @@ from fedrsic_data.errors import ManifestError, UsageError
 from fedrsic_data.settings import suggest
 from fedtrain import methods
 from fedtrain.config import Device, Precision, RunConfig, full_settings
+from fedtrain.methods.lazy import torch
 from fedtrain.progress import Listener
 
 _TRAIN = "train"
@@ -71,7 +70,7 @@ def resolved(config: RunConfig, dataset: Dataset, method: Any) -> RunConfig:
     settings = full_settings(config.method, config.method_settings, method.Settings)
     count = config.clients_per_round
     if count is None and config.sampling != "all":
-        count = getattr(method, "clients_per_round", None)
+        count = method.clients_per_round
     if count is None and config.sampling in ("uniform", "size"):
         raise UsageError(f"sampling={config.sampling}: set clients_per_round too")
     return replace(
@@ -116,7 +115,7 @@ def _check(subset: Subset, config: RunConfig, method: Any) -> None:
     name = subset.name
     if len(subset.classes) < 2:
         raise UsageError(f"{name}: its label space has {len(subset.classes)} class; there is nothing to tell apart")
-    if subset.entry.multi_label != getattr(method, "multi_label", False):
+    if subset.entry.multi_label != method.multi_label:
         kinds = ("multi-label", "single-label") if subset.entry.multi_label else ("single-label", "multi-label")
         raise UsageError(f"{name}: is {kinds[0]}, but {config.method} is for {kinds[1]} data; see: fedkit list methods")
     if not config.splits:

@@ -10,8 +10,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from fedrsic_data import distribution
 from fedrsic_data.dataset.reader import Dataset, Subset
 from fedrsic_data.errors import OutputError, UsageError, for_want_of_memory
@@ -23,6 +21,7 @@ from fedtrain.engines.base import Engine, Outcome, Training
 from fedtrain.engines.local import InProcess
 from fedtrain.engines.rounds import figures
 from fedtrain.methods.base import Context
+from fedtrain.methods.lazy import torch
 from fedtrain.progress import QUIET, Listener
 from fedtrain.resolve import method_class, prepared, remark
 from fedtrain.runs import seal
@@ -159,7 +158,7 @@ def _train(job: _Job, overwrite: bool, cache: Path | None, listener: Listener, e
             listener.say(f"training {config.method} on {config.subset}")
             around.enter_context(_enough_memory(config))
             bound = method(context, decode(method.Settings, config.method_settings, config.method))
-            around.enter_context(_threads(getattr(bound, "threads", None)))
+            around.enter_context(_threads(bound.threads))
 
             def trained(place: Path, until: int | None = None) -> Outcome:
                 with _tensorboard(place, listener) if config.tensorboard else nullcontext(listener) as hears:
@@ -195,7 +194,7 @@ def _facts(config: RunConfig, dataset: Dataset) -> dict[str, Any]:
 def _weights(config: RunConfig) -> dict[str, str]:
     """sha256 of the files of weights that a config names, by field; those that are fetched go by their names."""
     named = {"clip": str(config.clip).partition(":")[2]}
-    named |= {key: str(config.method_settings[key]) for key in getattr(method_class(config.method), "files", ())}
+    named |= {key: str(config.method_settings[key]) for key in method_class(config.method).files}
     return {key: file_digest(Path(path)) for key, path in named.items() if path and os.path.isfile(path)}
 
 

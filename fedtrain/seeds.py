@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+from typing import TYPE_CHECKING
 
-import torch
+if TYPE_CHECKING:
+    import torch
 
 
 def generator(seed: int, *purpose: str | int, device: torch.device | str = "cpu") -> torch.Generator:
@@ -15,6 +17,8 @@ def generator(seed: int, *purpose: str | int, device: torch.device | str = "cpu"
         purpose: What is drawn, e.g. ``("batches", round, client)``; another purpose gives unrelated draws.
         device: Where it draws; the same numbers come from the same kind of device only.
     """
+    import torch
+
     text = "\0".join(map(str, (seed, *purpose)))
     seed = int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "little") >> 1
     return torch.Generator(device).manual_seed(seed)

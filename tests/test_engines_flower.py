@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -19,17 +19,21 @@ if find_spec("flwr") is None:
 
 from flower_grid import HereGrid
 from flwr.app import Message, RecordDict
+from methods_generator import Generator
+from methods_pool import Pool
+from methods_transport import Transport
 from test_derive_sites import flair
 
 from fedrsic_data.dataset import manifest
 from fedrsic_data.derive import sites
 from fedrsic_data.errors import FedkitError, ManifestError, OutputError, UsageError
-from fedtrain import run
+from fedtrain import methods, run
 from fedtrain.config import NEUTRAL, RunConfig
 from fedtrain.engines.flower import merge, privacy, server, wire
 from fedtrain.engines.flower.wire import Judged
 from fedtrain.federation import app, launch
-from fedtrain.methods.base import Evaluation, Update
+from fedtrain.methods.base import Evaluation, State, Update
+from fedtrain.methods.promptfl import PromptFL
 from fedtrain.progress import Listener
 from fedtrain.runs.files import CHECKPOINT
 from fedtrain.runs.state import load_state
@@ -132,6 +136,63 @@ def test_the_same_as_the_local_engine(single: Path, tmp_path: Path, method: str)
         ]
         for name, value in shared[0].items():
             assert torch.allclose(value, shared[1][name], rtol=0, atol=1e-6)
+
+
+KINDS = {"pool": Pool, "transport": Transport, "generator": Generator}
+
+
+@pytest.mark.parametrize("method", KINDS)
+def test_hooks_of_methods_work_over_flower(
+    single: Path, tmp_path: Path, method: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Clients that receive other states each, and a server that aggregates in its own way, as in one process."""
+    monkeypatch.setattr(methods, "METHODS", KINDS)
+    sets = ("length=4", "epochs=1", "device=cpu", "rounds=3", "clients_per_round=3", "dropout=0.1", "lr=0.05")
+    here = trained(method, single, tmp_path / "local", *sets)
+    grid = grid_of(single, tmp_path / "states")
+    there = trained(method, single.parent / "sites" / "server", tmp_path / "flower", *sets, grid=grid)
+    for left, right in zip(lines(tmp_path / "local"), lines(tmp_path / "flower"), strict=True):
+        close(left, right)
+    close(here.data["figures"], there.data["figures"])
+    close(here.data["clients"], there.data["clients"])
+    one, other = (
+        load_state(p / CHECKPOINT / "state.safetensors", torch.device("cpu"))[0] for p in (here.folder, there.folder)
+    )
+    assert one.keys() == other.keys()
+    for name, value in one.items():
+        assert torch.allclose(value.float(), other[name].float(), rtol=0, atol=1e-5), name
+    if method == "pool":
+        asked = [m for m, _ in grid.sent if m.metadata.message_type == "train" and not m.metadata.reply_to_message_id]
+        experts = [tensors(message.content)["arrays/experts"] for message in asked]
+        assert {len(e) for e in experts[:3]} == {0}  # nobody trained before
+        assert len({e.numpy().tobytes() for e in experts}) > 2  # clients receive other experts each
+        names = {name for m, _ in grid.sent if m.metadata.message_type == "train" for name in tensors(m.content)}
+        assert names == {"arrays/context", "arrays/experts"}  # neither the pool nor a gate
+
+
+class OwnAggregate(PromptFL):
+    """Its server does not move."""
+
+    def aggregate(self, server: State, updates: Iterable[Update]) -> State:
+        """Reads the first update only."""
+        next(iter(updates))
+        return server
+
+
+def test_privacy_refuses_hooks_that_it_cannot_serve(
+    single: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(methods, "METHODS", {"pool": Pool, "own": OwnAggregate})
+    at, grid = single.parent / "sites" / "server", grid_of(single, tmp_path / "states")
+    for method, sets, words in (
+        ("pool", "dp.noise=1", "dp: clients of pool send back other tensors than they receive"),
+        ("pool", "dp.epsilon=1", "dp: clients of pool send back other tensors than they receive"),
+        ("own", "dp.noise=1", "dp.noise=1.0: own aggregates updates in its own way"),
+    ):
+        with pytest.raises(UsageError, match=words):
+            trained(method, at, tmp_path / "run", *PROMPTS, "rounds=1", sets, grid=grid)
+    done = trained("own", at, tmp_path / "own", *PROMPTS, "rounds=1", "dp.epsilon=1", grid=grid)
+    assert done.data["counters"]["updates"] == 4  # all of them train, however many are read
 
 
 @pytest.mark.parametrize("method", ["fedlgt", "fedavg"])

@@ -198,7 +198,9 @@ def test_stacked_descent_is_torchs_sgd_for_each() -> None:
     steps, sgd = [5, 3, 3, 1], Sgd(0.1, 0.9, 0.05)
     start = torch.randn(4, 6, generator=torch.Generator().manual_seed(0))
     target = torch.arange(24.0).reshape(4, 6) / 10
-    state, losses = descend({"x": start}, steps, lambda s, _: (s["x"] - target[: len(s["x"])]).pow(4).sum(1), sgd)
+    state, losses = descend(
+        {"x": start}, steps, lambda s, _: (s["x"] - target[: len(s["x"])]).pow(4).sum(1), lambda _: sgd
+    )
     for i, count in enumerate(steps):
         x = start[i].clone().requires_grad_()
         optimiser, seen = torch.optim.SGD([x], 0.1, momentum=0.9, weight_decay=0.05), []
@@ -218,4 +220,4 @@ def test_cross_entropy_of_a_batch_is_a_mean_over_its_images(sample_build: Path) 
     text = method.base.fixed("{}")
     batch = Batch(rows.images[:6].reshape(2, 3, -1), rows.labels[:6].reshape(2, 3), torch.full((2, 3), 1 / 3))
     wanted = functional.cross_entropy(method.clip.scale * rows.images[:6] @ text.T, rows.labels[:6])
-    assert torch.allclose(method.cross_entropy(batch, text[None]).mean(), wanted)
+    assert torch.allclose(method.cross_entropy(batch, text[None], {}).mean(), wanted)

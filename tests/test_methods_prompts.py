@@ -12,9 +12,9 @@ from conftest import sampled
 from prompt_federation import PROMPTS, bind, judged, same, small_clip, trained
 
 from fedrsic_data.errors import UsageError
-from fedtrain.methods.prompts import rows
+from fedtrain.methods.prompts import inputs
+from fedtrain.methods.prompts.inputs import few_shot
 from fedtrain.methods.prompts.judge import harmonic_means
-from fedtrain.methods.prompts.rows import few_shot
 from fedtrain.metrics import accuracy, harmonic, mean
 from fedtrain.models import clip
 
@@ -245,7 +245,7 @@ def test_a_class_name_too_long_is_refused_before_any_image_is_encoded(
     def encoded(*_: object, **__: object) -> None:
         raise AssertionError("images were encoded")
 
-    monkeypatch.setattr(rows, "features", encoded)
+    monkeypatch.setattr(inputs, "features", encoded)
     with pytest.raises(UsageError, match=r"tokens, small takes 28; shorten"):
         bind(novel_build, name, **settings)
 

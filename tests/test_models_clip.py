@@ -229,3 +229,57 @@ def refused(spec: str, kind: type[FedkitError], words: str) -> None:
         clips.load(spec)
     assert "\n" not in str(caught.value)
     assert len(str(caught.value)) < 400
+
+
+@pytest.mark.parametrize("layers", [2, [1, 1, 1, 1]], ids=["transformer", "resnet"])
+def test_patches_are_tokens_in_the_space_of_the_texts(layers: object) -> None:
+    """The whole image first; then each patch as the tower itself gives it where its pooling is asked for that one."""
+    config = {
+        "embed_dim": 24,
+        "vision_cfg": {"image_size": 64, "layers": layers, "width": 32, "patch_size": 16, "head_width": 16},
+        "text_cfg": {"context_length": 12, "vocab_size": 514, "width": 32, "heads": 2, "layers": 1},
+    }
+    clip = clips.frozen("small", config, tiny.Tokenizer([], 12), 0, {}, "cpu")
+    images = torch.randint(256, (3, 3, 64, 64), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    found = clip.encode_patches(images)
+    assert found.shape == (3, clip.tokens, 24)
+    assert clip.tokens == 1 + (16 if layers == 2 else 4)
+    torch.testing.assert_close(found[:, 0], clip.encode_images(images), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(found.norm(dim=-1), torch.ones(3, clip.tokens))
+    visual, pixels = clip.model.visual, clip._pixels(images)
+    if layers == 2:
+        visual.output_tokens = True
+        wanted = visual(pixels)[1] @ visual.proj
+    else:
+        seen: list[torch.Tensor] = []
+        handle = visual.attnpool.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
+        visual(pixels)
+        handle.remove()
+        pool, x = visual.attnpool, seen[0].flatten(2).permute(2, 0, 1)
+        x = torch.cat([x.mean(0, keepdim=True), x]) + pool.positional_embedding[:, None]
+        attention = torch.nn.MultiheadAttention(x.shape[-1], pool.num_heads)
+        with torch.no_grad():
+            attention.in_proj_weight.copy_(torch.cat([p.weight for p in (pool.q_proj, pool.k_proj, pool.v_proj)]))
+            attention.in_proj_bias.copy_(torch.cat([p.bias for p in (pool.q_proj, pool.k_proj, pool.v_proj)]))
+            attention.out_proj.weight.copy_(torch.eye(x.shape[-1]))
+            attention.out_proj.bias.zero_()
+            wanted = pool.c_proj(attention(x, x, x)[0])[1:].transpose(0, 1)
+    torch.testing.assert_close(found[:, 1:], torch.nn.functional.normalize(wanted, dim=-1), rtol=1e-4, atol=1e-5)
+
+
+def test_a_tower_without_a_class_token_has_no_patches() -> None:
+    config = {
+        "embed_dim": 24,
+        "vision_cfg": {
+            "image_size": 32,
+            "layers": 1,
+            "width": 32,
+            "patch_size": 16,
+            "head_width": 16,
+            "pool_type": "avg",
+        },
+        "text_cfg": {"context_length": 12, "vocab_size": 514, "width": 32, "heads": 2, "layers": 1},
+    }
+    clip = clips.frozen("small", config, tiny.Tokenizer([], 12), 0, {}, "cpu")
+    with pytest.raises(UsageError, match="clip 'small': its image encoder gives no features of patches"):
+        clip.encode_patches(torch.zeros(1, 3, 32, 32, dtype=torch.uint8))

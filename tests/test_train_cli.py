@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -204,3 +206,32 @@ def test_help_shows_examples() -> None:
     for name in ("train", "compare"):
         shown = fedkit(name, "--help")
         assert any(line.strip().startswith(f"fedkit {name}") for line in shown.stdout.splitlines()), shown.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("fedpgpp",), "no method 'fedpgpp'; did you mean 'fedpgp'?"),
+        (("fedpgp", "--set", "rnak=4"), "unknown key 'rnak' for fedpgp; did you mean 'rank'?"),
+        (("fedpgp", "--set", "rank=four"), "rank: 'four' should be a whole number"),
+        (("fedlgt", "--set", "heads=0"), "heads=0 should be at least 1"),
+        (("fedpgp", "--set", "rounds=ten"), "rounds: 'ten' should be a whole number"),
+    ],
+)
+def test_a_mistake_is_refused_without_pytorch(arguments: tuple[str, ...], words: str) -> None:
+    """It takes seconds to import."""
+    command = [sys.executable, "-X", "importtime", ROOT / "cli.py", "train", *arguments, "--manifest", "nothing"]
+    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "FEDKIT_DEBUG": "0"})
+    imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines() if line.startswith("import time:")}
+    assert done.returncode == 2
+    assert words in done.stderr
+    assert "fedtrain.run" in imported  # it is the command that was asked
+    assert not {name for name in imported if name.partition(".")[0] in ("torch", "open_clip", "safetensors")}
+
+
+def test_the_methods_are_listed_without_pytorch() -> None:
+    command = [sys.executable, "-X", "importtime", ROOT / "cli.py", "list", "methods"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0
+    assert "fedrsclip" in done.stdout
+    assert not [line for line in done.stderr.splitlines() if line.rpartition("|")[2].strip() == "torch"]

@@ -10,7 +10,6 @@ from fedrsic_data.errors import UsageError
 from fedtrain.config import Privacy, RunConfig
 from fedtrain.engines import rounds
 from fedtrain.engines.base import Outcome, Training
-from fedtrain.methods.aggregate import WeightedMean
 from fedtrain.methods.base import Evaluation, Method, State, Update
 from fedtrain.runs.files import CHECKPOINT
 from fedtrain.runs.state import PersonalStore
@@ -58,17 +57,22 @@ class _Here:
         self._method = method
         self._store = store
         self._cohort = cohort
-        self.mean = WeightedMean
+        self.aggregate = method.aggregate
         self.flush = store.flush
         self.prune = store.prune
 
     def train(self, shared: State, clients: Sequence[int], round_: int) -> Iterator[Update]:
         """See ``rounds.Clients.train``."""
-        for first in range(0, len(clients), self._cohort):
-            members = clients[first : first + self._cohort]
+        method = self._method
+        cohort = self._cohort if type(method).sent_to is Method.sent_to else 1
+        for first in range(0, len(clients), cohort):
+            members = clients[first : first + cohort]
+            received = method.sent_to(members[0], shared)
             personal = [self._store.get(client) for client in members]
-            for client, update in zip(members, self._method.train(shared, personal, members, round_), strict=True):
+            for client, update in zip(members, method.train(received, personal, members, round_), strict=True):
                 assert update.client == client, (update.client, client)
+                if wrong := rounds.unlike(update.shared, method.sent_back(shared)):
+                    raise TypeError(f"{type(method).__name__}.train: client {client}: {wrong}; see Method.sent_back")
                 yield update
 
     def keep(self, update: Update, round_: int) -> None:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
-
 from fedtrain.config import RunConfig
+from fedtrain.methods.lazy import torch
 from fedtrain.seeds import generator
 
 

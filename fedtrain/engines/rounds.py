@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any, Protocol
-
-import torch
 
 from fedrsic_data.errors import FedkitError
 from fedtrain import metrics
 from fedtrain.engines.base import Outcome, Training
 from fedtrain.engines.participation import answering, asked, weights
-from fedtrain.methods.aggregate import WeightedMean
 from fedtrain.methods.base import Context, Evaluation, State, Update
+from fedtrain.methods.lazy import torch
 from fedtrain.runs import checkpoint
-from fedtrain.runs.checkpoint import Checkpoint, Counters, Journal
+from fedtrain.runs.checkpoint import Checkpoint, Journal
 from fedtrain.runs.files import CHECKPOINT, METRICS
 from fedtrain.runs.state import placed
 
@@ -38,8 +37,8 @@ class Clients(Protocol):
         """Takes an update as the one from which its client goes on; without this it goes on from where it was."""
         ...
 
-    def mean(self) -> WeightedMean:
-        """What a round's updates are gathered in."""
+    def aggregate(self, server: State, updates: Iterable[Update]) -> State:
+        """The server's state after a round; see ``Method.aggregate``."""
         ...
 
     def evaluate(self, shared: State, splits: Sequence[str], round_: int) -> dict[str, Evaluation]:
@@ -55,15 +54,70 @@ class Clients(Protocol):
         ...
 
 
-@dataclass(frozen=True)
 class _Round:
-    """What a round gave: the mean of its updates, and what there is to count and log."""
+    """A round: its updates as they come, and what is counted on their way.
 
-    mean: WeightedMean
-    loss: float
-    lost: int
-    refused: tuple[int, ...]
-    counters: Counters
+    Attributes:
+        counters: What has been counted over all rounds so far.
+        refused: Clients whose updates are not finite.
+        count: Updates that came.
+        loss: Mean training loss over the rows of those that are finite, NaN without any.
+    """
+
+    def __init__(self, federation: Clients, training: Training, at: Checkpoint, round_: int) -> None:
+        self.counters, self.refused, self.count = at.counters, list[int](), 0
+        self._federation, self._training, self._server, self._round = federation, training, at.shared, round_
+        self._losses: list[float] = []
+        self._rows = 0
+
+    @property
+    def loss(self) -> float:
+        return math.fsum(self._losses) / self._rows if self._rows else math.nan
+
+    def trained(self, clients: Sequence[int]) -> State:
+        """Train clients, and aggregate what they send.
+
+        Raises:
+            FedkitError: None of them answered.
+        """
+        updates, server = self._updates(clients), self._server
+        if (first := next(updates, None)) is not None:
+            server = self._federation.aggregate(server, itertools.chain((first,), updates))
+            for _ in updates:  # every client trains, also if a method reads some of the updates only
+                pass
+        if clients and not self.count:
+            raise FedkitError(
+                f"round {self._round}: none of the {len(clients)} sampled clients answered; check that their sites "
+                "run, and run the same command again to resume"
+            )
+        self.counters = replace(self.counters, refused=self.counters.refused + len(self.refused))
+        return server
+
+    def _updates(self, clients: Sequence[int]) -> Iterator[Update]:
+        """Updates with their weights; what is not finite is refused, and the round goes on without it."""
+        context, counters = self._training.context, self.counters
+        fixed = weights(self._training.config, context.rows)
+        for update in self._federation.train(self._server, clients, self._round):
+            floats, size = sent(update.shared)
+            self.count += 1
+            counters = self.counters = replace(
+                counters,
+                updates=counters.updates + 1,
+                floats=counters.floats + floats,
+                bytes=counters.bytes + size,
+                client_floats=max(counters.client_floats, floats),
+                client_bytes=max(counters.client_bytes, size),
+            )
+            if not finite(update):
+                self.refused.append(update.client)
+                name = context.clients[update.client]
+                self._training.listener.note(f"round {self._round}: left out {name}, whose update has NaN or infinity")
+                continue
+            self._losses.append(update.loss * update.rows)
+            self._rows += update.rows
+            self._federation.keep(update, self._round)
+            weight = update.rows if fixed is None else fixed[update.client]
+            yield replace(update, personal={}, weight=weight)
 
 
 def start(training: Training) -> Checkpoint:
@@ -102,12 +156,12 @@ def run(federation: Clients, training: Training, at: Checkpoint) -> Outcome:
             invited = asked(config, context.rows, round_)
             clients = answering(config, invited, len(context.clients), round_)
 
-            # train, and take the mean of what comes back
-            done = _trained(federation, training, at, clients, round_)
-            shared = done.mean.over(at.shared) if done.mean.count else at.shared
+            # train, and aggregate what comes back
+            done = _Round(federation, training, at, round_)
+            shared = done.trained(clients)
 
             # evaluate and log
-            dropped = len(invited) - len(clients) + done.lost
+            dropped = len(invited) - done.count
             line = _line(context, round_, len(invited) - dropped, dropped, done)
             if last or round_ % config.eval_every == 0:
                 evaluations = federation.evaluate(shared, config.splits, round_)
@@ -155,45 +209,20 @@ def finite(update: Update) -> bool:
     return math.isfinite(update.loss) and all(bool(torch.isfinite(v).all()) for v in values)
 
 
+def unlike(found: State, wanted: State) -> str:
+    """Why tensors are not like others, in words; nothing if they have the same names, shapes and types."""
+    kinds = [{name: (tuple(v.shape), str(v.dtype)) for name, v in state.items()} for state in (found, wanted)]
+    return (
+        ""
+        if kinds[0] == kinds[1]
+        else f"its tensors differ in name or shape from those expected: {kinds[0]} and not {kinds[1]}"
+    )
+
+
 def sent(state: State) -> tuple[int, int]:
     """The number of floats and the number of bytes that a client sends."""
     floats = sum(value.numel() for value in state.values() if value.is_floating_point())
     return floats, sum(value.numel() * value.element_size() for value in state.values())
-
-
-def _trained(federation: Clients, training: Training, at: Checkpoint, clients: Sequence[int], round_: int) -> _Round:
-    """Trains clients and gathers their updates; what is not finite is refused, and the round goes on without it."""
-    mean, losses, refused, counters = federation.mean(), [], [], at.counters
-    fixed = weights(training.config, training.context.rows)
-    count = rows = 0
-    for update in federation.train(at.shared, clients, round_):
-        floats, size = sent(update.shared)
-        count += 1
-        counters = replace(
-            counters,
-            updates=counters.updates + 1,
-            floats=counters.floats + floats,
-            bytes=counters.bytes + size,
-            client_floats=max(counters.client_floats, floats),
-            client_bytes=max(counters.client_bytes, size),
-        )
-        if not finite(update):
-            refused.append(update.client)
-            name = training.context.clients[update.client]
-            training.listener.note(f"round {round_}: left out {name}, whose update has NaN or infinity")
-            continue
-        mean.add(update.shared, update.rows if fixed is None else fixed[update.client])
-        losses.append(update.loss * update.rows)
-        rows += update.rows
-        federation.keep(update, round_)
-    if clients and not count:
-        raise FedkitError(
-            f"round {round_}: none of the {len(clients)} sampled clients answered; check that their sites run, "
-            "and run the same command again to resume"
-        )
-    counters = replace(counters, refused=counters.refused + len(refused))
-    loss = math.fsum(losses) / rows if rows else math.nan
-    return _Round(mean, loss, len(clients) - count, tuple(refused), counters)
 
 
 def _line(context: Context, round_: int, clients: int, dropped: int, done: _Round) -> dict[str, Any]:

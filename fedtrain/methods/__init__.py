@@ -1,26 +1,26 @@
 """Methods: one file each, and the table of their names."""
 
-from typing import Any
+from __future__ import annotations
 
-from fedtrain.methods.fedavg import FedAvg
-from fedtrain.methods.fedlgt import FedLGT
-from fedtrain.methods.fedpgp import FedPGP
-from fedtrain.methods.fedprox import FedProx
-from fedtrain.methods.fedrsclip import FedRSCLIP
-from fedtrain.methods.kgcoop import KgCoOp
-from fedtrain.methods.local import Local
-from fedtrain.methods.promptfl import PromptFL
-from fedtrain.methods.zeroshot import ZeroShot
+from typing import TYPE_CHECKING
 
-METHODS: dict[str, type[Any]] = {
-    "fedavg": FedAvg,
-    "fedlgt": FedLGT,
-    "fedpgp": FedPGP,
-    "fedprox": FedProx,
-    "fedrsclip": FedRSCLIP,
-    "kgcoop": KgCoOp,
-    "local": Local,
-    "promptfl": PromptFL,
-    "zeroshot": ZeroShot,
-}
-"""Methods by name. Each has its ``Settings``, and ``rounds``, as many as its paper trains (ours where it says none)."""
+from fedrsic_data.registry import Registry
+
+if TYPE_CHECKING:
+    from fedtrain.methods.base import Method
+
+METHODS: Registry[type[Method]] = Registry(
+    "method",
+    {
+        "fedavg": "fedtrain.methods.fedavg:FedAvg",
+        "fedlgt": "fedtrain.methods.fedlgt:FedLGT",
+        "fedpgp": "fedtrain.methods.fedpgp:FedPGP",
+        "fedprox": "fedtrain.methods.fedprox:FedProx",
+        "fedrsclip": "fedtrain.methods.fedrsclip:FedRSCLIP",
+        "kgcoop": "fedtrain.methods.kgcoop:KgCoOp",
+        "local": "fedtrain.methods.local:Local",
+        "promptfl": "fedtrain.methods.promptfl:PromptFL",
+        "zeroshot": "fedtrain.methods.zeroshot:ZeroShot",
+    },
+)
+"""Methods by name."""

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import torch
-
-from fedtrain.methods.base import State
+from fedtrain.methods.lazy import torch
 
 
 class WeightedMean:
@@ -18,9 +16,9 @@ class WeightedMean:
     def __init__(self) -> None:
         self.weight = 0.0
         self.count = 0
-        self._sums: State = {}
+        self._sums: dict[str, torch.Tensor] = {}
 
-    def add(self, state: State, weight: float) -> None:
+    def add(self, state: dict[str, torch.Tensor], weight: float) -> None:
         """Adds a state.
 
         Args:
@@ -38,7 +36,7 @@ class WeightedMean:
         self.weight += weight
         self.count += 1
 
-    def over(self, base: State) -> State:
+    def over(self, base: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """The mean, in the types and on the devices of ``base``; what was not averaged is as in ``base``."""
         means = {name: total / self.weight for name, total in self._sums.items()}
         return {name: means[name].to(value) if name in means else value for name, value in base.items()}

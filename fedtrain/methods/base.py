@@ -1,21 +1,23 @@
-"""What a method says: what is shared, what is personal, how a cohort trains, how a model is judged.
+"""The contract of a method: what is shared, what is personal, how clients train, how a model is judged.
 
-The engines know no more of a method than this. A cohort of one and a cohort of many give the same updates, so the
-same file serves one process that trains all clients and a network that trains one at each site.
+The engines know nothing else about a method. A cohort of one and a cohort of many give the same updates, so the same
+file serves one process that trains all clients and a network that trains one at each site.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeAlias, runtime_checkable
 
-import torch
+from fedtrain.methods.aggregate import WeightedMean
+from fedtrain.methods.lazy import torch
 
-from fedrsic_data.dataset.reader import Subset
+if TYPE_CHECKING:
+    from fedrsic_data.dataset.reader import Subset
 
-State = dict[str, torch.Tensor]
+State: TypeAlias = "dict[str, torch.Tensor]"
 """Tensors by name."""
 
 
@@ -59,10 +61,11 @@ class Update:
 
     Attributes:
         client: Its number.
-        rows: Rows it trained on: its weight in the average.
+        rows: Rows it trained on.
         shared: What it sends to the server. Nothing else leaves it.
         personal: What it keeps.
         loss: Mean training loss over its steps.
+        weight: What it counts in the mean. The engine sets it, from the run's ``weighting`` and ``sampling``.
     """
 
     client: int
@@ -70,6 +73,7 @@ class Update:
     shared: State
     personal: State
     loss: float
+    weight: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -91,40 +95,154 @@ class Evaluation:
     over: Mapping[str, int] = field(default_factory=dict)
 
 
-class Method(Protocol):
-    """A federated method, bound to a federation and its settings."""
+class Method:
+    """A federated method, bound to a federation and its settings; a subclass is one file.
+
+    A subclass gives ``train``, ``evaluate``, at least one of ``shared`` and ``personal``, and those attributes of the
+    class that differ from the defaults. By default every client receives the server's state, and the server takes the
+    weighted mean of the tensors that come back.
+
+    Every hook is a pure function of its arguments, the settings and the run's seed: the server may run on another
+    machine than the clients, and any of them may start again from a checkpoint. What a method is to remember is in the
+    server's state or in a client's.
+
+    Example:
+        Federated estimation of a mean, with a momentum of the server's::
+
+            @dataclass(frozen=True)
+            class MeanSettings:
+                momentum: float = 0.9
+
+
+            class Mean(Method):
+                Settings = MeanSettings
+                rounds = 10
+
+                def shared(self):
+                    return {"mean": torch.zeros(3), "velocity": torch.zeros(3)}
+
+                def sent_back(self, server):
+                    return {"mean": server["mean"]}
+
+                def train(self, shared, personal, clients, round_):
+                    for client in clients:
+                        rows = self.rows_of(client)  # float [n, 3]
+                        yield Update(client, len(rows), {"mean": rows.mean(0)}, {}, loss=0.0)
+
+                def aggregate(self, server, updates):
+                    total = WeightedMean()
+                    for update in updates:
+                        total.add(update.shared, update.weight)
+                    step = total.over({"mean": server["mean"]})["mean"] - server["mean"]
+                    velocity = self.settings.momentum * server["velocity"] + step
+                    return {"mean": server["mean"] + velocity, "velocity": velocity}
+
+                def evaluate(self, shared, personal, split): ...
+
+    Attributes:
+        Settings: Frozen dataclass of the method's settings, each with its published default.
+        rounds: As many as its paper trains; ours where it names no number.
+        multi_label: Whether images have several labels.
+        clients_per_round: As many as its paper asks each round; None: all.
+        files: Settings that may name a file of weights, whose digest belongs to what a run is.
+        has_personal: Whether clients have a state of their own; a class that overrides ``personal`` says so.
+        counts_labels: Whether training needs the rows of each label over all clients. The server then tells its sites.
+        context: The federation.
+        settings: The method's own.
+    """
+
+    Settings: ClassVar[type[Any]]
+    rounds: ClassVar[int]
+    multi_label: ClassVar[bool] = False
+    clients_per_round: ClassVar[int | None] = None
+    files: ClassVar[tuple[str, ...]] = ()
+    has_personal: ClassVar[bool] = False
+    counts_labels: bool = False
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        if cls.has_personal != (cls.personal is not Method.personal):
+            raise TypeError(f"{cls.__name__}: set has_personal = True if and only if it overrides personal()")
+
+    def __init__(self, context: Context, settings: Any) -> None:
+        """Binds the method.
+
+        Raises:
+            UsageError: Data or settings the method cannot be used with.
+        """
+        self.context = context
+        self.settings = settings
+
+    @property
+    def threads(self) -> int | None:
+        """Threads of a CPU that are worth their while; None: all."""
+        return None
 
     def shared(self) -> State:
         """The server's state before the first round; empty where nothing travels."""
-        ...
+        return {}
 
-    def personal(self, client: int) -> State:
-        """A client's own state before its first round; empty where it has none."""
-        ...
+    def personal(self, client: int) -> State:  # noqa: ARG002
+        """A client's own state before its first round, with the same names at every client."""
+        return {}
+
+    def sent_to(self, client: int, server: State) -> State:  # noqa: ARG002
+        """What a client receives, to train and to be judged: by default the server's state.
+
+        Args:
+            client: Its number in the whole federation.
+            server: The server's state; not to be changed in place.
+        """
+        return server
+
+    def received(self, client: int, shared: State) -> State:
+        """What a client has received, for ``evaluate``: at a site ``shared`` is that, elsewhere the server's state."""
+        return shared if self.context.numbers else self.sent_to(client, shared)
+
+    def sent_back(self, server: State) -> State:
+        """Tensors like those that a client sends back, to check what comes; by default the server's state.
+
+        Only the names, shapes and types count.
+        """
+        return server
 
     def train(self, shared: State, personal: Sequence[State], clients: Sequence[int], round_: int) -> Iterator[Update]:
         """Trains a cohort, every client from the same ``shared`` and its own ``personal`` state.
 
         Args:
-            shared: The server's state; not to be changed in place.
+            shared: What the clients received, see ``sent_to``; not to be changed in place. A method that sends each
+                client something else gets cohorts of one.
             personal: The state of each of ``clients``; not to be changed in place.
             clients: Numbers of the clients of the cohort; all have training rows.
             round_: Which round, from 1.
 
         Yields:
-            An update a client, in the order of ``clients``.
+            An update a client, in the order of ``clients``. Its shared tensors are as ``sent_back`` says.
         """
-        ...
+        raise NotImplementedError
+
+    def aggregate(self, server: State, updates: Iterable[Update]) -> State:
+        """The server's state after a round: by default the weighted mean of what clients sent.
+
+        Args:
+            server: Its state before; not to be changed in place.
+            updates: At least one, in the order of the clients' numbers, without personal states. They are trained
+                while they are read, so that an average needs no memory for all of them.
+        """
+        mean = WeightedMean()
+        for update in updates:
+            mean.add(update.shared, update.weight)
+        return mean.over(server)
 
     def evaluate(self, shared: State, personal: Callable[[int], State], split: str) -> Evaluation:
         """Judges the model.
 
         Args:
-            shared: The server's state.
+            shared: The server's state; at a site, what its client received. See ``received``.
             personal: Gives the personal state of a client.
             split: A held-out split of the subset.
         """
-        ...
+        raise NotImplementedError
 
 
 @runtime_checkable
@@ -141,7 +259,3 @@ class Ranked(Protocol):
     def figures(self, scores: State) -> Evaluation:
         """What ``evaluate`` gives, from the scores of a whole split in the order of the clients."""
         ...
-
-
-MethodClass = Callable[[Context, Any], Method]
-"""Binds a method to a federation and its settings; a class with ``__init__(self, context, settings)``."""

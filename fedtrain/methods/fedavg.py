@@ -6,17 +6,14 @@ McMahan et al., "Communication-Efficient Learning of Deep Networks from Decentra
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
-from torch.nn import functional as F
-
 from fedrsic_data.settings import at_least
-from fedtrain.methods.base import Context, Evaluation, State, Update
-from fedtrain.methods.networks.network import Loss, Network, PictureSettings, label_space, one_by_one
-from fedtrain.models.label_transformer import LinearHead
+from fedtrain.methods.base import Context, State
+from fedtrain.methods.lazy import functional, torch
+from fedtrain.methods.networks.album import Pictures
+from fedtrain.methods.networks.network import Loss, Network, NetworkMethod, PictureSettings, label_space
 
 
 @dataclass(frozen=True)
@@ -34,48 +31,26 @@ class FedAvgSettings(PictureSettings):
         at_least("mu", self.mu, 0)
 
 
-class FedAvg:
+class FedAvg(NetworkMethod):
     """FedAvg (arXiv 1602.05629), or FedProx (arXiv 1812.06127, equation 2): what FedLGT is compared with."""
 
     Settings = FedAvgSettings
-    multi_label: ClassVar[bool] = True
-    files: ClassVar[tuple[str, ...]] = ("backbone_weights",)
     rounds: ClassVar[int] = 50
     clients_per_round: ClassVar[int] = 50
 
     def __init__(self, context: Context, settings: FedAvgSettings) -> None:
+        from fedtrain.models.label_transformer import LinearHead
+
+        super().__init__(context, settings)
         names, _ = label_space(context, settings.labels)
-        self.settings = settings
         self.network = Network(context, settings, lambda: LinearHead(len(names)))
 
-    def shared(self) -> State:
-        """See ``Method.shared``."""
-        return self.network.flat.state()
+    def loss(self, client: int, pictures: Pictures, shared: State, round_: int) -> Loss:  # noqa: ARG002
+        """Binary cross-entropy summed over labels and images, and the proximal term."""
 
-    def personal(self, client: int) -> State:  # noqa: ARG002 - nothing is personal
-        """See ``Method.personal``."""
-        return {}
-
-    def train(self, shared: State, personal: Sequence[State], clients: Sequence[int], round_: int) -> Iterator[Update]:  # noqa: ARG002
-        """See ``Method.train``."""
-        return one_by_one(self.network, shared, clients, round_, lambda _c, _p: self._loss(shared))
-
-    def evaluate(self, shared: State, personal: Callable[[int], State], split: str) -> Evaluation:  # noqa: ARG002
-        """See ``Method.evaluate``."""
-        return self.network.evaluate(shared, split)
-
-    def scores(self, shared: State, split: str) -> State:
-        """See ``Ranked.scores``."""
-        return self.network.scores(shared, split)
-
-    def figures(self, scores: State) -> Evaluation:
-        """See ``Ranked.figures``."""
-        return self.network.figures(scores)
-
-    def _loss(self, shared: State) -> Loss:
         def loss(images: torch.Tensor, targets: torch.Tensor, rows: torch.Tensor, epoch: int) -> torch.Tensor:  # noqa: ARG001
             logits = self.network.module(images).float()
-            value = F.binary_cross_entropy_with_logits(logits, targets.float(), reduction="sum")
+            value = functional.binary_cross_entropy_with_logits(logits, targets.float(), reduction="sum")
             if self.settings.mu:
                 value = value + self.settings.mu / 2 * self._distance(shared["parameters"])
             return value

@@ -6,20 +6,15 @@ arXiv 2312.07165.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-import torch
-from torch.nn import functional as F
-
 from fedrsic_data.errors import UsageError
-from fedtrain.methods.base import Context, Evaluation, State, Update
+from fedtrain.methods.base import Context, State
+from fedtrain.methods.lazy import functional, torch
 from fedtrain.methods.networks.album import Pictures
-from fedtrain.methods.networks.network import Loss, Network, PictureSettings, label_space, one_by_one
-from fedtrain.models import clip as clips
-from fedtrain.models.label_text import embed, told
-from fedtrain.models.label_transformer import NEGATIVE, POSITIVE, UNKNOWN, LabelTransformer
+from fedtrain.methods.networks.network import Loss, Network, NetworkMethod, PictureSettings, label_space
 from fedtrain.seeds import generator
 
 
@@ -67,7 +62,7 @@ class FedLGTSettings(PictureSettings):
                 raise UsageError(f"{name}={getattr(self, name)} should be at least 1")
 
 
-class FedLGT:
+class FedLGT(NetworkMethod):
     """FedLGT (arXiv 2312.07165) and its ablations.
 
     Deviations: no dropout on attention weights (see ``fedtrain.models.label_transformer.Layer``); the server's model
@@ -77,19 +72,22 @@ class FedLGT:
     """
 
     Settings = FedLGTSettings
-    multi_label: ClassVar[bool] = True
-    files: ClassVar[tuple[str, ...]] = ("backbone_weights",)
     rounds: ClassVar[int] = 50
     clients_per_round: ClassVar[int] = 50
 
     def __init__(self, context: Context, settings: FedLGTSettings) -> None:
+        from fedtrain.models import clip
+        from fedtrain.models.label_text import embed, told
+        from fedtrain.models.label_transformer import LabelTransformer
+
+        super().__init__(context, settings)
         names, counts = label_space(context, settings.labels)
-        clip = clips.load(context.clip, context.device)
-        if clip.embed_dim % settings.heads:
-            raise UsageError(f"heads={settings.heads}: should divide the text encoder's {clip.embed_dim} features")
+        encoder = clip.load(context.clip, context.device)
+        if encoder.embed_dim % settings.heads:
+            raise UsageError(f"heads={settings.heads}: should divide the text encoder's {encoder.embed_dim} features")
         context.say("encoding the labels")
         words = "name" if settings.ule == "none" else settings.ule
-        labels, states = embed(clip, told(context.subset.entry, settings.labels, words, clip), context.cache)
+        labels, states = embed(encoder, told(context.subset.entry, settings.labels, words, encoder), context.cache)
         if settings.state_embeddings == "none":
             states = torch.zeros_like(states)
 
@@ -104,39 +102,14 @@ class FedLGT:
                 dropout=settings.dropout,
             )
 
-        self.context, self.settings = context, settings
         self.counts_labels = settings.class_weights == "inverse"  # a server then tells its sites the counts of all
         self.network = Network(context, settings, build)
         self.weights = _weights(counts).to(context.device) if settings.class_weights == "inverse" else None
 
-    def shared(self) -> State:
-        """See ``Method.shared``: trained parameters and batch-norm statistics, no table and no counter."""
-        return self.network.flat.state()
-
-    def personal(self, client: int) -> State:  # noqa: ARG002 - nothing is personal
-        """See ``Method.personal``."""
-        return {}
-
-    def train(self, shared: State, personal: Sequence[State], clients: Sequence[int], round_: int) -> Iterator[Update]:  # noqa: ARG002
-        """See ``Method.train``."""
-        return one_by_one(self.network, shared, clients, round_, lambda c, p: self._loss(c, p, round_))
-
-    def evaluate(self, shared: State, personal: Callable[[int], State], split: str) -> Evaluation:  # noqa: ARG002
-        """See ``Method.evaluate``: every label unknown."""
-        return self.network.evaluate(shared, split)
-
-    def scores(self, shared: State, split: str) -> State:
-        """See ``Ranked.scores``."""
-        return self.network.scores(shared, split)
-
-    def figures(self, scores: State) -> Evaluation:
-        """See ``Ranked.figures``."""
-        return self.network.figures(scores)
-
-    def _loss(self, client: int, pictures: Pictures, round_: int) -> Loss:
+    def loss(self, client: int, pictures: Pictures, shared: State, round_: int) -> Loss:  # noqa: ARG002
         """Binary cross-entropy summed over the unknown labels of every image of a batch.
 
-        The guide is the server's model, so this is called before training.
+        The guide is the server's model.
         """
         settings, count = self.settings, len(pictures.targets)
         unsure = torch.zeros_like(pictures.targets)
@@ -177,6 +150,8 @@ def uncertain(probabilities: torch.Tensor, margin: float) -> torch.Tensor:
 
 def states_of(targets: torch.Tensor, known: torch.Tensor) -> torch.Tensor:
     """The state of each label, int64: the truth where it is known."""
+    from fedtrain.models.label_transformer import NEGATIVE, POSITIVE, UNKNOWN
+
     truth = torch.where(targets, POSITIVE, NEGATIVE)
     return torch.where(known, truth, UNKNOWN)
 
@@ -186,7 +161,7 @@ def unknown_loss(
 ) -> torch.Tensor:
     """Binary cross-entropy summed over unknown labels, of logits float, targets bool, known bool, all ``[B, L]``."""
     weight = (~known).float() if weights is None else (~known).float() * weights
-    return F.binary_cross_entropy_with_logits(logits.float(), targets.float(), weight, reduction="sum")
+    return functional.binary_cross_entropy_with_logits(logits.float(), targets.float(), weight, reduction="sum")
 
 
 def _weights(counts: Sequence[int]) -> torch.Tensor:

@@ -5,14 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-import torch
-from torch.nn import functional
-
 from fedrsic_data.errors import UsageError
 from fedrsic_data.settings import at_least, positive
 from fedtrain.methods.base import State
-from fedtrain.methods.prompts.classes import TEMPLATE, Classes
+from fedtrain.methods.lazy import functional, torch
 from fedtrain.methods.prompts.cohort import Batch
+from fedtrain.methods.prompts.inputs import TEMPLATE, Classes
 from fedtrain.methods.prompts.prompt import PromptMethod, PromptSettings
 
 
@@ -63,13 +61,14 @@ class FedPGP(PromptMethod[FedPGPSettings]):
 
     Settings = FedPGPSettings
     rounds: ClassVar[int] = 25
+    has_personal: ClassVar[bool] = True
 
     def shared(self) -> State:
-        """Sigma, ``[m, d]``."""
+        """The prompt sigma, ``[m, d]``."""
         return {"sigma": self.drawn("sigma", self.settings.length, self.clip.width)}
 
     def personal(self, client: int) -> State:  # noqa: ARG002
-        """U ``[m, r]`` and V ``[r, d]``."""
+        """A low-rank step: U ``[m, r]`` and V ``[r, d]``."""
         settings = self.settings
         return {
             "u": self.drawn("u", settings.length, settings.rank),
@@ -95,7 +94,7 @@ class FedPGP(PromptMethod[FedPGPSettings]):
         general, own = both.chunk(2)
         anchor = self.base.fixed(self._anchor())
         contrast = functional.softplus(((general * own).sum(-1) - (general * anchor).sum(-1)) / settings.tau).mean(-1)
-        return self.cross_entropy(batch, own) + settings.mu * contrast
+        return self.cross_entropy(batch, own, live) + settings.mu * contrast
 
     def _anchor(self) -> str:
         return TEMPLATE if self.settings.anchor == "template" else "X " * self.settings.length + "{}."

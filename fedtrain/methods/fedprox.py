@@ -5,10 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
-
 from fedrsic_data.settings import at_least
 from fedtrain.methods.base import State
+from fedtrain.methods.lazy import torch
 from fedtrain.methods.prompts.cohort import Batch
 from fedtrain.methods.prompts.prompt import PromptMethod, PromptSettings
 

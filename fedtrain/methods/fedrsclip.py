@@ -5,13 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-import torch
-from torch.nn import functional
-
 from fedrsic_data.settings import at_least
 from fedtrain.methods.base import State
-from fedtrain.methods.prompts.classes import Classes, cosine_loss
+from fedtrain.methods.lazy import functional, torch
 from fedtrain.methods.prompts.cohort import Batch
+from fedtrain.methods.prompts.inputs import Classes, cosine_loss
 from fedtrain.methods.prompts.prompt import PromptMethod, PromptSettings
 
 
@@ -65,13 +63,14 @@ class FedRSCLIP(PromptMethod[FedRSCLIPSettings]):
 
     Settings = FedRSCLIPSettings
     rounds: ClassVar[int] = 50
+    has_personal: ClassVar[bool] = True
 
     def shared(self) -> State:
-        """P_s, ``[m, d]``."""
+        """The shared prompt P_s, ``[m, d]``."""
         return {"shared_prompt": self.drawn("shared_prompt", self.settings.length, self.clip.width)}
 
     def personal(self, client: int) -> State:  # noqa: ARG002
-        """P_k, ``[m, d]``."""
+        """The private prompt P_k, ``[m, d]``."""
         return {"private_prompt": self.drawn("private_prompt", self.settings.length, self.clip.width)}
 
     def check_names(self, classes: Classes) -> None:
@@ -94,7 +93,7 @@ class FedRSCLIP(PromptMethod[FedRSCLIPSettings]):
         settings = self.settings
         common, private = _texts(live, self.base)
         both = (common + private) / 2 if settings.combine == "mean" else self._joint(live, self.base)
-        loss = self.cross_entropy(batch, both)
+        loss = self.cross_entropy(batch, both, live)
         loss = loss + settings.dpa_weight * self._dual_prompt(batch, common, private)
         return loss + settings.cma_weight * self._cross_modal(batch, common, private)
 
@@ -111,13 +110,15 @@ class FedRSCLIP(PromptMethod[FedRSCLIPSettings]):
             return cosine_loss(common, private)
         if self.settings.dpa == "mse":
             return (common - private).square().mean((1, 2))
-        left, right = (functional.log_softmax(self.logits(batch, text), dim=-1) for text in (common, private))
+        left, right = (
+            functional.log_softmax(self.logits(batch.images, text, {}), dim=-1) for text in (common, private)
+        )
         return batch.mean((left.exp() * (left - right)).sum(-1))
 
     def _cross_modal(self, batch: Batch, common: torch.Tensor, private: torch.Tensor) -> torch.Tensor:
         """Distance of the images from the texts of their classes, ``[K]``; the mean of both prompts' own."""
         if self.settings.cma == "infonce":
-            return (self.cross_entropy(batch, common) + self.cross_entropy(batch, private)) / 2
+            return (self.cross_entropy(batch, common, {}) + self.cross_entropy(batch, private, {})) / 2
         similarity = batch.images @ ((common + private) / 2).mT  # cosines are linear in the text
         return batch.mean(1 - similarity.gather(2, batch.labels[..., None])[..., 0])
 

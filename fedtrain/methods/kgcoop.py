@@ -5,12 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
-
 from fedrsic_data.settings import at_least
 from fedtrain.methods.base import State
-from fedtrain.methods.prompts.classes import TEMPLATE, Classes, check_template, cosine_loss
+from fedtrain.methods.lazy import torch
 from fedtrain.methods.prompts.cohort import Batch
+from fedtrain.methods.prompts.inputs import TEMPLATE, Classes, check_template, cosine_loss
 from fedtrain.methods.prompts.prompt import PromptMethod, PromptSettings
 
 
@@ -53,4 +52,4 @@ class KgCoOp(PromptMethod[KgCoOpSettings]):
         """Cross-entropy and the distance to the anchor, ``[K]``."""
         text = self.text(live, self.base)
         anchor = self.base.fixed(self.settings.template)
-        return self.cross_entropy(batch, text) + self.settings.weight * cosine_loss(text, anchor)
+        return self.cross_entropy(batch, text, live) + self.settings.weight * cosine_loss(text, anchor)

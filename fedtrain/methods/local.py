@@ -5,10 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
-
 from fedtrain.methods.base import State
-from fedtrain.methods.prompts.classes import Classes
+from fedtrain.methods.lazy import torch
+from fedtrain.methods.prompts.inputs import Classes
 from fedtrain.methods.prompts.prompt import PromptMethod, PromptSettings
 
 
@@ -28,9 +27,10 @@ class Local(PromptMethod[LocalSettings]):
 
     Settings = LocalSettings
     rounds: ClassVar[int] = 50
+    has_personal: ClassVar[bool] = True
 
     def shared(self) -> State:
-        """Nothing travels."""
+        """Nothing; there is no server."""
         return {}
 
     def personal(self, client: int) -> State:  # noqa: ARG002

@@ -6,13 +6,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
-from torch.nn import functional
-
 from fedtrain.methods.base import State, Update
-from fedtrain.methods.prompts.classes import TEMPLATE, Classes, check_template
+from fedtrain.methods.lazy import functional, torch
+from fedtrain.methods.prompts.inputs import TEMPLATE, TRAIN, Classes, check_template
 from fedtrain.methods.prompts.judge import ClipMethod
-from fedtrain.methods.prompts.rows import TRAIN
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,8 @@ from typing import Any, Protocol
 
 import open_clip  # type: ignore[import-untyped]
 import torch
+from open_clip.modified_resnet import ModifiedResNet  # type: ignore[import-untyped]
+from open_clip.transformer import VisionTransformer  # type: ignore[import-untyped]
 from torch import nn
 from torch.nn import functional
 
@@ -131,6 +133,24 @@ class Clip:
         encode: Any = self.model.encode_text
         return torch.cat([encode(part, normalize=True).float() for part in torch.split(tokens, _TEXTS)])
 
+    @property
+    def tokens(self) -> int:
+        """Features of an image with patches: one for the whole image, one for each patch.
+
+        Raises:
+            UsageError: The image encoder has no patches that are served.
+        """
+        visual: Any = self.model.visual
+        if isinstance(visual, ModifiedResNet):
+            return len(visual.attnpool.positional_embedding)
+        if (
+            isinstance(visual, VisionTransformer)
+            and (visual.attn_pool, visual.pool_type, visual.final_ln_after_pool) == (None, "tok", False)
+            and visual.proj is not None
+        ):
+            return len(visual.positional_embedding)
+        raise UsageError(f"clip {self.name!r}: its image encoder gives no features of patches; take ViT-B-16:openai")
+
     @torch.no_grad()
     def encode_images(self, images: torch.Tensor) -> torch.Tensor:
         """Features of images.
@@ -141,14 +161,54 @@ class Clip:
         Returns:
             float32 ``[n, embed_dim]`` on the CLIP's device, L2-normalised.
         """
+        encode: Any = self.model.encode_image
+        features: torch.Tensor = encode(self._pixels(images), normalize=True)
+        return features.float()
+
+    @torch.no_grad()
+    def encode_patches(self, images: torch.Tensor) -> torch.Tensor:
+        """Features of images and of their patches, all in the space of the texts (Zhou et al. 2022, arXiv 2112.01071).
+
+        The patches of a vision transformer are its last tokens, normalised and projected as the class token is; those
+        of a ResNet are the outputs of its attention pool for every position as a query.
+
+        Args:
+            images: As for ``encode_images``.
+
+        Returns:
+            float32 ``[n, tokens, embed_dim]`` on the CLIP's device, L2-normalised, that of the whole image first.
+
+        Raises:
+            UsageError: The image encoder has no such patches.
+        """
+        assert self.tokens
+        return functional.normalize(_patches(self.model.visual, self._pixels(images)).float(), dim=-1)
+
+    def _pixels(self, images: torch.Tensor) -> torch.Tensor:
+        """The input of the image encoder."""
         pixels = fit(images, self.preprocessing).to(self.device).float() / 255
         mean, std = (
             torch.tensor(value, device=self.device)[:, None, None]
             for value in (self.preprocessing.mean, self.preprocessing.std)
         )
-        encode: Any = self.model.encode_image
-        features: torch.Tensor = encode((pixels - mean) / std, normalize=True)
-        return features.float()
+        return (pixels - mean) / std
+
+
+def _patches(visual: Any, pixels: torch.Tensor) -> torch.Tensor:
+    """Features ``[n, 1 + patches, embed_dim]``, not normalised; see ``Clip.encode_patches``."""
+    if isinstance(visual, VisionTransformer):
+        return visual.ln_post(visual.transformer(visual._embeds(pixels))) @ visual.proj  # type: ignore[no-any-return]
+    x = visual.stem(pixels)
+    for layer in (visual.layer1, visual.layer2, visual.layer3, visual.layer4):
+        x = layer(x)
+    x, pool = x.flatten(2).mT, visual.attnpool
+    x = torch.cat((x.mean(1, keepdim=True), x), dim=1) + pool.positional_embedding
+    q, k, v = (
+        projection(x).unflatten(-1, (pool.num_heads, -1)).transpose(1, 2)
+        for projection in (pool.q_proj, pool.k_proj, pool.v_proj)
+    )
+    seen = functional.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
+    return pool.c_proj(seen)  # type: ignore[no-any-return]
 
 
 def fit(images: torch.Tensor, how: Preprocessing) -> torch.Tensor:

@@ -9,12 +9,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from fedrsic_data.errors import OutputError
 from fedrsic_data.files.atomic import write, writing
 from fedrsic_data.settings import decode, encode
 from fedtrain.methods.base import State
+from fedtrain.methods.lazy import torch
 from fedtrain.runs.files import CLOCK, STATE, is_number, parsed, read
 from fedtrain.runs.state import load_state, save_state
 

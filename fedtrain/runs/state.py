@@ -8,13 +8,10 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
-
 from fedrsic_data.errors import OutputError
 from fedrsic_data.files.atomic import write
 from fedtrain.methods.base import State
+from fedtrain.methods.lazy import torch
 from fedtrain.runs.files import PERSONAL
 
 _META = "fedkit"
@@ -28,6 +25,8 @@ def save_state(path: Path, state: State, facts: Mapping[str, Any]) -> None:
         state: Tensors by name, on any device; their order is kept.
         facts: Plain JSON values.
     """
+    from safetensors.torch import save
+
     # copies: the rows of a stacked cohort share their memory, and safetensors refuses that
     tensors = {name: value.detach().to("cpu", copy=True).contiguous() for name, value in state.items()}
     meta = {"facts": json.dumps(facts), "order": json.dumps(list(state))}
@@ -42,6 +41,8 @@ def load_state(path: Path, device: torch.device) -> tuple[State, dict[str, Any]]
     Raises:
         OutputError: It is missing, truncated or no such file.
     """
+    from safetensors import SafetensorError, safe_open
+
     try:
         with safe_open(path, framework="pt") as file:
             meta = file.metadata()

@@ -16,7 +16,7 @@ from typing import ClassVar
 import torch
 
 from fedrsic_data.dataset.reader import Dataset
-from fedtrain.methods.base import Context, Evaluation, State, Update
+from fedtrain.methods.base import Context, Evaluation, Method, State, Update
 from fedtrain.seeds import generator
 
 FEATURES = 12
@@ -42,15 +42,16 @@ class Settings:
     flag: bool = True
 
 
-class Softmax:
+class Softmax(Method):
     """Federated softmax regression."""
 
     Settings = Settings
     rounds: ClassVar[int] = 4
+    has_personal: ClassVar[bool] = True
     trained: ClassVar[list[tuple[int, ...]]] = []  # cohorts, for tests to look at
 
     def __init__(self, context: Context, settings: Settings) -> None:
-        self.context, self.settings = context, settings
+        super().__init__(context, settings)
         self.classes = len(context.subset.classes)
         centres = torch.randn(self.classes, FEATURES, generator=generator(context.seed, "centres"))
         self._data = {

@@ -19,7 +19,6 @@ from flwr.serverapp.strategy import DifferentialPrivacyClientSideFixedClipping, 
 
 from fedtrain.config import Privacy
 from fedtrain.engines.flower import wire
-from fedtrain.methods.aggregate import WeightedMean
 from fedtrain.methods.base import State
 from fedtrain.seeds import generator
 
@@ -85,19 +84,6 @@ class Central:
             arrays, _ = self._strategy.aggregate_train(self._round, replies)
         assert arrays is not None, "there are replies, and none is an error"
         return wire.state(arrays, device)
-
-
-class NoisyMean(WeightedMean):
-    """A round's mean as Flower makes it; the sums here only count."""
-
-    def __init__(self, noisy: Callable[[], State]) -> None:
-        super().__init__()
-        self._noisy = noisy
-
-    def over(self, base: State) -> State:
-        """The noisy mean, in the types and on the devices of ``base``."""
-        found = self._noisy()
-        return {name: found[name].to(value) if value.is_floating_point() else value for name, value in base.items()}
 
 
 def spent(privacy: Privacy, releases: Sequence[int], population: int) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from threading import Event
 from typing import ClassVar
@@ -20,8 +20,7 @@ from fedtrain.engines import rounds
 from fedtrain.engines.base import Outcome, Training
 from fedtrain.engines.flower import merge, privacy, wire
 from fedtrain.engines.flower.site import label_space
-from fedtrain.methods.aggregate import WeightedMean
-from fedtrain.methods.base import Evaluation, Ranked, State, Update
+from fedtrain.methods.base import Evaluation, Method, Ranked, State, Update
 from fedtrain.runs.files import METRICS
 
 _POLLS = (0.05, 2.0)  # seconds from one look for replies to the next: at first, at last
@@ -121,14 +120,26 @@ class Deployment:
 
 def _check_method(training: Training) -> None:
     config, subset = training.config, training.context.subset
-    if config.dp != Privacy() and not training.method.shared():
-        raise UsageError(f"dp: {config.method} shares no parameters, so there is nothing to add noise to")
+    if config.dp != Privacy():
+        kind = type(training.method)
+        if not training.method.shared():
+            raise UsageError(f"dp: {config.method} shares no parameters, so there is nothing to add noise to")
+        if (kind.sent_to, kind.sent_back) != (Method.sent_to, Method.sent_back):
+            raise UsageError(
+                f"dp: clients of {config.method} send back other tensors than they receive, but noise is added to "
+                "changes of the same tensors; leave dp out"
+            )
+        if config.dp.noise is not None and kind.aggregate is not Method.aggregate:
+            raise UsageError(
+                f"dp.noise={config.dp.noise}: {config.method} aggregates updates in its own way, but noise is added to "
+                "their plain mean; use dp.epsilon, or leave it out"
+            )
     if subset.entry.novel:
         raise UsageError(
             f"{config.subset}: base-to-novel evaluates each client's prompt on rows of other clients, "
             "but over Flower neither leaves its site; use --engine local"
         )
-    if getattr(training.method, "counts_labels", False) and not any(subset.entry.train_counts):
+    if training.method.counts_labels and not any(subset.entry.train_counts):
         raise UsageError(
             f"{config.method}: weights labels by the training rows of all clients, which {config.manifest} does not "
             "list; give the server the manifest of the whole dataset"
@@ -149,7 +160,7 @@ class Sites:
         self._listener = training.listener
         self._labels = label_space(context.subset.dataset, config.subset)
         entry = context.subset.entry
-        counted = bool(getattr(method, "counts_labels", False))
+        counted = method.counts_labels
         self._counts = entry.train_counts if counted else ()
         self._ranks = entry.fine.train_counts if counted and entry.fine else _ranks(entry.fine)
         self._number = {name: number for number, name in enumerate(context.clients)}
@@ -158,7 +169,6 @@ class Sites:
         self._begun = False
         self._central: privacy.Central | None = None
         self._replies: dict[int, Message] = {}
-        self._kept: list[int] = []
 
     def wait(self) -> None:
         """Waits until the sites of all clients with rows are there.
@@ -185,8 +195,7 @@ class Sites:
     def train(self, shared: State, clients: Sequence[int], round_: int) -> Iterator[Update]:
         """See ``rounds.Clients.train``."""
         self._meet()
-        self._kept.clear()
-        arrays = wire.arrays(shared)
+        arrays = self._arrays(clients, shared)
         if self._config.dp.noise is None:
             messages = self._messages(MessageType.TRAIN, clients, round_, (), arrays, ConfigRecord())
         else:
@@ -194,13 +203,15 @@ class Sites:
                 self._config.dp,
                 round_,
                 len(clients),
-                lambda sent, told: self._messages(MessageType.TRAIN, clients, round_, (), sent, told),
+                lambda sent, told: self._messages(
+                    MessageType.TRAIN, clients, round_, (), dict.fromkeys(clients, sent), told
+                ),
             )
-            messages = self._central.messages(arrays, self._link.grid)
-        self._replies = self._answers(messages, round_)
+            messages = self._central.messages(wire.arrays(shared), self._link.grid)
+        self._replies, like = self._answers(messages, round_), self._method.sent_back(shared)
         for client in sorted(self._replies):
             try:
-                update = wire.updated(self._replies[client].content, client, shared, self._context.rows[client])
+                update = wire.updated(self._replies[client].content, client, like, self._context.rows[client])
             except Exception as error:  # a site may send anything
                 self._lost(client, round_, f"its answer cannot be used ({_why(error)})")
             else:
@@ -208,20 +219,15 @@ class Sites:
 
     def keep(self, update: Update, round_: int) -> None:
         """See ``rounds.Clients.keep``."""
-        self._kept.append(update.client)
-        if self._method.personal(0):
+        if self._method.has_personal:
             self._since[update.client] = round_
 
-    def mean(self) -> WeightedMean:
-        """See ``rounds.Clients.mean``."""
-        if self._config.dp.noise is None:
-            return WeightedMean()
-
-        def noisy() -> State:
-            assert self._central is not None
-            return self._central.noisy([self._replies[client] for client in self._kept], self._context.device)
-
-        return privacy.NoisyMean(noisy)
+    def aggregate(self, server: State, updates: Iterable[Update]) -> State:
+        """See ``rounds.Clients.aggregate``; with central privacy, the noisy mean."""
+        if self._central is None:
+            return self._method.aggregate(server, updates)
+        noisy = self._central.noisy([self._replies[update.client] for update in updates], self._context.device)
+        return {n: noisy[n].to(value) if value.is_floating_point() else value for n, value in server.items()}
 
     def evaluate(self, shared: State, splits: Sequence[str], round_: int) -> dict[str, Evaluation]:
         """See ``rounds.Clients.evaluate``: every client that has held-out rows judges on its own.
@@ -234,7 +240,7 @@ class Sites:
         rows = {n: {s: subset.client(c).rows(s) for s in splits} for n, c in enumerate(self._context.clients)}
         held = [n for n, of in rows.items() if any(of.values())]
         messages = self._messages(
-            MessageType.EVALUATE, held, round_, tuple(splits), wire.arrays(shared), ConfigRecord()
+            MessageType.EVALUATE, held, round_, tuple(splits), self._arrays(held, shared), ConfigRecord()
         )
         found: dict[str, dict[int, wire.Judged]] = {split: {} for split in splits}
         for client, reply in sorted(self._answers(messages, round_).items()):
@@ -302,13 +308,19 @@ class Sites:
             return "another node has it already"
         return ""
 
+    def _arrays(self, clients: Sequence[int], server: State) -> dict[int, ArrayRecord]:
+        """The state that is sent to each client; one record for all of them unless the method tells them apart."""
+        if type(self._method).sent_to is Method.sent_to:
+            return dict.fromkeys(clients, wire.arrays(server))
+        return {client: wire.arrays(self._method.sent_to(client, server)) for client in clients}
+
     def _messages(
         self,
         kind: str,
         clients: Sequence[int],
         round_: int,
         splits: tuple[str, ...],
-        arrays: ArrayRecord,
+        arrays: Mapping[int, ArrayRecord],
         told: ConfigRecord,
     ) -> list[Message]:
         """A message for each client whose node is there."""
@@ -321,7 +333,7 @@ class Sites:
             order = wire.Order(self._config, self._key, name, client, round_, since, splits, self._ranks, self._counts)
             config = wire.order(order)
             config.update(told)
-            content = RecordDict({wire.ARRAYS: arrays, wire.CONFIG: config})
+            content = RecordDict({wire.ARRAYS: arrays[client], wire.CONFIG: config})
             messages.append(Message(content, dst_node_id=self._nodes[client], message_type=kind, group_id=str(client)))
         return messages
 

@@ -251,7 +251,7 @@ def _bound(
         numbers=(number,),
     )
     method: Method = kind(context, decode(kind.Settings, config.method_settings, config.method))
-    torch.set_num_threads(min(torch.get_num_threads(), getattr(method, "threads", None) or torch.get_num_threads()))
+    torch.set_num_threads(min(torch.get_num_threads(), method.threads or torch.get_num_threads()))
     if config.deterministic:
         torch.use_deterministic_algorithms(True)
     return method, device

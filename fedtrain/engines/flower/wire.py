@@ -17,6 +17,7 @@ import torch
 from flwr.app import ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 
 from fedtrain.config import RunConfig, from_json, to_json
+from fedtrain.engines.rounds import unlike
 from fedtrain.methods.base import Evaluation, State, Update
 
 ARRAYS, METRICS, CONFIG = "arrays", "metrics", "config"
@@ -116,7 +117,7 @@ def updated(content: RecordDict, client: int, like: State, rows: int) -> Update:
     Args:
         content: Of the reply.
         client: Number of the client that was asked.
-        like: What was sent to it: names, shapes and types are held against it.
+        like: Tensors with the names, shapes and types that it should send.
         rows: Training rows it should have; its weight.
 
     Raises:
@@ -128,9 +129,8 @@ def updated(content: RecordDict, client: int, like: State, rows: int) -> Update:
     if numbers["weight"] != 1.0:
         raise ValueError(f"its weight is {numbers['weight']}, and should be 1")
     shared = state(content.array_records[ARRAYS], device)
-    kinds = [{name: (v.shape, v.dtype) for name, v in one.items()} for one in (shared, like)]
-    if kinds[0] != kinds[1]:
-        raise ValueError("its tensors differ in name or shape from those it was sent")
+    if wrong := unlike(shared, like):
+        raise ValueError(wrong)
     held = int(numbers["rows"])
     if not 1 <= held <= rows:
         raise ValueError(f"it trained on {held} rows, but has {rows}")

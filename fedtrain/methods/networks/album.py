@@ -8,11 +8,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
-import torch
 from PIL import Image
 
 from fedrsic_data.dataset.reader import Subset
-from fedtrain.data import picture, tensor
+from fedtrain.methods.lazy import torch
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """Of ImageNet's channels, for values in 0..1."""
@@ -128,6 +127,8 @@ def decoded(files: Sequence[bytes], samples: Sequence[str], subset: str, size: i
     Raises:
         BadImageError: One cannot be decoded.
     """
+    from fedtrain.data import picture, tensor
+
     if not files:
         return torch.zeros(0, 3, size, size, dtype=torch.uint8)
 

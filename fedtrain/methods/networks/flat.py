@@ -5,8 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable
 
-import torch
-from torch import nn
+from fedtrain.methods.lazy import nn, torch
 
 _STATISTICS = ("running_mean", "running_var")
 
@@ -54,12 +53,12 @@ class Flat:
         both = {"parameters": self.parameters.detach(), "statistics": self.statistics}
         return {name: value.clone() for name, value in both.items() if len(value)}
 
-    @torch.no_grad()
     def load(self, state: dict[str, torch.Tensor]) -> None:
         """Takes over the values of a ``state``."""
-        self.parameters.copy_(state["parameters"])
-        if len(self.statistics):
-            self.statistics.copy_(state["statistics"])
+        with torch.no_grad():
+            self.parameters.copy_(state["parameters"])
+            if len(self.statistics):
+                self.statistics.copy_(state["statistics"])
 
     def parts(self, module: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
         """``parameters`` in runs that lie within a part of the module, and in those that do not: views of them."""

@@ -6,7 +6,7 @@ dependency of fedkit offers; tests hold them equal to scikit-learn's.
 
 from __future__ import annotations
 
-import torch
+from fedtrain.methods.lazy import torch
 
 _LABELS = 64  # sorted at a time
 

@@ -4,20 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
-
-import torch
-from torch import nn
+from typing import Any, ClassVar, Literal, TypeAlias
 
 from fedrsic_data.errors import DownloadError, UsageError
 from fedrsic_data.settings import at_least, positive
-from fedtrain.methods.base import Context, Evaluation, State, Update
+from fedtrain.methods.base import Context, Evaluation, Method, State, Update
+from fedtrain.methods.lazy import nn, torch
 from fedtrain.methods.networks import multilabel
 from fedtrain.methods.networks.album import Album, Pictures, normalised
 from fedtrain.methods.networks.flat import Flat
 from fedtrain.seeds import generator
 
-Loss = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, int], torch.Tensor]
+Loss: TypeAlias = "Callable[[torch.Tensor, torch.Tensor, torch.Tensor, int], torch.Tensor]"
 """``(images [B, 3, H, W] normalised, targets bool [B, L], rows int64 [B] of the client, epoch) -> scalar``."""
 
 _JUDGED = 64  # images at a time where nothing is trained
@@ -176,7 +174,6 @@ class Network:
         groups: list[dict[str, Any]] = [{"params": outside}]
         return groups if frozen else [*groups, {"params": inside, "lr": rate}]
 
-    @torch.no_grad()
     def judge(self, images: torch.Tensor) -> torch.Tensor:
         """Probabilities float32 ``[n, L]`` of images uint8 ``[n, 3, H, W]``, in evaluation mode.
 
@@ -184,40 +181,10 @@ class Network:
         """
         was = self.module.training
         self.module.eval()
-        with self.autocast():
+        with torch.no_grad(), self.autocast():
             found = [self.module(normalised(part)).float().sigmoid() for part in torch.split(images, _JUDGED)]
         self.module.train(was)
         return torch.cat(found) if found else torch.zeros(0, len(self.names), device=images.device)
-
-    def evaluate(self, shared: State, split: str) -> Evaluation:
-        """Judges the server's network on a whole split; see ``figures``."""
-        return self.figures(self.scores(shared, split))
-
-    def scores(self, shared: State, split: str) -> State:
-        """Probabilities ``scores`` float32 and ``targets`` bool, ``[N, L]``, and ``owner`` int64 ``[N]`` of a split."""
-        self.flat.load(shared)
-        parts = [(self.judge(p.images), p.targets, p.owner) for p in self.album.split(split)]
-        return (
-            dict(zip(("scores", "targets", "owner"), map(torch.cat, zip(*parts, strict=True)), strict=True))
-            if parts
-            else {}
-        )
-
-    def figures(self, judged: State) -> Evaluation:
-        """Figures of scores of all clients; ``AP/<label>`` for up to 100 labels, but not of a site by itself."""
-        if not judged:
-            return Evaluation({})
-        scores, targets, owner = (judged[name] for name in ("scores", "targets", "owner"))
-        figures = multilabel.figures(scores, targets, top=3)
-        if len(self.names) <= 100 and not self.context.numbers:
-            each = multilabel.average_precision(scores, targets)
-            figures |= {f"AP/{name}": 100 * float(ap) for name, ap in zip(self.names, each, strict=True)}
-        clients = len(self.context.clients)
-        return Evaluation(
-            metrics=figures,
-            clients={"O-F1 of clients": multilabel.overlap(scores, targets, owner, clients).tolist()},
-            rows=torch.bincount(owner, minlength=clients).tolist(),
-        )
 
     def autocast(self) -> torch.autocast:
         """Where the run's precision says so, bfloat16."""
@@ -238,22 +205,67 @@ def label_space(context: Context, labels: str) -> tuple[tuple[str, ...], tuple[i
     return entry.fine.classes, entry.fine.train_counts
 
 
-def one_by_one(
-    network: Network, shared: State, clients: Sequence[int], round_: int, loss: Callable[[int, Pictures], Loss]
-) -> Iterator[Update]:
-    """Trains clients in turn.
+class NetworkMethod(Method):
+    """A method that trains one network on clients' own images, client after client; all of it is shared.
 
-    Args:
-        network: Trains them.
-        shared: The server's state.
-        clients: Their numbers.
-        round_: Which round.
-        loss: Given a client and its images while the network is the server's, what to make smaller there.
+    A subclass binds ``network`` in its ``__init__`` and gives ``loss``.
+
+    Attributes:
+        network: The network on the federation's images.
     """
-    for client in clients:
-        pictures = network.pictures(client, round_)
-        network.flat.load(shared)
-        yield network.train(shared, client, round_, pictures, loss(client, pictures))
+
+    multi_label: ClassVar[bool] = True
+    files: ClassVar[tuple[str, ...]] = ("backbone_weights",)
+    network: Network
+
+    def loss(self, client: int, pictures: Pictures, shared: State, round_: int) -> Loss:
+        """The loss of a client in a round; called while the network is the server's.
+
+        Args:
+            client: Its number.
+            pictures: The images that it trains on.
+            shared: The server's state.
+            round_: Which round.
+        """
+        raise NotImplementedError
+
+    def shared(self) -> State:
+        """Trained parameters and batch-norm statistics, no table and no counter."""
+        return self.network.flat.state()
+
+    def train(self, shared: State, personal: Sequence[State], clients: Sequence[int], round_: int) -> Iterator[Update]:  # noqa: ARG002
+        """Trains clients in turn; see ``Method.train``."""
+        for client in clients:
+            pictures = self.network.pictures(client, round_)
+            self.network.flat.load(shared)
+            yield self.network.train(shared, client, round_, pictures, self.loss(client, pictures, shared, round_))
+
+    def evaluate(self, shared: State, personal: Callable[[int], State], split: str) -> Evaluation:  # noqa: ARG002
+        """Judges the server's network on a whole split; see ``figures``."""
+        return self.figures(self.scores(shared, split))
+
+    def scores(self, shared: State, split: str) -> State:
+        """Probabilities ``scores`` float32 and ``targets`` bool, ``[N, L]``, and ``owner`` int64 ``[N]`` of a split."""
+        self.network.flat.load(shared)
+        parts = [(self.network.judge(p.images), p.targets, p.owner) for p in self.network.album.split(split)]
+        names = ("scores", "targets", "owner")
+        return dict(zip(names, map(torch.cat, zip(*parts, strict=True)), strict=True)) if parts else {}
+
+    def figures(self, scores: State) -> Evaluation:
+        """Figures of scores of all clients; ``AP/<label>`` for up to 100 labels, but not of a site by itself."""
+        if not scores:
+            return Evaluation({})
+        judged, targets, owner = (scores[name] for name in ("scores", "targets", "owner"))
+        figures, names = multilabel.figures(judged, targets, top=3), self.network.names
+        if len(names) <= 100 and not self.context.numbers:
+            each = multilabel.average_precision(judged, targets)
+            figures |= {f"AP/{name}": 100 * float(ap) for name, ap in zip(names, each, strict=True)}
+        clients = len(self.context.clients)
+        return Evaluation(
+            metrics=figures,
+            clients={"O-F1 of clients": multilabel.overlap(judged, targets, owner, clients).tolist()},
+            rows=torch.bincount(owner, minlength=clients).tolist(),
+        )
 
 
 def _load_backbone(backbone: nn.Module, weights: str) -> None:

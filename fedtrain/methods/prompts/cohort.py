@@ -10,9 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-import torch
-
 from fedtrain.methods.base import State
+from fedtrain.methods.lazy import torch
 
 
 @dataclass(frozen=True)
@@ -20,7 +19,7 @@ class Batch:
     """One batch of each of K clients; B is the largest batch there can be.
 
     Attributes:
-        images: Features, float32 ``[K, B, embed_dim]``, L2-normalised.
+        images: Features, float32 ``[K, B, embed_dim]``, or with patches ``[K, B, 1 + patches, embed_dim]``.
         labels: int64 ``[K, B]``.
         weight: float32 ``[K, B]``: 1 / images in the client's batch, 0 where a batch has fewer than B.
     """
@@ -79,18 +78,18 @@ def gather(tables: Sequence[torch.Tensor], step: int, images: torch.Tensor, labe
     Args:
         tables: A ``schedule`` a client, all of the same batch size and longer than ``step``.
         step: From 0.
-        images: float32 ``[N, embed_dim]`` of all rows.
+        images: Features of all rows, ``[N, ...]``.
         labels: int64 ``[N]``.
     """
     at = torch.stack([table[step] for table in tables])
     full = at >= 0
     weight = full / full.sum(1, keepdim=True)
     at = torch.where(full, at, at[:, :1]).to(images.device)  # filled up with a row of the client's own, of weight 0
-    return Batch(images[at], labels[at], weight.to(images.device))
+    return Batch(images[at].float(), labels[at], weight.to(images.device))
 
 
 def descend(
-    start: State, steps: Sequence[int], loss: Callable[[State, int], torch.Tensor], sgd: Sgd
+    start: State, steps: Sequence[int], loss: Callable[[State, int], torch.Tensor], sgd: Callable[[str], Sgd]
 ) -> tuple[State, torch.Tensor]:
     """Trains K clients, each from zero momentum.
 
@@ -99,22 +98,23 @@ def descend(
         steps: Steps of each client, at least 1, from the most to the fewest.
         loss: Given the tensors ``[k, ...]`` of the first k clients, those still at it, and the number of the step;
             returns the loss of each, ``[k]``.
-        sgd: The optimiser.
+        sgd: The optimiser of a tensor, by its name.
 
     Returns:
         The tensors after each client's last step, and each client's mean loss ``[K]``.
     """
     assert list(steps) == sorted(steps, reverse=True), steps
     state = {name: value.detach().clone() for name, value in start.items()}
+    rules = {name: sgd(name) for name in start}
     velocity = {name: torch.zeros_like(value) for name, value in state.items()}
     total: torch.Tensor | None = None
     for step in range(max(steps, default=0)):
         active = sum(count > step for count in steps)
         live = {name: value[:active].detach().requires_grad_() for name, value in state.items()}
-        losses = loss(live, step)
-        grads = torch.autograd.grad(losses.sum(), list(live.values()))
+        losses = loss({**live}, step)
+        grads = torch.autograd.grad(losses.sum(), list(live.values()), materialize_grads=True)  # 0 where not used
         for name, grad in zip(live, grads, strict=True):
-            sgd.step(state[name][:active], grad, velocity[name][:active])
+            rules[name].step(state[name][:active], grad, velocity[name][:active])
         total = losses.detach().clone() if total is None else total
         if step:
             total[:active] += losses.detach()

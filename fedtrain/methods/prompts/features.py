@@ -9,18 +9,17 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 
-from fedrsic_data.dataset.reader import Subset
 from fedrsic_data.errors import ManifestError, OutputError, UsageError
 from fedrsic_data.files import atomic
-from fedtrain.data import picture, tensor
-from fedtrain.models.clip import Clip, fit
+from fedtrain.methods.lazy import torch
+
+if TYPE_CHECKING:
+    from fedrsic_data.dataset.reader import Subset
+    from fedtrain.models.clip import Clip
 
 _FORMAT = 3
 """Raised whenever the same images would give other features, or earlier ones cannot be trusted.
@@ -29,7 +28,8 @@ Up to 1, features of images that were read from the Hub and not proved could be 
 Up to 2, rotated, 16-bit and other uncommon images were encoded as something else.
 """
 
-_VIEW = "evaluation"  # resized and cropped as CLIP does in evaluation, not augmented
+_VIEW = "evaluation"  # of the cache's key: resized and cropped as CLIP does in evaluation, not augmented
+_PATCHES = "evaluation, patches"
 _BATCH = 128  # images encoded at a time
 _THREADS = min(8, os.cpu_count() or 1)  # Pillow decodes without Python's lock
 
@@ -39,7 +39,8 @@ class Features:
     """The images of a split, in the order of the subset's clients and, within a client, of its shard.
 
     Attributes:
-        values: float32 ``[N, embed_dim]``, L2-normalised, on the CLIP's device.
+        values: float32 ``[N, embed_dim]``, L2-normalised, on the CLIP's device; with patches float16
+            ``[N, 1 + patches, embed_dim]`` on the CPU, see ``Clip.encode_patches``.
         labels: Class of each image, int64 ``[N]``.
         client: Number of its client, the place in ``subset.clients``, int64 ``[N]``, rising.
         domain: Its domain, a place in ``domains``, int64 ``[N]``.
@@ -57,7 +58,13 @@ class Features:
 
 
 def features(
-    clip: Clip, subset: Subset, split: str, *, cache: Path | None = None, say: Callable[[str], None] = lambda _: None
+    clip: Clip,
+    subset: Subset,
+    split: str,
+    *,
+    cache: Path | None = None,
+    say: Callable[[str], None] = lambda _: None,
+    patches: bool = False,
 ) -> Features:
     """Encodes a split, or takes its features from the cache.
 
@@ -71,6 +78,7 @@ def features(
         split: One of its splits.
         cache: Folder to keep values in; None: keep nothing.
         say: Told what takes long.
+        patches: Encode every patch of an image too: about 200 kB an image with ViT-B/16.
 
     Raises:
         UsageError: There is no such split, or the images have several labels.
@@ -87,15 +95,15 @@ def features(
             f"{subset.name}/{split}: the shards hold {len(labels):,} rows, clients.parquet says {len(client):,}; "
             "run: fedkit verify"
         )
-    count, key = len(labels), _key(clip, subset, split)
+    count, key = len(labels), _key(clip, subset, split, _PATCHES if patches else _VIEW)
     file = None if cache is None else cache / "features" / f"{key}.safetensors"
-    values = None if file is None else _read(file, key, count, clip.embed_dim)
+    values = None if file is None else _read(file, key, (count, *((clip.tokens,) if patches else ()), clip.embed_dim))
     if values is None:
         say(f"encoding {count:,} images of {subset.name}/{split} with clip {clip.name}")
-        values = _encode(clip, subset, split)
+        values = _encode(clip, subset, split, patches)
         if file is not None:
             _write(file, key, values)
-    return Features(values.to(clip.device), labels, client, domain, domains)
+    return Features(values if patches else values.to(clip.device), labels, client, domain, domains)
 
 
 def _rows(subset: Subset, split: str) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, tuple[str, ...]]:
@@ -108,25 +116,33 @@ def _rows(subset: Subset, split: str) -> tuple[torch.Tensor, torch.Tensor, torch
     return labels, client, torch.from_numpy(domain.astype(np.int64)), tuple(map(str, domains))
 
 
-def _key(clip: Clip, subset: Subset, split: str) -> str:
+def _key(clip: Clip, subset: Subset, split: str, view: str) -> str:
     digests = {shard.path: shard.sha256 for shard in subset.entry.shards}
     pieces = [piece for name in subset.clients for piece in subset.pieces(name, split)]
     read = [(digests[piece.file], piece.row_group, piece.row_groups) for piece in pieces]
-    return hashlib.sha256(json.dumps([_FORMAT, _VIEW, clip.digest, read]).encode()).hexdigest()
+    return hashlib.sha256(json.dumps([_FORMAT, view, clip.digest, read]).encode()).hexdigest()
 
 
-def _encode(clip: Clip, subset: Subset, split: str) -> torch.Tensor:
-    """float32 ``[N, embed_dim]`` on the CPU; a row group of files and a batch of small pictures are in memory."""
-    found, batch = [torch.zeros(0, clip.embed_dim, device=clip.device)], []
+def _encode(clip: Clip, subset: Subset, split: str, patches: bool = False) -> torch.Tensor:
+    """As ``Features.values``, on the CPU; a row group of files and a batch of small pictures are in memory."""
+    found: list[torch.Tensor] = []
+    batch: list[torch.Tensor] = []
+
+    def encode() -> None:
+        pictures = torch.stack(batch)
+        found.append(clip.encode_patches(pictures).half().cpu() if patches else clip.encode_images(pictures))
+        batch.clear()
+
     with ThreadPoolExecutor(_THREADS) as pool:
         for files in _files(subset, split):
             for picture in pool.map(lambda file: _picture(clip, subset.name, *file), files):
                 batch.append(picture)
                 if len(batch) == _BATCH:
-                    found.append(clip.encode_images(torch.stack(batch)))
-                    batch.clear()
+                    encode()
     if batch:
-        found.append(clip.encode_images(torch.stack(batch)))
+        encode()
+    if not found:
+        return torch.zeros(0, clip.tokens, clip.embed_dim).half() if patches else torch.zeros(0, clip.embed_dim)
     return torch.cat(found).cpu()  # the first time the CPU waits for the GPU
 
 
@@ -140,11 +156,16 @@ def _files(subset: Subset, split: str) -> Iterator[list[tuple[str, bytes]]]:
 
 def _picture(clip: Clip, subset: str, sample: str, data: bytes) -> torch.Tensor:
     """uint8 ``[3, size, size]`` as the image encoder takes it."""
+    from fedtrain.data import picture, tensor
+    from fedtrain.models.clip import fit
+
     return fit(tensor(picture(data, subset, sample)), clip.preprocessing)
 
 
-def _read(file: Path, key: str, count: int, width: int) -> torch.Tensor | None:
+def _read(file: Path, key: str, shape: tuple[int, ...]) -> torch.Tensor | None:
     """The values of a cache file, or None unless it is whole and says that it is what is looked for."""
+    from safetensors import SafetensorError, safe_open
+
     if not file.is_file():  # to open a pipe would be to wait for ever
         return None
     try:
@@ -152,12 +173,15 @@ def _read(file: Path, key: str, count: int, width: int) -> torch.Tensor | None:
             facts, values = held.metadata() or {}, held.get_tensor("values")
     except (OSError, SafetensorError):
         return None
-    if values.shape != (count, width) or values.dtype != torch.float32 or facts != _facts(key, values):
+    kind = torch.float32 if len(shape) == 2 else torch.float16
+    if values.shape != shape or values.dtype != kind or facts != _facts(key, values):
         return None
     return values  # type: ignore[no-any-return]
 
 
 def _write(file: Path, key: str, values: torch.Tensor) -> None:
+    from safetensors.torch import save
+
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         with atomic.replacing(file, lasting=False) as aside:

@@ -7,56 +7,57 @@ Logits are exp(logit_scale) x cosine(image, text of the class). Images are never
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import ClassVar, Generic, TypeVar
-
-import torch
-from torch.nn import functional
+from typing import ClassVar, Generic, Literal, TypeVar
 
 from fedrsic_data.errors import UsageError
-from fedtrain.methods.base import Context, Evaluation, State
-from fedtrain.methods.prompts.classes import Classes
+from fedtrain.methods.base import Context, Evaluation, Method, State
+from fedtrain.methods.lazy import functional, torch
 from fedtrain.methods.prompts.cohort import Batch
-from fedtrain.methods.prompts.rows import NOVEL, TRAIN, Images, Rows
+from fedtrain.methods.prompts.inputs import NOVEL, TRAIN, Classes, FeatureRows, Images
 from fedtrain.metrics import accuracy, harmonic, mean
-from fedtrain.models import clip
 
 _WIDE = 256  # of a text tower: below, threads wait for each other longer than they work
 _STACK = 16  # clients whose texts are encoded at once when they are judged
+_JUDGED = 256  # images with patches that are judged at a time
 
 
 S = TypeVar("S")
 
 
-class ClipMethod(Generic[S]):
-    """A method whose model is a text feature per class.
+class ClipMethod(Method, Generic[S]):
+    """A method that classifies images by what a frozen CLIP makes of class names.
+
+    A subclass gives ``text`` and ``shared_text``, and ``logits`` where they are not cosines of one feature per image.
 
     Attributes:
-        context: The federation.
-        settings: The method's own.
+        features: What ``images`` hold of each image: ``global``, one vector; or ``patches``, that vector followed by
+            one for each patch of the image, all in the space of the texts. See ``Clip.encode_patches``.
         clip: The frozen CLIP.
         images: Rows of every split as features.
         base: The classes of the run; in base-to-novel those that are trained.
         novel: The classes never trained; empty elsewhere.
     """
 
-    multi_label: ClassVar[bool] = False
+    settings: S
+    features: ClassVar[Literal["global", "patches"]] = "global"
 
     def __init__(self, context: Context, settings: S) -> None:
-        """Binds the method; see ``fedtrain.methods.base.Method``.
+        """Binds the method; see ``Method``.
 
         Raises:
             UsageError: Data or settings the method cannot be used with.
             DownloadError: The CLIP's weights are not on this machine and cannot be fetched.
         """
+        from fedtrain.models import clip
+
         if context.numbers and (context.held_out is not None or context.subset.entry.novel):
             what = "held_out" if context.held_out is not None else "base_to_novel"
             raise UsageError(
                 f"{what}: evaluates clients on rows of others, which stay at their sites; use --engine local"
             )
-        self.context = context
-        self.settings = settings
+        super().__init__(context, settings)
         self.clip = clip.load(context.clip, context.device)
-        self.images = Images(context, self.clip)
+        self.images = Images(context, self.clip, patches=self.features == "patches")
         self.base = Classes(self.clip, self.images.classes, context.precision)
         self.novel = Classes(self.clip, self.images.novel, context.precision)
         for classes in (self.base, self.novel):
@@ -74,14 +75,6 @@ class ClipMethod(Generic[S]):
         """Threads of a CPU that are worth their while: one for text towers too narrow to share; None: all."""
         return 1 if self.clip.width < _WIDE else None
 
-    def shared(self) -> State:
-        """The server's state before the first round; empty where nothing travels."""
-        return {}
-
-    def personal(self, client: int) -> State:  # noqa: ARG002
-        """A client's own state before its first round; empty where it has none."""
-        return {}
-
     def text(self, state: State, classes: Classes) -> torch.Tensor:
         """What clients classify with.
 
@@ -90,25 +83,35 @@ class ClipMethod(Generic[S]):
             classes: The label space.
 
         Returns:
-            float32 ``[K, C, embed_dim]``; of one row where all clients have the same.
+            float32 ``[K, C, embed_dim]``, or whatever ``logits`` takes, K first; of one row where all clients have
+            the same.
         """
         raise NotImplementedError
 
     def shared_text(self, shared: State, classes: Classes) -> torch.Tensor | None:
-        """What the shared state alone classifies with, ``[C, embed_dim]``; None where nothing is shared."""
+        """What the shared state alone classifies with, one row of ``text``; None where nothing is shared."""
         raise NotImplementedError
 
-    def logits(self, batch: Batch, text: torch.Tensor) -> torch.Tensor:
-        """Logits ``[K, B, C]`` of a batch under text features ``[K or 1, C, embed_dim]``."""
-        return self.clip.scale * (batch.images @ text.mT)
+    def logits(self, images: torch.Tensor, text: torch.Tensor, state: State) -> torch.Tensor:  # noqa: ARG002
+        """Logits of images: by default exp(logit_scale) x cosine.
 
-    def cross_entropy(self, batch: Batch, text: torch.Tensor) -> torch.Tensor:
+        Args:
+            images: Features, float32 ``[..., B, embed_dim]``; with ``features = "patches"``
+                ``[..., B, 1 + patches, embed_dim]``.
+            text: From ``text``, ``[..., C, embed_dim]``. Leading dimensions are K clients, or none.
+            state: Tensors of the same clients, with the same leading dimensions.
+
+        Returns:
+            float32 ``[..., B, C]``.
+        """
+        return self.clip.scale * (images @ text.mT)
+
+    def cross_entropy(self, batch: Batch, text: torch.Tensor, state: State) -> torch.Tensor:
         """Mean cross-entropy of each client's batch, ``[K]``."""
-        logits = self.logits(batch, text)
+        logits = self.logits(batch.images, text, state)
         losses = functional.cross_entropy(logits.flatten(0, 1), batch.labels.flatten(), reduction="none")
         return batch.mean(losses.view_as(batch.labels))
 
-    @torch.no_grad()
     def evaluate(self, shared: State, personal: Callable[[int], State], split: str) -> Evaluation:
         """Judges every client's classifier and the shared one.
 
@@ -130,6 +133,10 @@ class ClipMethod(Generic[S]):
         """
         if split == TRAIN:
             raise UsageError("split='train': a model is evaluated on held-out rows; use one of the other splits")
+        with torch.no_grad():
+            return self._evaluation(shared, personal, split)
+
+    def _evaluation(self, shared: State, personal: Callable[[int], State], split: str) -> Evaluation:
         rows = self.images.rows(split)
         apart = self.images.rows(split, held_out=True) if self.context.held_out is not None else None
         if split == NOVEL:
@@ -150,48 +157,58 @@ class ClipMethod(Generic[S]):
         over = {name: len(rows) for name in metrics if name in ("pooled", "shared")}
         return Evaluation(metrics, clients, rows.counts(), over)
 
-    def _local(self, shared: State, personal: Callable[[int], State], rows: Rows) -> tuple[list[float], int]:
+    def _local(self, shared: State, personal: Callable[[int], State], rows: FeatureRows) -> tuple[list[float], int]:
         """Accuracy of each client on its own rows, and how many rows are right in all."""
         found, total = [], 0
-        for client, text in self._classifiers(shared, personal, self.base):
+        for client, text, state in self._classifiers(shared, personal, self.base):
             mine = rows.of(client)
-            hits = _hits(text, rows.images[mine], rows.labels[mine])
+            hits = self._hits(text, state, rows.images[mine], rows.labels[mine])
             found.append(accuracy(hits, mine.stop - mine.start))
             total += hits
         return found, total
 
-    def _everywhere(self, shared: State, personal: Callable[[int], State], classes: Classes, rows: Rows) -> list[float]:
+    def _everywhere(
+        self, shared: State, personal: Callable[[int], State], classes: Classes, rows: FeatureRows
+    ) -> list[float]:
         """Accuracy of each client that trains on all of the rows; NaN for the others."""
         found: list[float] = []
         last: tuple[torch.Tensor, float] | None = None
-        for client, text in self._classifiers(shared, personal, classes):
+        for client, text, state in self._classifiers(shared, personal, classes):
             if last is None or last[0] is not text:  # what all clients share is judged once
-                last = text, accuracy(_hits(text, rows.images, rows.labels), len(rows))
+                last = text, accuracy(self._hits(text, state, rows.images, rows.labels), len(rows))
             found.append(last[1] if self.context.rows[client] else float("nan"))
         return found
 
-    def _shared(self, shared: State, wanted: dict[str, tuple[Classes, Rows]]) -> dict[str, float]:
+    def _shared(self, shared: State, wanted: dict[str, tuple[Classes, FeatureRows]]) -> dict[str, float]:
         """Accuracy of the shared state alone; nothing where nothing is shared."""
         found = {}
         for name, (classes, rows) in wanted.items():
             text = self.shared_text(shared, classes)
             if text is not None:
-                found[name] = accuracy(_hits(text, rows.images, rows.labels), len(rows))
+                found[name] = accuracy(self._hits(text, shared, rows.images, rows.labels), len(rows))
         return found
 
     def _classifiers(
         self, shared: State, personal: Callable[[int], State], classes: Classes
-    ) -> Iterator[tuple[int, torch.Tensor]]:
-        """Each client's text features ``[C, embed_dim]``, encoded in stacks of clients; once if all have the same."""
-        count = len(self.context.clients)
-        if not self.personal(0):
+    ) -> Iterator[tuple[int, torch.Tensor, State]]:
+        """Each client's ``text`` and state, encoded in stacks of clients; once if all have the same."""
+        count, one = len(self.context.clients), type(self).sent_to is Method.sent_to
+        if one and not self.has_personal:
             text = self.text(stacked(shared, [{}]), classes)[0]
-            yield from ((client, text) for client in range(count))
+            yield from ((client, text, shared) for client in range(count))
             return
-        for first in range(0, count, _STACK):
-            members = range(first, min(first + _STACK, count))
-            texts = self.text(stacked(shared, [personal(client) for client in members]), classes)
-            yield from zip(members, texts, strict=True)
+        step = _STACK if one else 1  # clients that received the same stand in one stack
+        for first in range(0, count, step):
+            members = range(first, min(first + step, count))
+            state = stacked(self.received(first, shared), [personal(client) for client in members])
+            for i, (client, text) in enumerate(zip(members, self.text(state, classes), strict=True)):
+                yield client, text, {name: value[i] for name, value in state.items()}
+
+    def _hits(self, text: torch.Tensor, state: State, images: torch.Tensor, labels: torch.Tensor) -> int:
+        """How many images are put in their classes; those with patches some at a time."""
+        parts = torch.split(images, _JUDGED) if images.dim() > 2 else [images]
+        found = [self.logits(part.float(), text, state).argmax(-1) for part in parts]
+        return int((torch.cat(found) == labels).sum())
 
 
 def stacked(shared: State, personal: Sequence[State]) -> State:
@@ -214,7 +231,3 @@ def harmonic_means(local: Sequence[float], base: Sequence[float], novel: Sequenc
         "hm_local_base_novel": harmonic(mean(local), mean(base), mean(novel)),
         "mean_client_hm": mean(own),
     }
-
-
-def _hits(text: torch.Tensor, images: torch.Tensor, labels: torch.Tensor) -> int:
-    return int(((images @ text.T).argmax(1) == labels).sum())

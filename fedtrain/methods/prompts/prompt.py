@@ -9,18 +9,15 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
-
-import torch
+from typing import ClassVar, TypeVar
 
 from fedrsic_data.errors import UsageError
 from fedrsic_data.settings import at_least, positive
 from fedtrain.methods.base import Context, State, Update
-from fedtrain.methods.prompts.classes import Classes
+from fedtrain.methods.lazy import torch
 from fedtrain.methods.prompts.cohort import Batch, Sgd, descend, gather, schedule
+from fedtrain.methods.prompts.inputs import TRAIN, Classes, few_shot
 from fedtrain.methods.prompts.judge import ClipMethod, stacked
-from fedtrain.methods.prompts.rows import TRAIN, few_shot
-from fedtrain.models.prompts import initial_context
 from fedtrain.seeds import generator
 
 
@@ -60,23 +57,36 @@ class PromptSettings:
             at_least("shots", self.shots, 1)
 
 
-S = TypeVar("S", bound=PromptSettings)
+P = TypeVar("P", bound=PromptSettings)
 
 
-class PromptMethod(ClipMethod[S]):
+class PromptMethod(ClipMethod[P]):
     """A method that learns context vectors; see ``fedtrain.methods.base.Method``.
 
     A subclass gives ``text``, ``loss`` and at least one of ``shared`` and ``personal``, whose names must differ. As it
-    stands, the one context ``context`` is shared and is what every client classifies with.
+    is, the one context ``context`` is shared and is what every client classifies with.
+
+    Example:
+        PromptFL with a penalty on long context vectors::
+
+            class Short(PromptMethod[PromptSettings]):
+                Settings = PromptSettings
+                rounds = 50
+
+                def loss(self, live, batch, shared):
+                    return super().loss(live, batch, shared) + 0.1 * live["context"].square().sum((1, 2))
 
     Attributes:
+        fixed: Names of received tensors that are only read: they are neither trained nor sent back.
         stack: Most clients that step as one graph. A matrix product may round otherwise in the last bit when it has
             more rows, so stacks of any size agree to about 1e-6, and to the bit only with their like. A GPU takes the
             whole cohort. A CPU gains little by it (a tenth of the time with the text tower of ViT-B) and takes one
             client at a time, and so does a deterministic run: there, cohorts of any size give the same bits.
     """
 
-    def __init__(self, context: Context, settings: S) -> None:
+    fixed: ClassVar[frozenset[str]] = frozenset()
+
+    def __init__(self, context: Context, settings: P) -> None:
         super().__init__(context, settings)
         alone = context.device.type == "cpu" or torch.are_deterministic_algorithms_enabled()
         self.stack = 1 if alone else sys.maxsize
@@ -102,17 +112,23 @@ class PromptMethod(ClipMethod[S]):
         """The loss of each client's batch.
 
         Args:
-            live: Tensors in training, shared and personal, ``[K, ...]``.
+            live: Tensors in training, shared and personal, and the fixed ones, ``[K, ...]``.
             batch: A batch of each of the K clients.
             shared: What the round began with.
 
         Returns:
             float32 ``[K]``: cross-entropy, where a method has nothing to add to it.
         """
-        return self.cross_entropy(batch, self.text(live, self.base))
+        return self.cross_entropy(batch, self.text(live, self.base), live)
+
+    def optimiser(self, name: str) -> Sgd:  # noqa: ARG002
+        """How a tensor is trained; by default all of them as the settings say."""
+        return Sgd(self.settings.lr, self.settings.momentum, self.settings.weight_decay)
 
     def drawn(self, purpose: str, rows: int, width: int) -> torch.Tensor:
         """Starting values from N(0, std^2), float32 ``[rows, width]``: the same at all clients."""
+        from fedtrain.models.prompts import initial_context
+
         draws = generator(self.context.seed, "initial", purpose)
         return initial_context(rows, width, draws, self.settings.std).to(self.context.device)
 
@@ -151,21 +167,23 @@ class PromptMethod(ClipMethod[S]):
         # by falling steps, so that the clients still at it are the first of the stack
         order = sorted(range(len(clients)), key=lambda i: (-len(tables[i]), clients[i]))
         tables = [tables[i] for i in order]
-        start = stacked(shared, [personal[i] for i in order])
+        learning = {name: value for name, value in shared.items() if name not in self.fixed}
+        fixed = {name: shared[name] for name in self.fixed}
+        start = stacked(learning, [personal[i] for i in order])
 
         def loss(live: State, step: int) -> torch.Tensor:
             active = len(next(iter(live.values())))
+            live |= {name: value.expand(active, *value.shape) for name, value in fixed.items()}
             return self.loss(live, gather(tables[:active], step, rows.images, rows.labels), shared)
 
-        sgd = Sgd(settings.lr, settings.momentum, settings.weight_decay)
-        state, losses = descend(start, [len(table) for table in tables], loss, sgd)
+        state, losses = descend(start, [len(table) for table in tables], loss, self.optimiser)
         place = {i: at for at, i in enumerate(order)}
         for i, client in enumerate(clients):
             at = place[i]
             yield Update(
                 client=client,
                 rows=len(self.trained_rows(client)),
-                shared={name: state[name][at].clone() for name in shared},
+                shared={name: state[name][at].clone() for name in learning},
                 personal={name: state[name][at].clone() for name in personal[i]},
                 loss=float(losses[at]),
             )

@@ -1,0 +1,212 @@
+"""The inputs of prompt methods: the images of a federation as features, and its class names as text features."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from fedrsic_data.errors import UsageError
+from fedrsic_data.settings import suggest
+from fedtrain.methods.base import Context
+from fedtrain.methods.lazy import torch
+from fedtrain.methods.prompts.features import Features, features
+
+if TYPE_CHECKING:
+    from fedtrain.models.clip import Clip
+    from fedtrain.models.prompts import PromptEncoder
+
+TRAIN, NOVEL = "train", "novel"
+
+TEMPLATE = "a photo of a {}."
+"""The words that CLIP's authors put around a class name."""
+
+
+@dataclass(frozen=True)
+class FeatureRows:
+    """Rows of a split, those of a client side by side.
+
+    Attributes:
+        images: Features as ``Features.values`` has them.
+        labels: int64 ``[N]``, places in the label space they are judged in.
+        starts: First row of each client and the end, int64 ``[clients + 1]`` on the CPU.
+    """
+
+    images: torch.Tensor
+    labels: torch.Tensor
+    starts: tuple[int, ...]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def of(self, client: int) -> slice:
+        """A client's rows."""
+        return slice(self.starts[client], self.starts[client + 1])
+
+    def counts(self) -> list[int]:
+        """Rows of each client."""
+        return [end - start for start, end in zip(self.starts[:-1], self.starts[1:], strict=True)]
+
+
+class Images:
+    """The rows of a subset by split: base and novel classes each labelled from 0, a held-out domain apart."""
+
+    def __init__(self, context: Context, clip: Clip, *, patches: bool = False) -> None:
+        """Binds a subset to a CLIP; images are encoded when they are first asked for, with ``patches`` on request.
+
+        Raises:
+            UsageError: Several labels an image, fewer than two classes to tell apart, or no such domain.
+        """
+        entry, subset = context.subset.entry, context.subset
+        if entry.multi_label:
+            raise UsageError(f"{subset.name} is multi-label; prompt methods need one label per image")
+        self.classes = tuple(name for name in entry.classes if name not in entry.novel)
+        self.novel = entry.novel
+        if len(self.classes) < 2:
+            raise UsageError(f"{subset.name} has {len(self.classes)} class to train on; at least 2 are needed")
+        if context.held_out is not None:
+            lists = subset.client_table.column("domains").to_pylist()
+            domains = sorted({domain for held in lists for domain in held})
+            if context.held_out not in domains:
+                raise UsageError(
+                    f"held_out={context.held_out!r}: {subset.name} has no such domain"
+                    f"{suggest(context.held_out, domains)}"
+                )
+        self._context = context
+        self._clip, self._patches = clip, patches
+        self._splits: dict[str, Features] = {}
+        self._rows: dict[tuple[str, bool], FeatureRows] = {}
+
+    def rows(self, split: str, *, held_out: bool = False) -> FeatureRows:
+        """Rows of a split.
+
+        Args:
+            split: The split ``novel`` has labels among the novel classes, every other among the base classes.
+            held_out: Those of the held-out domain instead of all others.
+        """
+        if (split, held_out) not in self._rows:
+            self._rows[split, held_out] = self._select(split, held_out)
+        return self._rows[split, held_out]
+
+    def _select(self, split: str, held_out: bool) -> FeatureRows:
+        context = self._context
+        if split not in self._splits:
+            self._splits[split] = features(
+                self._clip, context.subset, split, cache=context.cache, say=context.say, patches=self._patches
+            )
+        found = self._splits[split]
+        values, labels, client = found.values, found.labels.cpu(), found.client.cpu()
+        if context.held_out is not None:
+            apart = torch.tensor([name == context.held_out for name in found.domains], dtype=torch.bool)
+            mask = apart[found.domain.cpu()] == held_out
+            values, labels, client = values[mask.to(values.device)], labels[mask], client[mask]
+        names = self.novel if split == NOVEL else self.classes
+        place = {name: i for i, name in enumerate(names)}
+        codes = torch.tensor([place.get(name, -1) for name in context.subset.classes])[labels]
+        assert bool((codes >= 0).all()), f"{split}: a row of a class that is not of the split"
+        starts = torch.searchsorted(client, torch.arange(len(context.clients) + 1)).tolist()
+        return FeatureRows(values.to(context.device), codes.to(context.device), tuple(starts))
+
+
+class Classes:
+    """Class names in index order, and their text features."""
+
+    def __init__(self, clip: Clip, names: Sequence[str], precision: str = "float32") -> None:
+        """Binds names to a CLIP.
+
+        Args:
+            clip: Frozen.
+            names: In index order; underscores are read as spaces.
+            precision: ``bfloat16`` for autocast of the text encoder under learned contexts.
+        """
+        self.names = tuple(names)
+        self._clip = clip
+        self._autocast = precision == "bfloat16"
+        self._encoders: dict[int, PromptEncoder] = {}
+        self._fixed: dict[str, torch.Tensor] = {}
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def under(self, context: torch.Tensor) -> torch.Tensor:
+        """Text features under learned contexts.
+
+        Args:
+            context: float32 ``[K, m, d]``; any m.
+
+        Returns:
+            float32 ``[K, C, embed_dim]``, L2-normalised, differentiable in ``context``.
+        """
+        from fedtrain.models.prompts import PromptEncoder
+
+        length = context.shape[1]
+        if length not in self._encoders:
+            self._encoders[length] = PromptEncoder(self._clip, self.names, length)
+        with torch.autocast(context.device.type, dtype=torch.bfloat16, enabled=self._autocast):
+            return self._encoders[length](context).float()
+
+    def fixed(self, template: str) -> torch.Tensor:
+        """Text features of the names in fixed words; encoded once.
+
+        Args:
+            template: With ``{}`` for the name.
+
+        Returns:
+            float32 ``[C, embed_dim]``, L2-normalised.
+        """
+        if template not in self._fixed:
+            self._fixed[template] = self._clip.encode_texts(self._texts(template))
+        return self._fixed[template]
+
+    def check(self, *, length: int | None = None, template: str | None = None) -> None:
+        """Checks that the names are not too long, before any image is encoded.
+
+        Args:
+            length: Of the contexts that they are to stand under.
+            template: The fixed words that they are to stand in.
+
+        Raises:
+            UsageError: A text is too long for the CLIP; the message names it.
+        """
+        from fedtrain.models.prompts import class_tokens
+
+        if length is not None:
+            class_tokens(self._clip, self.names, length)
+        if template is not None:
+            self._clip.tokenize(self._texts(template))
+
+    def _texts(self, template: str) -> list[str]:
+        return [template.replace("{}", name.replace("_", " ")) for name in self.names]
+
+
+def few_shot(labels: torch.Tensor, shots: int, generator: torch.Generator) -> torch.Tensor:
+    """Places of at most ``shots`` rows of each class, drawn at random, in rising order.
+
+    Args:
+        labels: int64 ``[n]`` on the CPU.
+        shots: At least 1.
+        generator: On the CPU.
+
+    Returns:
+        int64 ``[at most shots x classes]``.
+    """
+    shuffled = torch.randperm(len(labels), generator=generator)
+    by_class = shuffled[torch.argsort(labels[shuffled], stable=True)]
+    ordered = labels[by_class]
+    rank = torch.arange(len(labels)) - torch.searchsorted(ordered, ordered)
+    return by_class[rank < shots].sort().values
+
+
+def check_template(name: str, template: str) -> None:
+    """Checks a setting that is to hold a class name.
+
+    Raises:
+        UsageError: There is not exactly one ``{}`` in it.
+    """
+    if template.count("{}") != 1:
+        raise UsageError(f"{name}={template!r} should have one {{}} for the class name, e.g. {TEMPLATE!r}")
+
+
+def cosine_loss(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
+    """Mean over classes of 1 - cosine: ``[K, C, e]`` and ``[K, C, e]`` or ``[C, e]``, L2-normalised, to ``[K]``."""
+    return (1 - (left * right).sum(-1)).mean(-1)

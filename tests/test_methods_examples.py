@@ -1,0 +1,109 @@
+"""Three methods of one file each, of kinds that fedkit does not ship: they train, resume exactly and learn."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import contents, sampled
+from methods_generator import Generator
+from methods_pool import Pool
+from methods_transport import Transport, transport
+
+from fedtrain import methods, run
+from fedtrain.runs.files import CHECKPOINT
+from fedtrain.runs.folder import Result
+from fedtrain.runs.state import load_state
+
+KINDS = {"pool": Pool, "transport": Transport, "generator": Generator}
+SETS = ("epochs=1", "device=cpu", "batch=8")
+RATES = {"pool": ("lr=0.02", "gate_lr=0.1"), "transport": ("lr=0.05",), "generator": ("lr=0.05",)}
+
+
+@pytest.fixture(autouse=True)
+def _registered(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(methods, "METHODS", KINDS)
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A dataset of four clients."""
+    return sampled(tmp_path_factory.mktemp("examples") / "fed", "clients=4", "sample.per_class=12").path
+
+
+def train(method: str, dataset: Path, out: Path, *sets: str, **more: Any) -> Result:
+    (config,) = run.configs(method, dataset, ["fed-ucmerced"], [*SETS, *RATES[method], *sets])
+    return run.train(config, out, cache=dataset.parent / "cache", **more)
+
+
+@pytest.mark.parametrize("method", KINDS)
+def test_it_learns(small: Path, tmp_path: Path, method: str) -> None:
+    start = train(method, small, tmp_path / "start", "rounds=0").data["figures"]
+    done = train(method, small, tmp_path / "done", "rounds=5")
+    losses = [json.loads(line)["loss"] for line in (tmp_path / "done/metrics.jsonl").read_text().splitlines()]
+    assert losses[-1] < losses[0]
+    assert done.data["figures"]["test/local/mean"] > start["test/local/mean"]
+    assert done.data["counters"]["refused"] == 0
+
+
+@pytest.mark.parametrize("method", KINDS)
+def test_a_run_that_was_killed_resumes_to_the_bit(
+    small: Path, tmp_path: Path, method: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = train(method, small, tmp_path / "whole", "rounds=3", "clients_per_round=3")
+    evaluate, judged = KINDS[method].evaluate, []
+
+    def killed(self: Any, *given: Any) -> Any:
+        judged.append(1)
+        if len(judged) == 3:
+            raise KeyboardInterrupt
+        return evaluate(self, *given)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(KINDS[method], "evaluate", killed)
+        with pytest.raises(KeyboardInterrupt):
+            train(method, small, tmp_path / "again", "rounds=3", "clients_per_round=3")
+    again = train(method, small, tmp_path / "again", "rounds=3", "clients_per_round=3")
+    assert again.data["figures"] == whole.data["figures"]
+    assert contents(tmp_path / "again" / CHECKPOINT) == contents(tmp_path / "whole" / CHECKPOINT)
+
+
+def test_a_pool_sends_each_client_the_nearest_prompts_of_others(small: Path, tmp_path: Path) -> None:
+    train("pool", small, tmp_path / "run", "rounds=2", "clients_per_round=3", "experts=2")
+    server = load_state(tmp_path / "run" / CHECKPOINT / "state.safetensors", torch.device("cpu"))[0]
+    assert set(server) == {"context", "pool", "held"}
+    assert server["pool"].shape == (4, 4, 128)
+    there = server["held"].nonzero()[:, 0].tolist()
+    assert len(there) >= 3
+    method = Pool.__new__(Pool)
+    method.settings = Pool.Settings(experts=2)
+    for client in range(4):
+        (sent,) = [method.sent_to(client, server)["experts"]]
+        if client not in there:
+            assert len(sent) == 0
+            continue
+        away = {k: float((server["pool"][k] - server["pool"][client]).norm()) for k in there if k != client}
+        assert torch.equal(sent, server["pool"][[min(away, key=away.__getitem__)]])
+
+
+def test_a_client_sends_its_prompt_alone(small: Path, tmp_path: Path) -> None:
+    counters = train("pool", small, tmp_path / "run", "rounds=2").data["counters"]
+    assert counters["client_floats"] == 4 * 128  # neither experts nor gate
+    assert counters["updates"] == 8
+
+
+def test_transport_gives_the_plans_of_the_formulas() -> None:
+    """Plans worked out by hand in float64."""
+    similarity = torch.tensor([[0.30, 0.10], [0.25, 0.20], [0.05, 0.28]], dtype=torch.float64)
+    wanted = {
+        (0.1, 0.8): ([[0.236880, 0.040950], [0.143675, 0.111315], [0.019444, 0.247735]], 0.203679),
+        (0.1, 1.0): ([[0.285259, 0.048074], [0.189903, 0.143431], [0.024838, 0.308496]], 0.254168),
+        (0.01, 0.8): ([[0.333333, 0.0], [0.066667, 0.066666], [0.0, 0.333334]], 0.223333),
+    }
+    for (eps, mass), (plan, total) in wanted.items():
+        found = transport(similarity, eps, mass, 100)
+        assert torch.allclose(found, torch.tensor(plan, dtype=torch.float64), atol=2e-6)
+        assert float((found * similarity).sum()) == pytest.approx(total, abs=2e-6)
