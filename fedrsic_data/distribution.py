@@ -1,7 +1,7 @@
 """The installed distribution: its version, and how its extras are installed.
 
 The distribution is called ``fedrsic``. The command is ``fedkit``, but a package of that name on the public index is
-somebody else's, so no hint may name it.
+another project's, so no hint may name it.
 """
 
 from __future__ import annotations

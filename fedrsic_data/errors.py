@@ -34,7 +34,7 @@ _LONGEST = 300  # characters of somebody else's message
 
 
 def masked(address: str) -> str:
-    """An address that can be shown: ``***`` stands for its password or login and for the values of its query."""
+    """A URL that can be shown: ``***`` replaces its password or login and the values of its query."""
     return _HIDDEN.sub(lambda found: f"{found[1] or found[2] or found[3]}***", address)
 
 
@@ -49,10 +49,10 @@ def masked_in(words: str) -> str:
 
 
 def discreet(error: object, most: int = _LONGEST, address: str = "") -> str:
-    """Somebody else's message as one line of at most so many characters, without tokens and passwords of addresses.
+    """A foreign message as one line of bounded length, without tokens and passwords of URLs.
 
     Args:
-        error: What somebody else says.
+        error: An error of another library.
         most: Characters.
         address: What they were given; what is masked in it is not said in any other way either.
     """

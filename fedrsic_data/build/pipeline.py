@@ -42,8 +42,8 @@ class BuildListener:
     """Receives progress. The default ignores every call.
 
     Attributes:
-        step: Told in words what happens next.
-        images: Told ``(images written, images in all)``.
+        step: Called with a description of the next step.
+        images: Called with ``(images written, total images)``.
         download: Makes a progress callback for a file name.
     """
 
@@ -53,7 +53,7 @@ class BuildListener:
 
 
 QUIET = BuildListener()
-"""Hears nothing."""
+"""Ignores progress."""
 
 
 @dataclass(frozen=True)
@@ -126,7 +126,7 @@ def build(
     Args:
         planned: From ``prepare``.
         out: The dataset's folder.
-        overwrite: Replace another dataset that stands there.
+        overwrite: Replace an existing dataset.
         listener: Receives progress.
         engine: Where shards are written; the bytes are the same.
         check: Shown the manifest before the dataset is put in place; what it raises keeps it out.
@@ -217,7 +217,7 @@ def _indexes(resolved: Resolved, places: locate.Places, listener: BuildListener)
 
 
 def _standing(planned: Planned, out: Path, overwrite: bool) -> Manifest | None:
-    """The manifest of what stands at ``out`` if it is this very build; None if it is to be replaced."""
+    """The manifest at ``out`` if it is of this very build; None if it is to be replaced."""
     if overwrite or not (out / manifest.NAME).is_file():
         return None
     try:

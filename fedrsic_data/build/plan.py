@@ -44,7 +44,7 @@ class PlannedSubset:
     Attributes:
         name: Its name.
         classes: Class names in index order.
-        multi_label: Whether images have label sets.
+        multi_label: Whether images are multi-label.
         table: The indexes of its sources, on disk, in the order of ``sample_id``, ``labels`` in the subset's class
             indices, ``domain``, ``group`` and ``split`` as texts or dictionaries of them, and ``origin`` int32, the
             container that has the bytes.
@@ -104,7 +104,7 @@ class Planned:
         sources: Provenance of the sources.
         subsets: Who owns what.
         digest: Content digest of the plan, which is the table of all owners.
-        stamp: Changes when a file that bytes are read from changes.
+        stamp: Value that changes when a source file changes.
         newest: When one last changed, in nanoseconds since the epoch; comparable with itself, not with a clock.
         inputs: Files and folders that bytes are read from.
     """
@@ -153,7 +153,7 @@ class Merged:
 
     Attributes:
         classes: Class names in index order.
-        multi_label: Whether images have label sets.
+        multi_label: Whether images are multi-label.
         table: As in ``PlannedSubset``; on disk.
         containers: Read the bytes.
         left_out: What is in the sources and not here, by reason.
@@ -281,7 +281,7 @@ def table(planned: Sequence[PlannedSubset], start: int = 0, stop: int | None = N
 
 
 def codes_of(column: pa.ChunkedArray) -> tuple[NDArray[np.int32], tuple[str, ...]]:
-    """Codes int32 [N] of a text column and the texts they stand for, alphabetical."""
+    """Codes int32 [N] of a text column and their texts in alphabetical order."""
     encoded = schema.whole(column).dictionary_encode()
     codes, texts = encoded.indices.to_numpy(), encoded.dictionary.to_pylist()
     held = np.bincount(codes, minlength=len(texts)) > 0  # a dictionary may have texts that no row has any more

@@ -1,4 +1,4 @@
-"""What a build remembers of its sources, in the cache: with that, the next one need not read them again to know them.
+"""Cached facts about a build's sources, so that the next build need not read the sources again.
 
 It is no part of the dataset, whose bytes depend on no time of a file. Where it is absent or says otherwise, nothing
 is known, and whoever asks compares the bytes themselves. Times are compared with times of the same files, for

@@ -29,7 +29,7 @@ _SAMPLE = "sample-"  # begins the sample ids of rendered images; see ``sources.s
 
 
 def of_dataset(built: Manifest, rows: pa.Table, note: Callable[[str], None]) -> Iterator[str]:
-    """What a manifest says of the whole dataset, and its recipe and plan do not.
+    """Report where the manifest's entries for the whole dataset differ from its recipe and plan.
 
     Args:
         built: The manifest.
@@ -70,14 +70,14 @@ def of_dataset(built: Manifest, rows: pa.Table, note: Callable[[str], None]) -> 
 def of_subset(
     built: Manifest, name: str, rows: pa.Table, clients: pa.Table, note: Callable[[str], None]
 ) -> Iterator[str]:
-    """What a manifest says of a subset, and its recipe and plan do not give.
+    """Report where the manifest's entry for a subset differs from its recipe and plan.
 
     Args:
         built: The manifest.
         name: The subset.
         rows: Its rows of the plan.
         clients: Its rows of the client table.
-        note: Told what could not be drawn again, and why.
+        note: Called with what could not be recomputed, and why.
     """
     subset = built.subsets[name]
     yield from _listed(built.recipe, subset, rows)

@@ -164,7 +164,7 @@ def few_shot(rows: Rows, owner: Owners, split: Codes, shots: int, rng: np.random
     """Which training rows are beyond ``shots`` of their class at their client: bool [N], to be left out.
 
     Raises:
-        UsageError: The rows have label sets, of which shots cannot be counted.
+        UsageError: The rows are multi-label, so that shots cannot be counted.
     """
     if not rows.is_single:
         raise UsageError(f"shots={shots} needs one label per image, but these images are multi-label")

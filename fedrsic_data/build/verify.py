@@ -24,7 +24,7 @@ def verify(
     Args:
         path: ``manifest.json`` or its folder.
         progress: Called with ``(bytes read, total bytes)``.
-        note: Told in words what could not be compared.
+        note: Called with a description of what could not be compared.
 
     Raises:
         ManifestError: There is no readable manifest to check against.

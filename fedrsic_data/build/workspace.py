@@ -1,4 +1,4 @@
-"""The folder a build works in: aside from where the dataset will stand, resumable, moved when it is whole.
+"""The working folder of a build: next to the output, resumable, renamed when it is complete.
 
 ``<out>.incomplete`` holds a lock, a key (what is being built), the names of the files to come, a journal of finished
 shards, the dataset so far in ``data``, and for a moment the dataset it replaces in ``old``. Whatever moment a build is
@@ -65,7 +65,7 @@ class Workspace:
     """The folder beside ``out``, held by this process alone.
 
     Attributes:
-        folder: Where to write the dataset, or whatever is to stand at ``out``.
+        folder: Folder to write, which then replaces ``out``.
         scratch: Where to put temporary files that other processes see.
         kept: Receipts of shards of an earlier, interrupted build of the same thing, path -> receipt.
     """
@@ -74,7 +74,7 @@ class Workspace:
         """Takes the lock, and puts right what a killed build left halfway.
 
         Raises:
-            OutputError: Another build holds it, or the folder is somebody else's.
+            OutputError: Another build uses it, or fedkit did not write the folder.
         """
         self.out = out
         self._root = out.with_name(out.name + ".incomplete")
@@ -122,14 +122,14 @@ class Workspace:
             journal.write(json.dumps(encode(receipt)) + "\n")
 
     def finish(self, expected: Iterable[str], *, overwrite: bool = False) -> None:
-        """Puts the expected files, and nothing else, where the dataset will stand.
+        """Move the expected files, and nothing else, to the place of the dataset.
 
         Args:
             expected: Their paths in ``folder``.
-            overwrite: Replace the dataset that stands there.
+            overwrite: Replace an existing dataset.
 
         Raises:
-            OutputError: Something stands there that must not be replaced.
+            OutputError: An existing file must not be replaced.
         """
         ownership.refuse_foreign(self.folder, ownership.only(self._expected()))
         keep = set(expected)

@@ -280,7 +280,7 @@ def publish(
       fedkit publish data/fed-rsic --repo USER/NAME --dry-run
       fedkit publish data/fed-rsic --repo USER/NAME --private
       fedkit publish data/fed-rsic --repo USER/NAME --reference-only
-      fedkit publish data/fed-rsic --repo SOMEBODY/NAME --create-pr
+      fedkit publish data/fed-rsic --repo OTHER/NAME --create-pr
     """
     from fedrsic_data.publish import run
     from fedrsic_data.publish.upload import Target

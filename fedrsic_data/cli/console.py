@@ -110,7 +110,7 @@ def listening(*, quiet: bool) -> Iterator[BuildListener]:
 
 
 def telling(*, quiet: bool) -> Callable[[str], None]:
-    """Tells what happens next, in words."""
+    """Report the next step."""
     return lambda words: say(f"{words} ...", quiet=quiet)
 
 

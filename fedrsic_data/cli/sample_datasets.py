@@ -34,7 +34,7 @@ def built(
         Subset -> folder of its dataset.
 
     Raises:
-        OutputError: Another dataset stands there, or it cannot be written.
+        OutputError: Another dataset is there, or it cannot be written.
         UsageError: A key or value cannot be used, or the folder is an address.
     """
     folders = {}

@@ -273,5 +273,5 @@ def _rows(rows: Mapping[str, int]) -> str:
 
 
 def _short(path: Path) -> Path:
-    """Relative to where the person stands, if it is below."""
+    """Relative to the current folder, if it is below that."""
     return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path

@@ -42,7 +42,7 @@ def folder(
         UsageError: A built dataset with ``sample`` or ``places``, or a recipe without a needed subset.
         ManifestError: There is no such dataset, or it cannot be read.
         HubError: The Hub cannot be reached, or has no such dataset.
-        OutputError: Another dataset stands where the twin should.
+        OutputError: Another dataset is in its place.
         SourceError: A source is missing, incomplete or not what it should be.
     """
     if is_address(name_or_path) or not _is_recipe(name_or_path):

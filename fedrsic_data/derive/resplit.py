@@ -42,7 +42,7 @@ def prepare(
         path: The built dataset's ``manifest.json`` or folder.
         change: Makes the new recipe from the old one. Sources and label spaces must stay.
         listener: Receives progress.
-        progress: Told ``(bytes, bytes in all)`` while the old dataset is verified.
+        progress: Called with ``(bytes, total bytes)`` while the old dataset is verified.
 
     Raises:
         VerificationError: The old dataset is damaged.

@@ -60,7 +60,7 @@ def split(
         path: A built ``manifest.json`` or its folder.
         out: The folder to make.
         group: Clients in a folder.
-        progress: Told ``(sites written, sites in all)``.
+        progress: Called with ``(sites written, total sites)``.
 
     Raises:
         VerificationError: The dataset is damaged.

@@ -226,7 +226,7 @@ def strata(rows: Rows) -> Rows:
 
 
 def sorting(sample_ids: pa.ChunkedArray | pa.Array) -> NDArray[np.int64] | None:
-    """Row numbers in the order of their sample ids; None where they stand so already, which is cheap to see."""
+    """Row numbers in the order of their sample ids; None if they already are, which is cheap to check."""
     chunks = sample_ids.chunks if isinstance(sample_ids, pa.ChunkedArray) else [sample_ids]
     held = [chunk for chunk in chunks if len(chunk)]
     if all(pc.all(pc.less(chunk[:-1], chunk[1:])).as_py() for chunk in held) and all(

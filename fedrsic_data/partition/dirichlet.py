@@ -29,7 +29,7 @@ class Dirichlet:
         reduce: Take only the ``first`` or the ``rarest`` label of an image with several.
 
     Deviations: where those codes draw again until every client is large enough (which may never end), too
-    small clients are filled from the largest ones and the rows moved are reported. Quotas of label sets are an
+    small clients are filled from the largest ones and the rows moved are reported. Quotas for multi-label images are an
     extension; the cited papers know single labels.
     """
 

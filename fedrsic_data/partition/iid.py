@@ -16,7 +16,7 @@ class Iid:
     """Rows of each class dealt out evenly, continuing from class to class.
 
     Both a client's size and its number of rows of any class differ by at most one between clients. With several
-    labels an image, that holds for label sets, and labels follow within the noise of sets that are rare.
+    labels an image, this holds for label sets, and labels follow within the noise of rare sets.
 
     Attributes:
         clients: Number of clients.

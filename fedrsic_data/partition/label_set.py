@@ -1,4 +1,4 @@
-"""Label skew for images with several labels: whole label sets are shared out by a Dirichlet draw."""
+"""Label skew for multi-label images: whole label sets are divided by a Dirichlet draw."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Label lists as single codes: the first label, the rarest label, the whole set; all vectorised.
 
-Lists stand end to end: row ``i`` has ``labels[offsets[i]:offsets[i + 1]]``. A row without labels is coded
+Lists are stored end to end: row ``i`` has ``labels[offsets[i]:offsets[i + 1]]``. A row without labels is coded
 ``classes``, a class of its own.
 """
 

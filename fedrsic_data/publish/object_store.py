@@ -3,7 +3,7 @@
 A dataset is built in a folder of this machine first, which is what resumes after an interruption, and then copied
 file by file. Each file is written under another name and moved; the manifest comes last and, where a dataset is
 replaced, goes first: a place with a manifest holds a whole dataset. Nothing is removed but what copies put there, which
-the manifest tells, or while there is none, ``.fedkit-copy.json``.
+the manifest records, or before there is one, ``.fedkit-copy.json``.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ def build(
         planned: From ``build.prepare``.
         out: A folder, or a URI such as ``s3://bucket/data/fed-rsic``. Its dataset is built in the cache and removed
             from there once all of it is at the URI, so this machine needs room for it.
-        overwrite: Replace another dataset that stands there.
+        overwrite: Replace an existing dataset.
         listener: Receives progress.
         engine: Where shards are written.
         check: See ``build.build``.

@@ -24,9 +24,9 @@ class PublishListener:
     """Receives progress. The default ignores every call.
 
     Attributes:
-        step: Told in words what happens next.
-        verified: Told ``(bytes verified, bytes in all)``.
-        uploaded: Told ``(bytes uploaded, bytes to upload)``.
+        step: Called with a description of the next step.
+        verified: Called with ``(bytes verified, total bytes)``.
+        uploaded: Called with ``(bytes uploaded, bytes to upload)``.
     """
 
     step: Callable[[str], None] = lambda _: None

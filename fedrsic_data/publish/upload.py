@@ -61,7 +61,7 @@ class Item:
 
 @dataclass(frozen=True)
 class Changes:
-    """What is to be done to a repository.
+    """Changes to make to a repository.
 
     Attributes:
         head: The commit that it is at; None if it is not there yet.
@@ -79,7 +79,7 @@ class Changes:
 
 @dataclass(frozen=True)
 class Sent:
-    """What came of it.
+    """Result of a publication.
 
     Attributes:
         changes: What was done; false where nothing had to be.
@@ -120,7 +120,7 @@ def send(
         items: All files of the dataset.
         tag: Name for the commit; taken over from an older commit that has it.
         message: Title of the commit.
-        progress: Told ``(bytes uploaded, bytes to upload)``.
+        progress: Called with ``(bytes uploaded, bytes to upload)``.
 
     Raises:
         UsageError: The repository holds something that fedkit did not publish.

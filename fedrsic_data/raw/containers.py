@@ -193,7 +193,7 @@ class ParquetContainer(_Flat):
     """Image bytes in a column of Parquet files; keys are row numbers over all files.
 
     The column is ``struct<bytes, path>``, as the Hub has images, or the bytes themselves. An image without bytes is
-    read from its path, which stands beside its Parquet file or below the source's folder, and never leads out of it.
+    read from its path, relative to its Parquet file or to the source's folder, and never outside of it.
     """
 
     def __init__(self, files: Sequence[Path], column: str = "image", root: Path | None = None) -> None:

@@ -88,7 +88,7 @@ class Index:
         newest: When a file last changed, in nanoseconds since the epoch; 0 if that is meaningless.
         left_out: What was passed over.
         missing: What a complete copy holds beside, in words; empty for a complete copy.
-        multi_label: Whether images have label sets rather than one label each.
+        multi_label: Whether images are multi-label.
         fine: The finer label space, where the source has one.
         counts: What else was counted on the way, by what it is (``"crowd regions"``).
         notes: What was decided on the way, a line each; for people who look, never in a manifest.

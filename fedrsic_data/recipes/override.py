@@ -81,7 +81,7 @@ def _used(data: Mapping[str, Any]) -> Any:
 
 
 def _scopes(data: dict[str, Any], subsets: dict[str, Any]) -> list[dict[str, Any]]:
-    """Where partitions stand: subsets with one of their own, and the recipe if a subset uses its."""
+    """Places of partitions: subsets with their own, and the recipe if a subset uses its partition."""
     own = [s for s in data["subsets"].values() if isinstance(s, dict) and s.get("partition")] if subsets else []
     return own if subsets and len(own) == len(data["subsets"]) else [data, *own]
 

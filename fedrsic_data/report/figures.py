@@ -30,7 +30,7 @@ class Picture:
 
 
 def of_partition(subset: Subset) -> tuple[style.Drawing, ...]:
-    """What there is to see of a subset: classes by clients, sizes, and domains where there are several.
+    """Figures of a subset: classes by clients, sizes, and domains if there are several.
 
     Raises:
         ManifestError: The client table cannot be read.

@@ -160,7 +160,7 @@ class Section:
         name: Letters, digits, dots and dashes; unique in a page.
         title: Its heading.
         words: Paragraphs under it.
-        blocks: What it shows; pictures beside each other stand in a grid.
+        blocks: Its content; adjacent figures form a grid.
     """
 
     name: str

@@ -35,7 +35,7 @@ LIGHT: Mapping[str, str] = {
     **{f"series-{i}": color for i, color in enumerate(_SERIES_LIGHT)},
     **{f"heat-{i}": color for i, color in enumerate(_HEAT_LIGHT)},
 }
-"""Role -> colour on light pages; every value is unique, so that an SVG's colours can be told back to roles."""
+"""Role -> colour on light pages; every value is unique, so that an SVG's colours can be mapped back to roles."""
 
 DARK: Mapping[str, str] = {
     "page": "#14171a",
@@ -166,7 +166,7 @@ def slug(name: str) -> str:
 
 
 def svg(drawing: Drawing) -> str:
-    """An ``<svg>`` element to stand in a page: colours by role, ids of its own, equal bytes for equal drawings."""
+    """An ``<svg>`` element for a page: colours by role, ids of its own, equal bytes for equal drawings."""
     file = io.StringIO()
     with look(drawing.name), _no_glyph_warnings():
         drawing.figure.savefig(file, format="svg", metadata={"Date": None, "Creator": None})

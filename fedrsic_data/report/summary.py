@@ -52,7 +52,7 @@ class Columns:
     """The columns of a picture, from left to right.
 
     Attributes:
-        labels: What stands under each: a client's id, or the ranks of a band.
+        labels: Label of each: a client's id, or the ranks of a band.
         members: int64 arrays, numbers of each column's clients.
     """
 

@@ -80,7 +80,7 @@ class Place:
 
 @dataclass(frozen=True)
 class Layout:
-    """What is where.
+    """Things of an image and their places.
 
     Attributes:
         base: The ground that shows wherever nothing else lies.

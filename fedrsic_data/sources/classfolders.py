@@ -75,7 +75,7 @@ class Found:
 
 
 def natural_order(names: pa.Array) -> pa.Array:
-    """The order of names in which ``forest(2)`` stands before ``forest(10)``: int [N] row numbers, stable.
+    """The order of names in which ``forest(2)`` precedes ``forest(10)``: int [N] row numbers, stable.
 
     Texts and numbers, of up to 18 digits each, are compared in turn, and equal numbers as they are written. Arrow
     sorts by texts that compare byte by byte as these do: a number is padded to 18 digits and followed by itself, and

@@ -81,7 +81,7 @@ class CocoSettings:
 
     Attributes:
         year: The split of 2014 or that of 2017.
-        unlabelled: Whether images without objects are kept, with empty label sets.
+        unlabelled: Whether images without objects are kept, without labels.
     """
 
     year: Literal[2014, 2017] = 2017

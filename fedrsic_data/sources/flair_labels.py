@@ -212,7 +212,7 @@ def _label_sets(lists: pa.ListArray, rank: NDArray[np.int64], order: NDArray[np.
 def _parents(path: Path, names: Sequence[str]) -> tuple[str, ...]:
     """The coarse label of each fine one by ``label_relationship.txt``; empty where the file does not name it.
 
-    Coarse labels also stand among the fine ones, for what is of no finer kind; they are their own parents.
+    Coarse labels are also fine labels, for images of no finer kind; they are their own parents.
     """
     parents = {name: name for name in LABELS}
     said: dict[str, str] = {}

@@ -1,4 +1,4 @@
-"""The procedural stand-in for multi-label sources: aerial photographs taken by users, with label sets.
+"""The rendered sample of multi-label sources: aerial photographs taken by users.
 
 ``sample`` photographs say so: their sample ids, users, domain names, dataset name and manifest all carry the word.
 """
@@ -18,7 +18,7 @@ from fedrsic_data.raw.index import FINE, INDEX_SCHEMA, Container, Index, fingerp
 from fedrsic_data.sources.base import Source
 
 KINDS = ("coco", "flair", "voc")
-"""Sources that photographs stand in for."""
+"""Sources that photographs can replace."""
 
 
 class PhotoContainer(Container):
@@ -43,7 +43,7 @@ class PhotoContainer(Container):
 
 
 def index(source: Source, *, users: int, seed: int, size: int) -> Index:
-    """The stand-in for a multi-label source.
+    """The sample of a multi-label source.
 
     FLAIR's has users and fine labels, the others neither; VOC's has a collection a year, and as in the real one only
     2007 has test images where both years are taken.

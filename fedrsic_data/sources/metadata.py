@@ -61,7 +61,7 @@ class MetadataSettings(AnnotatedSettings):
 
 @dataclass(frozen=True)
 class _Row:
-    """One row: where it stands, in words, the image it is of, and its fields."""
+    """One row: a description of its place, its image, and its fields."""
 
     where: str
     image: str

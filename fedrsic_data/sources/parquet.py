@@ -2,7 +2,7 @@
 
 The image column holds ``struct<bytes, path>``, as the Hub has images, or the bytes of the files; a path without bytes
 names a file beside the Parquet file or below the folder. Labels are class
-indices whose names stand in the schema (ClassLabel), other whole numbers, texts, or lists of any of these. Splits
+indices with names in the schema (ClassLabel), other whole numbers, texts, or lists of any of these. Splits
 are those of a column ``split``, or else of the names of folders and files, as ``datasets`` finds them. Only the columns
 that are needed are read, and they stay Arrow columns.
 
@@ -357,6 +357,6 @@ def _partial(root: Path, files: Sequence[_File], allowed: bool) -> tuple[str, ..
 
 
 def _config(at: PurePosixPath) -> str:
-    """The folder that tells configs apart; empty for files that are in none."""
+    """The folder that distinguishes configs; empty for files in none."""
     top = at.parts[0] if len(at.parts) > 1 else ""
     return "" if top in _NO_CONFIG else top

@@ -1,4 +1,4 @@
-"""The procedural stand-ins: rendered scenes under the real class names, for machines without the real data.
+"""The sample: rendered scenes under the real class names, for machines without the real data.
 
 ``SAMPLE`` images say so: their sample ids, domain names, dataset name and manifest all carry the word.
 """
@@ -58,10 +58,10 @@ def check(sources: Iterable[Source], settings: SampleSettings) -> None:
 
 
 def index(source: Source, settings: SampleSettings) -> Index:
-    """The stand-in for a source: those of its classes that can be rendered, or photographs with label sets.
+    """The sample of a source: its classes that can be rendered, or multi-label photographs.
 
     Raises:
-        UsageError: The source has no stand-in.
+        UsageError: The source has no sample.
     """
     sensor = source.kind
     if sensor in flair_sample.KINDS:

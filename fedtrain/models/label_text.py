@@ -24,7 +24,7 @@ _STATES = ("positive", "negative")
 
 
 def told(entry: SubsetEntry, labels: str, words: Words, clip: Clip) -> list[list[str]]:
-    """The texts that stand for each label; a label's embedding is the mean of theirs.
+    """The texts of each label; the mean of their embeddings is the label's embedding.
 
     Args:
         entry: The subset, whose training split says which fine labels are frequent.

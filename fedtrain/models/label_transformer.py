@@ -101,7 +101,7 @@ class LabelTransformer(nn.Module):
 class Layer(nn.Module):
     """A post-norm transformer encoder layer: attention, then a ReLU feed-forward block.
 
-    Dropout stands behind the attention, inside and behind the feed-forward block, and is drawn from a generator.
+    Dropout follows the attention and is inside and after the feed-forward block; it is drawn from a generator.
 
     Deviations: none on the attention weights themselves, so that fused attention keeps memory linear in the number
     of tokens on every device and draws are reproducible. ``out``, ``up`` and ``down`` start as PyTorch starts a linear

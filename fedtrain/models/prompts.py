@@ -6,7 +6,7 @@ whole text tower; two facts make them cheap:
 
 - Attention is causal, so nothing after a class's ``[EOS]`` matters and it is not computed.
 - ``[SOS]`` and the context come first and are the same for all classes, so they are computed once. All class names
-  stand behind them in one row, each at the position it would have alone and blind to the others: a tree instead of
+  follow them in one row, each at the position it would have alone and masked from the others: a tree instead of
   a sequence per class. Only the ``[EOS]`` positions pass the last block as a whole.
 """
 

@@ -209,7 +209,7 @@ def _published_keys(group: Group) -> list[tuple[str, str]]:
 
 
 def as_papers(groups: Sequence[Group]) -> dict[str, dict[str, dict[str, str]]]:
-    """Title -> method -> figure -> cell: test figures of label sets as papers lay them out, with what they publish."""
+    """Title -> method -> metric -> cell: multi-label test metrics in the layout of papers, with published results."""
     tables: dict[str, dict[str, dict[str, str]]] = {}
     for group in groups:
         known = [row for key in _published_keys(group) for row in published.of(*key)]

@@ -64,7 +64,7 @@ class Runs:
 
     @property
     def dash(self) -> str:
-        """Tells groups of one method apart."""
+        """Label that distinguishes groups of one method."""
         return _DASHES[self.place % len(_DASHES)]
 
     @cached_property

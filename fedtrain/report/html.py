@@ -179,7 +179,7 @@ def _cell(name: str, spread: Any) -> str:
 
 
 def _papers(runs: Sequence[Runs]) -> list[Table]:
-    """Figures of label sets as papers lay them out, with what they publish."""
+    """Multi-label metrics in the layout of papers, with published results."""
     from fedtrain.report.answers import as_papers
 
     tables = []

@@ -20,7 +20,7 @@ class Published:
 
     Attributes:
         paper: Name and number.
-        told: Who tells the figures.
+        told: Source of the published results.
         source: Name of the source, as in recipes.
         titles: Titles of the source that its images are of, as manifests have them: they say the year.
         partition: How images were dealt to clients, by name of a partitioner.
@@ -39,7 +39,7 @@ class Published:
     figures: dict[str, float]
 
     def differs(self, titles: Mapping[str, str], partition: str) -> list[str]:
-        """What sets its protocol apart from that of a dataset, in words; nothing if nothing does.
+        """Describe how its protocol differs from that of a dataset; empty if it does not.
 
         Args:
             titles: Titles of the dataset's sources.

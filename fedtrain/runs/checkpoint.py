@@ -60,7 +60,7 @@ class Written:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Where a run stands after a round.
+    """State of a run after a round.
 
     Attributes:
         round: The last finished round; 0: none yet.
@@ -84,7 +84,7 @@ def save(folder: Path, checkpoint: Checkpoint, key: str) -> None:
 
     Args:
         folder: The checkpoint's folder.
-        checkpoint: Where the run stands; its personal states and journal are on disk already.
+        checkpoint: State of the run; its personal states and journal are already on disk.
         key: Digest of what the run is.
     """
     facts = {

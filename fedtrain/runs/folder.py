@@ -136,7 +136,7 @@ class Held:
         folder: Where it is.
         facts: What its ``config.json`` is to hold.
         goes_on: Whether it holds this run already, begun or finished.
-        standing: The run, if it is finished.
+        standing: The existing run, if it is finished.
     """
 
     folder: Path
@@ -354,7 +354,7 @@ def _told(facts: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _difference(there: Mapping[str, Any], here: Mapping[str, Any]) -> str:
-    """In words, how the run that stands in a folder is another than the one wanted."""
+    """Describe how the existing run in a folder differs from the requested one."""
     old, new = there.get("config"), here["config"]
     if isinstance(old, dict):
         if there.get("dataset") != here["dataset"]:

@@ -1,4 +1,4 @@
-"""Finished runs: found in folders, those of other seeds put together, and told in words."""
+"""Find finished runs in folders, group those that differ in the seed, and describe them."""
 
 from __future__ import annotations
 
@@ -42,14 +42,14 @@ class Group:
     """Runs that differ in their seed alone.
 
     Attributes:
-        label: The method, and what tells it from other groups of that method; and that it is unsealed, if it is.
+        label: The method, what distinguishes the group from others of that method, and a mark if it is unsealed.
         subset: The federation.
         dataset: Name of the dataset.
         sample: Whether its images are procedural.
         sources: Names of the sources of its dataset.
         titles: Their titles, which say the year, by name.
         partition: Name of the partitioner of its subset.
-        labels: ``coarse`` or ``fine``, where images have label sets; else empty.
+        labels: ``coarse`` or ``fine`` for multi-label images; otherwise empty.
         seeds: Seeds of the runs.
         figures: Spread of every figure.
         sealed: Whether every run has a seal, which holds; see ``seal``.
@@ -73,7 +73,7 @@ def found(paths: Sequence[Path], note: Callable[[str], None] = lambda _: None) -
 
     Args:
         paths: Folders of runs, or folders that hold such folders, or folders of those.
-        note: Told which of the runs in a folder are left out, and why; and which have no seal.
+        note: Called with runs that are left out, and why, and with runs that have no seal.
 
     Raises:
         UsageError: One is an address.
@@ -122,7 +122,7 @@ def by_seed(results: Sequence[Result]) -> list[list[Result]]:
 
 
 def grouped(results: Sequence[Result]) -> list[Group]:
-    """A group for each of ``by_seed``, told apart from the others by its label."""
+    """A group for each of ``by_seed``, with a label that distinguishes it."""
     sets = by_seed(results)
     labels = _labels([runs[0] for runs in sets])
     groups = []

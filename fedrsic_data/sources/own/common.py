@@ -39,7 +39,7 @@ class Labels:
         codes: int32 [E], indices into ``classes``.
         offsets: int32 [N + 1]; row ``i`` has ``codes[offsets[i]:offsets[i + 1]]``.
         classes: Class names in index order.
-        multi: Whether rows have label sets.
+        multi: Whether rows are multi-label.
         counts: What was counted on the way.
     """
 
@@ -56,7 +56,7 @@ class Labels:
 
     @classmethod
     def sets(cls, codes: NDArray[np.integer], offsets: NDArray[np.integer], classes: tuple[str, ...]) -> Labels:
-        """Label sets in the order they are listed; a label that a row lists again is taken once, and counted."""
+        """Labels of rows in the order they are listed; repeated labels are used once, and counted."""
         row = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
         _, first = np.unique(row * max(len(classes), 1) + codes, return_index=True)
         first.sort()

@@ -50,7 +50,7 @@ class ParquetColumns:
         label: Column of labels.
         multi: Whether these are lists.
         numbered: Whether labels are whole numbers.
-        named: Class names of columns whose numbers stand for some, by column.
+        named: Class names of columns with numbered classes, by column.
         others: Columns of texts by what they say: ``domain``, ``user``, ``split``, ``id``.
     """
 
@@ -244,7 +244,7 @@ def coded(values: Sequence[pa.Array], names: tuple[str, ...] | None) -> tuple[tu
 
 
 def _check_text(path: Path, column: str, values: pa.ChunkedArray) -> None:
-    """Refuses texts that are none: Arrow takes any bytes for a text until somebody reads it."""
+    """Refuse texts that are not UTF-8: Arrow accepts any bytes until they are read."""
     try:
         values.validate(full=True)
     except pa.ArrowInvalid:

@@ -1,6 +1,6 @@
 """Images in folders by class: which level of the folders is the class, and which is the domain or the split.
 
-The folder that an image is in is its class. Above it may stand a level of splits and one of domains, in either order;
+The folder of an image is its class. Above it may be a level of splits and one of domains, in either order;
 levels whose name is the same everywhere are wrappers and say nothing more than, perhaps, the split of all.
 """
 

@@ -26,7 +26,7 @@ def twins(names: Iterable[str], *, cases: bool = False) -> tuple[str, str] | Non
 
     Args:
         names: Class names.
-        cases: Let names stand that differ in capitals alone.
+        cases: Accept names that differ only in case.
     """
     seen: dict[str, str] = {}
     for name in sorted(set(names)):
