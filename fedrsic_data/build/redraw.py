@@ -87,7 +87,7 @@ def of_subset(
         return
     images, told = _images(built, name), _told(subset, rows)
     if told >= images:
-        yield from _laid_out(built, name, clients)
+        yield from _laid_out(built, name, rows, clients)
     if told > images:
         yield f"its sources have {images:,} images, and the plan tells of {told:,}"
     if told < images:
@@ -214,8 +214,11 @@ def _drawn(recipe: Recipe, name: str, subset: SubsetEntry, rows: pa.Table) -> Pl
     return plan.divide(recipe, name, resolve.partitioner_of(recipe, name), merged, groups)
 
 
-def _laid_out(built: Manifest, name: str, clients: pa.Table) -> Iterator[str]:
-    """Whether the shards of a subset are the files that the recipe's layout makes of its clients."""
+def _laid_out(built: Manifest, name: str, rows: pa.Table, clients: pa.Table) -> Iterator[str]:
+    """Whether the shards of a subset are the files that the recipe's layout makes of its clients.
+
+    A client has a file of each split it has planned rows of, also where all of their images were skipped.
+    """
     layout, subset = built.recipe.layout, built.subsets[name]
     order = list(dict.fromkeys(clients.column("client_id").to_pylist()))
     packed = layout.packed(len(order))
@@ -224,10 +227,8 @@ def _laid_out(built: Manifest, name: str, clients: pa.Table) -> Iterator[str]:
         held = [shard.path for shard in subset.shards if shard.split == split]
         names = [shards.packed_name(split, number, len(held)) for number in range(len(held))]
         if not packed:
-            mine = clients.filter(
-                pc.and_(pc.equal(clients.column("split"), split), pc.is_valid(clients.column("file")))
-            )
-            names = [own[client] for client in mine.column("client_id").to_pylist()]
+            planned = pc.unique(rows.filter(pc.equal(rows.column("split"), split)).column("client_id"))
+            names = [own.get(client, "") for client in planned.drop_null().to_pylist()]
         if sorted(held) != sorted(f"{name}/{split}/{file}.parquet" for file in names):
             yield f"files of split {split} are not those of the recipe's layout"
 
