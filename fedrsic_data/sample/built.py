@@ -25,6 +25,10 @@ from fedrsic_data.sample.paint import (
     wave,
 )
 
+# Court and surround; floor and key.
+_TENNIS_COLOURS = (("blue", "green"), ("green", "tile"), ("green", "green"), ("tile", "green"), ("blue", "blue"))
+_BASKETBALL_COLOURS = (("grey", "blue"), ("clay", "red"), ("blue", "red"), ("tile", "green"), ("green", "clay"))
+
 
 def _suburb(c: Canvas, lot: float, house: tuple[float, float], leafy: float, tree: float) -> None:
     """Streets with a row of houses on each side; lots of the given width."""
@@ -122,7 +126,7 @@ def buildings(c: Canvas) -> None:
     plots.paint(box(plots.u, plots.v, pitch[0] / 2 - 0.09, pitch[1] / 2 - 0.09), COLOURS["concrete"] * 0.85)
     traffic(c, f, f.v - pitch[1] * np.floor(f.v / pitch[1]), f.u, (0.045,), 0.35)
     trees(c, f, 0.045, 0.3, 0.1 - np.abs(box(plots.u, plots.v, pitch[0] / 2 - 0.13, pitch[1] / 2 - 0.13)) * 2)
-    half_u, half_v = (plots.vary(0.6, 0.85) * (pitch[0] / 2), plots.vary(0.6, 0.85) * (pitch[1] / 2))
+    half_u, half_v = plots.vary(0.6, 0.85) * (pitch[0] / 2), plots.vary(0.6, 0.85) * (pitch[1] / 2)
     cut_u, cut_v = plots.vary(-0.7, 0.7) * half_u, plots.vary(0.1, 0.8) * half_v
     height = c.between(0.14, 0.26)
 
@@ -216,8 +220,7 @@ def tennis_court(c: Canvas) -> None:
     _verge(c)
     size = (c.between(0.36, 0.42), c.between(0.17, 0.2))
     f, courts = _courts(c, size, 0.14)
-    kinds = [("blue", "green"), ("green", "tile"), ("green", "green"), ("tile", "green"), ("blue", "blue")]
-    inner, outer = kinds[int(c.between(0, 4.99))]
+    inner, outer = _TENNIS_COLOURS[int(c.between(0, 4.99))]
     apron, court = c.colour(outer), c.colour(inner) * 1.12
     half = len(courts) * (size[1] + 0.07) + 0.04
     f.solid(lambda u, v: box(u, v, size[0] + 0.15, half), apron * 0.9, 0.05)
@@ -238,9 +241,7 @@ def basketball_court(c: Canvas) -> None:
     _verge(c)
     size = (c.between(0.46, 0.54), c.between(0.26, 0.3))
     f, courts = _courts(c, size, 0.12)
-    floor, key = [("grey", "blue"), ("clay", "red"), ("blue", "red"), ("tile", "green"), ("green", "clay")][
-        int(c.between(0, 4.99))
-    ]
+    floor, key = _BASKETBALL_COLOURS[int(c.between(0, 4.99))]
     ground, paint = c.colour(floor), c.colour(key)
     half = len(courts) * (size[1] + 0.06) + 0.05
     f.paint(box(f.u, f.v, size[0] + 0.1, half), c.colour("concrete") * 0.8)

@@ -9,8 +9,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from fedrsic_data.sample.cameras import CAMERAS, Collection
 from fedrsic_data.sample.habits import Ints, unit
+from fedrsic_data.sample.sensors import CAMERAS
 
 EXPONENT, SHIFT, MOST_PHOTOGRAPHS = 1.2, 2.0, 4151
 """Parameters for the number of photographs per user; fitted to the published counts of FLAIR."""
@@ -18,6 +18,30 @@ EXPONENT, SHIFT, MOST_PHOTOGRAPHS = 1.2, 2.0, 4151
 SPLITS = ("train", "val", "test")
 
 _IDS, _FIRST_ID, _STEP = 90_000_000, 10_000_000, 55_987_241  # the step has no factor in common with the ids
+
+
+@dataclass(frozen=True)
+class Collection:
+    """Photographs gathered under one name.
+
+    Attributes:
+        cameras: What its users photograph with.
+        validation: Users of every ten whose photographs are for validation.
+        test: Users of every ten whose photographs are for the test.
+    """
+
+    cameras: tuple[str, ...]
+    validation: int
+    test: int
+
+
+COLLECTIONS: dict[str, Collection] = {
+    "coco": Collection(CAMERAS, 0, 2),
+    "flair": Collection(CAMERAS, 1, 1),
+    "voc2007": Collection(("film", "compact"), 0, 2),
+    "voc2012": Collection(("phone", "reflex", "drone"), 0, 2),
+}
+"""The two of VOC have no camera in common: they are two domains."""
 
 
 @dataclass(frozen=True)

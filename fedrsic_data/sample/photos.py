@@ -17,13 +17,11 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from fedrsic_data.errors import UsageError
-from fedrsic_data.sample import cameras, habits, people, sensors
+from fedrsic_data.sample import habits, people, sensors
 from fedrsic_data.sample.covers import COVERS
 from fedrsic_data.sample.labels import COARSE, COARSE_OF, FINE, PHRASES
 from fedrsic_data.sample.layout import arrange
-from fedrsic_data.sample.paint import Canvas
 from fedrsic_data.sample.plots import Site, wide_area
-from fedrsic_data.sample.scenes import MAX_SIZE, MIN_SIZE
 from fedrsic_data.sample.structures import STRUCTURES, WOODS
 from fedrsic_data.sample.vehicles import VEHICLES
 
@@ -75,7 +73,7 @@ class Photograph:
     fine: tuple[int, ...]
 
     def __post_init__(self) -> None:
-        cameras.camera(self.camera)
+        sensors.camera(self.camera)
         if self.number < 0:
             raise UsageError(f"number {self.number} is negative; give 0 or more")
         if (
@@ -115,8 +113,7 @@ def photographs(count: int, seed: int, collection: str = "flair") -> pa.Table:
     if not 1 <= count <= MOST_USERS:
         raise UsageError(f"count {count} is out of range; give 1 to {MOST_USERS:,} users")
     stream = _stream(seed, collection)
-    gathered = cameras.collection(collection)
-    who = people.users(count, stream, gathered)
+    who = people.users(count, stream, people.COLLECTIONS[collection])
     user = np.repeat(np.arange(count), who.sizes)
     number = np.arange(len(user)) - np.repeat(np.cumsum(who.sizes) - who.sizes, who.sizes)
     lists = [_labels(stream, user[at : at + _BLOCK], number[at : at + _BLOCK]) for at in range(0, len(user), _BLOCK)]
@@ -125,7 +122,7 @@ def photographs(count: int, seed: int, collection: str = "flair") -> pa.Table:
         "user": who.ids.take(pa.array(user)),
         "number": pa.array(number, pa.int32()),
         "split": pa.array(people.SPLITS).take(pa.array(who.splits[user])),
-        "camera": pa.array(cameras.CAMERAS).take(pa.array(who.cameras[user])),
+        "camera": pa.array(sensors.CAMERAS).take(pa.array(who.cameras[user])),
         "labels": coarse,
         "fine_labels": fine,
     }
@@ -159,26 +156,22 @@ def photograph(photo: Photograph, *, seed: int, collection: str = "flair", size:
     Raises:
         UsageError: An argument is unknown or out of range.
     """
-    return cameras.to_jpeg(render(photo, seed=seed, collection=collection, size=size), photo.camera)
+    return sensors.compress(render(photo, seed=seed, collection=collection, size=size), sensors.camera(photo.camera))
 
 
 def render(photo: Photograph, *, seed: int, collection: str = "flair", size: int = 64) -> NDArray[np.uint8]:
     """The pixels of a photograph before they are encoded, RGB, uint8 ``[size, size, 3]``; as `photograph`."""
-    if not MIN_SIZE <= size <= MAX_SIZE:
-        raise UsageError(f"size {size} is out of range; give {MIN_SIZE} to {MAX_SIZE} pixels")
-    how = cameras.camera(photo.camera)
-    key = [_stream(seed, collection), crc32(photo.user.encode()), photo.number]
-    rng = np.random.default_rng(np.random.SeedSequence(key))
-    canvas = Canvas(size, sensors.extent(how, rng), rng)
-    site = Site(canvas, float(rng.integers(4)) * (np.pi / 2) + canvas.between(-0.2, 0.2))
-    layout = arrange([FINE[label] for label in photo.fine], canvas.extent, rng)
+    how = sensors.camera(photo.camera)
+    canvas = sensors.blank(size, how, [_stream(seed, collection), crc32(photo.user.encode()), photo.number])
+    site = Site(canvas, float(canvas.rng.integers(4)) * (np.pi / 2) + canvas.between(-0.2, 0.2))
+    layout = arrange([FINE[label] for label in photo.fine], canvas.extent, canvas.rng)
     _GROUND[layout.base](site.plot(wide_area(canvas.extent)))
     for place in layout.grounds:
         if place.label != layout.base:
             _GROUND[place.label](site.plot(place.area))
     for place in layout.things:
         _THING[place.label](site.plot(place.area))
-    return sensors.develop(canvas.rgb, how, rng)[0]
+    return sensors.develop(canvas, how)[0]
 
 
 def photo_caption(photo: Photograph, variant: int = 0) -> str:
@@ -195,7 +188,7 @@ def photo_caption(photo: Photograph, variant: int = 0) -> str:
     return _TEMPLATES[variant % len(_TEMPLATES)].format(
         fine=_listed([PHRASES[FINE[label]] for label in photo.fine]),
         coarse=_listed([COARSE[label].replace("_", " ") for label in coarse]),
-        camera=cameras.camera(photo.camera).words,
+        camera=sensors.camera(photo.camera).words,
     )
 
 
@@ -208,5 +201,5 @@ def _stream(seed: int, collection: str) -> int:
     """Random stream that separates the draws of a seed and a collection from all others."""
     if seed < 0:
         raise UsageError(f"seed {seed} is negative; give 0 or more")
-    cameras.collection(collection)
+    sensors.named("collection", collection, people.COLLECTIONS)
     return int.from_bytes(blake2b(f"{collection}/{seed}".encode(), digest_size=8).digest())

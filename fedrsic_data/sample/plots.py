@@ -55,13 +55,6 @@ class Plot:
         """Half the longer side and half the shorter one."""
         return max(self.half_u, self.half_v), min(self.half_u, self.half_v)
 
-    def at(self, u: float, v: float, angle: float = 0.0) -> Frame:
-        """A frame over the same window, centred at a point and turned by an angle."""
-        f, cos, sin = self.frame, math.cos(angle), math.sin(angle)
-        du, dv = f.u - u, f.v - v
-        sun = (f.sun[0] * cos + f.sun[1] * sin, f.sun[1] * cos - f.sun[0] * sin)
-        return Frame(du * cos + dv * sin, dv * cos - du * sin, f.rgb, f.px, sun)
-
     def spots(
         self, size: tuple[float, float], most: int = 99, jitter: float = 0.0, lengthwise: bool = True
     ) -> tuple[Lattice, Grid]:

@@ -5,14 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from zlib import crc32
 
-import numpy as np
-
 from fedrsic_data.errors import UsageError
 from fedrsic_data.sample import built, nature, sensors, transport
 from fedrsic_data.sample.paint import Canvas
 from fedrsic_data.sample.sensors import Scene
 
-MIN_SIZE, MAX_SIZE = 32, 512
 _HIGH = 1.35  # an extent from which a picture counts as seen from high above
 _HAZY = 0.16
 
@@ -70,19 +67,14 @@ def render(class_name: str, sensor: str, *, seed: int, index: int, size: int = 6
     Raises:
         UsageError: An argument is unknown or out of range.
     """
-    if class_name not in _PAINTERS:
-        raise UsageError(f"class_name {class_name!r} cannot be rendered; choose one of {', '.join(CLASSES)}")
+    paint = sensors.named("class_name", class_name, _PAINTERS)
     how = sensors.spec(sensor)
-    if not MIN_SIZE <= size <= MAX_SIZE:
-        raise UsageError(f"size {size} is out of range; give {MIN_SIZE} to {MAX_SIZE} pixels")
     for name, value in (("seed", seed), ("index", index)):
         if value < 0:
             raise UsageError(f"{name} {value} is negative; give 0 or more")
-    key = [seed, crc32(sensor.encode()), crc32(class_name.encode()), index]
-    rng = np.random.default_rng(np.random.SeedSequence(key))
-    canvas = Canvas(size, sensors.extent(how, rng), rng)
-    _PAINTERS[class_name](canvas)
-    pixels, haze = sensors.develop(canvas.rgb, how, rng)
+    canvas = sensors.blank(size, how, [seed, crc32(sensor.encode()), crc32(class_name.encode()), index])
+    paint(canvas)
+    pixels, haze = sensors.develop(canvas, how)
     if canvas.extent >= _HIGH:
         canvas.note("seen from high above")
     if haze >= _HAZY:
