@@ -35,7 +35,7 @@ import torch
 from PIL import Image
 from torch import nn
 from torch.nn import functional as F
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 from torch.utils.flop_counter import FlopCounterMode
 from torchvision import transforms
 from torchvision.models import resnet18
@@ -43,7 +43,7 @@ from torchvision.models import resnet18
 from fedrsic_data import recipes
 from fedrsic_data.build import pipeline
 from fedrsic_data.dataset import schema
-from fedrsic_data.dataset.reader import Dataset as Built
+from fedrsic_data.dataset.reader import Dataset
 from fedrsic_data.sources.locate import Places
 from fedtrain.methods.aggregate import WeightedMean
 from fedtrain.methods.base import Context
@@ -67,7 +67,7 @@ def sizes(count: int, most: int) -> list[int]:
     return np.minimum(law[((np.arange(count) + 0.5) / count * len(law)).astype(int)].astype(int), most).tolist()
 
 
-class Files(Dataset):  # type: ignore[type-arg]
+class Files(torch.utils.data.Dataset):  # type: ignore[type-arg]
     """JPEG files and multi-hot labels, decoded on access."""
 
     def __init__(self, files: list[bytes], labels: list[list[int]], count: int) -> None:
@@ -238,7 +238,7 @@ def main() -> None:
     counts = [law[int((i + 0.5) * step)] for i in range(arguments.timed)]
     settings = FedLGTSettings(image_size=256, backbone_weights="none", ule="none", ca_mle=True)
     with tempfile.TemporaryDirectory() as folder:
-        subset = Built(federation(Path(folder), counts, arguments.labels)).subset("bench")
+        subset = Dataset(federation(Path(folder), counts, arguments.labels)).subset("bench")
         clients = [c for c in subset.clients if subset.client(c).rows("train")]
         rows = [subset.client(c).rows("train") for c in clients]
         context = Context(subset, subset.clients, (*rows, 0), 0, device, clip="tiny")

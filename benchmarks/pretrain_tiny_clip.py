@@ -31,8 +31,8 @@ from torch.nn import functional
 import fedrsic_data
 from fedrsic_data.sample import CLASSES, caption, render
 from fedtrain.methods.prompts.features import features
-from fedtrain.models import clip as clips
 from fedtrain.models import tiny
+from fedtrain.models.clip import frozen
 from fedtrain.models.tiny import Tokenizer, pieces
 
 SIZE = 64
@@ -228,7 +228,7 @@ def write(out: Path, model: open_clip.CLIP, config: dict, mean: tuple, std: tupl
 def judge(out: Path, data: Path) -> None:
     """Zero-shot accuracy on all rows of every single-label subset of a built sample, as Markdown."""
     config, tokenizer, weights = tiny.parts(out)
-    clip = clips.frozen("tiny", config["model_cfg"], tokenizer, weights, config["preprocess_cfg"], "cpu")
+    clip = frozen("tiny", config["model_cfg"], tokenizer, weights, config["preprocess_cfg"], "cpu")
     dataset = fedrsic_data.open(data)
     print("| subset | classes | chance | zero-shot | first half | second half | class means |")
     print("|---|---|---|---|---|---|---|")

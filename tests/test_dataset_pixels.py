@@ -30,8 +30,8 @@ from fedrsic_data.sources.locate import Places
 from fedtrain.data import ImageDataset, picture
 from fedtrain.methods.networks.album import decoded
 from fedtrain.methods.prompts import features
-from fedtrain.models import clip as clips
 from fedtrain.models import tiny
+from fedtrain.models.clip import Clip, fit, frozen, load
 
 Pixels = NDArray[np.uint8]
 
@@ -235,12 +235,12 @@ def test_albums_hold_the_picture() -> None:
 def test_features_are_of_the_picture(subset: Subset, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[torch.Tensor] = []
 
-    def spy(_: clips.Clip, pictures: torch.Tensor) -> torch.Tensor:
+    def spy(_: Clip, pictures: torch.Tensor) -> torch.Tensor:
         seen.append(pictures)
         return torch.ones(len(pictures), 24)
 
-    monkeypatch.setattr(clips.Clip, "encode_images", spy)
-    features.features(clips.frozen("small", CONFIG, tiny.Tokenizer([], 12), 0, {}, "cpu"), subset, "train")
+    monkeypatch.setattr(Clip, "encode_images", spy)
+    features.features(frozen("small", CONFIG, tiny.Tokenizer([], 12), 0, {}, "cpu"), subset, "train")
     for image, name in zip(torch.cat(seen).numpy(), shown(subset), strict=True):
         near(image, chw(CASES[name][1]), name)
 
@@ -403,7 +403,7 @@ def test_a_build_refuses_what_training_could_not_read(tmp_path: Path) -> None:
 def test_a_build_in_which_every_image_was_skipped_fails(tmp_path: Path) -> None:
     files = {f"{c}/{i}.tif": tiff(np.full((8, 8), i, np.int32), 1) for i in range(5) for c in ("cat", "bird")}
     with pytest.raises(
-        SourceError, match="own: all 10 images were skipped, own/.* for one: an image of mode I cannot be given as RGB"
+        SourceError, match="own: all 10 images were skipped, e.g. own/.*: an image of mode I cannot be given as RGB"
     ):
         pipeline.build(planned(tmp_path / "own", files, on_bad_image="skip"), tmp_path / "out")
     assert not (tmp_path / "out" / "manifest.json").exists()
@@ -424,22 +424,22 @@ def test_a_strip_is_not_enlarged_whole(size: tuple[int, int], monkeypatch: pytes
         return found
 
     monkeypatch.setattr(functional, "interpolate", counted)
-    found = clips.fit(strip(*size), clips.load("tiny").preprocessing)
-    side = clips.load("tiny").preprocessing.size
+    found = fit(strip(*size), load("tiny").preprocessing)
+    side = load("tiny").preprocessing.size
     assert found.shape == (3, side, side)
     assert most <= 3 * side * side * 18
 
 
 @pytest.mark.parametrize("size", [(4, 200), (5, 201), (200, 4), (64, 1100)])
 def test_a_strip_without_its_ends_has_the_same_middle(size: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
-    how = clips.load("tiny").preprocessing
-    cut = clips.fit(strip(*size), how)
-    monkeypatch.setattr(clips, "_LONGEST", 10_000)
-    assert (cut.int() - clips.fit(strip(*size), how)).abs().max() <= 1
+    how = load("tiny").preprocessing
+    cut = fit(strip(*size), how)
+    monkeypatch.setattr("fedtrain.models.clip._LONGEST", 10_000)
+    assert (cut.int() - fit(strip(*size), how)).abs().max() <= 1
 
 
 def test_channels_may_be_resized_one_after_another(monkeypatch: pytest.MonkeyPatch) -> None:
-    how = clips.load("tiny").preprocessing
-    whole = clips.fit(strip(90, 130), how)
-    monkeypatch.setattr(clips, "_LARGE", 0)
-    assert torch.equal(whole, clips.fit(strip(90, 130), how))
+    how = load("tiny").preprocessing
+    whole = fit(strip(90, 130), how)
+    monkeypatch.setattr("fedtrain.models.clip._LARGE", 0)
+    assert torch.equal(whole, fit(strip(90, 130), how))

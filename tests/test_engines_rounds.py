@@ -20,9 +20,8 @@ from federated_softmax import Softmax
 
 from fedrsic_data.dataset.reader import Subset
 from fedrsic_data.errors import OutputError, UsageError
-from fedtrain import config as configs
 from fedtrain import methods, resolve, run
-from fedtrain.config import RunConfig
+from fedtrain.config import RunConfig, changed
 from fedtrain.engines import chosen, participation, rounds
 from fedtrain.engines.base import Engine
 from fedtrain.engines.local import InProcess
@@ -41,7 +40,7 @@ def _softmax(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def config(manifest: Path, *sets: str) -> RunConfig:
-    return configs.changed(RunConfig("softmax", str(manifest), "fed-ucmerced"), ["device=cpu", *sets], Softmax.Settings)
+    return changed(RunConfig("softmax", str(manifest), "fed-ucmerced"), ["device=cpu", *sets], Softmax.Settings)
 
 
 def lines(folder: Path) -> list[dict]:
@@ -421,9 +420,7 @@ def test_one_class_is_refused(sample_build: Path, monkeypatch: pytest.MonkeyPatc
 def test_held_out_domains(tmp_path: Path) -> None:
     """Rows of the domain count for nobody; without them a client may have none, and a run may have nobody."""
     built = sampled(tmp_path / "fed", "clients=6", subset="fed-domains").path
-    wanted = configs.changed(
-        RunConfig("softmax", str(built), "fed-domains"), ["device=cpu", "held_out=no"], Softmax.Settings
-    )
+    wanted = changed(RunConfig("softmax", str(built), "fed-domains"), ["device=cpu", "held_out=no"], Softmax.Settings)
     with pytest.raises(UsageError, match="held_out=no: fed-domains has no such domain; known: "):
         run.train(wanted, tmp_path / "run")
     context = _context(built, "fed-domains", "sample-ucmerced")
@@ -539,7 +536,7 @@ def _context(manifest: Path, subset: str = "fed-ucmerced", held_out: str | None 
     from fedtrain.methods.base import Context
 
     sets = ["device=cpu"] + ([f"held_out={held_out}"] if held_out else [])
-    wanted = configs.changed(RunConfig("softmax", str(manifest), subset), sets, Softmax.Settings)
+    wanted = changed(RunConfig("softmax", str(manifest), subset), sets, Softmax.Settings)
     _, opened, rows = resolve.prepared(wanted)
     return Context(opened, opened.clients, rows, 0, torch.device("cpu"))
 

@@ -17,7 +17,7 @@ from fedrsic_data.sources.locate import Places
 from fedtrain.methods.base import Context, State
 from fedtrain.methods.fedavg import FedAvg
 from fedtrain.methods.fedlgt import FedLGT, known_labels, states_of, uncertain, unknown_loss
-from fedtrain.models import clip as clips
+from fedtrain.models.clip import load
 from fedtrain.models.label_text import embed, told
 from fedtrain.models.label_transformer import NEGATIVE, POSITIVE, UNKNOWN
 
@@ -308,7 +308,7 @@ def test_settings_that_cannot_be(flair: Path, settings: dict[str, object], words
 def test_label_texts_name_the_most_frequent_fine_labels(flair: Path) -> None:
     entry = Dataset(flair).manifest.subsets["flair"]
     assert entry.fine is not None
-    clip = clips.load("tiny")
+    clip = load("tiny")
     texts = dict(zip(entry.classes, told(entry, "coarse", "concat", clip), strict=True))
     counts = {n: c for n, p, c in zip(*vars(entry.fine).values(), strict=True) if p == "trees" and c}
     top = max(counts, key=lambda name: (counts[name], name))

@@ -18,10 +18,9 @@ import fedrsic_data
 from fedrsic_data.dataset.local import LocalFiles
 from fedrsic_data.dataset.reader import Dataset, Subset
 from fedrsic_data.errors import BadImageError, ManifestError, OutputError, UsageError
-from fedtrain.methods.prompts import features as module
-from fedtrain.methods.prompts.features import Features, features
-from fedtrain.models import clip as clips
+from fedtrain.methods.prompts.features import Features, _encode, _facts, features
 from fedtrain.models import tiny
+from fedtrain.models.clip import Clip, frozen, load
 
 CONFIG = {
     "embed_dim": 24,
@@ -30,8 +29,8 @@ CONFIG = {
 }
 
 
-def small(seed: int = 0) -> clips.Clip:
-    return clips.frozen("small", CONFIG, tiny.Tokenizer([], 12), seed, {}, "cpu")
+def small(seed: int = 0) -> Clip:
+    return frozen("small", CONFIG, tiny.Tokenizer([], 12), seed, {}, "cpu")
 
 
 @pytest.fixture(scope="module")
@@ -48,13 +47,13 @@ def subset(built: Path) -> Subset:
 def encoded(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
     """How many images were encoded, call by call."""
     seen: list[int] = []
-    encode = clips.Clip.encode_images
+    encode = Clip.encode_images
 
-    def counted(self: clips.Clip, images: torch.Tensor) -> torch.Tensor:
+    def counted(self: Clip, images: torch.Tensor) -> torch.Tensor:
         seen.append(len(images))
         return encode(self, images)
 
-    monkeypatch.setattr(clips.Clip, "encode_images", counted)
+    monkeypatch.setattr(Clip, "encode_images", counted)
     return seen
 
 
@@ -67,7 +66,7 @@ def same(one: Features, other: Features) -> None:
 def test_rows_are_in_the_order_of_the_clients_and_of_their_shards(
     subset: Subset, monkeypatch: pytest.MonkeyPatch, encoded: list[int]
 ) -> None:
-    monkeypatch.setattr(module, "_BATCH", 7)
+    monkeypatch.setattr("fedtrain.methods.prompts.features._BATCH", 7)
     clip = small()
     found = features(clip, subset, "train")
     row = 0
@@ -135,7 +134,7 @@ def test_a_damaged_or_foreign_cache_is_computed_again(
         file.write_bytes({"truncated": data[: len(data) // 2], "empty": b"", "flipped": flipped}[damage])
     else:
         changed = {"other key": values, "other shape": values[:-1], "other dtype": values.double()}[damage]
-        save_file({"values": changed}, file, module._facts("0" if damage == "other key" else key, changed))
+        save_file({"values": changed}, file, _facts("0" if damage == "other key" else key, changed))
     count = len(encoded)
     same(first, features(small(), subset, "test", cache=tmp_path))
     assert len(encoded) > count
@@ -155,7 +154,7 @@ def test_an_image_that_cannot_be_decoded_is_named(subset: Subset, monkeypatch: p
     def broken(*_: object) -> Iterator[list[tuple[str, bytes]]]:
         yield [("sample-x/beach/07", b"GIF89a")]
 
-    monkeypatch.setattr(module, "_files", broken)
+    monkeypatch.setattr("fedtrain.methods.prompts.features._files", broken)
     with pytest.raises(BadImageError, match="fed-domains: image sample-x/beach/07: damaged image"):
         features(small(), subset, "test")
 
@@ -167,8 +166,8 @@ def test_images_of_any_size_share_a_batch(subset: Subset, monkeypatch: pytest.Mo
             Image.new("L", size, 128).save(buffer, "PNG")
             yield [(str(size), buffer.getvalue())]
 
-    monkeypatch.setattr(module, "_files", files)
-    values = module._encode(small(), subset, "test")
+    monkeypatch.setattr("fedtrain.methods.prompts.features._files", files)
+    values = _encode(small(), subset, "test")
     assert values.shape == (3, 24)
     torch.testing.assert_close(values[0], values[1])
     torch.testing.assert_close(values[0], values[2])
@@ -189,7 +188,7 @@ def test_shards_that_were_exchanged_are_not_kept_as_what_they_should_be(tmp_path
     aside = tmp_path / "aside"
     for source, target in ((first, aside), (second, first), (aside, second)):
         source.rename(target)
-    clip = clips.load("tiny")
+    clip = load("tiny")
     with pytest.raises(ManifestError, match="does not match the manifest; run: fedkit verify"):
         features(clip, Dataset(built).subset("fed-ucmerced"), "train", cache=tmp_path / "cache")
     assert not (tmp_path / "cache").exists()

@@ -14,8 +14,8 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from fedrsic_data.errors import DownloadError, FedkitError, ManifestError, UsageError
-from fedtrain.models import clip as clips
 from fedtrain.models import tiny
+from fedtrain.models.clip import Clip, frozen, load
 
 CONFIG = {
     "embed_dim": 24,
@@ -33,8 +33,8 @@ def _small_architecture(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(open_clip.factory._MODEL_CONFIGS, ARCH, {**CONFIG, "text_cfg": text})
 
 
-def small(seed: int = 0, **preprocessing: Any) -> clips.Clip:
-    return clips.frozen("small", CONFIG, TOKENIZER, seed, preprocessing, "cpu")
+def small(seed: int = 0, **preprocessing: Any) -> Clip:
+    return frozen("small", CONFIG, TOKENIZER, seed, preprocessing, "cpu")
 
 
 def picture(height: int, width: int, seed: int = 0) -> np.ndarray:
@@ -80,7 +80,7 @@ def test_text_features_are_those_of_the_model_however_many_there_are() -> None:
 
 
 def test_tokens_are_open_clips() -> None:
-    clip = clips.load(f"{ARCH}:random")
+    clip = load(f"{ARCH}:random")
     texts = ["a photo of a mobile home park.", "Überführung", ""]
     assert torch.equal(clip.tokenize(texts), open_clip.get_tokenizer("ViT-B-16")(texts))
 
@@ -105,30 +105,30 @@ def test_the_digest_tells_weights_architecture_and_preprocessing_apart() -> None
         small(),
         small(1),
         small(mean=(0.5, 0.5, 0.5)),
-        clips.frozen("small", {**CONFIG, "quick_gelu": True}, TOKENIZER, 0, {}, "cpu"),
+        frozen("small", {**CONFIG, "quick_gelu": True}, TOKENIZER, 0, {}, "cpu"),
     ]
     assert len({clip.digest for clip in kinds}) == 4
-    renamed = clips.frozen("another name", CONFIG, TOKENIZER, small().model.state_dict(), {}, "cpu")
+    renamed = frozen("another name", CONFIG, TOKENIZER, small().model.state_dict(), {}, "cpu")
     assert renamed.digest == small().digest
 
 
 def test_random_weights_come_from_the_seed_and_leave_the_global_generator_alone() -> None:
     before = torch.get_rng_state()
-    digests = [clips.load(f"{ARCH}:random", random=seed).digest for seed in (0, 0, 1)]
+    digests = [load(f"{ARCH}:random", random=seed).digest for seed in (0, 0, 1)]
     assert digests[0] == digests[1] != digests[2]
     assert torch.equal(before, torch.get_rng_state())
 
 
 @pytest.mark.parametrize("suffix", [".safetensors", ".pt"])
 def test_weights_from_a_file(suffix: str, tmp_path: Path) -> None:
-    clip = clips.load(f"{ARCH}:random", random=4)
+    clip = load(f"{ARCH}:random", random=4)
     file = tmp_path / f"weights{suffix}"
     weights = clip.model.state_dict()
     if suffix == ".pt":
         torch.save({"state_dict": weights}, file)
     else:
         save_file(weights, file)
-    again = clips.load(f"{ARCH}:{file}")
+    again = load(f"{ARCH}:{file}")
     assert again.digest == clip.digest
     assert again.name == f"{ARCH}:{file}"
 
@@ -154,12 +154,12 @@ def test_a_known_tag_takes_the_activation_and_the_preprocessing_it_was_trained_w
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file = tmp_path / "weights.safetensors"
-    save_file(clips.load(f"{ARCH}:random", random=4).model.state_dict(), file)
+    save_file(load(f"{ARCH}:random", random=4).model.state_dict(), file)
     known = {"hf_hub": "nobody/nothing/", "quick_gelu": True, "mean": (0.1, 0.2, 0.3), "std": (0.4, 0.5, 0.6)}
     monkeypatch.setitem(open_clip.pretrained._PRETRAINED, ARCH, {"openai": known})
     monkeypatch.setattr(open_clip, "download_pretrained", lambda _: str(file))
     monkeypatch.setattr(huggingface_hub, "get_session", Reachable)
-    clip = clips.load(f"{ARCH}:openai")
+    clip = load(f"{ARCH}:openai")
     assert type(clip.model.transformer.resblocks[0].mlp.gelu).__name__ == "QuickGELU"
     assert clip.preprocessing.mean == (0.1, 0.2, 0.3)
     assert clip.preprocessing.std == (0.4, 0.5, 0.6)
@@ -196,13 +196,13 @@ def test_weights_of_the_cache_need_no_network(tmp_path: Path, monkeypatch: pytes
     for path in (held, top / "refs" / "main"):
         path.parent.mkdir(parents=True)
     (top / "refs" / "main").write_text("0" * 40)
-    wanted = clips.load(f"{ARCH}:random", random=4)
+    wanted = load(f"{ARCH}:random", random=4)
     save_file(wanted.model.state_dict(), held)
     monkeypatch.setitem(open_clip.pretrained._PRETRAINED, ARCH, {"openai": {"hf_hub": "nobody/nothing/"}})
     monkeypatch.setattr(huggingface_hub, "get_session", lambda: pytest.fail("the network was asked"))
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setattr("huggingface_hub.file_download.HF_HUB_CACHE", str(tmp_path), raising=False)
-    clip = clips.load(f"{ARCH}:openai")
+    clip = load(f"{ARCH}:openai")
     assert torch.equal(clip.model.visual.proj, wanted.model.visual.proj)
 
 
@@ -221,12 +221,12 @@ def test_what_is_not_a_clip_is_refused(tmp_path: Path) -> None:
     refused("roberta-ViT-B-32:random", UsageError, "text tower is not open_clip's")
     refused("coca_ViT-B-32:random", UsageError, "text tower is not open_clip's")
     with pytest.raises(UsageError, match="random=3 works only with ARCH:random"):
-        clips.load("tiny", random=3)
+        load("tiny", random=3)
 
 
 def refused(spec: str, kind: type[FedkitError], words: str) -> None:
     with pytest.raises(kind, match=words) as caught:
-        clips.load(spec)
+        load(spec)
     assert "\n" not in str(caught.value)
     assert len(str(caught.value)) < 400
 

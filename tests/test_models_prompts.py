@@ -10,8 +10,8 @@ import torch
 from torch.nn import functional
 
 from fedrsic_data.errors import UsageError
-from fedtrain.models import clip as clips
 from fedtrain.models import tiny
+from fedtrain.models.clip import Clip, frozen, load
 from fedtrain.models.prompts import PromptEncoder, initial_context
 
 VISION = {"image_size": 32, "layers": 1, "width": 32, "patch_size": 16, "head_width": 16}
@@ -29,21 +29,21 @@ TOWERS: dict[str, dict[str, Any]] = {
 }
 
 
-def tower(text: dict[str, Any], **config: Any) -> clips.Clip:
+def tower(text: dict[str, Any], **config: Any) -> Clip:
     """A CLIP with random weights that are not close to zero anywhere."""
     tokenizer = tiny.Tokenizer(["beach", "course", "dense", "golf", "home", "long", "park", "residential", "ship"], 64)
     text = {"context_length": 64, "vocab_size": tokenizer.vocab_size, "width": 64, "heads": 4, "layers": 2} | text
     if text.get("pool_type") == "eos":
         text["eos_id"] = tokenizer.eot_token_id
     config = {"embed_dim": 48, "vision_cfg": VISION, "text_cfg": text} | config
-    made = clips.frozen("test", config, tokenizer, 3, {}, "cpu")
+    made = frozen("test", config, tokenizer, 3, {}, "cpu")
     draw = torch.Generator().manual_seed(5)
     for value in made.model.parameters():
         value.add_(torch.randn(value.shape, generator=draw) * 0.05)
     return made
 
 
-def plain(clip: clips.Clip, names: tuple[str, ...], context: torch.Tensor) -> torch.Tensor:
+def plain(clip: Clip, names: tuple[str, ...], context: torch.Tensor) -> torch.Tensor:
     """[K, m, d] -> [K, C, embed_dim] by full sequences whose placeholder embeddings are replaced by the context."""
     length = context.shape[1]
     numbers = clip.tokenize([f"{'? ' * length}{name.replace('_', ' ')}." for name in names])
@@ -69,7 +69,7 @@ def plain(clip: clips.Clip, names: tuple[str, ...], context: torch.Tensor) -> to
 
 
 def both(
-    clip: clips.Clip, names: tuple[str, ...], clients: int, length: int, classes: list[int] | None = None
+    clip: Clip, names: tuple[str, ...], clients: int, length: int, classes: list[int] | None = None
 ) -> tuple[tuple[torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]:
     """Features and gradients of some loss, plain and ours."""
     draw = torch.Generator().manual_seed(7)
@@ -118,7 +118,7 @@ def test_some_of_the_classes_in_any_order() -> None:
 
 
 def test_vit_b_16_as_it_is() -> None:
-    close(*both(clips.load("ViT-B-16:random", random=1), ("beach", "tennis_court"), clients=1, length=16))
+    close(*both(load("ViT-B-16:random", random=1), ("beach", "tennis_court"), clients=1, length=16))
 
 
 def test_a_class_does_not_depend_on_the_others_and_a_client_not_on_the_others() -> None:
@@ -154,7 +154,7 @@ def test_in_bfloat16_features_are_still_float32_and_near() -> None:
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_on_a_gpu_as_on_the_cpu() -> None:
-    near, far = (clips.load("tiny", device) for device in ("cpu", "cuda"))
+    near, far = (load("tiny", device) for device in ("cpu", "cuda"))
     context = torch.randn(3, 8, near.width, generator=torch.Generator().manual_seed(0)) * 0.02
     ours = PromptEncoder(far, ("beach", "tennis_court"), 8)(context.cuda())
     torch.testing.assert_close(

@@ -16,8 +16,8 @@ import fedrsic_data
 from fedrsic_data.errors import UsageError
 from fedrsic_data.sample import CLASSES
 from fedtrain.methods.prompts.features import features
-from fedtrain.models import clip as clips
 from fedtrain.models import tiny
+from fedtrain.models.clip import Clip, load
 from fedtrain.models.prompts import PromptEncoder
 
 GROUND = [
@@ -42,8 +42,8 @@ GROUND = [
 
 
 @pytest.fixture(scope="module")
-def clip() -> clips.Clip:
-    return clips.load("tiny")
+def clip() -> Clip:
+    return load("tiny")
 
 
 def test_it_is_small_and_whole() -> None:
@@ -56,9 +56,9 @@ def test_it_is_small_and_whole() -> None:
     assert words == sorted(set(words))
 
 
-def test_it_loads_the_same_every_time_and_leaves_the_global_generator_alone(clip: clips.Clip) -> None:
+def test_it_loads_the_same_every_time_and_leaves_the_global_generator_alone(clip: Clip) -> None:
     before = torch.get_rng_state()
-    again = clips.load("tiny")
+    again = load("tiny")
     assert torch.equal(before, torch.get_rng_state())
     assert again.digest == clip.digest
     texts = ["a photo of a beach.", "something else"]
@@ -67,7 +67,7 @@ def test_it_loads_the_same_every_time_and_leaves_the_global_generator_alone(clip
     assert all(value.dtype == torch.float32 for value in again.model.parameters())
 
 
-def test_its_words_are_those_of_the_samples(clip: clips.Clip) -> None:
+def test_its_words_are_those_of_the_samples(clip: Clip) -> None:
     for name in (*CLASSES, *GROUND, "a photo of a {}."):
         spoken = name.replace("_", " ").replace("{}", "")
         assert len(clip.tokenizer.encode(spoken)) == len(tiny.pieces(spoken)), name
@@ -95,7 +95,7 @@ def test_words_it_does_not_know_are_spelled() -> None:
     assert tokenizer.encode("beaches") != tokenizer.encode("beach es")
 
 
-def test_a_text_that_is_too_long_is_refused(clip: clips.Clip) -> None:
+def test_a_text_that_is_too_long_is_refused(clip: Clip) -> None:
     with pytest.raises(UsageError, match=f"tiny takes {clip.context_length}; shorten it"):
         clip.encode_texts(["a photo of a beach. " * 20])
 
@@ -105,7 +105,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return sampled(tmp_path_factory.mktemp("tiny") / "fed", "sample.size=64", subset="fed-ucmerced").path
 
 
-def test_it_tells_the_sample_classes_apart_but_not_perfectly(clip: clips.Clip, built: Path) -> None:
+def test_it_tells_the_sample_classes_apart_but_not_perfectly(clip: Clip, built: Path) -> None:
     subset = fedrsic_data.open(built).subset("fed-ucmerced")
     found = features(clip, subset, "train")
     text = clip.encode_texts([f"a photo of a {name.replace('_', ' ')}." for name in subset.classes])
@@ -117,7 +117,7 @@ def test_it_tells_the_sample_classes_apart_but_not_perfectly(clip: clips.Clip, b
     assert (guess == found.labels[novel]).float().mean().item() > 4 / half
 
 
-def test_words_of_what_is_on_the_ground_mean_something(clip: clips.Clip, built: Path) -> None:
+def test_words_of_what_is_on_the_ground_mean_something(clip: Clip, built: Path) -> None:
     subset = fedrsic_data.open(built).subset("fed-ucmerced")
     found = features(clip, subset, "train")
     text = clip.encode_texts([f"a photo of {word}." for word in GROUND])

@@ -9,9 +9,9 @@ from test_partition_measures import assert_alpha, crosstab, ids, listed_rows, ru
 from fedrsic_data.dataset import skew
 from fedrsic_data.errors import UsageError
 from fedrsic_data.partition import PARTITIONERS, Assignment, Rows, assign, from_json
-from fedrsic_data.partition import labels as lists
 from fedrsic_data.partition.base import reduced
 from fedrsic_data.partition.draws import dirichlet
+from fedrsic_data.partition.labels import first, label_sets, rarest
 from fedrsic_data.partition.multilabel import fill
 
 
@@ -112,7 +112,7 @@ def test_label_sets_are_stratified(name):
 
 
 def test_label_sets_ignore_order_and_repetition():
-    codes, sets = lists.label_sets(*_lists([[2, 0], [0, 2], [0, 0, 2], [], [2], [0], []]), 3)
+    codes, sets = label_sets(*_lists([[2, 0], [0, 2], [0, 0, 2], [], [2], [0], []]), 3)
     assert sets == 4
     assert len({codes[0], codes[1], codes[2]}) == len({codes[3], codes[6]}) == 1
     assert len({codes[0], codes[3], codes[4], codes[5]}) == 4
@@ -120,15 +120,15 @@ def test_label_sets_ignore_order_and_repetition():
 
 def test_label_sets_are_those_of_python():
     rows = scenes(3000, 30)
-    codes, sets = lists.label_sets(rows.labels, rows.offsets, 30)
+    codes, sets = label_sets(rows.labels, rows.offsets, 30)
     real = [frozenset(rows.labels[a:b].tolist()) for a, b in zip(rows.offsets, rows.offsets[1:], strict=False)]
     assert sets == len(set(real)) == len(set(zip(codes.tolist(), real, strict=True)))
 
 
 def test_first_and_rarest():
     given = _lists([[2, 0], [0, 1], [0], [], [1, 2], [2]])
-    assert lists.first(*given, 3).tolist() == [2, 0, 0, 3, 1, 2]
-    assert lists.rarest(*given, 3).tolist() == [0, 1, 0, 3, 1, 2]  # 0 and 2 are as frequent
+    assert first(*given, 3).tolist() == [2, 0, 0, 3, 1, 2]
+    assert rarest(*given, 3).tolist() == [0, 1, 0, 3, 1, 2]  # 0 and 2 are as frequent
 
 
 def test_multi_hot_and_lists_are_the_same_rows():

@@ -11,8 +11,7 @@ import pytest
 
 from fedrsic_data.dataset.recipe import Recipe, Subset
 from fedrsic_data.errors import UsageError
-from fedtrain import config as configs
-from fedtrain.config import NEUTRAL, RunConfig
+from fedtrain.config import NEUTRAL, FlowerSettings, Privacy, RunConfig, changed, from_json, group, identity, to_json
 
 
 @dataclass(frozen=True)
@@ -27,33 +26,33 @@ class Settings:
 BASE = RunConfig("m", "data/x", "s")
 
 
-def changed(*sets: str) -> RunConfig:
-    return configs.changed(BASE, sets, Settings)
+def of(*sets: str) -> RunConfig:
+    return changed(BASE, sets, Settings)
 
 
 def test_json_both_ways() -> None:
-    config = changed("rounds=3", 'splits=["test"]', "lr=1", "held_out=uc")
-    assert configs.from_json(json.loads(json.dumps(configs.to_json(config)))) == config
+    config = of("rounds=3", 'splits=["test"]', "lr=1", "held_out=uc")
+    assert from_json(json.loads(json.dumps(to_json(config)))) == config
     assert config.method_settings == {"lr": 1.0, "rank": 8, "flag": True, "anchor": "template", "dropout": 0.5}
     with pytest.raises(UsageError, match="unknown key 'round'; did you mean 'rounds'"):
-        configs.from_json({**configs.to_json(config), "round": 3})
+        from_json({**to_json(config), "round": 3})
 
 
 @pytest.mark.parametrize("text", ["false", "False"])
 def test_defect_14_false_is_false(text: str) -> None:
-    assert changed(f"flag={text}").method_settings["flag"] is False
-    assert changed("deterministic=true", f"deterministic={text}").deterministic is False
+    assert of(f"flag={text}").method_settings["flag"] is False
+    assert of("deterministic=true", f"deterministic={text}").deterministic is False
     for other in ("no", "0", '"false"'):
         with pytest.raises(UsageError, match="flag: .* should be true or false"):
-            changed(f"flag={other}")
+            of(f"flag={other}")
 
 
 def test_values_are_what_their_field_takes() -> None:
-    assert changed("held_out=2024").held_out == "2024"
-    assert changed("held_out=None").held_out is None
-    assert changed("anchor=7").method_settings["anchor"] == "7"
-    assert changed("rank=null").method_settings["rank"] is None
-    assert changed("anchor=a=b").method_settings["anchor"] == "a=b"
+    assert of("held_out=2024").held_out == "2024"
+    assert of("held_out=None").held_out is None
+    assert of("anchor=7").method_settings["anchor"] == "7"
+    assert of("rank=null").method_settings["rank"] is None
+    assert of("anchor=a=b").method_settings["anchor"] == "a=b"
 
 
 @pytest.mark.parametrize(
@@ -81,17 +80,17 @@ def test_values_are_what_their_field_takes() -> None:
 )
 def test_what_cannot_be_used(sets: str, words: str) -> None:
     with pytest.raises(UsageError, match=words):
-        changed(sets)
+        of(sets)
 
 
 def test_names_that_both_have() -> None:
-    config = changed("run.dropout=0.25", "method.dropout=0.75", "method.lr=2")
+    config = of("run.dropout=0.25", "method.dropout=0.75", "method.lr=2")
     assert (config.dropout, config.method_settings["dropout"], config.method_settings["lr"]) == (0.25, 0.75, 2.0)
 
 
 def test_all_and_a_number_contradict_each_other() -> None:
     with pytest.raises(UsageError, match="sampling=all uses all"):
-        changed("sampling=all", "clients_per_round=3")
+        of("sampling=all", "clients_per_round=3")
 
 
 def test_identity_is_of_what_changes_a_result() -> None:
@@ -100,19 +99,19 @@ def test_identity_is_of_what_changes_a_result() -> None:
         "weighting": "rows", "eval_every": 2, "splits": ("v",), "device": "cpu", "precision": "float32",
         "deterministic": True, "clip": "tiny", "held_out": "d", "method_settings": {"lr": 2.0},
         "manifest": "elsewhere", "cohort": 1, "checkpoint_every": 7, "store": "disk", "tensorboard": True,
-        "dp": configs.Privacy(noise=1.0), "flower": configs.FlowerSettings(timeout=1.0),
+        "dp": Privacy(noise=1.0), "flower": FlowerSettings(timeout=1.0),
     }  # fmt: skip
     assert set(other) == {field.name for field in dataclasses.fields(RunConfig)}
     for key, value in other.items():
-        same = configs.identity(dataclasses.replace(BASE, **{key: value}), "d", {}) == configs.identity(BASE, "d", {})
+        same = identity(dataclasses.replace(BASE, **{key: value}), "d", {}) == identity(BASE, "d", {})
         assert same == (key in NEUTRAL), key
-    assert configs.identity(BASE, "d", {}) != configs.identity(BASE, "e", {})
-    assert configs.identity(BASE, "d", {}) != configs.identity(BASE, "d", {"clip": "0"})
+    assert identity(BASE, "d", {}) != identity(BASE, "e", {})
+    assert identity(BASE, "d", {}) != identity(BASE, "d", {"clip": "0"})
 
 
 def test_row_weights_are_refused_where_noise_counts_every_client_the_same() -> None:
     with pytest.raises(UsageError, match="weighting=rows: with dp.noise"):
-        dataclasses.replace(BASE, weighting="rows", dp=configs.Privacy(noise=1.0))
+        dataclasses.replace(BASE, weighting="rows", dp=Privacy(noise=1.0))
 
 
 def test_whole_numbers_that_mean_nothing() -> None:
@@ -125,13 +124,13 @@ def test_whole_numbers_that_mean_nothing() -> None:
         dataclasses.replace(BASE, method_settings={"batch": 99999999999999999999})
 
 
-def group(config: RunConfig, **recipe: object) -> str:
+def group_of(config: RunConfig, **recipe: object) -> str:
     built = Recipe(1, "d", {"s": Subset(("ucmerced",))}, **recipe)
-    return configs.group(configs.to_json(config), SimpleNamespace(recipe=built), {})
+    return group(to_json(config), SimpleNamespace(recipe=built), {})
 
 
 def test_a_group_is_runs_but_for_their_seed() -> None:
     again = dataclasses.replace(BASE, seed=4, cohort=1)
-    assert group(BASE) == group(again) == group(BASE, seed=7)
-    assert group(BASE) != group(dataclasses.replace(BASE, rounds=4))
-    assert group(BASE) != group(BASE, shots=3)
+    assert group_of(BASE) == group_of(again) == group_of(BASE, seed=7)
+    assert group_of(BASE) != group_of(dataclasses.replace(BASE, rounds=4))
+    assert group_of(BASE) != group_of(BASE, shots=3)

@@ -35,10 +35,10 @@ class _Stop(Exception):  # noqa: N818 - no error of the program: it carries what
 
 @dataclass(frozen=True)
 class Problem:
-    """One thing that is not as the manifest says.
+    """One thing that is not as a manifest or a seal says.
 
     Attributes:
-        file: Relative to the dataset's folder.
+        file: Relative to the folder of the dataset or run.
         words: What differs.
     """
 

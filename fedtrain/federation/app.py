@@ -241,9 +241,9 @@ def site_app(cache: Path) -> Any:
     """
     from flwr.app import Context
 
-    from fedtrain.engines.flower.site import Place, client_app
+    from fedtrain.engines.flower.site import Node, client_app
 
-    def place(context: Context) -> Place:
+    def place(context: Context) -> Node:
         told: Mapping[str, Any] = context.node_config
         known = ("manifest", "client", "state-dir", "cache-dir", "device")
         if not told.get("manifest"):
@@ -253,7 +253,7 @@ def site_app(cache: Path) -> Any:
                 raise UsageError(f"the node's config: unknown key {key!r}; known: {', '.join(known)}")
         for key in ("state-dir", "cache-dir"):
             local(f"the node's config: {key}", str(told.get(key, "")))
-        return Place(
+        return Node(
             manifest=str(told["manifest"]),
             clients=tuple(str(told["client"]).split(",")) if told.get("client") else (),
             states=str(told["state-dir"]) if told.get("state-dir") else None,

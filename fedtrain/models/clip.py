@@ -32,7 +32,7 @@ _LARGE = 2**24  # pixels of an image whose channels are resized one after anothe
 _WEIGHTS = (".safetensors", ".pt", ".pth", ".bin", ".ckpt")
 
 
-class Tokenizer(Protocol):
+class TextTokenizer(Protocol):
     """A tokenizer, such as open_clip's ``SimpleTokenizer``."""
 
     sot_token_id: int
@@ -80,7 +80,7 @@ class Clip:
     name: str
     digest: str
     model: nn.Module
-    tokenizer: Tokenizer
+    tokenizer: TextTokenizer
     preprocessing: Preprocessing
     device: torch.device
     scale: float
@@ -291,7 +291,7 @@ def load(spec: str = "tiny", device: str | torch.device = "cpu", *, random: int 
 def frozen(
     name: str,
     config: Mapping[str, Any],
-    tokenizer: Tokenizer,
+    tokenizer: TextTokenizer,
     weights: Mapping[str, torch.Tensor] | Path | int,
     preprocessing: Mapping[str, Any],
     device: str | torch.device,
@@ -340,8 +340,8 @@ def _architecture(spec: str, arch: str) -> dict[str, Any]:
     return dict(config)
 
 
-def _tokenizer(arch: str) -> Tokenizer:
-    tokenizer: Tokenizer = open_clip.get_tokenizer(arch)
+def _tokenizer(arch: str) -> TextTokenizer:
+    tokenizer: TextTokenizer = open_clip.get_tokenizer(arch)
     return tokenizer
 
 

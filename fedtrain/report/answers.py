@@ -20,7 +20,7 @@ from fedtrain.runs.results import BYTES, FLOATS, Group, Spread, engine, figures,
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from fedtrain.runs.verify import Problem
+    from fedrsic_data.dataset.verify import Problem
 
 
 def trained(results: Sequence[Result], sets: Sequence[str] = ()) -> Shown:

@@ -15,7 +15,7 @@ COLUMNS = ("C-AP", "C-P", "C-R", "C-F1", "O-AP", "O-P", "O-R", "O-F1")
 
 
 @dataclass(frozen=True)
-class Published:
+class PaperRow:
     """A row of a paper's table.
 
     Attributes:
@@ -57,9 +57,9 @@ _COCO = ("coco", ("MS-COCO 2014",), "iid")
 _VOC = ("voc", ("PASCAL VOC 2007", "PASCAL VOC 2007 + 2012"), "iid")
 
 
-def _fedlgt(of: tuple[str, tuple[str, ...], str], labels: str, method: str, **figures: float) -> Published:
+def _fedlgt(of: tuple[str, tuple[str, ...], str], labels: str, method: str, **figures: float) -> PaperRow:
     named = {name.replace("_", "-"): value for name, value in figures.items()}
-    return Published("FedLGT, arXiv 2312.07165", "a third party's summary", *of, labels, method, named)
+    return PaperRow("FedLGT, arXiv 2312.07165", "a third party's summary", *of, labels, method, named)
 
 
 PUBLISHED = (
@@ -76,6 +76,6 @@ PUBLISHED = (
 )
 
 
-def of(source: str, labels: str) -> tuple[Published, ...]:
+def of(source: str, labels: str) -> tuple[PaperRow, ...]:
     """The rows that were published on a source and label space."""
     return tuple(row for row in PUBLISHED if (row.source, row.labels) == (source, labels))

@@ -3,28 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 from fedrsic_data.dataset.reader import Dataset, Subset
+from fedrsic_data.dataset.verify import Problem
 from fedrsic_data.errors import FedkitError
 from fedtrain.config import group, told_of
 from fedtrain.runs import seal
 from fedtrain.runs.files import CONFIG, RESULT
 from fedtrain.runs.folder import Result, load
-
-
-@dataclass(frozen=True)
-class Problem:
-    """One thing that is not as it was when the run finished.
-
-    Attributes:
-        file: Relative to the run's folder.
-        words: What does not fit.
-    """
-
-    file: str
-    words: str
 
 
 def check_run(folder: Path) -> tuple[Result, list[Problem], list[str]]:

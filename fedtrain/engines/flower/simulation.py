@@ -19,7 +19,7 @@ from fedtrain.config import RunConfig
 from fedtrain.engines.base import Outcome, Training
 from fedtrain.engines.flower import server
 from fedtrain.engines.flower.server import Deployment, Link
-from fedtrain.engines.flower.site import Place, anywhere, client_app
+from fedtrain.engines.flower.site import Node, anywhere, client_app
 from fedtrain.runs.files import CHECKPOINT
 
 _NODES = 256  # most nodes; beyond, a node has several clients
@@ -65,7 +65,7 @@ class Simulation:
 
         context, config = training.context, training.config
         nodes, stop = min(len(context.clients), _NODES), Event()
-        shared = Place(
+        shared = Node(
             manifest=anywhere(config.manifest),
             states=str((training.folder / CHECKPOINT / "personal").resolve()),
             cache=str(context.cache.resolve()) if context.cache else None,
@@ -82,9 +82,9 @@ class Simulation:
                 failed.append(error)
                 raise
 
-        def place(at: FlowerContext) -> Place:
+        def place(at: FlowerContext) -> Node:
             own = names[int(at.node_config["partition-id"]) :: nodes]
-            return Place(shared.manifest, own, shared.states, shared.cache, shared.device)
+            return Node(shared.manifest, own, shared.states, shared.cache, shared.device)
 
         try:
             _begin(config)

@@ -28,7 +28,7 @@ _KEPT = "fedkit.personal"
 
 
 @dataclass(frozen=True)
-class Place:
+class Node:
     """What a node is told by its own configuration.
 
     Attributes:
@@ -53,7 +53,7 @@ def anywhere(manifest: str) -> str:
     return manifest if "://" in manifest else str(Path(manifest).resolve())
 
 
-def client_app(place: Callable[[Context], Place]) -> ClientApp:
+def client_app(place: Callable[[Context], Node]) -> ClientApp:
     """A Flower app of sites.
 
     Args:
@@ -102,7 +102,7 @@ def _answer(message: Message, work: Callable[[], RecordDict]) -> Message:
         return Message(Error(wire.FAILED, str(error)), reply_to=message)
 
 
-def _joined(message: Message, place: Place) -> RecordDict:
+def _joined(message: Message, place: Node) -> RecordDict:
     """Names of the clients that are here, and their training rows.
 
     Raises:
@@ -118,7 +118,7 @@ def _joined(message: Message, place: Place) -> RecordDict:
     return RecordDict({wire.CONFIG: facts, wire.METRICS: MetricRecord({"rows": rows})})
 
 
-def _usable(place: Place) -> None:
+def _usable(place: Node) -> None:
     """Says before the first round what would fail in it."""
     try:
         torch.empty(1, device=place.device)
@@ -134,7 +134,7 @@ def _usable(place: Place) -> None:
             ) from None
 
 
-def _trained(message: Message, context: Context, place: Place) -> RecordDict:
+def _trained(message: Message, context: Context, place: Node) -> RecordDict:
     told = wire.ordered(message.content.config_records[wire.CONFIG])
     method, device = _ready(told, place)
     kept = _Kept(told, method, context.state, place, device, prune=True)
@@ -146,7 +146,7 @@ def _trained(message: Message, context: Context, place: Place) -> RecordDict:
     return wire.update(update, finite=whole)
 
 
-def _judged(message: Message, context: Context, place: Place) -> RecordDict:
+def _judged(message: Message, context: Context, place: Node) -> RecordDict:
     told = wire.ordered(message.content.config_records[wire.CONFIG])
     method, device = _ready(told, place)
     # what was trained this round is in no checkpoint of the server yet: what is older has to stay
@@ -165,7 +165,7 @@ class _Kept:
     """The personal state of the client of an order: in the node's memory, and in its folder if it has one."""
 
     def __init__(
-        self, told: wire.Order, method: Method, memory: RecordDict, place: Place, device: torch.device, *, prune: bool
+        self, told: wire.Order, method: Method, memory: RecordDict, place: Node, device: torch.device, *, prune: bool
     ) -> None:
         self._told, self._memory, self._device = told, memory, device
         self._start = placed(method.personal(0), device)
@@ -215,7 +215,7 @@ class _Kept:
             self._store.put(told.number, state, told.round)
 
 
-def _ready(told: wire.Order, place: Place) -> tuple[Method, torch.device]:
+def _ready(told: wire.Order, place: Node) -> tuple[Method, torch.device]:
     """The method, bound to the one client of an order.
 
     Raises:
@@ -228,7 +228,7 @@ def _ready(told: wire.Order, place: Place) -> tuple[Method, torch.device]:
 
 @lru_cache(maxsize=16)  # a simulation's worker serves many clients, and binding takes seconds
 def _bound(
-    text: str, client: str, number: int, counts: tuple[int, ...], ranks: tuple[int, ...], place: Place
+    text: str, client: str, number: int, counts: tuple[int, ...], ranks: tuple[int, ...], place: Node
 ) -> tuple[Method, torch.device]:
     config, device = from_json(json.loads(text)), torch.device(place.device)
     kind = methods.METHODS[config.method]
