@@ -485,7 +485,7 @@ def test_answers_that_cannot_be_used(single: Path) -> None:
         wire.updated(good, 3, like, 4)
     for name, number, words in (
         ("weight", 1e9, "its weight is"),
-        ("weight", math.nan, "weighs"),
+        ("weight", math.nan, "its weight is"),
         ("more", 1, "not asked"),
     ):
         more = wire.update(Update(0, 5, {"sigma": torch.ones(2, 3)}, {}, 0.5), finite=True)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import ast
 import importlib.util
 import sys
+from collections.abc import Iterator
+from pathlib import Path
 from types import ModuleType
 
 import pytest
@@ -28,6 +31,7 @@ CONTRACT |= {"distribution"}
 """The rooms of the data layer that trainers may see."""
 
 HEAVY = {"torch", "torchvision", "open_clip"}
+LATER = {("fedlgt.py", "fedtrain.models.clip")}
 REGISTERED = {
     "fedrsic_data.sources": "coco coco_format flair folder metadata optimal31 parquet resisc45 ucmerced voc "
     "voc_format yolo",
@@ -83,10 +87,37 @@ def test_registered_siblings_do_not_import_each_other(package: str) -> None:
         assert not graph.arrows()[module] & siblings, module
 
 
+def test_nothing_of_ours_is_imported_under_another_name() -> None:
+    everywhere = [*graph.modules().values(), *ROOT.glob("*.py"), *ROOT.glob("benchmarks/*.py"), *ROOT.glob("docs/*.py")]
+    assert [f"{path}: {name}" for path in everywhere for name in renamed(path)] == []
+    tests = [(path, name) for path in ROOT.glob("tests/*.py") for name in renamed(path) if name in graph.modules()]
+    assert tests == []
+
+
+def renamed(path: Path) -> Iterator[str]:
+    """What of our packages a file imports under another name."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            module = f"{node.module}." if isinstance(node, ast.ImportFrom) else ""
+            names = [module + alias.name for alias in node.names if alias.asname]
+            yield from (name for name in names if name.split(".")[0] in graph.PACKAGES)
+
+
+def test_no_public_class_has_the_name_of_another() -> None:
+    homes: dict[str, set[str]] = {}
+    for module, path in graph.modules().items():
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                homes.setdefault(node.name, set()).add(module)
+    assert {name for name, found in homes.items() if len(found) > 1} <= {"Rows"}
+
+
 def test_the_walk_sees_imports_wherever_they_stand(tmp_path: object) -> None:
     bad = tmp_path / "bad.py"  # type: ignore[operator]
     bad.write_text("def f():\n    from fedrsic_data.build import pipeline\nimport fedtrain.run\n")
     assert set(graph.imported(bad)) == {"fedrsic_data.build.pipeline", "fedtrain.run"}
+    bad.write_text("def f():\n    from fedtrain import run as r, seeds\nimport fedrsic_data.seeds as s, numpy as n\n")
+    assert list(renamed(bad)) == ["fedrsic_data.seeds", "fedtrain.run"]
 
 
 def test_a_circle_and_an_arrow_up_are_found() -> None:

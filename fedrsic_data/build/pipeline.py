@@ -31,8 +31,7 @@ from fedrsic_data.raw.download import Progress
 from fedrsic_data.raw.index import Index, fingerprint
 from fedrsic_data.recipes.resolve import Resolved, resolve
 from fedrsic_data.settings import encode
-from fedrsic_data.sources import SOURCES, locate
-from fedrsic_data.sources import sample as sample_source
+from fedrsic_data.sources import SOURCES, locate, sample
 
 _THREADS = Threads()
 
@@ -198,8 +197,8 @@ def _indexes(resolved: Resolved, places: locate.Places, listener: BuildListener)
                 f"--sources {places.folder}" if places.folder is not None else f"--source {next(iter(places.given))}"
             )
             raise UsageError(f"{option}: cannot be combined with --sample; leave one of them out")
-        drawn = {name: sample_source.index(source, recipe.sample) for name, source in sources.items()}
-        sample_source.check(sources.values(), recipe.sample)
+        drawn = {name: sample.index(source, recipe.sample) for name, source in sources.items()}
+        sample.check(sources.values(), recipe.sample)
         return drawn, []
     locate.check_names(places.given, dict.fromkeys((*SOURCES, *sources)))
     here = {name: locate.find(sources[name], places) for name in wanted}

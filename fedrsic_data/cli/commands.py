@@ -136,14 +136,14 @@ def new(
       fedkit new my.json --hub USER/NAME --clients 20 --alpha 0.1
       fedkit new my.json --parquet data.parquet --set label=species --set domain=camera
     """
-    from fedrsic_data.cli import new_recipe as drafts
+    from fedrsic_data.cli import new_recipe
 
-    chosen = drafts.settings(folder, hub, parquet, set_ or [], config)
-    drafts.check(recipe, force=force)
+    chosen = new_recipe.settings(folder, hub, parquet, set_ or [], config)
+    new_recipe.check(recipe, force=force)
     with listening(quiet=json) as listener:
-        drafted = drafts.draft(chosen, name, clients=clients, alpha=alpha, offline=offline, listener=listener)
-    drafts.write(recipe, drafted, force=force)
-    answer(drafts.shown(recipe, drafted), json)
+        drafted = new_recipe.draft(chosen, name, clients=clients, alpha=alpha, offline=offline, listener=listener)
+    new_recipe.write(recipe, drafted, force=force)
+    answer(new_recipe.shown(recipe, drafted), json)
 
 
 def resplit(
@@ -171,7 +171,7 @@ def resplit(
     from fedrsic_data.build import memory, pipeline
     from fedrsic_data.cli import tables
     from fedrsic_data.dataset.recipe import Recipe
-    from fedrsic_data.derive import resplit as again
+    from fedrsic_data.derive.resplit import prepare
     from fedrsic_data.settings import encode
 
     def change(old: Recipe) -> Recipe:
@@ -181,7 +181,7 @@ def resplit(
 
     memory.frugal()
     with listening(quiet=json) as listener:
-        planned = again.prepare(manifest, change, listener)
+        planned = prepare(manifest, change, listener)
         if dry_run:
             answer(tables.planned(planned), json)
             return
@@ -244,13 +244,13 @@ def inspect(
 
 def verify(manifest: Path, json: bool) -> None:
     """Read every file of a dataset again and compare it with the manifest. Exits with 1 if anything differs."""
-    from fedrsic_data.build.verify import verify as prove
+    import fedrsic_data.build.verify
     from fedrsic_data.cli import tables
 
     without_pandas()
     notes: list[str] = []
     with bars(quiet=json) as bar:
-        built, problems = prove(manifest, bar("bytes"), notes.append)
+        built, problems = fedrsic_data.build.verify.verify(manifest, bar("bytes"), notes.append)
     answer(tables.verified(manifest, built, problems, notes), json)
     if problems:
         raise typer.Exit(1)

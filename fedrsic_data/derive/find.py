@@ -8,9 +8,7 @@ from pathlib import Path
 
 from fedrsic_data.build import pipeline
 from fedrsic_data.build.pipeline import QUIET, BuildListener
-from fedrsic_data.dataset import manifest
-from fedrsic_data.dataset.hub import address
-from fedrsic_data.dataset.hub import pinned as commit_of
+from fedrsic_data.dataset import hub, manifest
 from fedrsic_data.dataset.local import is_address
 from fedrsic_data.dataset.recipe import read_json
 from fedrsic_data.errors import ManifestError, OutputError, UsageError
@@ -68,7 +66,7 @@ def folder(
 
 
 def _published(text: str) -> str:
-    return str(commit_of(address(text)))
+    return str(hub.pinned(hub.address(text)))
 
 
 def _is_recipe(name_or_path: str) -> bool:

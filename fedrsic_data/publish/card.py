@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 
 from fedrsic_data import partition
-from fedrsic_data.answer import markdown as text
+from fedrsic_data.answer import markdown
 from fedrsic_data.build.finish import SAMPLE_LICENCE
 from fedrsic_data.dataset.manifest import Manifest, SubsetEntry
 from fedrsic_data.publish.rebuild import command
@@ -50,12 +50,12 @@ def render(built: Manifest, repo: str, tag: str, pictures: Sequence[Picture]) ->
     head = yaml.safe_dump(_head(built, repo), sort_keys=False, allow_unicode=True, width=10**6)
     parts = [
         f"---\n{head}---",
-        f"# {text(built.name)}",
-        text(built.recipe.title or built.name),
+        f"# {markdown(built.name)}",
+        markdown(built.recipe.title or built.name),
         *([_SAMPLE] if built.recipe.sample is not None else []),
         *([_REFERENCE] if built.reference else []),
         _table(built),
-        *(f"![{text(picture.alt)}]({picture.name})" for picture in pictures),
+        *(f"![{markdown(picture.alt)}]({picture.name})" for picture in pictures),
         *_partition(built, tag),
         *_loading(built, repo),
         *_rebuilding(built, repo),
@@ -152,7 +152,7 @@ def _splits(subset: SubsetEntry) -> list[str]:
 
 def _table(built: Manifest) -> str:
     rows = [
-        [text(name), f"{len(s.classes)}", f"{s.clients:,}", ", ".join(f"{k} {n:,}" for k, n in s.rows.items())]
+        [markdown(name), f"{len(s.classes)}", f"{s.clients:,}", ", ".join(f"{k} {n:,}" for k, n in s.rows.items())]
         for name, s in built.subsets.items()
     ]
     return _markdown(["subset", "classes", "clients", "images"], rows)
@@ -168,12 +168,12 @@ def _partition(built: Manifest, tag: str) -> Iterator[str]:
         spec = built.recipe.partition_of(name)
         kind = partition.PARTITIONERS.get(spec["name"])
         settings = ", ".join(f"{key} {json.dumps(value)}" for key, value in spec.items() if key != "name")
-        how = f"{text(spec['name'])} ({text(settings)}), seed {built.recipe.seed}."
-        how += f" {text(kind.cites)}." if kind is not None else ""
-        yield f"**{text(name)}**: {how}"
+        how = f"{markdown(spec['name'])} ({markdown(settings)}), seed {built.recipe.seed}."
+        how += f" {markdown(kind.cites)}." if kind is not None else ""
+        yield f"**{markdown(name)}**: {how}"
         yield _skew(subset.skew)
         if subset.remarks:
-            yield "\n".join(f"- {text(remark)}." for remark in subset.remarks)
+            yield "\n".join(f"- {markdown(remark)}." for remark in subset.remarks)
     yield (
         f"Measured on the training rows, each beside the 5th to 95th percentile of IID splits of the same sizes. "
         f"The plan, the owner of every image, has the digest `{built.plan.digest}`; the tag `{tag}` names the commit "
@@ -224,7 +224,7 @@ fedkit train {"fedlgt" if subset.multi_label else "fedpgp"} --manifest hf://{rep
 
 
 def _rebuilding(built: Manifest, repo: str) -> Iterator[str]:
-    versions = ", ".join(f"{text(name)} {text(version)}" for name, version in built.writer.items())
+    versions = ", ".join(f"{markdown(name)} {markdown(version)}" for name, version in built.writer.items())
     yield "## How to build it again"
     yield f"```bash\n{command(built.recipe, f'hf://{repo}')}\n```"
     yield f"From the same sources this gives the same plan, and with the same {versions} the same shards, to the byte."
@@ -233,8 +233,8 @@ def _rebuilding(built: Manifest, repo: str) -> Iterator[str]:
 def _sources(built: Manifest) -> Iterator[str]:
     yield "## Sources and licences"
     for source in built.sources.values():
-        lines = [f"- **{text(source.title)}**, {source.images:,} images. {text(source.homepage)}"]
-        lines += [f"  - Licence: {text(source.licence)}.", f"  - Cite: {text(source.citation)}."]
-        lines += [f"  - Incomplete copy: {text(words)}." for words in source.missing]
+        lines = [f"- **{markdown(source.title)}**, {source.images:,} images. {markdown(source.homepage)}"]
+        lines += [f"  - Licence: {markdown(source.licence)}.", f"  - Cite: {markdown(source.citation)}."]
+        lines += [f"  - Incomplete copy: {markdown(words)}." for words in source.missing]
         yield "\n".join(lines)
     yield "The partition was made with fedkit."

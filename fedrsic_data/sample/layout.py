@@ -79,7 +79,7 @@ class Place:
 
 
 @dataclass(frozen=True)
-class Layout:
+class Arrangement:
     """Things of an image and their places.
 
     Attributes:
@@ -101,7 +101,7 @@ class _Row(NamedTuple):
     share: float
 
 
-def arrange(labels: Sequence[str], extent: float, rng: np.random.Generator) -> Layout:
+def arrange(labels: Sequence[str], extent: float, rng: np.random.Generator) -> Arrangement:
     """Give every label a place that can be seen.
 
     Args:
@@ -125,7 +125,7 @@ def arrange(labels: Sequence[str], extent: float, rng: np.random.Generator) -> L
         patches, strips = strips, []
     base = min(patches, key=lambda name: name in _AT_SHORE) if patches else seas[0]
     grounds = _place_rows(_rows(patches, strips, seas, things), extent, rng)
-    return Layout(base, tuple(grounds), tuple(_place_things(things, grounds, extent, rng)))
+    return Arrangement(base, tuple(grounds), tuple(_place_things(things, grounds, extent, rng)))
 
 
 def _sorted_out(labels: Sequence[str]) -> tuple[list[str], list[str], list[str], list[str]]:
