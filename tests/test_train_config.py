@@ -9,7 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from fedrsic_data.dataset.recipe import Recipe, Subset
+from fedrsic_data.dataset.recipe import Recipe, SubsetRecipe
 from fedrsic_data.errors import UsageError
 from fedtrain.config import NEUTRAL, FlowerSettings, Privacy, RunConfig, changed, from_json, group, identity, to_json
 
@@ -125,7 +125,7 @@ def test_whole_numbers_that_mean_nothing() -> None:
 
 
 def group_of(config: RunConfig, **recipe: object) -> str:
-    built = Recipe(1, "d", {"s": Subset(("ucmerced",))}, **recipe)
+    built = Recipe(1, "d", {"s": SubsetRecipe(("ucmerced",))}, **recipe)
     return group(to_json(config), SimpleNamespace(recipe=built), {})
 
 
