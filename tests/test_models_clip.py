@@ -239,7 +239,7 @@ def test_patches_are_tokens_in_the_space_of_the_texts(layers: object) -> None:
         "vision_cfg": {"image_size": 64, "layers": layers, "width": 32, "patch_size": 16, "head_width": 16},
         "text_cfg": {"context_length": 12, "vocab_size": 514, "width": 32, "heads": 2, "layers": 1},
     }
-    clip = clips.frozen("small", config, tiny.Tokenizer([], 12), 0, {}, "cpu")
+    clip = frozen("small", config, tiny.Tokenizer([], 12), 0, {}, "cpu")
     images = torch.randint(256, (3, 3, 64, 64), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     found = clip.encode_patches(images)
     assert found.shape == (3, clip.tokens, 24)
@@ -280,6 +280,6 @@ def test_a_tower_without_a_class_token_has_no_patches() -> None:
         },
         "text_cfg": {"context_length": 12, "vocab_size": 514, "width": 32, "heads": 2, "layers": 1},
     }
-    clip = clips.frozen("small", config, tiny.Tokenizer([], 12), 0, {}, "cpu")
+    clip = frozen("small", config, tiny.Tokenizer([], 12), 0, {}, "cpu")
     with pytest.raises(UsageError, match="clip 'small': its image encoder gives no features of patches"):
         clip.encode_patches(torch.zeros(1, 3, 32, 32, dtype=torch.uint8))
