@@ -25,11 +25,23 @@ class Registry(MutableMapping[str, T]):
     Args:
         kind: The word for one of the things, for messages.
         table: ``{name: "module:attribute"}``, in the order in which the names are listed.
+        group: Entry points of this group are names of other packages, looked up when the table has none.
     """
 
-    def __init__(self, kind: str, table: Mapping[str, str]) -> None:
+    def __init__(self, kind: str, table: Mapping[str, str], group: str = "") -> None:
         self.kind = kind
         self._known: dict[str, str | T] = dict(table)
+        self._group = group
+
+    def _names(self) -> dict[str, str | T]:
+        """The whole table, with what other packages add."""
+        if self._group:
+            from importlib.metadata import entry_points
+
+            for point in sorted(entry_points(group=self._group)):
+                self._known.setdefault(point.name, point.value)
+            self._group = ""
+        return self._known
 
     def named(self, name: object, where: str = "") -> T:
         """The thing of this name.
@@ -41,9 +53,9 @@ class Registry(MutableMapping[str, T]):
         Raises:
             UsageError: There is none; the message suggests one.
         """
-        if not isinstance(name, str) or name not in self._known:
+        if not isinstance(name, str) or name not in self:
             prefix = f"{where}: " if where else ""
-            raise UsageError(f"{prefix}unknown {self.kind} {name!r}{suggest(str(name), self._known)}")
+            raise UsageError(f"{prefix}unknown {self.kind} {name!r}{suggest(str(name), self._names())}")
         found = self._known[name]
         if not isinstance(found, str):
             return found
@@ -59,13 +71,13 @@ class Registry(MutableMapping[str, T]):
         return self.named(name) if name in self else default
 
     def __contains__(self, name: object) -> bool:
-        return isinstance(name, str) and name in self._known
+        return isinstance(name, str) and (name in self._known or name in self._names())
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._known)
+        return iter(self._names())
 
     def __len__(self) -> int:
-        return len(self._known)
+        return len(self._names())
 
     def __setitem__(self, name: str, thing: T) -> None:
         self._known[name] = thing

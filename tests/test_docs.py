@@ -9,6 +9,7 @@ import os
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -163,3 +164,16 @@ def test_the_method_of_the_page_trains(tmp_path: Path) -> None:
     compared = fedkit("compare", "runs", cwd=tmp_path)
     assert compared.returncode == 0
     assert "fedavgm" in compared.stdout
+    facts = tmp_path / "fedavgm-1.0.dist-info"  # as installed, with the page's entry point
+    facts.mkdir()
+    (facts / "METADATA").write_text("Metadata-Version: 2.1\nName: fedavgm\nVersion: 1.0\n")
+    (entry,) = tomllib.loads(blocks(ROOT / "docs" / "add_a_method.md", "toml")[0])["project"]["entry-points"].items()
+    lines = [f"[{entry[0]}]", *(f"{name} = {value}" for name, value in entry[1].items())]
+    (facts / "entry_points.txt").write_text("\n".join(lines))
+    refused = fedkit(
+        *("train", "fedavgm", "--manifest", "data/fed-rsic", "--set", "beta=2"),
+        cwd=tmp_path,
+        PYTHONPATH=f"{ROOT}{os.pathsep}{tmp_path}",
+    )
+    assert refused.returncode == 2
+    assert "fedavgm: beta=2.0 should be from 0 to below 1" in refused.stderr

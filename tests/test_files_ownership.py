@@ -38,7 +38,7 @@ from fedtrain.report import html
 @pytest.fixture(autouse=True)
 def _softmax(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.set_num_threads(1)
-    monkeypatch.setattr(methods, "METHODS", methods.METHODS | {"softmax": Softmax})
+    monkeypatch.setattr(methods, "METHODS", {**methods.METHODS, "softmax": Softmax})
 
 
 # files of a person's, in any place

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from conftest import ROOT
@@ -47,6 +48,21 @@ def test_a_thing_that_is_set_serves_this_process() -> None:
     assert kinds["mine"] is set
     del kinds["mine"]
     assert "mine" not in kinds
+
+
+def test_other_packages_add_names_by_entry_points(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    facts = tmp_path / "theirs-1.0.dist-info"
+    facts.mkdir()
+    (facts / "METADATA").write_text("Metadata-Version: 2.1\nName: theirs\nVersion: 1.0\n")
+    (facts / "entry_points.txt").write_text("[fedkit.kinds]\nletters = string:ascii_letters\ntext = nowhere:thing\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    kinds: Registry[object] = Registry("kind", {"text": "string:digits"}, group="fedkit.kinds")
+    assert kinds["text"] == "0123456789"  # the table goes before them
+    assert "letters" in kinds
+    assert list(kinds) == ["text", "letters"]
+    assert str(kinds["letters"]).startswith("abc")
+    with pytest.raises(UsageError, match="unknown kind 'leters'; did you mean 'letters'"):
+        kinds["leters"]
 
 
 def test_the_tables_name_sources_as_sources_name_themselves() -> None:

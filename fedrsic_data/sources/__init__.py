@@ -26,6 +26,7 @@ SOURCES: Registry[Source] = Registry(
         "ucmerced": "fedrsic_data.sources.ucmerced:SOURCE",
         "voc": "fedrsic_data.sources.voc:SOURCE",
     },
+    group="fedkit.sources",
 )
 """Every source by the name it has in recipes."""
 

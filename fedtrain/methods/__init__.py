@@ -22,5 +22,6 @@ METHODS: Registry[type[Method]] = Registry(
         "promptfl": "fedtrain.methods.promptfl:PromptFL",
         "zeroshot": "fedtrain.methods.zeroshot:ZeroShot",
     },
+    group="fedkit.methods",
 )
 """Methods by name."""
