@@ -1,4 +1,4 @@
-"""The dataset card, ``README.md``: how ``datasets`` finds the subsets, and what a reader must know."""
+"""The dataset card, ``README.md``: the configs for ``datasets``, and a description for readers."""
 
 from __future__ import annotations
 

@@ -29,7 +29,7 @@ _Column = Callable[[int, int], pa.ChunkedArray]
 class Spilled:
     """A table whose columns are in a temporary file without a name; a column comes back whole, or rows by range.
 
-    Its methods are named as those of ``pyarrow.Table``. Those that make columns raise ``OutputError`` where there is no
+    Its methods have the names of ``pyarrow.Table``. Those that make columns raise ``OutputError`` if there is no
     room for temporary files. Safe for threads; it cannot be sent to other processes, its slices can.
     """
 

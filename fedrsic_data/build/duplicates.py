@@ -1,4 +1,4 @@
-"""Near-duplicates: the same picture in two sources, or in one of them twice, whatever encoded or resized it.
+"""Near-duplicates: the same image in two sources, or twice in one, even if it was re-encoded or resized.
 
 An image is reduced to a 64-bit difference hash (which of two neighbours of an 8 x 9 thumbnail is brighter) and a
 16 x 16 grey thumbnail. Two images are near-duplicates if at most 12 bits, and on average at most 2 of 255 grey
@@ -49,7 +49,7 @@ def find(read: Callable[[NDArray[np.int64]], list[bytes]], domains: NDArray[np.i
 
 
 def alike(files: Sequence[bytes]) -> bool:
-    """Whether image files are one picture: each is a near-duplicate of another, and so are all together."""
+    """Whether image files show one image: each is a near-duplicate of another, and they form one group."""
     looks = [_look(data) for data in files]
     hashes = np.stack([bits for bits, _ in looks]).view(np.uint64)[:, 0]
     found = groups(hashes, np.stack([grey for _, grey in looks]), np.arange(len(files)))
@@ -77,7 +77,7 @@ def groups(
 def _look(data: bytes) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
     """Hash uint8 [8] and thumbnail uint8 [256] of an image file.
 
-    A damaged file, which is dealt with when it is written, looks like nothing else.
+    A damaged file, which is handled when it is written, is like no other.
     """
     from PIL.Image import Resampling
 

@@ -41,12 +41,12 @@ SAMPLE_LICENCE = "Apache-2.0, rendered by fedkit"
 
 
 def describe(planned: Planned, folder: Path, receipts: Mapping[str, Sequence[shards.Receipt]]) -> Manifest:
-    """Writes plan, client table and card, and says it all in a manifest.
+    """Write plan, client table and card, and list them in a manifest.
 
     Args:
         planned: The dataset.
-        folder: Where its shards are.
-        receipts: Subset -> what was written, in the order of its jobs.
+        folder: Folder of its shards.
+        receipts: Subset -> receipts of its shards, in the order of its jobs.
     """
     recipe = planned.recipe
     clients = {s.name: _clients(s, receipts[s.name]) for s in planned.subsets}
@@ -111,7 +111,7 @@ def _fine(fine: Fine, receipts: Sequence[shards.Receipt]) -> FineEntry:
 
 
 def _clients(subset: PlannedSubset, receipts: Sequence[shards.Receipt]) -> pa.Table:
-    """A row a client and split, those without rows included, in the order of clients."""
+    """One row per client and split, including those without rows, in the order of clients."""
     n, splits = len(subset.clients), len(subset.split_names)
     names, split_names = pa.array(subset.clients, pa.string()), pa.array(subset.split_names, pa.string())
     held = pa.concat_tables([schema.CLIENTS_SCHEMA.empty_table(), *map(_held, receipts)]).combine_chunks()
@@ -141,7 +141,7 @@ def _held(receipt: shards.Receipt) -> pa.Table:
 
 
 def source_entry(facts: Facts, index: Index, *, sampled: bool) -> SourceEntry:
-    """Provenance of a source, or of its stand-in where ``sampled``."""
+    """Provenance of a source, or of its sample if ``sampled``."""
     return SourceEntry(
         title=f"sample of {facts.title} (procedural)" if sampled else facts.title,
         homepage=facts.homepage,

@@ -1,4 +1,4 @@
-"""Free memory goes back to the system between the stages of a build: what one needed is not added to the next."""
+"""Return free memory to the system between stages, so that peak memory is the largest stage and not their sum."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 
 
 def frugal() -> None:
-    """Keeps glibc from holding on to what windows of images leave behind, for a process that builds and ends.
+    """Make glibc release the memory of image windows, in a process that builds and ends.
 
     It would otherwise keep blocks as large as the largest that was ever freed. Elsewhere, nothing to do.
     """
@@ -27,7 +27,7 @@ def frugal() -> None:
 
 @contextmanager
 def returned() -> Iterator[None]:
-    """Memory that goes back when it is free, for a stage that makes a few tables as long as a dataset.
+    """Return memory as soon as it is freed, in a stage that makes a few tables as long as a dataset.
 
     They are in the C library's heap in this block; Arrow's own allocators would keep most of the pages.
     """

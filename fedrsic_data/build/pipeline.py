@@ -1,4 +1,4 @@
-"""The whole pipeline: sources -> indexes -> plan -> shards -> manifest. The only module that knows all of it."""
+"""The pipeline: sources -> indexes -> plan -> shards -> manifest. Only this module combines all stages."""
 
 from __future__ import annotations
 
@@ -60,10 +60,10 @@ class Built:
     """A finished build.
 
     Attributes:
-        path: Where it is, or where it was before it went to ``uri``.
+        path: Its folder, or the one it had before it was copied to ``uri``.
         manifest: Its manifest.
-        written: How many shards had to be written.
-        uri: Where it is, if that is no folder of this machine; secrets of the address are masked.
+        written: Number of shards that were written.
+        uri: Its URI, if it is not in a local folder; secrets are masked.
     """
 
     path: Path
@@ -73,12 +73,12 @@ class Built:
 
 
 def prepare(recipe: Recipe, places: locate.Places, listener: BuildListener = QUIET) -> Planned:
-    """Finds the sources, reads their names and labels and draws the plan.
+    """Find the sources, read their names and labels, and draw the plan.
 
-    Writes nothing, downloads and temporary files apart.
+    Writes nothing but downloads and temporary files.
 
     Raises:
-        SourceError: A source is missing, incomplete or not what it should be.
+        SourceError: A source is missing, incomplete or malformed.
         UsageError: The partition cannot be met, or a setting of the sample has no effect.
         OutputError: There is no room for temporary files.
     """
@@ -128,10 +128,10 @@ def build(
         overwrite: Replace an existing dataset.
         listener: Receives progress.
         engine: Where shards are written; the bytes are the same.
-        check: Shown the manifest before the dataset is put in place; what it raises keeps it out.
+        check: Called with the manifest before the dataset is moved into place; an exception prevents that.
 
     Raises:
-        UsageError: The folder is an address.
+        UsageError: The folder is a URL.
         OutputError: The folder cannot be written, or holds something else.
         SourceError: A file cannot be read or is no image, or every image of a subset was skipped.
     """
@@ -174,7 +174,7 @@ def _made(
 
 
 def _place(planned: Planned, given: Path, *, overwrite: bool) -> Path:
-    """Where to write, links followed; refused where a folder must not be put or replaced."""
+    """The output folder, with links followed; refuse places where a folder must not be created or replaced."""
     out = workspace.place(given)
     with workspace.placing(given):
         if out.exists() and any(out.iterdir()):
@@ -256,9 +256,9 @@ def _changed(
     listener: BuildListener,
     engine: BuildEngine,
 ) -> str | None:
-    """The first shard whose bytes the sources no longer give.
+    """The first shard whose bytes the sources no longer produce.
 
-    Where no build remembers the sources as they are, every shard is made once more, and none is kept.
+    If there is no record of the current sources, every shard is made once more, and none is stored.
     """
     if record.agrees(out, standing, planned):
         return None
@@ -273,7 +273,7 @@ def _changed(
 
 
 def _mend(planned: Planned, out: Path, standing: Manifest, listener: BuildListener, work: workspace.Workspace) -> Built:
-    """Writes what is damaged or gone of a finished dataset again, file by file; each appears whole."""
+    """Rewrite damaged and missing files of a finished dataset, one by one; each appears whole."""
     listener.step("checking what is there")
     if stray := next(strays(out, standing), None):
         raise OutputError(f"{out / stray}: is not in the manifest, but readers would include it; remove it")
@@ -314,7 +314,7 @@ def _prepare(planned: Planned, scratch: Path, *, shared: bool = False) -> None:
 
 
 def _duplicates(recipe: Recipe, merged: plan.Merged, listener: BuildListener) -> list[NDArray[np.int64]]:
-    """Groups of rows that are one picture; the only step of planning that looks into files."""
+    """Groups of rows that show one image; the only planning step that reads image files."""
     if recipe.duplicates == "keep":
         return []
     origin, keys = merged.table.column("origin").to_numpy(), merged.table.column("key")
@@ -349,7 +349,7 @@ def _holds(out: Path, file: File | Shard) -> bool:
 def _receipts(
     planned: Planned, work: workspace.Workspace, listener: BuildListener, engine: BuildEngine
 ) -> dict[str, list[shards.Receipt]]:
-    """Writes the shards that are not there yet, and gives all receipts by subset, in job order."""
+    """Write the missing shards, and return all receipts by subset, in job order."""
     listener.step("writing shards")
     tasks, done = _tasks(planned, work, engine), dict(work.kept)
     for receipt in _written(planned, tasks, work, listener, engine):
@@ -386,7 +386,7 @@ def _tasks(planned: Planned, work: workspace.Workspace, engine: BuildEngine) -> 
 
 
 def _not_empty(receipts: Mapping[str, Sequence[shards.Receipt]]) -> None:
-    """Refuses a subset of which no image is left."""
+    """Refuse a subset without any remaining image."""
     for name, written in receipts.items():
         skipped = [skip for receipt in written for skip in receipt.skipped]
         if skipped and not any(receipt.rows for receipt in written):
@@ -447,6 +447,6 @@ def _mean_bytes(subset: PlannedSubset) -> int:
 
 
 def _key(planned: Planned) -> dict[str, Any]:
-    """Everything the bytes of a build depend on, so that an interrupted one is resumed only if none of it changed."""
+    """Everything the bytes of a build depend on: an interrupted build is resumed only if none of it changed."""
     recipe = hashlib.sha256(json.dumps(encode(planned.recipe), sort_keys=True).encode()).hexdigest()
     return {"plan": planned.digest, "recipe": recipe, "sources": planned.stamp, "writer": writer()}

@@ -1,4 +1,4 @@
-"""From sources to owners: indexes read, label spaces applied, every image given a client and a split.
+"""Plan a dataset: read indexes, apply label spaces, and give every image a client and a split.
 
 Nothing is written here and no file is read; the plan is a function of names, labels and groups of copies.
 """
@@ -55,9 +55,9 @@ class PlannedSubset:
         clients: Client names.
         novel: Classes that are never trained on.
         moved: Rows moved to reach the minimum size.
-        duplicates: Groups of sample ids that are one picture.
-        across: How many of them are in several splits.
-        left_out: What is in the sources but not in the plan, by reason.
+        duplicates: Groups of sample ids that show one image.
+        across: Number of groups that are in several splits.
+        left_out: Images of the sources that are not in the plan, by reason.
         fine: The finer label space, where the sources have one; ``table`` has ``fine_labels`` then.
     """
 
@@ -102,10 +102,10 @@ class Planned:
     Attributes:
         recipe: The resolved recipe.
         sources: Provenance of the sources.
-        subsets: Who owns what.
+        subsets: The planned subsets.
         digest: Content digest of the plan, which is the table of all owners.
         stamp: Value that changes when a source file changes.
-        newest: When one last changed, in nanoseconds since the epoch; comparable with itself, not with a clock.
+        newest: Latest modification time, in nanoseconds since the epoch; compare it only with itself, not with a clock.
         inputs: Files and folders that bytes are read from.
     """
 
@@ -156,7 +156,7 @@ class Merged:
         multi_label: Whether images are multi-label.
         table: As in ``PlannedSubset``; on disk.
         containers: Read the bytes.
-        left_out: What is in the sources and not here, by reason.
+        left_out: Images of the sources that are not in the table, by reason.
         fine: The finer label space, where the sources have one.
     """
 
@@ -239,15 +239,15 @@ def divide(
     """Gives every image of a subset an owner and a split.
 
     Args:
-        recipe: Says how.
-        name: Which subset of it.
-        partitioner: Deals the images out.
-        merged: Its images.
-        groups: Rows that are one picture, int64 [at least 2] each; ``recipe.duplicates`` says what becomes of them.
+        recipe: The recipe.
+        name: Name of the subset.
+        partitioner: Assigns the images to clients.
+        merged: Images of the subset.
+        groups: Rows that show one image, int64 [at least 2] each; ``recipe.duplicates`` decides about them.
 
     Raises:
         UsageError: The partition or the splits cannot be met; the message names the subset.
-        SourceError: There are groups, and the recipe says that this is an error.
+        SourceError: There are groups, and the recipe treats them as an error.
     """
     try:
         if groups and recipe.duplicates == "error":

@@ -1,7 +1,7 @@
 """Cached facts about a build's sources, so that the next build need not read the sources again.
 
-It is no part of the dataset, whose bytes depend on no time of a file. Where it is absent or says otherwise, nothing
-is known, and whoever asks compares the bytes themselves. Times are compared with times of the same files, for
+It is not part of the dataset, whose bytes depend on no file time. If it is absent or differs, nothing
+is known, and the caller compares the bytes. Times are compared with times of the same files, for
 equality: a clock that was wrong, here or where the files come from, changes nothing.
 """
 
@@ -21,7 +21,7 @@ from fedrsic_data.files.cache import cache_folder
 
 
 def agrees(out: Path, built: Manifest, planned: Planned) -> bool:
-    """Whether ``built``, in the folder ``out``, was last seen to be of the sources as they are, by sizes and times."""
+    """Whether ``built``, in the folder ``out``, is recorded as matching the current sources, by sizes and times."""
     try:
         place = _place(out)  # to open a pipe would be to wait for ever
         return place.is_file() and place.read_text(encoding="utf-8") == _facts(built, planned)
@@ -30,7 +30,7 @@ def agrees(out: Path, built: Manifest, planned: Planned) -> bool:
 
 
 def write(out: Path, built: Manifest, planned: Planned) -> None:
-    """Remembers that ``built``, in the folder ``out``, is of the sources as they are; a closed cache is no error."""
+    """Record that ``built``, in the folder ``out``, matches the current sources; an unusable cache is no error."""
     with contextlib.suppress(OSError, UsageError):
         path = _place(out)
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,7 +1,7 @@
 """Recompute the owners of a plan from its recipe, and the statistics in the manifest that depend on the draw.
 
-A plan holds every image that was dealt out, also those that no client got, with labels, domains and users. So its
-owners can be drawn from it as from the sources, and what differs was not drawn by the recipe that the manifest shows.
+A plan holds every image that was assigned, also to no client, with labels, domains and users. So its
+owners can be drawn from it as from the sources, and differences show that the manifest's recipe did not draw it.
 """
 
 from __future__ import annotations
@@ -259,7 +259,7 @@ def _compared(subset: SubsetEntry, drawn: PlannedSubset, rows: pa.Table, clients
 
 
 def _lacking(error: BaseException | None) -> bool:
-    """Whether it came of a package that is not installed."""
+    """Whether it was caused by a package that is not installed."""
     while error is not None:
         if isinstance(error, ImportError):
             return True

@@ -1,7 +1,6 @@
-"""Writes shards: rows sorted by client, original bytes, row groups that never hold two clients.
+"""Write shards: rows sorted by client, original bytes, row groups that never hold two clients.
 
-``write`` is a pure function of a job and the bytes its rows name: whoever calls it, in whatever order, with
-whatever was written before, the file is the same.
+``write`` is a pure function of a job and the bytes of its rows: the file is the same in any process and any order.
 """
 
 from __future__ import annotations
@@ -41,8 +40,8 @@ class Job:
     Attributes:
         path: Relative to the dataset's folder.
         split: Name of the split.
-        start: The first of its rows.
-        count: How many it has.
+        start: Its first row.
+        count: Number of rows.
     """
 
     path: str
@@ -120,7 +119,7 @@ class Receipt:
         bytes: Size of the file.
         sha256: Digest of the file, in hex.
         clients: What it holds of whom.
-        fine_counts: ShardRows of each fine class, in index order; empty where there are no such classes.
+        fine_counts: Rows of each fine class, in index order; empty where there are no such classes.
         skipped: Damaged images that were left out.
     """
 
@@ -175,10 +174,10 @@ class HashingFile:
 
 
 class Buffer:
-    """Byte strings end to end, in pages of their own: they take what is written to them, and go back at once."""
+    """Concatenated byte strings in an mmap, whose memory is returned as soon as it is dropped."""
 
     def __init__(self, size: int) -> None:
-        """Has room for ``size`` bytes, and makes more when it is used up."""
+        """Reserve room for ``size`` bytes; it grows when it is full."""
         self._pages = mmap.mmap(-1, size)
         self._ends = [0]
 
@@ -187,7 +186,7 @@ class Buffer:
         self._ends = [0]
 
     def extend(self, data: Sequence[bytes]) -> None:
-        """Adds some."""
+        """Append byte strings."""
         start = self._ends[-1]
         ends = [start + size for size in accumulate(map(len, data))]
         if data and ends[-1] > len(self._pages):
@@ -231,10 +230,10 @@ def write(job: Job, rows: ShardRows, folder: Path, options: WriteOptions) -> Rec
     """Write one shard under a unique temporary name first: an abandoned worker may still be writing the same shard.
 
     Args:
-        job: Which rows, and where to.
+        job: Its rows and its path.
         rows: The subset's columns.
         folder: The dataset's folder.
-        options: How.
+        options: Settings for writing.
 
     Raises:
         SourceError: A file cannot be read, or is no whole image under ``error``.

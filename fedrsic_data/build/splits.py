@@ -1,4 +1,4 @@
-"""Which rows are held out, and for what: by sample within clients, by whole clients, by whole users, by class."""
+"""Choose held-out rows: by sample within clients, by whole clients, by whole users, or by class."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ Codes = NDArray[np.int8]
 def hold_out(
     by: By, rows: Rows, owner: Owners, clients: int, fractions: Mapping[str, float], rng: np.random.Generator
 ) -> Codes:
-    """Holds out rows in one of the ways.
+    """Hold out rows.
 
     Args:
-        by: What is held out whole.
+        by: Unit that is held out.
         rows: N rows in the order of their sample ids.
         owner: int32 [N]; rows of owner -1 stay in ``train``.
         clients: Number of clients.
@@ -37,7 +37,7 @@ def hold_out(
         rng: A separate generator.
 
     Raises:
-        UsageError: The rows cannot be split so.
+        UsageError: The rows cannot be split in this way.
     """
     check_fractions(fractions)
     if not fractions:
@@ -188,7 +188,7 @@ def base_classes(classes: int) -> int:
 
 
 def together(split: Codes, owner: Owners, rows: Rows, groups: Sequence[NDArray[np.int64]]) -> Codes:
-    """Puts every group of duplicates on one side of the split: that of its first row.
+    """Put every group of duplicates on one side of the split, that of its first row.
 
     A row that changes sides is exchanged with the first of the same client and class that is in no group, where
     there is one, so that the sizes of the splits stay.
@@ -243,9 +243,9 @@ def cut(split: Codes, owner: Owners, groups: Sequence[NDArray[np.int64]]) -> NDA
 
 
 def copies(split: Codes, owner: Owners, groups: Sequence[NDArray[np.int64]]) -> NDArray[np.bool_]:
-    """Which rows are to go so that every group is on one side, where whole clients or users are: bool [N].
+    """Rows to leave out so that every group is on one side, if whole clients or users are: bool [N].
 
-    Those stay that are in the first held-out split that the group has rows in: what is held out stays as it was drawn.
+    Rows stay in the first held-out split of their group, so that held-out rows stay as they were drawn.
     """
     extra = np.zeros(len(split), bool)
     for number in np.flatnonzero(cut(split, owner, groups)).tolist():

@@ -1,4 +1,4 @@
-"""Proves a dataset against its manifest and its recipe: what was read, and what a build gives again."""
+"""Check a dataset against its manifest and its recipe: its files, and what a build would produce."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from fedrsic_data.dataset.verify import Problem, Read, looking_at, reread, until
 def verify(
     path: Path, progress: Callable[[int, int], None] | None = None, note: Callable[[str], None] = lambda _: None
 ) -> tuple[Manifest, list[Problem]]:
-    """Re-reads all of a dataset, draws its owners again and looks at the duplicates; see ``reread``.
+    """Read a whole dataset again, recompute its owners and compare the duplicates; see ``reread``.
 
     Args:
         path: ``manifest.json`` or its folder.
@@ -47,7 +47,7 @@ def _again(read: Read, note: Callable[[str], None]) -> Iterator[Problem]:
 
 
 def _pictures(folder: Path, name: str, subset: SubsetEntry) -> Iterator[Problem]:
-    """The images that are said to be one picture, looked at."""
+    """Compare the images that are listed as duplicates."""
     wanted = pa.array([sample for group in subset.duplicates for sample in group], pa.string())
     files: dict[str, bytes] = {}
     for shard in subset.shards if len(wanted) else ():

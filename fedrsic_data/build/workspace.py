@@ -1,9 +1,9 @@
 """The working folder of a build: next to the output, resumable, renamed when it is complete.
 
 ``<out>.incomplete`` holds a lock, a key (what is being built), the names of the files to come, a journal of finished
-shards, the dataset so far in ``data``, and for a moment the dataset it replaces in ``old``. Whatever moment a build is
-killed at, the next one finds either a whole dataset at ``out`` or enough here to go on; a dataset that was to be
-replaced comes back. What is in neither list stops it: nobody's file is removed.
+shards, the dataset so far in ``data``, and for a moment the dataset it replaces in ``old``. Whenever a build is
+killed, the next one finds either a whole dataset at ``out`` or enough here to go on; a dataset that was to be
+replaced comes back. An unlisted file stops the build: foreign files are never removed.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ _LONGEST = 3000  # bytes of a path, with room for the names below it
 
 
 def place(given: Path) -> Path:
-    """Where to write a folder, links followed.
+    """The output folder, with links followed.
 
     Raises:
-        UsageError: It is an address.
-        OutputError: No folder can be there, or none must be put there.
+        UsageError: It is a URL.
+        OutputError: No folder can or must be created there.
     """
     local("--out", given)
     try:
@@ -62,16 +62,16 @@ def placing(given: Path) -> AbstractContextManager[None]:
 
 
 class Workspace:
-    """The folder beside ``out``, held by this process alone.
+    """The folder next to ``out``, locked by this process.
 
     Attributes:
         folder: Folder to write, which then replaces ``out``.
-        scratch: Where to put temporary files that other processes see.
+        scratch: Folder for temporary files that other processes read.
         kept: Receipts of shards of an earlier, interrupted build of the same thing, path -> receipt.
     """
 
     def __init__(self, out: Path) -> None:
-        """Takes the lock, and puts right what a killed build left halfway.
+        """Take the lock, and recover from a killed build.
 
         Raises:
             OutputError: Another build uses it, or fedkit did not write the folder.
@@ -95,11 +95,11 @@ class Workspace:
             raise
 
     def begin(self, key: Mapping[str, Any], *, resume: bool = True) -> None:
-        """Starts or resumes a build; what an interrupted build of another ``key`` left is removed.
+        """Start or resume a build; leftovers of an interrupted build with another ``key`` are removed.
 
         Args:
             key: Everything the bytes depend on.
-            resume: Keep what an interrupted build of this very key left.
+            resume: Keep the files of an interrupted build with the same key.
         """
         marker, text = self._root / _KEY, json.dumps({"fedkit": _FORMAT, "key": key}, sort_keys=True).encode()
         if not (resume and marker.exists() and marker.read_bytes() == text):
@@ -110,14 +110,14 @@ class Workspace:
         self.kept = dict(self._receipts())
 
     def expect(self, paths: Iterable[str]) -> None:
-        """Notes which files will be in ``folder``, before the first of them is made: nothing else is ever removed."""
+        """List the files that will be in ``folder`` before creating the first: nothing else is ever removed."""
         with (self._root / _EXPECTED).open("ab") as file:
             file.write(b"\n" + b"".join(json.dumps(path).encode() + b"\n" for path in paths))
             file.flush()
             os.fsync(file.fileno())
 
     def add(self, receipt: Receipt) -> None:
-        """Remembers a finished shard."""
+        """Record a finished shard."""
         with (self._root / _JOURNAL).open("a", encoding="utf-8") as journal:
             journal.write(json.dumps(encode(receipt)) + "\n")
 
@@ -154,21 +154,21 @@ class Workspace:
         self.discard()
 
     def discard(self) -> None:
-        """Removes the workspace: the work is done, or cannot be resumed. The key goes last."""
+        """Remove the workspace, since the work is done or cannot be resumed; the key goes last."""
         self._settle()
         self._empty()
         (self._root / _KEY).unlink(missing_ok=True)
         self._let_go()
 
     def leave(self) -> None:
-        """Lets go of the lock. What can be resumed stays; a workspace in which nothing was begun goes."""
+        """Release the lock. A workspace that can be resumed stays; an unused one is removed."""
         if (self._root / _KEY).exists():
             atomic.unlock(self._root / _LOCK, self._lock)
         else:
             self.discard()
 
     def _settle(self) -> None:
-        """Ends an exchange that was cut short: the old dataset is back, or gone once the new one is in its place."""
+        """Finish an interrupted exchange: restore the old dataset, or remove it if the new one is in place."""
         old = self._root / _OLD
         if not old.exists():
             return
@@ -180,7 +180,7 @@ class Workspace:
         os.replace(old, self.out)
 
     def _empty(self) -> None:
-        """Removes what builds left here, all but the key and the lock."""
+        """Remove the files of builds, except the key and the lock."""
         ownership.clear(self.folder, ownership.only(self._expected()))
         ownership.clear(self.scratch, _scratched)
         unfinished = [name for name in os.listdir(self._root) if atomic.TEMPORARY.fullmatch(name)]
@@ -193,7 +193,7 @@ class Workspace:
             self._root.rmdir()
 
     def _refuse_foreign(self) -> None:
-        """Raises ``OutputError`` if there is anything that no build left there."""
+        """Raise ``OutputError`` if there is a file that no build creates."""
         if not self._root.exists():
             return
         marker = self._root / _KEY
@@ -237,10 +237,10 @@ class Workspace:
 
 
 def refuse_unowned(folder: Path) -> None:
-    """Looks at a folder whose dataset is to be replaced.
+    """Check a folder whose dataset is to be replaced.
 
     Raises:
-        OutputError: It holds no dataset of fedkit, something beside it, or a card that a person edited.
+        OutputError: It holds no fedkit dataset, another file, or a card that a person edited.
     """
     ownership.refuse_foreign(folder, _of_dataset(folder))
     card = folder / manifest.CARD

@@ -30,7 +30,7 @@ _LEAST = 700 << 20  # bytes of addresses, most of them never used, without which
 
 
 def answer(shown: Shown, json: bool) -> None:
-    """Prints what a ``show`` function gave: its data as JSON, or its text."""
+    """Print an answer: its data as JSON, or its text."""
     from fedrsic_data.errors import OutputError
 
     try:
@@ -121,7 +121,7 @@ def say(words: str, *, quiet: bool = False) -> None:
 
 
 def run_app(app: typer.Typer) -> NoReturn:
-    """Runs a command line; every failure is one line on the standard error, and an exit code of 1 or 2."""
+    """Run a command line; a failure prints one line on standard error and gives an exit code of 1 or 2."""
     # Arrow's own allocator keeps what its threads freed; the system's gives it back (100 MB at 200,000 images)
     os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")
     _open_streams()

@@ -294,7 +294,7 @@ def located(path: Path) -> Path:
     """The manifest that a person names by itself or by its folder.
 
     Raises:
-        UsageError: It is an address.
+        UsageError: It is a URL.
         ManifestError: There is none, or it is not a regular file.
     """
     if path.parts[:1] == ("hf:",):

@@ -41,7 +41,7 @@ def folder(
         ManifestError: There is no such dataset, or it cannot be read.
         HubError: The Hub cannot be reached, or has no such dataset.
         OutputError: Another dataset is in its place.
-        SourceError: A source is missing, incomplete or not what it should be.
+        SourceError: A source is missing, incomplete or malformed.
     """
     if is_address(name_or_path) or not _is_recipe(name_or_path):
         built = _published(name_or_path) if is_address(name_or_path) else manifest.located(Path(name_or_path)).parent

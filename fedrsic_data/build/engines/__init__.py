@@ -17,7 +17,7 @@ _MOST = 1024  # processes
 
 
 def chosen(name: str = "local", jobs: int | None = None, ray_address: str | None = None) -> BuildEngine:
-    """The engine that a command line means.
+    """The engine for command-line options.
 
     Args:
         name: One of ``ENGINES``.

@@ -22,9 +22,9 @@ class Task:
 
     Attributes:
         subset: Its subset, whose containers have its images.
-        job: Which rows, and where to.
+        job: Its rows and its path.
         rows: The columns of the subset.
-        options: How.
+        options: Settings for writing.
     """
 
     subset: str
@@ -65,7 +65,7 @@ class BuildEngine(Protocol):
 def pooled(
     pool: Executor, most: int, tasks: Iterator[Task], submit: Callable[[Task], Future[Receipt]]
 ) -> Iterator[tuple[Task, Receipt]]:
-    """Runs tasks in a pool, no more than ``most`` waiting; what is left is given up when one fails."""
+    """Run tasks in a pool, with at most ``most`` waiting; cancel the rest when one fails."""
     pending: dict[Future[Receipt], Task] = {}
     try:
         for task in tasks:
