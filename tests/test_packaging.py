@@ -7,10 +7,12 @@ import re
 import subprocess
 import sys
 import tomllib
+from collections.abc import Iterator
 from typing import NoReturn
 
 import pytest
-from conftest import ROOT, fedkit
+from conftest import ROOT, Command
+from typer.core import TyperGroup
 
 from fedrsic_data import distribution, recipes
 
@@ -49,10 +51,21 @@ def test_top_level_imports_of_the_command_are_light() -> None:
     assert "Examples" in done.stdout
 
 
-def test_help_of_every_command_shows_examples() -> None:
-    for command in ("build", "new", "resplit", "inspect", "verify", "list", "publish", "train", "compare"):
-        shown = fedkit(command, "--help").stdout
-        assert any(line.strip().startswith(f"fedkit {command}") for line in shown.splitlines()), shown
+def commands(group: TyperGroup, *above: str) -> Iterator[tuple[str, ...]]:
+    """The words of every command of a command line, those of groups within groups too."""
+    for name, command in group.commands.items():
+        if isinstance(command, TyperGroup):
+            yield from commands(command, *above, name)
+        else:
+            yield *above, name
+
+
+def test_help_of_every_command_shows_examples(app: TyperGroup, command: Command) -> None:
+    found = list(commands(app))
+    assert {("build",), ("quickstart",), ("report",), ("split-sites",), ("flower", "run")} <= set(found)
+    for words in found:
+        shown = command(*words, "--help").stdout
+        assert any(line.strip().startswith(" ".join(["fedkit", *words])) for line in shown.splitlines()), shown
 
 
 def test_no_file_tells_anyone_to_install_the_stranger_called_fedkit() -> None:
