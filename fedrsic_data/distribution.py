@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import shlex
-from importlib import metadata
 from urllib.parse import unquote, urlsplit
 
 NAME = "fedrsic"
@@ -17,6 +16,8 @@ NAME = "fedrsic"
 
 def version() -> str:
     """The installed version; ``"0"`` where the code runs without having been installed."""
+    from importlib import metadata  # takes long, for a version
+
     try:
         return metadata.version(NAME)
     except metadata.PackageNotFoundError:
@@ -37,6 +38,8 @@ def install(extra: str) -> str:
 
 def _origin() -> str:
     """The path of the clone or wheel that was installed, or else the distribution's name."""
+    from importlib import metadata
+
     try:
         record = json.loads(metadata.distribution(NAME).read_text("direct_url.json") or "{}")
         url = urlsplit(record.get("url", ""))

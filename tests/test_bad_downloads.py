@@ -14,7 +14,7 @@ from conftest import Command, refused
 from small_builds import nothing, zipped
 
 from fedrsic_data.files.cache import cache_folder
-from fedrsic_data.raw.download import RemoteFile
+from fedrsic_data.raw.remote import RemoteFile
 from fedrsic_data.sources import SOURCES, mirror
 from fedrsic_data.sources.base import Facts
 

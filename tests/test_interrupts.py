@@ -20,7 +20,8 @@ from fedrsic_data.build import record
 from fedrsic_data.cli import console
 from fedrsic_data.errors import DownloadError, FedkitError, OutputError
 from fedrsic_data.files import atomic
-from fedrsic_data.raw.download import RemoteFile, fetch
+from fedrsic_data.raw.download import fetch
+from fedrsic_data.raw.remote import RemoteFile
 from fedrsic_data.sources import mirror
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals and pipes are another system's")

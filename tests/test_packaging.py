@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
 import re
 import subprocess
@@ -105,16 +106,16 @@ def test_hints_for_extras_name_the_place_that_was_installed_from(record, command
         def read_text(self, _: str) -> str | None:
             return record if record is None or isinstance(record, str) else json.dumps(record)
 
-    monkeypatch.setattr(distribution.metadata, "distribution", lambda _: Installed())
+    monkeypatch.setattr(importlib.metadata, "distribution", lambda _: Installed())
     assert distribution.install("ray") == command
 
 
 def test_a_hint_without_an_installation_names_the_distribution(monkeypatch) -> None:
     def missing(name: str) -> NoReturn:
-        raise distribution.metadata.PackageNotFoundError(name)
+        raise importlib.metadata.PackageNotFoundError(name)
 
-    monkeypatch.setattr(distribution.metadata, "distribution", missing)
-    monkeypatch.setattr(distribution.metadata, "version", missing)
+    monkeypatch.setattr(importlib.metadata, "distribution", missing)
+    monkeypatch.setattr(importlib.metadata, "version", missing)
     assert distribution.install("ray") == "pip install 'fedrsic[ray]'"
     assert distribution.version() == "0"
 

@@ -18,7 +18,8 @@ import pytest
 
 from fedrsic_data.errors import DownloadError, OutputError, UsageError
 from fedrsic_data.raw import download
-from fedrsic_data.raw.download import RemoteFile, fetch
+from fedrsic_data.raw.download import fetch
+from fedrsic_data.raw.remote import RemoteFile
 
 BODY = bytes(range(251)) * 8000  # 2 MB, no period of a block's length
 SHA256 = hashlib.sha256(BODY).hexdigest()

@@ -23,9 +23,9 @@ import fedrsic_data
 from fedrsic_data import recipes
 from fedrsic_data.build.verify import verify
 from fedrsic_data.errors import DownloadError, SourceError, UsageError
-from fedrsic_data.raw.download import RemoteFile
 from fedrsic_data.raw.index import Index
 from fedrsic_data.raw.json_items import lists
+from fedrsic_data.raw.remote import RemoteFile
 from fedrsic_data.sources import configured, locate
 from fedrsic_data.sources.coco import CATEGORY_IDS, CLASSES, SOURCE, Coco
 

@@ -17,7 +17,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from email.message import Message
 from http.client import HTTPException, HTTPResponse
 from pathlib import Path
@@ -29,6 +29,7 @@ from urllib.parse import urlsplit
 from fedrsic_data import distribution
 from fedrsic_data.errors import DownloadError, OutputError, UsageError, translated
 from fedrsic_data.files import atomic
+from fedrsic_data.raw.remote import RemoteFile
 
 if sys.platform != "win32":
     import fcntl
@@ -42,17 +43,6 @@ _GAIN = 1024 * 1024  # new bytes that make an attempt count as progress
 _LONGEST_WAIT = 120.0  # seconds, whatever a server's Retry-After asks for
 _PASSING = {408, 429, 500, 502, 503, 504}  # statuses that may be gone on the next try
 _sleep = time.sleep  # a name of its own, so that tests need not wait
-
-
-@dataclass(frozen=True)
-class RemoteFile:
-    """One downloadable file: its address, its plain name here, and what is published of it."""
-
-    url: str
-    filename: str
-    size: int | None = None  # bytes
-    sha256: str | None = None  # hex
-    md5: str | None = None  # hex, used when no sha256 is published
 
 
 class _TransientError(Exception):

@@ -9,8 +9,8 @@ from typing import Any, Protocol
 import pyarrow.compute as pc
 
 from fedrsic_data.errors import SourceError, some
-from fedrsic_data.raw.download import RemoteFile
 from fedrsic_data.raw.index import ClassRows, Index, single_label_table
+from fedrsic_data.raw.remote import RemoteFile
 from fedrsic_data.sources import classfolders
 
 

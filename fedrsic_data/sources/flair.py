@@ -30,8 +30,8 @@ from fedrsic_data.dataset.manifest import Fine, LeftOut
 from fedrsic_data.errors import SourceError
 from fedrsic_data.raw.archives import targz_names
 from fedrsic_data.raw.containers import FolderContainer, ParquetContainer, TarGzContainer, reading
-from fedrsic_data.raw.download import RemoteFile
 from fedrsic_data.raw.index import FINE, INDEX_SCHEMA, Container, Index, fingerprint
+from fedrsic_data.raw.remote import RemoteFile
 from fedrsic_data.sources import flair_labels
 from fedrsic_data.sources.base import Facts, HubMirror
 from fedrsic_data.sources.flair_labels import IMAGE, LABELS

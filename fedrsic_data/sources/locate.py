@@ -11,7 +11,8 @@ from pathlib import Path
 from fedrsic_data.errors import DownloadError, SourceError, UsageError
 from fedrsic_data.files.cache import cache_folder
 from fedrsic_data.raw.containers import reading
-from fedrsic_data.raw.download import Progress, RemoteFile, fetch
+from fedrsic_data.raw.download import Progress, fetch
+from fedrsic_data.raw.remote import RemoteFile
 from fedrsic_data.settings import local
 from fedrsic_data.sources import mirror
 from fedrsic_data.sources.base import HubMirror, Source

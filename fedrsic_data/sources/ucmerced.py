@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from fedrsic_data.raw.download import RemoteFile
+from fedrsic_data.raw.remote import RemoteFile
 from fedrsic_data.sources.base import ClassFolders, Facts
 from fedrsic_data.sources.vocabulary import native
 

@@ -28,8 +28,8 @@ import pyarrow as pa
 
 from fedrsic_data.dataset.manifest import LeftOut
 from fedrsic_data.errors import SourceError, some
-from fedrsic_data.raw.download import RemoteFile
 from fedrsic_data.raw.index import INDEX_SCHEMA, Index
+from fedrsic_data.raw.remote import RemoteFile
 from fedrsic_data.sources import voc_xml
 from fedrsic_data.sources.base import Facts
 from fedrsic_data.sources.tree import Tree, check_complete
