@@ -77,7 +77,9 @@ def attempt(out, *sets, kill_at=None, kill_after=None, overwrite=False):
 
 
 def build(out, *sets, overwrite=False):
-    from conftest import Places, build as pipeline, recipe
+    from fedrsic_data import recipes
+    from fedrsic_data.build import pipeline
+    from fedrsic_data.sources.locate import Places
 
     sets = ["sample.per_class=6", "sample.size=32", *SETS, *sets]
     data = recipes.override(recipes.load("fed-rsic"), subsets=["fed-ucmerced"], sample=True, sets=sets)

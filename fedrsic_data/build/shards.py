@@ -273,8 +273,13 @@ def write(job: Job, rows: ShardRows, folder: Path, options: WriteOptions) -> Rec
 
 def file_names(clients: Sequence[str]) -> Sequence[str]:
     """The clients' names where all of them can be file names anywhere; else numbered ones."""
+    return clients if are_file_names(clients) else names(len(clients))
+
+
+def are_file_names(clients: Sequence[str]) -> bool:
+    """Whether all names can be those of files and folders beside each other, on any system."""
     plain = all(re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]{0,95}", name) for name in clients)
-    return clients if plain and len({name.lower() for name in clients}) == len(clients) else names(len(clients))
+    return plain and len({name.lower() for name in clients}) == len(clients)
 
 
 def packed_name(split: str, number: int, count: int) -> str:

@@ -79,23 +79,20 @@ class LocalFiles:
         self.where = str(file.parent)
         self.manifest = manifest.load(file)
 
-    def prove(self, shard: Shard) -> None:
-        self._prove(shard)
+    def prove(self, shard: File | Shard) -> None:
+        path = manifest.safe(self.folder, shard.path)
+        if digest(path) != shard.sha256:
+            raise ManifestError(f"{path}: does not match the manifest; run: fedkit verify")
 
     def prove_tables(self) -> None:
-        self._prove(self.manifest.plan)
-        self._prove(self.manifest.clients)
+        self.prove(self.manifest.plan)
+        self.prove(self.manifest.clients)
 
     def parquet(self, name: str) -> AbstractContextManager[pq.ParquetFile]:
         for table in (self.manifest.plan, self.manifest.clients):
             if table.path == name:
-                self._prove(table)
+                self.prove(table)
         return local(manifest.safe(self.folder, name))
-
-    def _prove(self, file: File | Shard) -> None:
-        path = manifest.safe(self.folder, file.path)
-        if digest(path) != file.sha256:
-            raise ManifestError(f"{path}: does not match the manifest; run: fedkit verify")
 
 
 @contextmanager

@@ -44,7 +44,8 @@ def folder(
         SourceError: A source is missing, incomplete or malformed.
     """
     if is_address(name_or_path) or not _is_recipe(name_or_path):
-        built = _published(name_or_path) if is_address(name_or_path) else manifest.located(Path(name_or_path)).parent
+        hosted = is_address(name_or_path)
+        built = str(hub.pinned(hub.address(name_or_path))) if hosted else manifest.located(Path(name_or_path)).parent
         if sample or places is not None:
             raise UsageError(f"{name_or_path}: is already built; --sample and --sources apply to recipes only")
         return built
@@ -58,15 +59,10 @@ def folder(
         if manifest.load(out).recipe != pinned(recipe):
             raise OutputError(
                 f"{out}: was built from another recipe than {name_or_path}, or with other settings; "
-                f"train on it with --manifest {out}, "
-                "or move it away"
+                f"train on it with --manifest {out}, or move it away"
             )
         return out
     return pipeline.build(pipeline.prepare(recipe, places or Places(), listener), out, listener=listener).path
-
-
-def _published(text: str) -> str:
-    return str(hub.pinned(hub.address(text)))
 
 
 def _is_recipe(name_or_path: str) -> bool:

@@ -8,7 +8,6 @@ fine labels are in the whole, and holds neither images nor anybody's labels: wha
 from __future__ import annotations
 
 import os
-import re
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -34,7 +33,6 @@ from fedrsic_data.files.atomic import file_digest
 from fedrsic_data.settings import at_least
 
 SERVER = "server"
-_PLAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,95}")
 _ABSENT = ("file", "row_group", "row_groups", "bytes", "labels", "counts", "domains", "domain_counts")
 
 
@@ -142,8 +140,7 @@ def _begun(work: workspace.Workspace, name: str, shards: Iterable[str]) -> Path:
 def _names(members: Sequence[tuple[str, ...]]) -> list[str]:
     """Names of folders: the clients' where each has its own and all can be names of files anywhere."""
     own = [some[0] for some in members]
-    plain = all(len(some) == 1 and _PLAIN.fullmatch(some[0]) for some in members)
-    if plain and len({name.lower() for name in (*own, SERVER)}) == len(own) + 1:
+    if all(len(some) == 1 for some in members) and shards.are_file_names([*own, SERVER]):
         return own
     return [f"site-{number:05d}" for number in range(len(members))]
 

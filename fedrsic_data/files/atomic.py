@@ -87,11 +87,12 @@ def sync(folder: Path) -> None:
             os.close(handle)
 
 
-def lock(path: Path) -> IO[bytes] | None:
+def lock(path: Path, *, wait: bool = False) -> IO[bytes] | None:
     """Takes a lock for this process; it goes with the process, however that ends. See ``unlock``.
 
     Args:
         path: The lock's file. It and its folder are made if need be; what is in it stays as it is.
+        wait: Until another process that has it lets go.
 
     Returns:
         The file, or None if another process has it. Whoever is refused has changed nothing.
@@ -110,7 +111,7 @@ def lock(path: Path) -> IO[bytes] | None:
         try:
             import fcntl
 
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
             if os.path.samestat(os.fstat(handle), path.lstat()):
                 return file
         except ImportError:  # a system without advisory locks
@@ -125,6 +126,16 @@ def lock(path: Path) -> IO[bytes] | None:
             raise
         file.close()
     return None
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Hold a lock against other threads and processes, and wait for it; its empty file stays."""
+    file = lock(path, wait=True)
+    if file is None:
+        raise OutputError(f"{path}: is removed as soon as it is made; choose another folder")
+    with file:
+        yield
 
 
 def unlock(path: Path, file: IO[bytes]) -> None:

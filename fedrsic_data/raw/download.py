@@ -13,10 +13,9 @@ import os
 import re
 import shutil
 import ssl
-import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from email.message import Message
 from http.client import HTTPException, HTTPResponse
@@ -30,9 +29,6 @@ from fedrsic_data import distribution
 from fedrsic_data.errors import DownloadError, OutputError, UsageError, translated
 from fedrsic_data.files import atomic
 from fedrsic_data.raw.remote import RemoteFile
-
-if sys.platform != "win32":
-    import fcntl
 
 Progress = Callable[[int, int | None], None]  # bytes so far, and the total or None where unknown
 _Response = HTTPResponse | HTTPError
@@ -89,23 +85,11 @@ def fetch(
     if not target.exists():
         with translated(OutputError, str(folder), "cannot be written", "free space or choose another folder"):
             folder.mkdir(parents=True, exist_ok=True)
-            with locked(folder / f".{target.name}.lock"):
+            with atomic.locked(folder / f".{target.name}.lock"):
                 if not target.exists():  # else another process has just fetched it
                     _download(mirrors, target, progress, timeout, max(attempts, 1))
     _check_present(target, mirrors[0])
     return target
-
-
-@contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Hold the lock file ``path`` against other threads and processes, waiting for it.
-
-    The empty file stays; the lock ends with its holder, so that none is ever stale.
-    """
-    with path.open("ab") as handle:
-        if sys.platform != "win32":  # there, a file that another process has open cannot be replaced
-            fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
 
 
 def _mirrors(remotes: Sequence[RemoteFile]) -> list[RemoteFile]:
@@ -367,7 +351,7 @@ def _records(folder: Path) -> dict[str, dict[str, Any]]:
 
 def _record(path: Path, entry: dict[str, Any]) -> None:
     """Remember a verified file, and the size and time by which to know it again."""
-    with locked(path.with_name(f".{_CHECKSUMS}.lock")):
+    with atomic.locked(path.with_name(f".{_CHECKSUMS}.lock")):
         _write_json(path.with_name(_CHECKSUMS), _records(path.parent) | {path.name: entry})
 
 

@@ -144,6 +144,13 @@ def single_label_table(domain: str, classes: Sequence[ClassRows]) -> pa.Table:
     return pa.table(columns, schema=INDEX_SCHEMA)
 
 
+def stamped(paths: Iterable[Path], root: Path | None = None) -> tuple[str, int]:
+    """A digest of names (from ``root``), sizes and times of files, and when one last changed, in ns since the epoch."""
+    stats = [(path.relative_to(root).as_posix() if root else path.name, path.stat()) for path in paths]
+    stamp = fingerprint((name, stat.st_size, stat.st_mtime_ns) for name, stat in stats)
+    return stamp, max(max(stat.st_mtime_ns, stat.st_ctime_ns) for _, stat in stats)
+
+
 def fingerprint(facts: Iterable[object]) -> str:
     """A short digest of names, sizes and times."""
     digest = hashlib.sha256()

@@ -25,7 +25,7 @@ from fedrsic_data.dataset.manifest import LeftOut
 from fedrsic_data.errors import SourceError
 from fedrsic_data.raw.archives import ZipReader
 from fedrsic_data.raw.containers import ArchiveContainer, FolderContainer, ParquetContainer, reading
-from fedrsic_data.raw.index import Container, fingerprint
+from fedrsic_data.raw.index import Container, fingerprint, stamped
 
 _EXAMPLES = 5
 _DEPTH = 3  # how far below the given path class folders, archives and Parquet files are looked for
@@ -212,15 +212,10 @@ def _zip(path: Path, source: str, known: dict[str, str], layout: str) -> Found:
 def _parquet(paths: Sequence[Path], source: str, known: dict[str, str]) -> Found:
     names = list(known.values())
     place = {name: i for i, name in enumerate(names)}
-    stamps: list[tuple[str, int, int]] = []
     codes: list[NDArray[np.int64]] = []
     files: list[pa.ChunkedArray] = []
-    newest = 0
     for path in paths:
         own = np.array([place[_class(name, source, known, str(path))] for name in _label_names(path)], np.int64)
-        stat = path.stat()
-        stamps.append((path.name, stat.st_size, stat.st_mtime_ns))
-        newest = max(newest, stat.st_mtime_ns, stat.st_ctime_ns)
         with reading(path), pq.ParquetFile(path) as parquet:
             table = parquet.read(columns=["image.path", "label"])
         labels = pc.fill_null(table.column("label").cast(pa.int64()), -1).to_numpy()
@@ -238,7 +233,7 @@ def _parquet(paths: Sequence[Path], source: str, known: dict[str, str]) -> Found
     for name, rows in zip(names, np.split(order, ends[:-1]), strict=True):
         if len(rows):
             entries[name] = Entries.of(pa.array(rows).cast(pa.string()), file.take(pa.array(rows)))
-    return Found(entries, ParquetContainer(paths), fingerprint(stamps), newest)
+    return Found(entries, ParquetContainer(paths), *stamped(paths))
 
 
 def named(paths: pa.Array, numbers: pa.Array) -> pa.Array:

@@ -30,7 +30,7 @@ from fedrsic_data.dataset.manifest import Fine, LeftOut
 from fedrsic_data.errors import SourceError
 from fedrsic_data.raw.archives import targz_names
 from fedrsic_data.raw.containers import FolderContainer, ParquetContainer, TarGzContainer, reading
-from fedrsic_data.raw.index import FINE, INDEX_SCHEMA, Container, Index, fingerprint
+from fedrsic_data.raw.index import FINE, INDEX_SCHEMA, Container, Index, fingerprint, stamped
 from fedrsic_data.raw.remote import RemoteFile
 from fedrsic_data.sources import flair_labels
 from fedrsic_data.sources.base import Facts, HubMirror
@@ -151,7 +151,7 @@ def _native(path: Path, found: _Found, allow_partial: bool) -> Index:
     container: Container = FolderContainer(where)
     if not found.folders:
         container = TarGzContainer(found.archives, files, _COMPLETE)
-    stamp, newest = _stamped([metadata, *found.ontology])
+    stamp, newest = stamped([metadata, *found.ontology])
     return _index(
         table.append_column("key", files if found.folders else _numbered(np.arange(len(files)))),
         container,
@@ -175,7 +175,7 @@ def _mirrored(found: _Found, allow_partial: bool) -> Index:
     if absent and not allow_partial:
         raise SourceError(f"{where}: {len(absent)} files are absent, e.g. {absent[0]}; {_COMPLETE}")
     table, fine, counts = flair_labels.tabled(where, flair_labels.from_parquet(found.parquet), found.ontology)
-    stamp, newest = _stamped([*found.parquet, *found.ontology])
+    stamp, newest = stamped([*found.parquet, *found.ontology])
     return _index(
         table.append_column("key", _numbered(table.column("entry").to_numpy())),
         ParquetContainer(found.parquet),
@@ -241,7 +241,7 @@ def _unpacked(folder: Path) -> _Images:
 
 
 def _packed(archives: Sequence[Path], *, listed: bool) -> _Images:
-    stamp, newest = _stamped(archives)
+    stamp, newest = stamped(archives)
     if not listed:
         return _Images(None, stamp, newest)
     with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
@@ -251,13 +251,6 @@ def _packed(archives: Sequence[Path], *, listed: bool) -> _Images:
 
 def _ids(names: Iterable[str]) -> NDArray[np.int64]:
     return np.fromiter((int(match[1]) for match in map(IMAGE.fullmatch, names) if match), np.int64)
-
-
-def _stamped(paths: Sequence[Path]) -> tuple[str, int]:
-    """A digest of names, sizes and times, and when one of the files last changed."""
-    stats = [(path.name, path.stat()) for path in paths]
-    stamp = fingerprint((name, stat.st_size, stat.st_mtime_ns) for name, stat in stats)
-    return stamp, max(max(stat.st_mtime_ns, stat.st_ctime_ns) for _, stat in stats)
 
 
 def _left_out(reason: str, examples: Sequence[str], count: int) -> Iterator[LeftOut]:

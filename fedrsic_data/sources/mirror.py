@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from fedrsic_data.errors import DownloadError, discreet
@@ -70,14 +72,24 @@ def card(repo: HubMirror | None, folder: Path) -> None:
     """
     if repo is None or (folder / _ASKED).exists() or (folder / _CARD).exists():
         return
-    commit = folder.name.rpartition("@")[2]
-    try:
-        from huggingface_hub import snapshot_download
+    with _asking(f"{repo.repo}@{folder.name.rpartition('@')[2]}", "README.md cannot be fetched"):
+        _fetch(repo.repo, folder.name.rpartition("@")[2], [_CARD], folder)
 
-        snapshot_download(repo.repo, repo_type="dataset", revision=commit, allow_patterns=[_CARD], local_dir=folder)
-        (folder / _ASKED).touch()
+
+@contextmanager
+def _asking(where: str, problem: str, fix: str = "") -> Iterator[None]:
+    """Report whatever the Hub's client raises, its own errors and the HTTP library's, in one line."""
+    try:
+        yield
     except Exception as error:
-        raise DownloadError(f"hf://{repo.repo}@{commit}: README.md cannot be fetched ({discreet(error)})") from None
+        raise DownloadError(f"hf://{where}: {problem} ({discreet(error)}){fix}") from None
+
+
+def _fetch(repo: str, commit: str, patterns: list[str], folder: Path) -> None:
+    from huggingface_hub import snapshot_download
+
+    snapshot_download(repo, repo_type="dataset", revision=commit, allow_patterns=patterns, local_dir=folder)
+    (folder / _ASKED).touch()
 
 
 def _commits(record: Path) -> dict[str, str]:
@@ -98,12 +110,10 @@ def _folder(cache: Path, repo: str, revision: str) -> Path:
 
 
 def _resolve(repo: str, revision: str | None) -> str:
-    try:
+    with _asking(repo, "cannot be reached"):
         from huggingface_hub import HfApi  # it reads its settings, which may be wrong
 
         commit = HfApi().dataset_info(repo, revision=revision, timeout=30).sha
-    except Exception as error:  # the client raises a dozen kinds, its own and the HTTP library's
-        raise DownloadError(f"hf://{repo}: cannot be reached ({discreet(error)})") from None
     if not isinstance(commit, str) or not _COMMIT.fullmatch(commit):  # it becomes part of a path
         raise DownloadError(f"hf://{repo}: the Hub has no commit for revision {revision!r}")
     return commit
@@ -111,21 +121,8 @@ def _resolve(repo: str, revision: str | None) -> str:
 
 def _download(repo: str, commit: str, folder: Path) -> None:
     aside = folder.with_name(folder.name + ".incomplete")
-    try:
-        from huggingface_hub import snapshot_download
-
-        snapshot_download(
-            repo,
-            repo_type="dataset",
-            revision=commit,
-            allow_patterns=["*.parquet", "**/*.parquet", _CARD],
-            local_dir=aside,
-        )
-    except Exception as error:
-        raise DownloadError(
-            f"hf://{repo}@{commit}: download failed ({discreet(error)}); run it again to resume"
-        ) from None
+    with _asking(f"{repo}@{commit}", "download failed", "; run it again to resume"):
+        _fetch(repo, commit, ["*.parquet", "**/*.parquet", _CARD], aside)
     if not any(aside.rglob("*.parquet")):
         raise DownloadError(f"hf://{repo}@{commit}: holds no Parquet files; name another mirror")
-    (aside / _ASKED).touch()
     os.replace(aside, folder)

@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from fedrsic_data.dataset.schema import TRAIN
 from fedrsic_data.errors import SourceError, UsageError
 from fedrsic_data.raw.containers import ParquetContainer, reading
-from fedrsic_data.raw.index import Index, fingerprint
+from fedrsic_data.raw.index import Index, fingerprint, stamped
 from fedrsic_data.settings import suggest
 from fedrsic_data.sources.base import Facts, HubMirror
 from fedrsic_data.sources.classfolders import named
@@ -207,7 +207,7 @@ def _index(root: Path, name: str, its: ColumnsSettings, files: Sequence[_File], 
         ),
         told.classes,
         ParquetContainer([file.path for file in used], columns.image, root if root.is_dir() else root.parent),
-        *_stamp(root, used),
+        *stamped((file.path for file in used), root if root.is_dir() else None),
         left_out=common.of_left_out_splits(left, its.splits),
         multi_label=told.multi,
         counts=told.counts,
@@ -265,16 +265,6 @@ def _distinct(root: Path, column: str, ids: pa.ChunkedArray) -> None:
         f"{root}: column {column!r} has {counts.field('values')[worst].as_py()!r} in "
         f"{counts.field('counts')[worst].as_py()} rows, but ids are unique; choose another id, or none"
     )
-
-
-def _stamp(root: Path, files: Sequence[_File]) -> tuple[str, int]:
-    """Changes when a file changes; and when one last did."""
-    stats = [file.path.stat() for file in files]
-    facts = [
-        (file.path.relative_to(root).as_posix() if root.is_dir() else file.path.name, stat.st_size, stat.st_mtime_ns)
-        for file, stat in zip(files, stats, strict=True)
-    ]
-    return fingerprint(facts), max(max(stat.st_mtime_ns, stat.st_ctime_ns) for stat in stats)
 
 
 def _files(root: Path, its: ColumnsSettings, where: str) -> tuple[list[_File], Config | None, tuple[str, ...]]:
