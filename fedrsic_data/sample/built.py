@@ -3,27 +3,14 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 
 from fedrsic_data.sample.motifs import CAR_PAINT, COUNTS, blocks, houses, pool, road, spread, traffic, trees
 from fedrsic_data.sample.nature import fairway
-from fedrsic_data.sample.paint import (
-    COLOURS,
-    Canvas,
-    Frame,
-    Grid,
-    Lattice,
-    band,
-    both,
-    box,
-    capsule,
-    disc,
-    either,
-    ellipse,
-    keep_off,
-    wave,
-)
+from fedrsic_data.sample.paint import COLOURS, Canvas, Frame, Lattice
+from fedrsic_data.sample.shapes import Grid, band, both, box, capsule, disc, either, ellipse, keep_off, repeated, wave
 
 # Court and surround; floor and key.
 _TENNIS_COLOURS = (("blue", "green"), ("green", "tile"), ("green", "green"), ("tile", "green"), ("blue", "blue"))
@@ -40,8 +27,7 @@ def _suburb(c: Canvas, lot: float, house: tuple[float, float], leafy: float, tre
     roadway = either(street, side)
     trees(c, f, tree, leafy, 0.02 - roadway)
     # The lots' rows: two to a block, the houses' long side along the street.
-    lots = Frame(f.u, f.v, f.rgb, f.px, f.sun)
-    homes = Lattice(lots, (lot, rows / 2), c.rng, jitter=0.05)
+    homes = Lattice(f, (lot, rows / 2), c.rng, jitter=0.05)
     # Every cell has a street along one of its long sides; the house stands off towards the other.
     toward = np.where(np.floor(f.v / (rows / 2)) % 2 == 0, np.float32(1), np.float32(-1))
     homes.v -= toward * (half * 0.6)
@@ -102,16 +88,16 @@ def mobile_home_park(c: Canvas) -> None:
     c.rough(c.colour("concrete") * 0.8, 0.6, 0.1)
     f = c.frame(at=(c.between(-0.3, 0.3), c.between(-0.3, 0.3)), angle=None)
     rows, lean = c.between(0.62, 0.75), c.between(-0.55, 0.55)
-    lane = f.v - rows * np.floor(f.v / rows) - rows / 2
+    lane = repeated(f.v, rows)
     f.paint(0.15 - band(lane, 0.15), c.leaves("grass"), 0.45)
     trees(c, f, 0.05, 0.25)
-    slanted = Frame(f.u + lean * lane, f.v, f.rgb, f.px, f.sun)
+    slanted = replace(f, u=f.u + lean * lane)
     units = Lattice(slanted, (c.between(0.2, 0.24), rows), c.rng)
     long = units.vary(0.7, 1.0) * (rows / 2 - 0.1) - units.skip(0.05)
     units.solid(lambda u, v: box(u, v, 0.062, long), units.mixed(("white", "white", "cream", "silver")), 0.06)
     ridge = np.maximum(box(units.u, units.v, 0.062, long), units.u if units.sun[0] < 0 else -units.u)
     units.paint(ridge, COLOURS["grey"], 0.25)
-    cars = Lattice(Frame(slanted.u + 0.1, f.v, f.rgb, f.px, f.sun), (0.22, rows / 2), c.rng)
+    cars = Lattice(replace(f, u=slanted.u + 0.1), (0.22, rows / 2), c.rng)
     cars.paint(box(cars.u, cars.v, 0.024, 0.05) + cars.skip(0.6), cars.mixed(CAR_PAINT))
     f.paint(rows / 2 - 0.075 - np.abs(lane), c.colour("asphalt"))
     c.note("slanted rows" if abs(lean) > 0.2 else "straight rows")
@@ -155,7 +141,7 @@ def storage_tank(c: Canvas) -> None:
     for place in places:
         f = c.frame(place, None, reach=2.5 * radius)
         f.paint(disc(f.u, f.v, 1.13 * radius), COLOURS["soil"] * 0.8, 0.5)
-        light = 1 - (f.u * f.sun[0] + f.v * f.sun[1]) * (0.16 / radius)
+        light = 1 - f.sunward() * (0.16 / radius)
         edge = f.solid(lambda u, v: disc(u, v, radius), c.colour(paint, 0.04) * light, 0.5 * radius)
         f.paint(band(edge + 0.1 * radius, 0.035 * radius), COLOURS["grey"], 0.7)
         f.paint(disc(f.u, f.v, 0.09 * radius), COLOURS["grey"], 0.8)
@@ -175,7 +161,7 @@ def stadium(c: Canvas) -> None:
     bowl = f.solid(lambda u, v: ellipse(u, v, long, wide), c.colour(c.pick("white", "silver", "concrete")), 0.2)
     seats = c.pick("blue", "red", "grey", "tile")
     f.paint(bowl + 0.09, c.colour(seats) * (1 + 0.18 * wave(bowl, 0.07)))
-    lit = (f.u * f.sun[0] + f.v * f.sun[1]) * (0.45 / long)
+    lit = f.sunward() * (0.45 / long)
     f.paint(bowl + 0.07, f.rgb * (1 + lit))
     field = capsule(f.u, f.v, long * 0.27, wide * 0.4)
     if c.chance(0.6):
@@ -211,7 +197,7 @@ def _courts(c: Canvas, size: tuple[float, float], gap: float) -> tuple[Frame, li
     pitch = 2 * size[1] + gap
     count = min(count, max(1, int(1.9 * c.extent / pitch)))
     steps = [(k - (count - 1) / 2) * pitch for k in range(count)]
-    return f, [Frame(f.u, f.v - step, f.rgb, f.px, f.sun) for step in steps]
+    return f, [replace(f, v=f.v - step) for step in steps]
 
 
 def tennis_court(c: Canvas) -> None:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from fedrsic_data.sample.nature import smooth
-from fedrsic_data.sample.paint import COLOURS, Grid, Lattice, band, both, box, dashes, disc, either, keep_off, rgb, wave
+from fedrsic_data.sample.paint import COLOURS, Lattice, rgb
 from fedrsic_data.sample.plots import Painter, Plot
+from fedrsic_data.sample.shapes import Grid, band, both, box, dashes, disc, either, keep_off, repeated, smooth, wave
 
 _STRAW, _FURROW, _EARTH = rgb(0.74, 0.64, 0.38), rgb(0.42, 0.31, 0.23), rgb(0.66, 0.36, 0.22)
 _GOLD, _PETAL, _LEAF = rgb(0.90, 0.76, 0.30), rgb(0.66, 0.34, 0.68), rgb(0.30, 0.52, 0.18)
@@ -148,7 +148,7 @@ def parking_lot(p: Plot) -> None:
     """Asphalt with the white lines of the bays."""
     f, edge = p.frame, p.edge()
     f.paint(edge, p.mottled(COLOURS["asphalt"] * 1.05, 0.05, 0.04))
-    rows = f.v - 0.5 * np.floor(f.v / 0.5) - 0.25
+    rows = repeated(f.v, 0.5)
     bays = either(both(dashes(f.u, 0.14, 0.16), band(rows, 0.15)), band(rows, 0.012))
     f.paint(both(bays, edge + 0.04), COLOURS["white"], 0.85)
 
@@ -198,7 +198,7 @@ def runway(p: Plot) -> None:
     f.paint(band(f.v, h), p.mottled(COLOURS["asphalt"] * 0.85, 0.06, 0.03))
     f.paint(band(np.abs(f.v) - 0.9 * h, 0.014), COLOURS["white"])
     start = p.canvas.between(-0.75, -0.45)
-    f.paint(both(both(band(f.v, 0.018), dashes(f.u, 0.34, 0.6)), start + 0.2 - f.u), COLOURS["white"])
+    f.paint(both(band(f.v, 0.018), dashes(f.u, 0.34, 0.6), start + 0.2 - f.u), COLOURS["white"])
     keys = both(dashes(f.v, 0.4 * h, 0.5), band(f.v, 0.8 * h))
     f.paint(both(keys, band(f.u - start, 0.13)), COLOURS["white"])
 

@@ -3,26 +3,13 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
 
-from fedrsic_data.sample.paint import (
-    COLOURS,
-    Canvas,
-    Frame,
-    Grid,
-    Lattice,
-    band,
-    both,
-    box,
-    capsule,
-    dashes,
-    disc,
-    either,
-    keep_off,
-    wave,
-)
+from fedrsic_data.sample.paint import COLOURS, Canvas, Frame, Lattice
+from fedrsic_data.sample.shapes import Grid, band, both, box, capsule, dashes, disc, either, keep_off, repeated, wave
 
 CAR_PAINT = ("white", "silver", "dark", "grey", "red", "blue")
 ROOFS = ("tile", "brown", "slate", "grey", "cream")
@@ -50,8 +37,8 @@ def trees(c: Canvas, frame: Frame, radius: float, share: float, off: Grid | None
     def crown(u: Grid, v: Grid) -> Grid:
         return disc(u, v, size) + gone
 
-    light = (spots.u * spots.sun[0] + spots.v * spots.sun[1]) * (-0.5 / radius)
-    colour = c.leaves("tree") * (1.15 + np.minimum(np.maximum(light, -0.6), 0.6))
+    light = spots.sunward() * (-0.5 / radius)
+    colour = c.leaves("tree") * (1.15 + np.clip(light, -0.6, 0.6))
     spots.solid(crown, colour, radius)
 
 
@@ -68,7 +55,7 @@ def traffic(c: Canvas, frame: Frame, across: Grid, along: Grid, lanes: tuple[flo
     which = sum((across > (a + b) / 2 for a, b in pairwise(lanes)), start=np.zeros(across.shape, np.intp))
     middle = np.array(lanes, dtype=np.float32).take(which)
     # The lanes become the rows of one lattice, which is too coarse across for a second car.
-    row = Frame(along, across - middle + (which.astype(np.float32) + 0.5) * 9, frame.rgb, frame.px, frame.sun)
+    row = replace(frame, u=along, v=across - middle + (which.astype(np.float32) + 0.5) * 9)
     places = Lattice(row, (0.22, 9.0), c.rng)
     places.u += places.vary(-0.05, 0.05)
     length = 0.048 - places.skip(1 - share)
@@ -104,10 +91,8 @@ def houses(
 
 def blocks(frame: Frame, rows: float, streets: float, columns: float) -> tuple[Grid, Grid]:
     """A street grid: distances across the nearest street along v, and along u."""
-    v = frame.v - rows * np.floor(frame.v / rows) - rows / 2
-    u = frame.u - columns * np.floor(frame.u / columns) - columns / 2
-    across = rows / 2 - np.abs(v)
-    side = columns / 2 - np.abs(u)
+    across = rows / 2 - np.abs(repeated(frame.v, rows))
+    side = columns / 2 - np.abs(repeated(frame.u, columns))
     return across - streets, side - streets
 
 

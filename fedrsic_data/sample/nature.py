@@ -7,26 +7,8 @@ import math
 import numpy as np
 
 from fedrsic_data.sample.motifs import COUNTS, boat, forest, meander, road, spread, traffic, trees, water
-from fedrsic_data.sample.paint import (
-    COLOURS,
-    Canvas,
-    Grid,
-    Lattice,
-    band,
-    both,
-    box,
-    dashes,
-    disc,
-    either,
-    ellipse,
-    wave,
-)
-
-
-def smooth(value: Grid) -> Grid:
-    """A value held to 0..1 with soft ends."""
-    t: Grid = np.minimum(np.maximum(value, 0), 1)
-    return t * t * (3 - 2 * t)
+from fedrsic_data.sample.paint import COLOURS, Canvas, Lattice
+from fedrsic_data.sample.shapes import Grid, band, both, box, dashes, disc, either, ellipse, smooth, wave
 
 
 def beach(c: Canvas) -> None:
@@ -109,7 +91,7 @@ def mountain(c: Canvas) -> None:
     line = {"bare rock": 0.6, "wooded": 0.75, "snow covered": 0.35}[kind]
     low = c.colour(base) * (1.25 if kind == "wooded" else 0.9)
     c.wash(low, c.colour(high, 0.05), smooth((height - line) * 3))
-    c.rgb *= 1 + np.minimum(np.maximum(light, -0.66), 0.12 if kind == "snow covered" else 0.5)
+    c.rgb *= 1 + np.clip(light, -0.66, 0.12 if kind == "snow covered" else 0.5)
     c.note(kind)
 
 
@@ -123,7 +105,7 @@ def desert(c: Canvas) -> None:
     height = either(saw, (1 - saw) * 2.2) * smooth(c.noise(0.8) + 0.6)
     c.ground(c.pick("sand", "sand", "clay"), 0.9, 0.06)
     light = c.relief(height * length) * 0.55 + 0.03 * c.noise(0.05)
-    c.rgb *= 1 + np.minimum(np.maximum(light, -0.34), 0.16)
+    c.rgb *= 1 + np.clip(light, -0.34, 0.16)
     c.note("long dunes" if length > 0.4 else "rippled dunes")
 
 

@@ -1,26 +1,22 @@
-"""The painting vocabulary of the sample scenes: canvas, frames, lattices, shapes, noise.
+"""The painting vocabulary of the sample scenes: canvas, frames, lattices, noise.
 
-A picture is planar float32 ``[3, size, size]`` in 0..1; shapes are signed distances (negative
-inside) in world units, so every edge is anti-aliased whatever the size. The visible world spans
-``-extent..extent`` in x (to the right) and y (down): a larger extent shows more ground.
+A picture is planar float32 ``[3, size, size]`` in 0..1. The visible world spans ``-extent..extent`` in x (to the
+right) and y (down): a larger extent shows more ground.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-Grid = NDArray[np.floating[Any]]  # float32 throughout; the stubs widen it beside a Python float
-Size = float | np.floating[Any] | Grid
-Shape = Callable[[Grid, Grid], Grid]
+from fedrsic_data.sample.shapes import ABSENT, Grid, Shape
 
 _TABLE = 32  # cells of a lattice before its random values repeat, per axis
-_ABSENT = 9.0  # added to a distance: farther than any extent, so nothing is painted
 
 
 def rgb(red: float, green: float, blue: float) -> Grid:
@@ -87,6 +83,7 @@ def _blend(rows: Grid, first: NDArray[np.intp], weights: Grid) -> Grid:
     return out
 
 
+@dataclass(eq=False)
 class Frame:
     """A window on a canvas with its own centre and rotation; what is painted lands on the canvas.
 
@@ -98,15 +95,31 @@ class Frame:
         sun: Displacement of a shadow per unit of height, in the frame's coordinates.
     """
 
-    def __init__(self, u: Grid, v: Grid, picture: Grid, px: float, sun: tuple[float, float]) -> None:
-        self.u, self.v, self.rgb, self.px, self.sun = u, v, picture, px, sun
+    u: Grid
+    v: Grid
+    rgb: Grid
+    px: float
+    sun: tuple[float, float]
+
+    def turned(self, angle: float) -> Frame:
+        """The frame turned by an angle about its centre."""
+        cos, sin = math.cos(angle), math.sin(angle)
+        sun = (self.sun[0] * cos + self.sun[1] * sin, self.sun[1] * cos - self.sun[0] * sin)
+        return Frame(self.u * cos + self.v * sin, self.v * cos - self.u * sin, self.rgb, self.px, sun)
+
+    def swapped(self) -> Frame:
+        """The frame with u and v in each other's place."""
+        return Frame(self.v, self.u, self.rgb, self.px, self.sun[::-1])
+
+    def sunward(self) -> Grid:
+        """How far each pixel lies in the direction in which shadows fall, times their length, ``[h, w]``."""
+        return self.u * self.sun[0] + self.v * self.sun[1]
 
     def cover(self, distance: Grid) -> Grid:
         """The share of each pixel inside a shape, 0..1."""
         share = distance * (-1.0 / self.px)
         share += 0.5
-        np.maximum(share, 0.0, out=share)
-        np.minimum(share, 1.0, out=share)
+        np.clip(share, 0.0, 1.0, out=share)
         return share
 
     def paint(self, distance: Grid, colour: Grid, opacity: float = 1.0) -> None:
@@ -177,7 +190,7 @@ class Lattice(Frame):
 
     def skip(self, share: float) -> Grid:
         """Zero, or in that share of the cells a distance at which nothing is painted."""
-        return self._spread(np.where(self._random() < share, np.float32(_ABSENT), np.float32(0.0)))
+        return self._spread(np.where(self._random() < share, np.float32(ABSENT), np.float32(0.0)))
 
     def mixed(self, names: Sequence[str]) -> Grid:
         """One of the named colours for each cell, a little lighter or darker, ``[3, h, w]``."""
@@ -243,13 +256,10 @@ class Canvas:
     ) -> Frame:
         """A frame centred at a point, turned by an angle (None: any), within ``reach`` of the point."""
         angle = self.between(0, 2 * math.pi) if angle is None else angle
-        cos, sin = math.cos(angle), math.sin(angle)
-        rows, columns = (self._window(at[1], reach), self._window(at[0], reach))
+        rows, columns = self._window(at[1], reach), self._window(at[0], reach)
         x = self._axis[None, columns] - at[0]
         y = self._axis[rows, None] - at[1]
-        u, v = x * cos + y * sin, y * cos - x * sin
-        sun = (self.sun[0] * cos + self.sun[1] * sin, self.sun[1] * cos - self.sun[0] * sin)
-        return Frame(u, v, self.rgb[:, rows, columns], self.px, sun)
+        return Frame(x, y, self.rgb[:, rows, columns], self.px, self.sun).turned(angle)
 
     def _window(self, centre: float, reach: float | None) -> slice:
         if reach is None:
@@ -303,64 +313,3 @@ class Canvas:
         """Cover the canvas with grass of the season, and say which season it is."""
         self.rough(self.leaves("grass"), 0.6, contrast)
         self.note("dry season" if self.dry else "green season")
-
-
-def disc(u: Grid, v: Grid, radius: Size) -> Grid:
-    """Distance to a disc around the origin."""
-    distance: Grid = np.sqrt(u * u + v * v) - radius
-    return distance
-
-
-def box(u: Grid, v: Grid, half_u: Size, half_v: Size) -> Grid:
-    """Distance to a rectangle around the origin (exact inside and beside it)."""
-    distance: Grid = np.maximum(np.abs(u) - half_u, np.abs(v) - half_v)
-    return distance
-
-
-def band(across: Grid, half: Size) -> Grid:
-    """Distance to the strip ``-half < across < half``."""
-    distance: Grid = np.abs(across) - half
-    return distance
-
-
-def ellipse(u: Grid, v: Grid, half_u: float, half_v: float) -> Grid:
-    """Distance to an ellipse around the origin, to first order at its edge."""
-    norm = np.sqrt((u / half_u) ** 2 + (v / half_v) ** 2)
-    return (norm - 1) * min(half_u, half_v)
-
-
-def either(one: Grid, other: Grid) -> Grid:
-    """Distance to the union of two shapes."""
-    distance: Grid = np.minimum(one, other)
-    return distance
-
-
-def both(one: Grid, other: Grid) -> Grid:
-    """Distance to what two shapes have in common."""
-    distance: Grid = np.maximum(one, other)
-    return distance
-
-
-def keep_off(distance: Grid) -> Grid:
-    """Distance to add to another shape so that it is painted only where this one is negative."""
-    extra: Grid = np.maximum(distance, 0) * _ABSENT
-    return extra
-
-
-def capsule(u: Grid, v: Grid, length: float, radius: float) -> Grid:
-    """Distance to a rounded bar of the given half length along u."""
-    return disc(np.maximum(np.abs(u) - length, 0), v, radius)
-
-
-def dashes(along: Grid, period: float, share: float = 0.5) -> Grid:
-    """Distance to dashes along an axis: ``share`` of each period is inside."""
-    phase = along - np.floor(along / period) * period
-    return band(phase - period / 2, share * period / 2)
-
-
-def wave(along: Grid, length: float, phase: float = 0.0) -> Grid:
-    """A smooth wave between -1 and 1 made of parabolas: a sine that rounds alike everywhere."""
-    t = along * (2 / length) + phase
-    t = t - 2 * np.floor(t * 0.5) - 1
-    height: Grid = 4 * t * (1 - np.abs(t))
-    return height

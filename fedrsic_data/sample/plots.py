@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from fedrsic_data.sample.layout import Area
-from fedrsic_data.sample.paint import Canvas, Frame, Grid, Lattice, box, keep_off
+from fedrsic_data.sample.paint import Canvas, Frame, Lattice
+from fedrsic_data.sample.shapes import Grid, box, keep_off
 
 _PAD = 0.2  # beyond its area a label may still cast shadows or have a ragged edge, world units
 
@@ -45,10 +46,7 @@ class Plot:
 
     def lengthwise(self) -> Frame:
         """The frame with u along the longer side."""
-        f = self.frame
-        if self.half_u >= self.half_v:
-            return f
-        return Frame(f.v, f.u, f.rgb, f.px, (f.sun[1], f.sun[0]))
+        return self.frame if self.half_u >= self.half_v else self.frame.swapped()
 
     @property
     def sides(self) -> tuple[float, float]:
@@ -70,7 +68,7 @@ class Plot:
         # Few cells stay close together in the middle; many fill the area.
         pitch = [min(2 * h / n, 1.35 * s) for h, n, s in zip(half, count, size, strict=True)]
         out = [p * n / 2 for p, n in zip(pitch, count, strict=True)]
-        from_corner = Frame(f.u + out[0], f.v + out[1], f.rgb, f.px, f.sun)
+        from_corner = replace(f, u=f.u + out[0], v=f.v + out[1])
         lattice = Lattice(from_corner, (pitch[0], pitch[1]), self.canvas.rng, jitter)
         return lattice, keep_off(box(f.u, f.v, out[0], out[1]))
 
@@ -98,7 +96,7 @@ class Site:
         reach_y = half_u * abs(sin) + half_v * abs(cos) + _PAD
         window = self._span(y, reach_y), self._span(x, reach_x)
         f = self.frame
-        frame = Frame(f.u[window] - u, f.v[window] - v, f.rgb[:, *window], f.px, f.sun)
+        frame = replace(f, u=f.u[window] - u, v=f.v[window] - v, rgb=f.rgb[:, *window])
         return Plot(self.canvas, frame, half_u, half_v, self.mottle[window], self.grain[window])
 
     def _span(self, centre: float, reach: float) -> slice:

@@ -15,7 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedrsic_data.errors import UsageError
-from fedrsic_data.sample.paint import Canvas, Grid, rgb
+from fedrsic_data.sample.paint import Canvas, rgb
+from fedrsic_data.sample.shapes import Grid
 
 T = TypeVar("T")
 

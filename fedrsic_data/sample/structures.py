@@ -3,27 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 
-from fedrsic_data.sample.paint import (
-    COLOURS,
-    Frame,
-    Grid,
-    Lattice,
-    band,
-    both,
-    box,
-    capsule,
-    dashes,
-    disc,
-    either,
-    ellipse,
-    keep_off,
-    rgb,
-    wave,
-)
+from fedrsic_data.sample.paint import COLOURS, Frame, Lattice, rgb
 from fedrsic_data.sample.plots import Painter, Plot, steps
+from fedrsic_data.sample.shapes import Grid, band, both, box, capsule, dashes, disc, either, ellipse, keep_off, wave
 
 _TREES: dict[str, Grid] = {
     "autumn_trees": rgb(0.74, 0.42, 0.12),
@@ -55,7 +41,7 @@ def flat_roofs(p: Plot) -> None:
     half = min(spots.vary(0.2, 0.27).max(), 0.9 * p.sides[0]), min(0.2, 0.85 * p.sides[1])
     roof = spots.solid(lambda u, v: box(u, v, *half) + off, spots.mixed(("cream", "white", "silver")), 0.14)
     spots.paint(roof + 0.03, COLOURS["grey"] * 1.25)
-    spots.paint(both(both(dashes(spots.u, 0.16, 0.45), dashes(spots.v, 0.2, 0.4)), roof + 0.07), COLOURS["white"])
+    spots.paint(both(dashes(spots.u, 0.16, 0.45), dashes(spots.v, 0.2, 0.4), roof + 0.07), COLOURS["white"])
 
 
 def towers(p: Plot) -> None:
@@ -94,12 +80,12 @@ def tennis_court(p: Plot) -> None:
     f, (long, wide), count = _court(p, 0.42, 0.2, 3)
     f.paint(box(f.u, f.v, 1.25 * long, count * 1.3 * wide + 0.04), rgb(0.16, 0.44, 0.26))
     for place in steps(count, 2.6 * wide):
-        k = Frame(f.u, f.v - place, f.rgb, f.px, f.sun)
+        k = replace(f, v=f.v - place)
         edge = box(k.u, k.v, long, wide)
         k.paint(edge, rgb(0.16, 0.36, 0.68))
         inner = box(k.u, k.v, 0.54 * long, 0.74 * wide)
-        lines = either(either(np.abs(edge), both(band(np.abs(k.v) - 0.74 * wide, 0.0), edge)), np.abs(inner))
-        k.paint(either(lines, both(np.abs(k.v), inner)) - 0.012, COLOURS["white"])
+        singles = both(band(np.abs(k.v) - 0.74 * wide, 0.0), edge)
+        k.paint(either(np.abs(edge), singles, np.abs(inner), both(np.abs(k.v), inner)) - 0.012, COLOURS["white"])
         k.paint(both(band(k.u, 0.012), band(k.v, 1.1 * wide)), COLOURS["dark"])
 
 
@@ -115,8 +101,8 @@ def basketball_court(p: Plot) -> None:
     middle = disc(f.u, f.v, 0.28 * wide)
     f.paint(middle, COLOURS["red"])
     arc = np.abs(disc(far, f.v, 0.8 * wide))
-    lines = either(either(np.abs(edge), np.abs(middle)), both(either(arc, np.abs(f.u)), edge))
-    f.paint(either(lines, np.abs(key)) - 0.011, COLOURS["white"])
+    lines = either(np.abs(edge), np.abs(middle), np.abs(key), both(either(arc, np.abs(f.u)), edge))
+    f.paint(lines - 0.011, COLOURS["white"])
 
 
 def football_pitch(p: Plot) -> None:
@@ -126,7 +112,7 @@ def football_pitch(p: Plot) -> None:
     f.paint(edge - 0.04, rgb(0.16, 0.50, 0.16) * (1 + 0.14 * np.sign(wave(f.u, 0.4 * long))))
     goal = box(long - np.abs(f.u), f.v, 0.3 * long, 0.5 * wide)
     circle = disc(f.u, f.v, 0.3 * wide)
-    lines = either(either(np.abs(edge), np.abs(circle)), both(either(np.abs(f.u), np.abs(goal)), edge))
+    lines = either(np.abs(edge), np.abs(circle), both(either(np.abs(f.u), np.abs(goal)), edge))
     f.paint(lines - 0.013, COLOURS["white"])
 
 
@@ -163,7 +149,7 @@ def _tanks(p: Plot, colour: Grid, size: float) -> None:
     pitch = min(2.5 * size, 2.1 * p.sides[1])
     spots, off = p.spots((pitch, pitch), 3)
     radius = spots.vary(0.85, 1.0) * (0.39 * pitch)
-    light = 1 - (spots.u * spots.sun[0] + spots.v * spots.sun[1]) * (0.14 / size)
+    light = 1 - spots.sunward() * (0.14 / size)
     drum = spots.solid(lambda u, v: disc(u, v, radius) + off, colour * light, 0.45 * size)
     spots.paint(band(drum + 0.035, 0.01), COLOURS["grey"] * 0.8)
     spots.paint(both(box(spots.u - 0.1, spots.v, 0.1, 0.012), drum), COLOURS["grey"] * 0.8)
@@ -172,8 +158,8 @@ def _tanks(p: Plot, colour: Grid, size: float) -> None:
 def gas_spheres(p: Plot) -> None:
     """Small silver balls, bright towards the sun and dark away from it."""
     spots, off = p.spots((0.3, 0.3), 4)
-    toward = (spots.u * spots.sun[0] + spots.v * spots.sun[1]) * 7.0
-    light = np.minimum(np.maximum(0.9 - toward, 0.3), 1.25)
+    toward = spots.sunward() * 7.0
+    light = np.clip(0.9 - toward, 0.3, 1.25)
     spots.solid(lambda u, v: disc(u, v, 0.115) + off, COLOURS["silver"] * light, 0.16)
     spots.paint(disc(spots.u + 0.04 * spots.sun[0], spots.v + 0.04 * spots.sun[1], 0.025) + off, COLOURS["white"])
 
@@ -199,10 +185,8 @@ def floating_piers(p: Plot) -> None:
     f, u, out = _from_land(p)
     reach = 1.5 * p.half_v
     f.paint(both(band(u, 0.035), band(out, reach)), COLOURS["white"])
-    fingers = both(
-        dashes(out, 0.17, 0.28), both(band(u, min(0.24, 0.9 * p.half_u)), band(out - 0.55 * reach, 0.45 * reach))
-    )
-    f.paint(fingers, COLOURS["cream"])
+    along = band(out - 0.55 * reach, 0.45 * reach)
+    f.paint(both(dashes(out, 0.17, 0.28), band(u, min(0.24, 0.9 * p.half_u)), along), COLOURS["cream"])
 
 
 def wooden_jetty(p: Plot) -> None:
@@ -220,7 +204,7 @@ def container_quay(p: Plot) -> None:
     depth = min(0.36, 0.9 * p.half_v)
     edge = box(u, out, p.half_u, depth)
     f.paint(edge, COLOURS["concrete"])
-    stacks = Lattice(Frame(u, out, f.rgb, f.px, f.sun), (0.15, 0.085), p.canvas.rng)
+    stacks = Lattice(replace(f, u=u, v=out), (0.15, 0.085), p.canvas.rng)
     inside = box(u, out - 0.42 * depth, 0.94 * p.half_u, 0.42 * depth)
     stacks.paint(
         both(box(stacks.u, stacks.v, 0.066, 0.034), inside) + stacks.skip(0.2),
@@ -264,16 +248,14 @@ def _grove(p: Plot, kind: str) -> None:
     radius = spots.vary(0.75, 1.1) * size
     colour = _TREES[kind] * spots.vary(0.85, 1.2)
     if kind == "palms":
-        across = either(
-            either(band(spots.u, 0.17 * size), band(spots.v, 0.17 * size)),
-            band(np.abs(spots.u) - np.abs(spots.v), 0.2 * size),
-        )
-        star = both(disc(spots.u, spots.v, radius), across) + inside
+        diagonals = band(np.abs(spots.u) - np.abs(spots.v), 0.2 * size)
+        fronds = either(band(spots.u, 0.17 * size), band(spots.v, 0.17 * size), diagonals)
+        star = both(disc(spots.u, spots.v, radius), fronds) + inside
         spots.shade(disc(spots.u - 0.1 * spots.sun[0], spots.v - 0.1 * spots.sun[1], 0.6 * radius) + inside, 0.5)
         spots.paint(star, colour)
         return
-    light = (spots.u * spots.sun[0] + spots.v * spots.sun[1]) * (-0.45 / size)
-    colour = colour * (1.1 + np.minimum(np.maximum(light, -0.6), 0.6))
+    light = spots.sunward() * (-0.45 / size)
+    colour = colour * (1.1 + np.clip(light, -0.6, 0.6))
     spots.solid(lambda u, v: disc(u, v, radius) + inside, colour, 0.1 if kind == "conifers" else 0.07)
 
 

@@ -3,24 +3,13 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 
 from fedrsic_data.sample.motifs import CAR_PAINT, COUNTS, houses, road, spread, traffic, trees, water
-from fedrsic_data.sample.paint import (
-    COLOURS,
-    Canvas,
-    Frame,
-    Grid,
-    Lattice,
-    band,
-    both,
-    box,
-    dashes,
-    disc,
-    either,
-    keep_off,
-)
+from fedrsic_data.sample.paint import COLOURS, Canvas, Frame, Lattice
+from fedrsic_data.sample.shapes import Grid, band, both, box, dashes, disc, either, keep_off, repeated
 
 
 def _aircraft(u: Grid, v: Grid, size: float) -> Grid:
@@ -31,7 +20,7 @@ def _aircraft(u: Grid, v: Grid, size: float) -> Grid:
     wing = both(np.abs(u + 0.55 * v - 0.12) - (0.23 - 0.17 * v), v - 0.95)
     tail = both(np.abs(u + 0.55 * v + 0.76) - (0.14 - 0.12 * v), v - 0.4)
     engine = box(u - 0.1, v - 0.36, 0.13, 0.055)
-    return either(either(body, wing), either(tail, engine)) * size
+    return either(body, wing, tail, engine) * size
 
 
 def airplane(c: Canvas) -> None:
@@ -127,13 +116,7 @@ def overpass(c: Canvas) -> None:
     f = c.frame(at=(c.between(-0.15, 0.15), c.between(-0.15, 0.15)), angle=None)
     half = c.between(0.12, 0.16)
     skew = c.between(1.05, 2.1)
-    g = Frame(
-        f.u * math.cos(skew) + f.v * math.sin(skew),
-        f.v * math.cos(skew) - f.u * math.sin(skew),
-        f.rgb,
-        f.px,
-        (f.sun[0] * math.cos(skew) + f.sun[1] * math.sin(skew), f.sun[1] * math.cos(skew) - f.sun[0] * math.sin(skew)),
-    )
+    g = f.turned(skew)
     trees(c, f, 0.07, 0.4, 0.45 - either(np.abs(f.v), np.abs(g.v)))
     if c.chance(0.65):
         bend = c.between(0.5, 0.7)
@@ -180,7 +163,7 @@ def intersection(c: Canvas) -> None:
         zebra = both(dashes(across, 0.075, 0.55), band(np.abs(along) - (half + 0.08), 0.045))
         f.paint(both(zebra, band(across, half)), COLOURS["white"], 0.9)
         gone = keep_off(-near + 0.15)
-        row = Frame(along, across, f.rgb, f.px, f.sun)
+        row = replace(f, u=along, v=across)
         traffic(c, row, np.abs(across) + gone, along, (half * 0.28, half * 0.75), 0.25)
     c.note(f"between {kind}")
 
@@ -229,7 +212,7 @@ def parking_lot(c: Canvas) -> None:
     c.rough(c.colour("asphalt") * c.between(0.95, 1.35), 0.6, 0.06)
     f = c.frame(at=(c.between(-0.2, 0.2), c.between(-0.2, 0.2)), angle=None)
     rows, bay = c.between(0.56, 0.66), c.between(0.1, 0.125)
-    stalls = Lattice(Frame(f.u, f.v + rows / 4, f.rgb, f.px, f.sun), (bay, rows), c.rng)
+    stalls = Lattice(replace(f, v=f.v + rows / 4), (bay, rows), c.rng)
     depth = np.abs(stalls.v) - 0.1
     f.paint(both(bay / 2 - 0.008 - np.abs(stalls.u), band(stalls.v, 0.19)), COLOURS["white"], 0.7)
     full = c.between(0.45, 0.97)
@@ -240,7 +223,7 @@ def parking_lot(c: Canvas) -> None:
     stalls.paint(box(stalls.u, depth + shift, 0.034, 0.072) + upper, colour)
     stalls.paint(box(stalls.u, depth + shift, 0.026, 0.03) + upper, colour * 0.55)
     if c.chance(0.5):
-        trees(c, Frame(f.u, stalls.v, f.rgb, f.px, f.sun), 0.05, 0.2, band(stalls.v, 0.05))
+        trees(c, replace(f, v=stalls.v), 0.05, 0.2, band(stalls.v, 0.05))
         c.note("with trees")
     if c.chance(0.35):
         wall = f.u - 0.6 * c.extent
@@ -261,10 +244,9 @@ def railway(c: Canvas) -> None:
     trees(c, f, 0.065, c.between(0.2, 0.7), half + 0.15 - np.abs(across))
     ballast = c.colour("brown") * (1.15 + 0.08 * c.noise(0.06))
     f.paint(band(across, half + 0.06), ballast)
-    line = across + half
-    line = line - pitch * np.floor(line / pitch) - pitch / 2
+    line = repeated(across + half, pitch)
     inside = band(across, half)
-    sleepers = both(both(band(line, 0.065), dashes(f.u, 0.07, 0.45)), inside)
+    sleepers = both(band(line, 0.065), dashes(f.u, 0.07, 0.45), inside)
     f.paint(sleepers, COLOURS["dark"], 0.55)
     f.paint(both(band(np.abs(line) - 0.036, 0.009), inside), COLOURS["silver"], 0.9)
     trains = 0
@@ -272,7 +254,7 @@ def railway(c: Canvas) -> None:
         if trains < 3 and c.chance(0.35):
             trains += 1
             side = (track + 0.5) * pitch - half
-            row = Frame(f.u + c.between(0, 1), across - side, f.rgb, f.px, f.sun)
+            row = replace(f, u=f.u + c.between(0, 1), v=across - side)
             row.v += 4.5
             cars = Lattice(row, (0.5, 9.0), c.rng)
             ends = keep_off(np.abs(f.u - c.between(-0.3, 0.3)) - 1.1)
@@ -302,7 +284,7 @@ def bridge(c: Canvas) -> None:
     f.paint(both(band(f.v, 0.01), dashes(f.u, 0.18)), COLOURS["white"], 0.8)
     arched = c.chance(0.35)
     if arched:
-        ribs = both(dashes(f.u, 0.12, 0.3), both(band(f.v, width), shore))
+        ribs = both(dashes(f.u, 0.12, 0.3), band(f.v, width), shore)
         f.paint(ribs, COLOURS["silver"], 0.6)
         c.note("with a truss")
     traffic(c, f, f.v, f.u, (-width * 0.45, width * 0.45), 0.25)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 
 from fedrsic_data.sample.motifs import boat
-from fedrsic_data.sample.paint import COLOURS, Frame, Grid, Lattice, band, both, box, capsule, dashes, disc, either, rgb
+from fedrsic_data.sample.paint import COLOURS, Frame, Lattice, rgb
 from fedrsic_data.sample.plots import Painter, Plot, steps
+from fedrsic_data.sample.shapes import Grid, band, both, box, capsule, dashes, disc, either
 
 
 def jetliner(p: Plot) -> None:
@@ -45,11 +47,11 @@ def _parked(
     long, short = p.sides
     size = min(size, 0.95 * short, 0.95 * long)
     room = min(room, 2.2 * size)
-    f = p.lengthwise()
+    f = p.lengthwise().swapped()
     count = min(max(int(2 * long / (1.15 * room)), 1), most)
     turn = p.canvas.chance(0.5)
     for place in steps(count, 1.05 * room):
-        g = Frame(f.v if turn else -f.v, f.u - place, f.rgb, f.px, (f.sun[1], f.sun[0]))
+        g = replace(f, u=f.u if turn else -f.u, v=f.v - place)
         g.solid(lambda u, v: shape(u, v, size), colour, 0.12)
         g.paint(box(g.u + 0.82 * size, g.v, 0.16 * size, 0.05 * size), trim)
 
@@ -60,7 +62,7 @@ def _jet(u: Grid, v: Grid, size: float) -> Grid:
     wing = both(np.abs(u + 0.6 * v - 0.16) - (0.25 - 0.17 * v), v - 0.95)
     tail = both(np.abs(u + 0.6 * v + 0.72) - (0.16 - 0.12 * v), v - 0.4)
     engine = box(u - 0.12, v - 0.4, 0.14, 0.06)
-    return either(either(body, wing), either(tail, engine)) * size
+    return either(body, wing, tail, engine) * size
 
 
 def _straight(u: Grid, v: Grid, size: float) -> Grid:
@@ -68,7 +70,7 @@ def _straight(u: Grid, v: Grid, size: float) -> Grid:
     wing = box(u - 0.25, v, 0.17, 0.98)
     engine = box(u - 0.36, v - 0.42, 0.26, 0.08)
     tail = box(u + 0.78, v, 0.13, 0.4)
-    return either(either(capsule(u, v, 0.8, 0.15), wing), either(tail, engine)) * size
+    return either(capsule(u, v, 0.8, 0.15), wing, tail, engine) * size
 
 
 def _delta(u: Grid, v: Grid, size: float) -> Grid:
@@ -158,7 +160,7 @@ def _ship(p: Plot, longest: float, beam: float) -> tuple[Frame, float]:
     f = p.lengthwise()
     length = min(longest, 1.85 * long, 1.8 * short / beam)
     way = 1 if p.canvas.chance(0.5) else -1
-    return Frame(f.u * way, f.v, f.rgb, f.px, (f.sun[0] * way, f.sun[1])), length
+    return replace(f, u=f.u * way, sun=(f.sun[0] * way, f.sun[1])), length
 
 
 def _wake(f: Frame, length: float, spread: float) -> None:
@@ -186,7 +188,7 @@ def sailboats(p: Plot) -> None:
     off = off + spots.skip(0.15)
     hull = box(spots.u, np.abs(spots.v) + 0.3 * np.maximum(spots.u, 0), 0.14, 0.04)
     spots.paint(hull + off, spots.mixed(("brown", "blue", "tile")))
-    spots.solid(lambda u, v: both(both(-v - 0.008, v + 0.9 * u - 0.1), -u - 0.09) + off, COLOURS["white"], 0.08)
+    spots.solid(lambda u, v: both(-v - 0.008, v + 0.9 * u - 0.1, -u - 0.09) + off, COLOURS["white"], 0.08)
 
 
 VEHICLES: dict[str, Painter] = {
