@@ -1,7 +1,7 @@
 """Reading zip and tar archives that may be damaged or hostile.
 
-The whole listing is judged before a byte of any member is read; what a member then inflates to is held
-against what the listing declared. A gzipped tar, which can be read but once, is judged as it goes.
+The whole listing is checked before a byte of any member is read; the size of each member is then checked
+against the listing. A gzipped tar, which can be read only once, is checked while it is read.
 """
 
 from __future__ import annotations
@@ -103,7 +103,7 @@ def _unsafe(path: Path, member: str, reason: str) -> UnsafeArchiveError:
 
 
 def _safe_name(path: Path, raw: str) -> str:
-    """A member's name as a relative POSIX path that stays where it is put."""
+    """A member's name as a relative POSIX path that stays inside its folder."""
     if _UNPRINTABLE.search(raw):
         raise _unsafe(path, raw, "has control or undecodable characters in its name")
     name = raw.replace("\\", "/")
@@ -116,7 +116,7 @@ def _safe_name(path: Path, raw: str) -> str:
 
 
 def _is_litter(name: str) -> bool:
-    """Whether macOS put the file there for itself."""
+    """Whether macOS added the file."""
     return name.startswith("__MACOSX/") or name.rpartition("/")[2] == ".DS_Store"
 
 
@@ -169,8 +169,8 @@ class _ArchiveReader(ABC):
         names: Safe POSIX names of the files in archive order, without what macOS adds.
 
     Raises:
-        SourceError: The file is missing, damaged or no such archive.
-        UnsafeArchiveError: A member must not be read; nothing was.
+        SourceError: The file is missing, damaged or not such an archive.
+        UnsafeArchiveError: A member must not be read; none was.
     """
 
     def __init__(self, path: Path, limits: Limits = DEFAULT_LIMITS) -> None:

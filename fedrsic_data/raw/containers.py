@@ -1,4 +1,4 @@
-"""Where image bytes come from: folders, zip archives, gzipped tar archives, Parquet files."""
+"""Read image bytes from folders, zip archives, gzipped tar archives and Parquet files."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def _bytes(path: str) -> bytes:
 
 
 class InPlace(Container, identical.Peekable):
-    """Files that are read where they are."""
+    """Files that are read in place."""
 
     def firsts(self, keys: pa.ChunkedArray) -> NDArray[np.int64]:
         return identical.firsts(self, keys)
@@ -218,7 +218,7 @@ class ParquetContainer(_Flat):
         return np.concatenate([np.zeros((0, 3), np.int64), *found])
 
     def _images(self) -> Iterator[pa.Array]:
-        """The images of all rows in their order, some at a time; row by row where some are in files of their own."""
+        """The images of all rows in order, some at a time; row by row if some are in separate files."""
         for path in self.files:
             row = 0
             for values, paths in _values(path, self.column):
@@ -233,7 +233,7 @@ class ParquetContainer(_Flat):
                 row += len(values)
 
     def _outside(self, path: Path, row: int, name: str) -> bytes:
-        """The image that a row names but does not hold.
+        """The image that a row names by a path only.
 
         Raises:
             SourceError: There is no such file, or not in the source's folder.
@@ -255,12 +255,12 @@ class ParquetContainer(_Flat):
 class TarGzContainer(_Flat):
     """Members of gzipped tar archives, of which each is inflated once, several at a time.
 
-    Keys are row numbers of ``names``; a member is known by the last part of its name, in whichever archive it is.
-    Members that no row names are passed over.
+    Keys are row numbers of ``names``; a member is identified by the last part of its name, in any archive.
+    Members that no row names are ignored.
     """
 
     def __init__(self, archives: Sequence[Path], names: pa.Array, fix: str) -> None:
-        """``fix``: what to do where a row's member is in no archive, for the message."""
+        """``fix``: what to do if a row's member is in no archive, for the message."""
         super().__init__()
         self.archives = tuple(archives)
         self.names = names
@@ -298,7 +298,7 @@ class TarGzContainer(_Flat):
         return told
 
     def _once(self, number: int, rows: NDArray[np.int32]) -> None:
-        """Refuses an archive with a member that it, or one before it, has already."""
+        """Refuse an archive with a member that it or an earlier one also has."""
         before, twice = rows[self._archive[rows] >= 0], np.flatnonzero(np.bincount(rows) > 1)
         if len(before) or len(twice):
             row = int([*before, *twice][0])

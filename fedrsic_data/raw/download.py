@@ -1,7 +1,7 @@
 """Fetching dataset archives: resumed, checked against a checksum, put in place whole.
 
-A file is received as ``NAME.part`` beside a small ``NAME.part.json`` that says which
-version of which mirror it is a part of, and takes its own name only once its size and
+A file is received as ``NAME.part`` with a small ``NAME.part.json`` that records which
+version of which mirror it is a part of, and is renamed once its size and
 checksum are right. ``checksums.json`` in the same folder remembers what was verified.
 """
 
@@ -68,7 +68,7 @@ def fetch(
 
     Args:
         remotes: Mirrors of the same file, tried in order, https before http.
-        folder: Where the file lies or goes; made when missing.
+        folder: Folder of the file; created if it is missing.
         progress: Called with the bytes so far and the total.
         timeout: Seconds without a byte after which a connection counts as broken.
         attempts: Tries in a row without progress before a mirror is given up.

@@ -1,4 +1,4 @@
-"""Byte-identical files: by size first, then by a few bytes of each, and by digest only where these agree."""
+"""Find byte-identical files: by size, then by a few bytes of each, and by digest only if these agree."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Peekable(Protocol):
 def firsts(files: Peekable, keys: pa.ChunkedArray) -> NDArray[np.int64]:
     """For each file the place of the first that has its very bytes; see ``Container.firsts``.
 
-    Only files that share their size with another are looked into, and only those that share it and the bytes in their
+    Only files that share their size with another are opened, and only those that share it and the bytes in their
     middle are read whole.
     """
     every = np.arange(len(keys))

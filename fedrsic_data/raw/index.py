@@ -1,4 +1,4 @@
-"""The index: one row an image, names and labels only, and where the bytes are."""
+"""The index: one row per image with names, labels and the place of its bytes."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ FINE = pa.field("fine_labels", pa.list_(pa.int32()))  # indices into Fine.classe
 
 
 class Container(Protocol):
-    """Where the bytes of an index are: a folder, an archive, Parquet files, a renderer. Safe for threads."""
+    """Access to the bytes of an index: a folder, an archive, Parquet files, a renderer. Safe for threads."""
 
     def prepare(self, scratch: Path, *, shared: bool = False) -> None:  # noqa: ARG002 - for those that need it
-        """Gets ready for reads in any order; called before ``read``, temporary files may go to ``scratch``.
+        """Prepare for reads in any order; called before ``read``. Temporary files may go to ``scratch``.
 
-        Files that can be read in any order as they are need nothing.
+        Files that can be read in any order need no preparation.
 
         Args:
             scratch: A folder.
@@ -67,8 +67,8 @@ class Container(Protocol):
             keys: string [n].
 
         Returns:
-            For each file the place of the first in ``keys`` that has its very bytes, int64 [n]. It is its own for the
-            first of them, for a file that no other is like, and for an empty one.
+            For each file the place of the first in ``keys`` with the same bytes, int64 [n]. It is its own for the
+            first of them, for a unique file, and for an empty one.
 
         Raises:
             SourceError: A file vanished or cannot be read.
@@ -81,17 +81,17 @@ class Index:
     """The images of a source.
 
     Attributes:
-        table: A row an image with the columns of ``INDEX_SCHEMA``.
+        table: One row per image with the columns of ``INDEX_SCHEMA``.
         classes: The source's own class names; ``labels`` are indices into it.
         container: Reads the bytes.
-        fingerprint: Changes when a file changes (names, sizes, times); it never reaches a manifest.
-        newest: When a file last changed, in nanoseconds since the epoch; 0 if that is meaningless.
-        left_out: What was passed over.
-        missing: What a complete copy holds beside, in words; empty for a complete copy.
+        fingerprint: Value that changes when a file changes (names, sizes, times); never part of a manifest.
+        newest: Latest modification time, in nanoseconds since the epoch; 0 if there is none.
+        left_out: Files that were left out.
+        missing: Description of what is missing; empty for a complete copy.
         multi_label: Whether images are multi-label.
-        fine: The finer label space, where the source has one.
-        counts: What else was counted on the way, by what it is (``"crowd regions"``).
-        notes: What was decided on the way, a line each; for people who look, never in a manifest.
+        fine: The finer label space, if the source has one.
+        counts: Other counts by name (``"crowd regions"``).
+        notes: Findings and decisions, one line each; for ``fedkit new``, never part of a manifest.
     """
 
     table: pa.Table
@@ -117,7 +117,7 @@ class ClassRows:
 
 
 def single_label_table(domain: str, classes: Sequence[ClassRows]) -> pa.Table:
-    """An index table of images with one label each, no users and no splits of their own.
+    """An index table of single-label images without users and splits.
 
     Args:
         domain: The domain of all of them.

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class RemoteFile:
-    """One downloadable file: its address, its plain name here, and what is published of it."""
+    """A downloadable file: its URL, its local file name, and its published size and checksums."""
 
     url: str
     filename: str

@@ -1,4 +1,4 @@
-"""Sources: the datasets as their authors publish them, one file each."""
+"""Sources: datasets as their authors publish them, one file each."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ FORMATS: Registry[Annotated] = Registry("format", _FORMATS)
 GENERAL: Registry[Source] = Registry(
     "reader", {"hub": "fedrsic_data.sources.parquet:SOURCE", "folder": "fedrsic_data.sources.folder:SOURCE", **_FORMATS}
 )
-"""Readers of a person's own data by the ``kind`` it has in recipes, under any name."""
+"""Readers of people's own data by their ``kind`` in recipes, under any name."""
 
 
 def configured(name: str, settings: Mapping[str, Any], where: str) -> Source:
@@ -52,7 +52,7 @@ def configured(name: str, settings: Mapping[str, Any], where: str) -> Source:
     Args:
         name: Its name in the recipe.
         settings: Its fields; ``kind`` names the source, or the reader of a person's own data, where it is not ``name``.
-        where: What the settings are, for messages.
+        where: Place of the settings, for messages.
 
     Raises:
         UsageError: An unknown source or setting.

@@ -20,7 +20,7 @@ class HubMirror:
 
     Attributes:
         repo: ``user/name`` of a dataset repository.
-        revision: Commit it is pinned to; None: the commit seen at first use is recorded and kept to.
+        revision: Commit it is pinned to; None: the commit seen at first use is recorded and reused.
     """
 
     repo: str
@@ -34,11 +34,11 @@ class Facts:
     Attributes:
         title: Its full name.
         homepage: Where its authors publish it.
-        licence: In words; who holds rights in the pixels.
+        licence: The licence, or the owner of the rights in the pixels.
         citation: The paper.
         redistributable: Whether the pixels may be published again.
-        downloads: Official archives: those of one file name are mirrors of one archive, tried in order.
-        hub: A mirror used where no archive can be downloaded without a browser.
+        downloads: Official archives; those with the same file name are mirrors, tried in order.
+        hub: A mirror to use if no archive can be downloaded without a browser.
         layout: The native layout, for messages.
     """
 
@@ -67,7 +67,7 @@ class Source(Protocol):
 
     @property
     def settings(self) -> Any:
-        """A frozen dataclass of what a recipe may set of it; None: nothing."""
+        """A frozen dataclass of its settings in recipes; None: no settings."""
         ...
 
     @property
@@ -77,11 +77,11 @@ class Source(Protocol):
 
     @property
     def aliases(self) -> tuple[str, ...]:
-        """Names its folder or archive goes by, lower case, letters and digits only."""
+        """Usual names of its folder or archive, in lower case, with letters and digits only."""
         ...
 
     def index(self, path: Path, *, allow_partial: bool = False) -> Index:
-        """Reads names and labels below ``path``, never pixels.
+        """Read names and labels below ``path``, never pixels.
 
         Raises:
             SourceError: The layout is not the source's, or images are missing and ``allow_partial`` is False.
@@ -97,8 +97,8 @@ class ClassFolders:
         name: Its name in recipes.
         classes: All its class names.
         per_class: Images of each class in a complete copy.
-        facts: What people must know of it.
-        aliases: Names its folder or archive goes by.
+        facts: Its provenance.
+        aliases: Usual names of its folder or archive.
     """
 
     name: str

@@ -77,10 +77,10 @@ Ints = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class CocoSettings:
-    """Which COCO.
+    """Settings of COCO.
 
     Attributes:
-        year: The split of 2014 or that of 2017.
+        year: Use the split of 2014 or that of 2017.
         unlabelled: Whether images without objects are kept, without labels.
     """
 
@@ -94,7 +94,7 @@ class Coco:
 
     Attributes:
         name: Its name in recipes.
-        settings: What a recipe may set of it.
+        settings: Its settings in recipes.
     """
 
     name: str = "coco"

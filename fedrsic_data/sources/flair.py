@@ -6,8 +6,8 @@ Two forms are read, which give the same index but for where the bytes are:
   ``small_images/<image_id>.jpg`` or in their ``small_images-*.tar.gz``.
 - The Hub's: Parquet files with columns ``user_id, image_id, labels, fine_grained_labels, partition, image``.
 
-The metadata are the dataset: an image they do not list has no labels and is passed over. Users are groups, the
-partitions (no user is in two) are the source's own splits. Archives can only be listed by inflating them, so an image
+The metadata define the dataset: an image they do not list has no labels and is ignored. Users are groups, the
+partitions (which share no user) are the source's splits. Archives can only be listed by inflating them, so an image
 that is in none is found when they are read for a build, or beforehand under ``allow_partial``.
 """
 
@@ -48,7 +48,7 @@ _COMPLETE = "complete the copy, or use what is there with --allow-partial"
 
 @dataclass(frozen=True)
 class _Images:
-    """Which images there are, and when their files last changed."""
+    """Existing images, and the modification times of their files."""
 
     ids: NDArray[np.int64] | None  # None: not known before they are read
     stamp: str
@@ -73,8 +73,8 @@ class Flair:
 
     Attributes:
         name: Its name in recipes.
-        facts: What people must know of it.
-        aliases: Names its folder goes by.
+        facts: Its provenance.
+        aliases: Usual names of its folder.
     """
 
     name: str

@@ -1,9 +1,9 @@
 """A folder of your own: images by class, by domain and class, by split and class, or as a table lists them.
 
 ``<class>/<image>``, as torchvision's ImageFolder; ``<domain>/<class>/<image>``, as Office-Caltech, PACS and DomainNet;
-``<train|val|test>/<class>/<image>``; or ``labels.csv`` beside images that lie anywhere below the folder. Levels of
-folders whose name is the same everywhere (a wrapper, the ``images`` of every domain of Office-31) say nothing and
-are passed over.
+``<train|val|test>/<class>/<image>``; or ``labels.csv`` and images anywhere below the folder. Levels of
+folders whose name is the same everywhere (a wrapper, the ``images`` of every domain of Office-31)
+are ignored.
 """
 
 from __future__ import annotations
@@ -30,17 +30,17 @@ from fedrsic_data.sources.own.walk import walk
 
 @dataclass(frozen=True)
 class FolderSettings:
-    """Where the images are, and how they lie there.
+    """Place and layout of the images.
 
     Attributes:
-        path: The folder, from the one fedkit runs in; ``--source NAME=PATH`` replaces it.
-        config: Which config, where a README says several.
-        layout: ``auto``: ``csv`` where there is a ``labels.csv``, else what names and depth of the folders say.
-        split: ``names``: splits are those that the names of folders and files say, as ``datasets`` finds them; empty:
-            names say none.
-        splits: Split in the folder -> its name here, or null to leave it out.
-        empty_classes: ``leave_out``: a class folder without images is no class; ``keep``: it is one.
-        title: What it is, in words; the source's name if empty.
+        path: The folder, relative to the current one; ``--source NAME=PATH`` replaces it.
+        config: Config to use, if a README has several.
+        layout: ``auto``: ``csv`` if there is a ``labels.csv``, else by names and depth of the folders.
+        split: ``names``: take splits from the names of folders and files, as ``datasets`` does; empty:
+            ignore names.
+        splits: Split in the folder -> its name in the dataset, or null to leave it out.
+        empty_classes: ``leave_out`` ignores class folders without images; ``keep`` keeps them as classes.
+        title: A readable title; the source's name if empty.
         licence: Licence of the images.
         citation: The paper.
     """
@@ -62,7 +62,7 @@ class FolderSettings:
 
 @dataclass(frozen=True)
 class Folder:
-    """Images in folders of a person's own; see the module."""
+    """Images in the user's folders; see the module."""
 
     settings: FolderSettings
     name: str = "folder"
@@ -76,7 +76,7 @@ class Folder:
         return common.facts(its.title or self.name, its.licence, its.citation, layout, hub=None)
 
     def index(self, path: Path, *, allow_partial: bool = False) -> Index:  # noqa: ARG002
-        """See ``Source.index``. Nobody knows what a complete copy has, so ``allow_partial`` changes nothing."""
+        """Read names and labels; a complete copy is unknown here, so ``allow_partial`` changes nothing."""
         return self.look(path)[1]
 
     def look(self, path: Path) -> tuple[FolderSettings, Index]:

@@ -1,4 +1,4 @@
-"""Where a source's files are: given by name, searched for, cached, or downloaded."""
+"""Locate a source's files: given by name, searched for, cached, or downloaded."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ _DEPTH = 3
 
 @dataclass(frozen=True)
 class Places:
-    """Where a person said the sources are.
+    """Places of sources given by the user.
 
     Attributes:
         folder: ``--sources DIR``: searched for folders and archives by name.
         given: ``--source NAME=PATH`` or ``NAME=hf://USER/REPO@REVISION``.
         offline: Never touch the network.
-        cache: Where downloads are kept; None for ``cache_folder()``.
+        cache: Folder of downloads; None for ``cache_folder()``.
     """
 
     folder: Path | None = None
@@ -39,18 +39,18 @@ class Places:
 
 
 def locate(source: Source, places: Places, progress: Callable[[str], Progress] | None = None) -> Path:
-    """The folder or archive of a source, or the folder of its archives; downloads it if it is nowhere.
+    """The folder or archive of a source, or the folder of its archives; download it if it is not found.
 
     Looked for in this order: ``places.given``, the source's own settings, ``places.folder``, ``$FEDKIT_SOURCES``
     (folders separated as in ``$PATH``), the cache, the official download.
 
     Args:
-        source: Which source.
+        source: The source.
         places: Where to look.
         progress: Makes a progress callback for a file name; None for silence.
 
     Raises:
-        SourceError: It is not where it was said to be, or cannot be had.
+        SourceError: It is not at the given place, or cannot be downloaded.
     """
     found = find(source, places)
     if found is not None:
@@ -61,7 +61,7 @@ def locate(source: Source, places: Places, progress: Callable[[str], Progress] |
 
 
 def find(source: Source, places: Places) -> Path | None:
-    """As ``locate``, on this machine only; None where a download would be next."""
+    """Like ``locate``, but only locally; None where a download would be next."""
     given = places.given.get(source.name)
     if given is not None and given.startswith("hf://"):
         return None

@@ -3,7 +3,7 @@
 A row has ``file_name``, the path of an image from the table's folder, and its label: a column of texts or numbers, of
 lists of them (in a CSV between ``;`` or ``|``), of ``objects`` with categories, or a column of 0 and 1 for each class.
 Roboflow's ``_classes.csv`` is of the last kind. Columns ``domain``, ``user`` and ``split`` may follow. Where no column
-says it, the folders say the split.
+has the split, the folders decide it.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ _DELIMITER = re.compile(r"[;|]")
 
 @dataclass(frozen=True)
 class MetadataSettings(AnnotatedSettings):
-    """As ``AnnotatedSettings``, and which columns say it.
+    """``AnnotatedSettings``, and the roles of columns.
 
     Attributes:
         label: The column of labels; None: ``label``, ``labels``, ``objects``, or all columns, if they hold 0 and 1.

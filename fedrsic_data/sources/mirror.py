@@ -26,7 +26,7 @@ def mirror(repo: HubMirror, cache: Path, *, offline: bool = False) -> Path:
     ``revisions.json`` beside the files and kept to from then on.
 
     Args:
-        repo: Which repository, at which commit.
+        repo: The repository and its commit.
         cache: Folder of the source in the cache.
         offline: Use only what is there.
 
@@ -61,7 +61,7 @@ def _mirror(repo: HubMirror, cache: Path, offline: bool) -> Path:
 
 
 def card(repo: HubMirror | None, folder: Path) -> None:
-    """Sees to it that a downloaded dataset has its README, which earlier downloads left out.
+    """Download a dataset's README if it is missing, since earlier downloads left it out.
 
     Args:
         repo: The repository.
@@ -93,7 +93,7 @@ def _fetch(repo: str, commit: str, patterns: list[str], folder: Path) -> None:
 
 
 def _commits(record: Path) -> dict[str, str]:
-    """The commit of each repository that an earlier run settled on."""
+    """The recorded commit of each repository."""
     try:
         known = json.loads(record.read_text("utf-8"))
     except FileNotFoundError:

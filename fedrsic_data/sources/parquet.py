@@ -44,13 +44,13 @@ _DIGITS = 9  # of row numbers in ids
 
 @dataclass(frozen=True)
 class ColumnsSettings:
-    """Where the dataset is, and what its columns are.
+    """Place of the dataset, and roles of its columns.
 
     Attributes:
         repo: ``USER/NAME`` of a dataset on the Hub; or else ``path`` is given.
         revision: Commit or branch of it; None: the commit seen at first use is kept to.
-        path: A Parquet file, or a folder of them, from the folder fedkit runs in.
-        config: Which config, where the README or the folders of the files say several.
+        path: A Parquet file, or a folder of them, relative to the current folder.
+        config: Config to use, if the README or the folders of the files have several.
         image: The column of images; None: ``image``, or the only one that can be it.
         label: The column of labels or label lists; None: ``label``, ``labels``, or the only ClassLabel.
         domain: The column of domains; None: ``domain`` if there is one; empty: none, the source is one domain.
@@ -58,7 +58,7 @@ class ColumnsSettings:
         split: The column of splits; None: ``split`` if there is one, or else those of the names of folders and files;
             empty: there are none.
         id: A column of unique ids; None: rows are numbered within the split of their files.
-        splits: Split in the dataset -> its name here, or null to leave it out.
+        splits: Split in the files -> its name in the dataset, or null to leave it out.
         classes: Names of the classes where labels are numbers without names, or vectors of 0 and 1.
         title: A readable title.
         licence: Licence of the images.

@@ -45,7 +45,7 @@ class SceneContainer(Container):
 
 
 def check(sources: Iterable[Source], settings: SampleSettings) -> None:
-    """Looks for settings that none of the sources heeds.
+    """Refuse sample settings that no source uses.
 
     Raises:
         UsageError: There is one, with another value than its default.

@@ -1,4 +1,4 @@
-"""The files of a source that comes as several folders and archives, in whichever mix a person has them."""
+"""Files of a source that comes as several folders and archives, in any mix."""
 
 from __future__ import annotations
 
@@ -37,15 +37,15 @@ class _Layer(Protocol):
 class Tree:
     """A folder, and the archives in it as if they were unpacked in place; or one archive.
 
-    A file in a folder counts before one in an archive, and archives count in the order of their names.
+    A file in a folder takes precedence over one in an archive, and archives over those with later names.
 
     Attributes:
-        path: Where it is.
+        path: Its place.
         container: Reads the files by their keys.
     """
 
     def __init__(self, path: Path, archives: Sequence[str]) -> None:
-        """Looks into ``path``.
+        """List the files at ``path``.
 
         Args:
             path: A folder, a zip or a plain tar archive.
@@ -171,17 +171,17 @@ class _Archive:
 
 
 def check_complete(path: Path, title: str, absent: Sequence[str], images: int, allow_partial: bool) -> None:
-    """Refuses a copy without images, and one that lacks something where that is not allowed.
+    """Refuse a copy without images, or an incomplete one unless that is allowed.
 
     Args:
-        path: Where it is.
-        title: What it should be.
-        absent: What it lacks, in words.
-        images: How many images it has that can be used.
-        allow_partial: Whether it may lack something.
+        path: Its place.
+        title: Title of the source.
+        absent: Descriptions of what it lacks.
+        images: Number of usable images.
+        allow_partial: Whether it may be incomplete.
 
     Raises:
-        SourceError: It is refused.
+        SourceError: The copy is refused.
     """
     if absent and not allow_partial:
         way = "Complete it, or use what is there with --allow-partial"

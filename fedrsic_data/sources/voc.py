@@ -95,7 +95,7 @@ class Voc:
 
     Attributes:
         name: Its name in recipes.
-        settings: What a recipe may set of it.
+        settings: Its settings in recipes.
     """
 
     name: str = "voc"

@@ -1,4 +1,4 @@
-"""Folders of images with annotations in a public format: what the formats share.
+"""Shared code of sources with annotations in a public format.
 
 A format reads its files into ``Annotations``; here this becomes an index. Labels are the distinct classes of an image's
 annotations. An image without annotations keeps its place, with no label, and is counted.
@@ -38,16 +38,16 @@ _COPY = re.compile(r"(.+)\.rf\.[0-9A-Za-z]+\.[^.]+")  # the names that Roboflow 
 
 @dataclass(frozen=True)
 class AnnotatedSettings:
-    """Where the images and annotations are, and how they become labels.
+    """Place of the images and annotations, and rules for labels.
 
     Attributes:
-        path: The folder, from the one fedkit runs in; ``--source NAME=PATH`` replaces it.
+        path: The folder, relative to the current one; ``--source NAME=PATH`` replaces it.
         labels: ``multi``: each image has any number of classes; ``single``: it must have exactly one; ``auto``: as the
-            format has it, which is ``multi`` wherever annotations are of objects.
+            format decides, which is ``multi`` for annotations of objects.
         unlabelled: Whether images without annotations are kept, with no label.
         classes: The classes in index order; empty: those of the annotations. Others are refused.
-        config: Which config of the README, where there are several.
-        title: What it is, in words; the source's name if empty.
+        config: Config to use, if the README has several.
+        title: A readable title; the source's name if empty.
         licence: Licence of the images.
         citation: The paper.
     """
@@ -73,18 +73,18 @@ class Annotations:
     """Annotations read from the files of a format.
 
     Attributes:
-        files: What lies in the folder.
+        files: Files in the folder.
         images: The images that belong to the dataset, as paths from the folder, each once.
         row: int64 [M], of which image each of M annotations is.
         code: int64 [M], of which class it is, an index into ``classes``.
         classes: The names that the files give, in their order.
-        splits: The split of each image, None where nothing says it.
-        single: Whether the files give one label an image, where the settings leave it open.
-        users: The natural user of each image; None: nobody says.
+        splits: The split of each image, None if unknown.
+        single: Whether the files give one label per image, if the settings leave it open.
+        users: The natural user of each image; None: unknown.
         domains: The domain of each image; None: all are of one.
-        outside: Why images of the folder do not belong, in words (``in no annotation file``).
-        counts: What was counted, by what it is.
-        notes: What was found and decided, a line each.
+        outside: Reason for images of the folder not to belong (``in no annotation file``).
+        counts: Counts by name.
+        notes: Findings and decisions, one line each.
     """
 
     files: FolderFiles
@@ -110,10 +110,10 @@ class Annotated:
         form: The format in words.
         layout: Where its files lie, for messages.
         read: Reads the files of a folder by these settings. Raises ``SourceError``.
-        mark: The file by which a folder of these paths is of this format, as ``new`` says it; None: it is not.
-        settings: What a recipe sets.
+        mark: The file that shows that a folder of these paths has this format, for ``new``; None: it has not.
+        settings: Its settings in recipes.
         name: Its name in a recipe.
-        aliases: None; a recipe says where such data are.
+        aliases: None; a recipe gives the place of such data.
     """
 
     kind: str
@@ -230,7 +230,7 @@ def _outside_of(folder: str, name: str) -> bool:
 
 
 def split_of(path: str) -> str | None:
-    """The split that the folders of a path say, the deepest first; None where none does."""
+    """The split named by the folders of a path, the deepest first; None if none is."""
     for part in reversed(path.split("/")[:-1]):
         if (split := split_word(part)) is not None:
             return split
@@ -244,7 +244,7 @@ def split_word(name: str) -> str | None:
 
 
 def small(root: Path, path: str) -> bytes:
-    """All of a file that says something of images.
+    """Content of an annotation file.
 
     Raises:
         SourceError: It cannot be read, or is larger than ``MAX_BYTES``.
@@ -364,7 +364,7 @@ def _one_each(
     codes: NDArray[np.int32],
     sizes: NDArray[np.int64],
 ) -> None:
-    """Refuses images without exactly one class."""
+    """Refuse images without exactly one class."""
     if (several := common.first(sizes > 1)) is not None:
         names = [classes[code] for code in codes[row == several]]
         raise SourceError(

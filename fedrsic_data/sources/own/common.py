@@ -81,7 +81,7 @@ class Labels:
 
 
 class Own(Source, Protocol):
-    """A source that says what it found where its settings leave that open."""
+    """A source that reports what it found if its settings leave that open."""
 
     def look(self, path: Path) -> tuple[Any, Index]:
         """The settings with what was found filled in, and the index; errors as for ``index``."""
@@ -89,7 +89,7 @@ class Own(Source, Protocol):
 
 
 def facts(title: str, licence: str, citation: str, layout: str, *, homepage: str = "", hub: HubMirror | None) -> Facts:
-    """Facts of data that fedkit knows nothing of but what a person says."""
+    """Provenance of data as given by the user."""
     return Facts(
         title=title,
         homepage=homepage,
@@ -119,7 +119,7 @@ def table(
         domain: string [N], or the domain of all.
         key: string [N], what the container reads by.
         file: string [N], file names.
-        group: string [N], natural users; None: nobody says.
+        group: string [N], natural users; None: unknown.
         split: string [N], the source's own splits, null where it has none; None: it has none at all.
     """
     n = len(ids)
@@ -155,7 +155,7 @@ def split_names(texts: pa.Array, where: str) -> pa.Array:
 
     Args:
         texts: string [N], may have nulls.
-        where: What says so, for messages.
+        where: Place of the names, for messages.
 
     Raises:
         SourceError: A name that no folder and no split of a dataset can have.

@@ -175,14 +175,14 @@ class ParquetColumns:
 
 
 def choose(path: Path, said: Mapping[str, str | None], where: str) -> ParquetColumns:
-    """Which columns of a file are what.
+    """Find the roles of a file's columns.
 
     Args:
         path: A Parquet file.
         said: ``image``, ``label``, ``domain``, ``user``, ``split``, ``id`` -> column. Null finds one: an image and a
             label there must be; ``domain``, ``user`` and ``split`` are the columns of these names if there are
             such, and an empty text is for none of them.
-        where: Who says so, for messages.
+        where: Place of the settings, for messages.
 
     Raises:
         SourceError: No column fits.
@@ -317,7 +317,7 @@ def _class_names(feature: Any) -> tuple[str, ...]:
 
 
 def _check_names(path: Path, column: str, names: Sequence[Any]) -> None:
-    """Refuses class names that are not texts, empty, there twice or not valid Unicode."""
+    """Refuse class names that are not texts, empty, repeated or not valid Unicode."""
     seen: set[str] = set()
     for name in names:
         if not isinstance(name, str) or not name or any("\ud800" <= c <= "\udfff" for c in name):

@@ -39,7 +39,7 @@ class LayoutOptions:
     Attributes:
         layout: One of those above, or ``auto``.
         names: Whether names may say splits.
-        splits: Split in the folder -> its name here, or null to leave it out.
+        splits: Split in the folder -> its name in the dataset, or null to leave it out.
         keep_empty: Whether classes without images are in the label space.
         given: string [N], the split of each image where a README says it; None: names say them.
         below: How many levels of folders, from the top, names are not looked at.
@@ -73,7 +73,7 @@ def index(root: Path, name: str, wanted: LayoutOptions, files: FolderFiles) -> t
         root: The folder.
         name: Name of the source.
         wanted: What is known of the layout.
-        files: What lies in the folder.
+        files: Files in the folder.
 
     Returns:
         The layout that was found, and the index.

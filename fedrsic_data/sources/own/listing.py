@@ -1,4 +1,4 @@
-"""``labels.csv``: which images a folder has, with their labels, and whose, from where and for what they are.
+"""``labels.csv``: a table of a folder's images with labels, domains, users and splits.
 
 Comma-separated UTF-8 with a header. ``file`` is the path of an image below the folder; ``label`` its class, or
 ``labels`` its classes, separated by ``;`` or ``|``, and none where the field is empty. ``domain``, ``user`` and
@@ -43,7 +43,7 @@ class Listing:
         path: The file.
         columns: Column name -> string [N], spaces at the ends taken off.
         sha256: Digest of the file.
-        newest: When it last changed, in nanoseconds since the epoch.
+        newest: Modification time, in nanoseconds since the epoch.
     """
 
     path: Path
@@ -94,7 +94,7 @@ def read(path: Path) -> Listing:
     """Reads a ``labels.csv``.
 
     Raises:
-        SourceError: It cannot be read, its header is not as it should be, or a field is missing.
+        SourceError: It cannot be read, its header is wrong, or a field is missing.
     """
     try:
         with reading(path):

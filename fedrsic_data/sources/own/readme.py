@@ -100,7 +100,7 @@ def choose(found: Sequence[Config], wanted: str | None, root: Path, where: str) 
         found: From ``configs``.
         wanted: Its name; None: the only one.
         root: The dataset's folder, for messages.
-        where: Who says the name, for messages.
+        where: Place of the name, for messages.
 
     Raises:
         SourceError: There are several, and nobody says which.

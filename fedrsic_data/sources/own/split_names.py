@@ -1,8 +1,8 @@
-"""Splits that the names of files and folders say, as ``datasets`` finds them.
+"""Splits named by files and folders, as ``datasets`` finds them.
 
 A split word counts in any folder above a file; where no folder has one, it counts in the file's own name. A word
 is at the start of a name or after one of ``- . _``, a space or a digit, and ends likewise: ``train2017``,
-``my-train-set``, ``birds-test.parquet``, but not ``latest``. Capitals count too, which ``datasets`` passes over.
+``my-train-set``, ``birds-test.parquet``, but not ``latest``. Capitals count too, which ``datasets`` ignores.
 
 ``datasets`` reads only the files whose names say a split, once one does. Nothing is lost here: such a name becomes a
 split of its own beside ``train``, or the files are refused.
@@ -39,7 +39,7 @@ class Spoken:
 
     Attributes:
         word: The word as written in the name, by which settings and sample ids call the split; None: there is none.
-        split: Its name here; None: the names say none.
+        split: Its name here; None: the ignore names.
     """
 
     word: str | None

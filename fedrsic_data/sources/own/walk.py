@@ -31,8 +31,8 @@ class FolderFiles:
         paths: The images as paths from the folder, with ``/``: string [N] in byte order.
         notes: The files that say something of them: string [M], likewise.
         fingerprint: Changes when a name, a size or a time of one of these changes.
-        newest: When the youngest of them last changed, in nanoseconds since the epoch.
-        left_out: FolderFiles that are neither.
+        newest: Latest modification time, in nanoseconds since the epoch.
+        left_out: Files that are neither.
     """
 
     paths: pa.Array
