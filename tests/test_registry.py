@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +15,35 @@ from fedrsic_data.errors import UsageError
 from fedrsic_data.partition import PARTITIONERS
 from fedrsic_data.registry import Registry
 from fedrsic_data.sources import FORMATS, GENERAL, SOURCES
+
+MISTYPED = {
+    "build fed-rsick": "did you mean 'fed-rsic'?",
+    "build fed-rsic --sample --partition dirichlett": "did you mean 'dirichlet'?",
+    "build fed-rsic --sample --set alpah=2": "did you mean 'alpha'?",
+    "build fed-rsic --set subsets.fed-domains.sources=[1,2]": "should be a text",
+    "build fed-rsic --source ucmercd=x": "unknown source",
+    "new my.json --folder . --set kind=yol": "kinds of folders are",
+    "new my.json --folder . --set lables=x": "lables",
+    "resplit {data} --out other --partition iidd": "did you mean 'iid'?",
+    "resplit {data} --out other --set layout.file=client": "did you mean 'files'?",
+    "train fedpgpp --manifest {data}": "did you mean 'fedpgp'?",
+    "train fedpgp --manifest {data} --set rnk=4": "did you mean 'rank'?",
+    "list partitionrs": "did you mean 'partitioners'?",
+}
+RUN = """
+import contextlib, io, json, sys
+import cli
+told = []
+for line in json.loads(sys.argv[1]):
+    sys.argv[1:] = line.split()
+    said = io.StringIO()
+    with contextlib.redirect_stderr(said), contextlib.redirect_stdout(io.StringIO()):
+        try:
+            cli.main()
+        except SystemExit as ended:
+            told.append([ended.code, said.getvalue(), sorted(sys.modules)])
+print(json.dumps(told))
+"""
 
 
 def loaded(code: str, package: str) -> set[str]:
@@ -91,3 +122,27 @@ def test_a_source_is_loaded_when_a_recipe_names_it() -> None:
     assert not loaded(code, "fedrsic_data.sources") & modules
     code += "\nsources.configured('coco', {}, 'sources.coco')"
     assert loaded(code, "fedrsic_data.sources") & modules == {"coco"}
+
+
+def ran(folder: Path, *lines: str) -> list[tuple[int, str, set[str]]]:
+    """Exit code, words on the standard error and loaded modules of commands run one after another in one process."""
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "FEDKIT_DEBUG": "0"}
+    command = [sys.executable, "-c", RUN, json.dumps(lines)]
+    done = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return [(code, said, set(names)) for code, said, names in json.loads(done.stdout)]
+
+
+def test_a_mistyped_name_is_refused_before_torch_is_loaded(sample_build: Path, tmp_path: Path) -> None:
+    lines = [line.format(data=sample_build) for line in MISTYPED]
+    for line, words, (code, said, modules) in zip(lines, MISTYPED.values(), ran(tmp_path, *lines), strict=True):
+        assert code == 2, (line, said)
+        assert words in said, (line, said)
+        assert "torch" not in modules, line
+
+
+def test_commands_that_look_load_neither_trainers_nor_drawing(sample_build: Path, tmp_path: Path) -> None:
+    for code, said, modules in ran(tmp_path, f"inspect {sample_build}", "list", f"verify {sample_build}"):
+        assert code == 0, said
+        assert not modules & {"torch", "pandas", "matplotlib", "jinja2", "yaml", "datasets", "huggingface_hub"}
+        assert not modules & {"fedtrain.run", "fedtrain.methods", "fedrsic_data.publish.card"}
