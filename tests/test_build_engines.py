@@ -82,10 +82,9 @@ def test_label_sets_and_fine_labels_can_be_sent(tmp_path: Path) -> None:
 
 def test_a_task_is_sent_with_its_own_rows_only() -> None:
     whole = planned("clients=5")
-    rows, jobs = pipeline._jobs(whole.recipe, whole.subsets[0])
-    job, window = jobs[2]
-    task = Task("fed-ucmerced", job, rows, pipeline._options(whole.recipe, window))
-    sent = task.sent()
+    rows, jobs, options = pipeline._jobs(whole.recipe, whole.subsets[0])
+    job = jobs[2]
+    sent = Task("fed-ucmerced", job, rows, options).sent()
     assert sent.rows.table.num_rows == job.count < rows.table.num_rows
     assert sent.rows.clients == (rows.clients[rows.table.slice(job.start, 1).column("client")[0].as_py()],)
     assert sent.rows.containers == ()
