@@ -15,20 +15,7 @@ from fedrsic_data import distribution, seeds
 from fedrsic_data.build import card, plan, shards
 from fedrsic_data.build.plan import Planned, PlannedSubset
 from fedrsic_data.dataset import manifest, schema, skew
-from fedrsic_data.dataset.manifest import (
-    CARD,
-    CLIENTS,
-    PLAN,
-    File,
-    Fine,
-    FineEntry,
-    Manifest,
-    Plan,
-    Shard,
-    Skipped,
-    SourceEntry,
-    SubsetEntry,
-)
+from fedrsic_data.dataset.manifest import CARD, CLIENTS, PLAN, Fine, Manifest, SourceEntry, SubsetEntry
 from fedrsic_data.dataset.recipe import SCHEMA
 from fedrsic_data.dataset.schema import TRAIN
 from fedrsic_data.files.atomic import file_digest
@@ -65,7 +52,7 @@ def describe(planned: Planned, folder: Path, receipts: Mapping[str, Sequence[sha
             recipe=recipe,
             writer=writer(),
             sources=dict(planned.sources),
-            plan=Plan(plan_file.path, plan_file.bytes, plan_file.sha256, planned.digest, planned.rows),
+            plan=manifest.Plan(plan_file.path, plan_file.bytes, plan_file.sha256, planned.digest, planned.rows),
             clients=file_entry(folder, CLIENTS),
             card=file_entry(folder, CARD),
             subsets=subsets,
@@ -90,24 +77,24 @@ def _entry(
         duplicates=subset.duplicates,
         across=subset.across,
         left_out=subset.left_out,
-        skipped=tuple(Skipped(**row) for receipt in receipts for row in receipt.skipped),
+        skipped=tuple(manifest.Skipped(**row) for receipt in receipts for row in receipt.skipped),
         skew=skew.measure(
             clients,
             plan.table([subset]) if subset.multi_label else None,
             subset.classes,
             seeds.generator(planned.recipe.seed, subset.name, "skew"),
         ),
-        shards=tuple(Shard(r.path, r.split, r.rows, r.bytes, r.sha256) for r in receipts),
+        shards=tuple(manifest.Shard(r.path, r.split, r.rows, r.bytes, r.sha256) for r in receipts),
         fine=_fine(subset.fine, receipts) if subset.fine else None,
     )
 
 
-def _fine(fine: Fine, receipts: Sequence[shards.Receipt]) -> FineEntry:
+def _fine(fine: Fine, receipts: Sequence[shards.Receipt]) -> manifest.FineEntry:
     total = np.zeros(len(fine.classes), np.int64)
     for receipt in receipts:
         if receipt.split == TRAIN:
             total += receipt.fine_counts
-    return FineEntry(fine.classes, fine.parents, tuple(total.tolist()))
+    return manifest.FineEntry(fine.classes, fine.parents, tuple(total.tolist()))
 
 
 def _clients(subset: PlannedSubset, receipts: Sequence[shards.Receipt]) -> pa.Table:
@@ -159,9 +146,9 @@ def write_small(table: pa.Table, path: Path) -> None:
     pq.write_table(table, path, row_group_size=_ROW_GROUP, **_SMALL)
 
 
-def file_entry(folder: Path, name: str) -> File:
+def file_entry(folder: Path, name: str) -> manifest.File:
     """A file as a manifest lists it."""
-    return File(name, (folder / name).stat().st_size, file_digest(folder / name))
+    return manifest.File(name, (folder / name).stat().st_size, file_digest(folder / name))
 
 
 def writer() -> dict[str, str]:

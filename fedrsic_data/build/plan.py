@@ -38,17 +38,34 @@ ABSENT = "in no shard of the dataset that was split again; build from the source
 
 
 @dataclass(frozen=True)
-class PlannedSubset:
-    """A subset before its shards are written.
+class Merged:
+    """The images of a subset before anything is drawn.
 
     Attributes:
-        name: Its name.
         classes: Class names in index order.
         multi_label: Whether images are multi-label.
         table: The indexes of its sources, on disk, in the order of ``sample_id``, ``labels`` in the subset's class
             indices, ``domain``, ``group`` and ``split`` as texts or dictionaries of them, and ``origin`` int32, the
             container that has the bytes.
         containers: Read the bytes.
+        left_out: Images of the sources that are not in the table, by reason.
+        fine: The finer label space, where the sources have one; ``table`` has ``fine_labels`` then.
+    """
+
+    classes: tuple[str, ...]
+    multi_label: bool
+    table: Spilled
+    containers: tuple[Container, ...]
+    left_out: tuple[LeftOut, ...] = ()
+    fine: Fine | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlannedSubset(Merged):
+    """A subset before its shards are written.
+
+    Attributes:
+        name: Its name.
         owner: int32 [N], client of each row; -1 is left out.
         split: int8 [N], index into ``split_names``.
         split_names: ``train`` first.
@@ -57,15 +74,9 @@ class PlannedSubset:
         moved: Rows moved to reach the minimum size.
         duplicates: Groups of sample ids that show one image.
         across: Number of groups that are in several splits.
-        left_out: Images of the sources that are not in the plan, by reason.
-        fine: The finer label space, where the sources have one; ``table`` has ``fine_labels`` then.
     """
 
     name: str
-    classes: tuple[str, ...]
-    multi_label: bool
-    table: Spilled
-    containers: tuple[Container, ...]
     owner: NDArray[np.int32]
     split: NDArray[np.int8]
     split_names: tuple[str, ...]
@@ -73,8 +84,6 @@ class PlannedSubset:
     novel: tuple[str, ...]
     moved: int
     duplicates: tuple[tuple[str, ...], ...]
-    left_out: tuple[LeftOut, ...]
-    fine: Fine | None = None
     across: int = 0
 
     def counts(self, split: str | None = None) -> NDArray[np.int64]:
@@ -145,27 +154,6 @@ class Planned:
         """The rows of ``table``, ``most`` at a time: all slices but the last are as long as that."""
         for start in range(0, self.rows, most):
             yield table(self.subsets, start, min(start + most, self.rows))
-
-
-@dataclass(frozen=True)
-class Merged:
-    """The images of a subset before anything is drawn.
-
-    Attributes:
-        classes: Class names in index order.
-        multi_label: Whether images are multi-label.
-        table: As in ``PlannedSubset``; on disk.
-        containers: Read the bytes.
-        left_out: Images of the sources that are not in the table, by reason.
-        fine: The finer label space, where the sources have one.
-    """
-
-    classes: tuple[str, ...]
-    multi_label: bool
-    table: Spilled
-    containers: tuple[Container, ...]
-    left_out: tuple[LeftOut, ...] = ()
-    fine: Fine | None = None
 
 
 def _one_spelling(subset: SubsetRecipe, named: Sequence[Sequence[str]]) -> None:
@@ -335,11 +323,8 @@ def _divide(
         left_out += _count(_BEYOND.format(recipe.shots), beyond, merged.table)
         owner[beyond] = -1
     return PlannedSubset(
+        **{**vars(merged), "left_out": tuple(left_out)},
         name=name,
-        classes=merged.classes,
-        multi_label=merged.multi_label,
-        table=merged.table,
-        containers=merged.containers,
         owner=owner,
         split=split,
         split_names=(*split_names, *([schema.NOVEL] if recipe.base_to_novel else [])),
@@ -347,8 +332,6 @@ def _divide(
         novel=merged.classes[base:],
         moved=assignment.moved,
         duplicates=_named_groups(merged.table, groups),
-        left_out=tuple(left_out),
-        fine=merged.fine,
         across=int(splits.cut(split, owner, groups).sum()),
     )
 

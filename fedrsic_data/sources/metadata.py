@@ -22,14 +22,7 @@ import numpy as np
 
 from fedrsic_data.errors import SourceError, some
 from fedrsic_data.settings import suggest
-from fedrsic_data.sources.own.annotated import (
-    Annotated,
-    AnnotatedSettings,
-    Annotations,
-    NamedImages,
-    split_of,
-    text,
-)
+from fedrsic_data.sources.own.annotated import Annotated, AnnotatedSettings, Annotations, NamedImages, split_of, text
 from fedrsic_data.sources.own.walk import walk
 
 NAMES = ("metadata.csv", "metadata.jsonl", "_classes.csv")
