@@ -10,7 +10,7 @@ import shutil
 import subprocess
 import sys
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import typer
+from browser import running
 from fedrsic import cli
+from hubserver import Hub, serving
 from PIL import Image
 
 from fedrsic_data import recipes
@@ -189,6 +191,31 @@ def command(app: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFix
         return Done(words, code if isinstance(code, int) else int(code is not None), out, err)
 
     return run
+
+
+@pytest.fixture
+def random_clip(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every CLIP that is loaded is a small one with random weights."""
+    from prompt_federation import small_clip
+
+    from fedtrain.models import clip
+
+    monkeypatch.setattr(clip, "load", lambda _spec, _device: small_clip())
+
+
+@pytest.fixture
+def hub(tmp_path: Path) -> Iterator[Hub]:
+    """A Hugging Face Hub on this machine, empty."""
+    (tmp_path / "hub").mkdir()
+    with serving(tmp_path / "hub") as served:
+        yield served
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """A headless Chromium, for the tests of one file."""
+    with running() as held:
+        yield held
 
 
 @pytest.fixture(scope="session")

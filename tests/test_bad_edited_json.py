@@ -17,7 +17,7 @@ from federated_softmax import Softmax
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from rich.console import Console
-from test_engines_rounds import config
+from softmax_runs import config
 
 from fedrsic_data import partition, recipes
 from fedrsic_data.answer import Shown, as_json

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from conftest import fails, fedkit, sampled
-from hubserver import Hub, serving
+from hubserver import Hub
 from PIL import Image
 from test_dataset_verify import rewrite, swap
 from test_publish import around, commands, python
@@ -26,13 +26,6 @@ from fedrsic_data.errors import ManifestError
 from fedtrain import resolve, run
 
 TRAIN = "fed-ucmerced/train"
-
-
-@pytest.fixture
-def hub(tmp_path: Path) -> Iterator[Hub]:
-    (tmp_path / "hub").mkdir()
-    with serving(tmp_path / "hub") as served:
-        yield served
 
 
 def blackened(path: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 from collections.abc import Iterable, Iterator
@@ -13,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import answer, contents, fedkit, sampled
+from softmax_runs import lines
 
 if find_spec("flwr") is None:
     pytest.skip("needs fedrsic[distributed]", allow_module_level=True)
@@ -86,10 +86,6 @@ def trained(method: str, manifest: Path, out: Path, *sets: str, grid: HereGrid |
     listener = Listener(note=(notes if notes is not None else []).append)
     cache = manifest.parent / "cache" if manifest.name != sites.SERVER else manifest.parent.parent / "cache"
     return run.train(config, out, cache=cache, listener=listener, **more)
-
-
-def lines(out: Path) -> list[dict]:
-    return [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
 
 
 def close(left: dict, right: dict) -> None:

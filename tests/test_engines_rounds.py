@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import inspect
-import json
 import math
 import textwrap
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ import pytest
 import torch
 from conftest import sampled
 from federated_softmax import Softmax
+from softmax_runs import config, final, lines
 
 from fedrsic_data.dataset.reader import Subset
 from fedrsic_data.errors import OutputError, UsageError
@@ -37,24 +37,6 @@ def _softmax(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.set_num_threads(1)
     monkeypatch.setattr(methods, "METHODS", {"softmax": Softmax}, raising=False)
     Softmax.trained.clear()
-
-
-def config(manifest: Path, *sets: str) -> RunConfig:
-    return changed(RunConfig("softmax", str(manifest), "fed-ucmerced"), ["device=cpu", *sets], Softmax.Settings)
-
-
-def lines(folder: Path) -> list[dict]:
-    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-
-
-def final(folder: Path) -> tuple[dict, bytes, dict]:
-    """What a run comes to: result without clock and seal, metrics, tensors of the server and of every client."""
-    result = json.loads((folder / "result.json").read_text())
-    for key in ("seconds", "seal", "files"):  # the seal knows the clock, and where the dataset lies
-        del result[key]
-    paths = sorted((folder / "checkpoint").rglob("*.safetensors"))
-    tensors = {p.name: {k: v.tolist() for k, v in load_state(p, torch.device("cpu"))[0].items()} for p in paths}
-    return result, (folder / "metrics.jsonl").read_bytes(), tensors
 
 
 def test_every_engine_has_the_shape_that_is_declared() -> None:

@@ -20,6 +20,7 @@ from pathlib import Path
 
 import pytest
 from conftest import ROOT
+from softmax_runs import lines
 
 from fedtrain.runs.files import CHECKPOINT
 
@@ -180,10 +181,6 @@ def close(left: dict, right: dict) -> None:
     for name, value in left.items():
         same = value == right[name] or math.isclose(value, right[name], rel_tol=1e-6, abs_tol=1e-6)
         assert same, (name, value, right[name])
-
-
-def lines(folder: Path) -> list[dict]:
-    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
 
 def simulated(federation: Federation, method: str, data: str, out: str, *sets: str) -> Path:

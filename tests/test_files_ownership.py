@@ -18,7 +18,7 @@ from conftest import contents, environment
 from federated_softmax import Softmax
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from test_engines_rounds import config
+from softmax_runs import config
 
 import fedrsic_data
 from fedrsic_data import recipes
@@ -338,7 +338,7 @@ from federated_softmax import Softmax, labels
 import torch
 torch.set_num_threads(1)
 from test_files_ownership import planned
-from test_engines_rounds import config
+from softmax_runs import config
 from fedrsic_data.build import pipeline
 from fedrsic_data.derive import sites
 from fedrsic_data.files import atomic

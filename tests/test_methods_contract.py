@@ -12,7 +12,6 @@ from typing import Any
 
 import pytest
 from conftest import ROOT
-from prompt_federation import small_clip
 
 from fedrsic_data.errors import UsageError
 from fedrsic_data.settings import decode, encode
@@ -20,15 +19,11 @@ from fedtrain import run
 from fedtrain.config import RunConfig
 from fedtrain.methods import METHODS
 from fedtrain.methods.prompts.judge import ClipMethod
-from fedtrain.models import clip
+
+pytestmark = pytest.mark.usefixtures("random_clip")
 
 FOLDER = ROOT / "fedtrain" / "methods"
 ON_CLIP = sorted(name for name, method in METHODS.items() if issubclass(method, ClipMethod))
-
-
-@pytest.fixture(autouse=True)
-def _small(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(clip, "load", lambda _spec, _device: small_clip())
 
 
 def test_every_prompt_method_is_registered() -> None:

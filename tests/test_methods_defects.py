@@ -22,10 +22,7 @@ from fedtrain.methods.prompts.cohort import gather, schedule
 from fedtrain.models import clip
 from fedtrain.seeds import generator
 
-
-@pytest.fixture(autouse=True)
-def _small(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(clip, "load", lambda _spec, _device: small_clip())
+pytestmark = pytest.mark.usefixtures("random_clip")
 
 
 @pytest.fixture(scope="module")

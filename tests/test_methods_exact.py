@@ -15,7 +15,6 @@ from prompt_federation import (
     plain_texts,
     plain_words,
     same,
-    small_clip,
     trained,
 )
 from torch.nn import functional
@@ -31,12 +30,9 @@ VARIANTS: list[tuple[str, dict[str, Any]]] = [
     ("fedrsclip", {"combine": "concat", "dpa": "mse", "cma": "infonce", "dpa_weight": 40.0}),
     ("fedrsclip", {"combine": "add", "dpa": "kl", "dpa_weight": 5.0}),
 ]
+pytestmark = pytest.mark.usefixtures("random_clip")
+
 IDS = ["-".join([name, *(str(v) for v in settings.values())]) for name, settings in VARIANTS]
-
-
-@pytest.fixture(autouse=True)
-def _small(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(clip, "load", lambda _spec, _device: small_clip())
 
 
 @pytest.mark.parametrize(("name", "settings"), VARIANTS, ids=IDS)

@@ -9,21 +9,17 @@ from typing import Any
 import pytest
 import torch
 from conftest import sampled
-from prompt_federation import PROMPTS, bind, judged, same, small_clip, trained
+from prompt_federation import PROMPTS, bind, judged, same, trained
 
 from fedrsic_data.errors import UsageError
 from fedtrain.methods.prompts import inputs
 from fedtrain.methods.prompts.inputs import few_shot
 from fedtrain.methods.prompts.judge import harmonic_means
 from fedtrain.metrics import accuracy, harmonic, mean
-from fedtrain.models import clip
+
+pytestmark = pytest.mark.usefixtures("random_clip")
 
 PERSONAL = {"fedpgp": {"u", "v"}, "fedrsclip": {"private_prompt"}, "local": {"context"}}
-
-
-@pytest.fixture(autouse=True)
-def _small(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(clip, "load", lambda _spec, _device: small_clip())
 
 
 @pytest.fixture(scope="module")

@@ -83,13 +83,6 @@ def at(hub: Hub, repo: str = "me/fed") -> dict[str, bytes]:
     return {path: blob.bytes(0, blob.size) for path, blob in commit.files.items()}
 
 
-@pytest.fixture
-def hub(tmp_path: Path) -> Iterator[Hub]:
-    (tmp_path / "hub").mkdir()
-    with serving(tmp_path / "hub") as served:
-        yield served
-
-
 @pytest.fixture(scope="module")
 def barred(tmp_path_factory: pytest.TempPathFactory, optimal31: Path) -> Path:
     """A dataset whose images must not be published."""

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from browser import CONTRAST, LAYOUT, OVERLAPS, opened, running
+from browser import CONTRAST, LAYOUT, OVERLAPS, opened
 from conftest import fails, fedkit
 from matplotlib.colors import to_hex
 from rich.console import Console
@@ -47,12 +46,6 @@ def datasets(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 def toured(datasets: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Shown]:
     out = tmp_path_factory.mktemp("out")
     return out, quickstart.train_tour(datasets, out, tour=tour(), cache=out / "cache")
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with running() as held:
-        yield held
 
 
 def test_the_tour_ends_with_tables_and_a_report(toured: tuple[Path, Shown]) -> None:

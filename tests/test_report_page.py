@@ -6,7 +6,6 @@ import io
 import json
 import os
 import re
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from browser import CONTRAST, LAYOUT, OVERLAPS, opened, running
+from browser import CONTRAST, LAYOUT, OVERLAPS, opened
 from conftest import answer, contents, fails, fedkit, make, resealed, sampled
 from PIL import Image
 
@@ -88,12 +87,6 @@ def renamed(folder: Path) -> Path:
         at = table.column_names.index("client_id")
         pq.write_table(table.set_column(at, "client_id", pa.array([names[i] for i in ids], pa.string())), path)
     return resealed(folder)
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with running() as held:
-        yield held
 
 
 @pytest.fixture(scope="module")

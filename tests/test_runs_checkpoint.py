@@ -14,7 +14,7 @@ import pytest
 import torch
 from conftest import PYTHONPATH, ROOT, contents
 from federated_softmax import Softmax
-from test_engines_rounds import config, final, lines
+from softmax_runs import config, final, lines
 
 from fedrsic_data.errors import ManifestError, OutputError, UsageError
 from fedtrain import methods, run
@@ -35,7 +35,7 @@ import torch
 torch.set_num_threads(1)
 from conftest import contents
 from federated_softmax import Softmax, labels
-from test_engines_rounds import config, final
+from softmax_runs import config, final
 from fedtrain import methods, run
 
 STATE = "checkpoint/state.safetensors"

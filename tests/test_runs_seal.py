@@ -13,8 +13,8 @@ import pytest
 import torch
 from conftest import ROOT, fedkit
 from federated_softmax import Softmax
-from test_engines_rounds import config
-from test_train_compare import resealed, shown
+from softmax_runs import config, resealed_run
+from test_train_compare import shown
 
 from fedrsic_data.errors import OutputError
 from fedtrain import methods, run
@@ -108,7 +108,7 @@ COUNTED_AGAIN = ("a mean", "a figure of all rows", "a client", "no metrics", "no
 def test_invented_figures_do_not_fit_each_other(case: str, again: str, folder: Path) -> None:
     """Also if the seal is made again, or taken off as if an older fedkit had written the run."""
     CHANGES[case][1](folder)
-    resealed(folder) if again == "sealed anew" else unsealed(folder)
+    resealed_run(folder) if again == "sealed anew" else unsealed(folder)
     with pytest.raises(OutputError, match="is damaged"):
         found([folder])
 
@@ -123,7 +123,7 @@ def test_another_config_is_not_that_of_the_run(case: str, folder: Path) -> None:
 
 def test_a_sample_that_calls_itself_real_is_found_out_by_its_dataset(folder: Path) -> None:
     CHANGES["real images"][1](folder)
-    resealed(folder)
+    resealed_run(folder)
     (problem,) = check_run(folder)[1]
     assert problem.file == "config.json"
     assert problem.words == "says sample=False of its dataset, whose manifest says True"
@@ -158,7 +158,7 @@ LIES: dict[str, tuple[Callable[[Path], object], str]] = {
 def test_what_a_sealed_run_says_of_its_dataset_is_compared_with_it(case: str, folder: Path) -> None:
     change, words = LIES[case]
     change(folder)
-    resealed(folder)
+    resealed_run(folder)
     found = [problem.words for problem in check_run(folder)[1]]
     assert any(words in one for one in found), found
 
@@ -169,7 +169,7 @@ def test_a_split_that_a_dataset_does_not_have(folder: Path) -> None:
     result["figures"] = {name.replace("test/", "val/"): value for name, value in result["figures"].items()}
     (folder / "result.json").write_text(json.dumps(result))
     config_lie("config", "splits", value=["val"])(folder)
-    resealed(folder)
+    resealed_run(folder)
     assert any("was judged on 'val', and fed-ucmerced has train, test" in one.words for one in check_run(folder)[1])
 
 
@@ -220,7 +220,7 @@ def test_what_is_not_at_hand_is_said(folder: Path) -> None:
     """A run that was copied without its checkpoint, away from its dataset, is whole; what was not compared is told."""
     shutil.rmtree(folder / "checkpoint")
     edit("config.json", "config", "manifest", value="nowhere")(folder)
-    resealed(folder)
+    resealed_run(folder)
     _, problems, notes = check_run(folder)
     assert problems == []
     assert [note.partition(";")[0] for note in notes] == [

@@ -17,16 +17,15 @@ import torch
 from conftest import ROOT, sampled
 from federated_softmax import Softmax
 from rich.console import Console
-from test_engines_rounds import config
+from softmax_runs import config, resealed_run
 
 from fedrsic_data.errors import OutputError, UsageError
 from fedrsic_data.partition import PARTITIONERS
 from fedrsic_data.report import style
 from fedrsic_data.sources import coco, flair, voc
 from fedtrain import methods, run
-from fedtrain.config import identity_of
 from fedtrain.report import answers, curves, html, published
-from fedtrain.runs import results, seal
+from fedtrain.runs import results
 from fedtrain.runs.results import Group, Spread, found, grouped
 
 
@@ -43,15 +42,6 @@ def runs(sample_build: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         run.train(config(sample_build, "lr=0.05", "rounds=2", "cohort=2"), top / "b")
         run.train(config(other, "seed=3", "rounds=2"), top / "c")
     return top
-
-
-def resealed(folder: Path) -> None:
-    """Makes the digests of a run agree with what was edited, as somebody does who wants it to be believed."""
-    facts, data = (json.loads((folder / name).read_text()) for name in ("config.json", "result.json"))
-    facts["run"] = identity_of(facts["config"], facts["dataset"]["digest"], facts["weights"])
-    (folder / "config.json").write_text(json.dumps(facts))
-    del data["seal"], data["files"]
-    (folder / "result.json").write_text(json.dumps(seal.sealed(folder, data)))
 
 
 def shown(text: object) -> str:
@@ -95,7 +85,7 @@ def test_engines_and_copies_of_a_dataset_are_no_repetitions(runs: Path, tmp_path
         (tmp_path / name / "config.json").write_text(json.dumps(facts))
         data = json.loads((tmp_path / name / "result.json").read_text()) | changes
         (tmp_path / name / "result.json").write_text(json.dumps(data))
-        resealed(tmp_path / name)
+        resealed_run(tmp_path / name)
     shutil.copytree(tmp_path / "sites", tmp_path / "again")
     notes: list[str] = []
     groups = grouped(
@@ -176,7 +166,7 @@ def test_json_that_cannot_be_told_again(text: str, runs: Path, tmp_path: Path) -
     line = text.replace("fedkit", "loss")
     (tmp_path / "b/config.json").write_bytes((runs / "b/config.json").read_bytes())
     (tmp_path / "b/metrics.jsonl").write_text(line)
-    resealed(tmp_path / "b")
+    resealed_run(tmp_path / "b")
     with pytest.raises(OutputError, match=r"metrics.jsonl: is damaged"):
         html.page([tmp_path / "b"])
 
@@ -193,7 +183,7 @@ def test_damaged_rounds_are_one_line(change: dict[str, object], runs: Path, tmp_
     path = tmp_path / "b/metrics.jsonl"
     first, *others = path.read_text().splitlines()
     path.write_text("\n".join([json.dumps({**json.loads(first), **change}), *others]))
-    resealed(tmp_path / "b")
+    resealed_run(tmp_path / "b")
     with pytest.raises(OutputError, match=r"metrics.jsonl: is damaged; start the run anew with --overwrite"):
         html.page([tmp_path / "b"])
 
