@@ -482,7 +482,7 @@ def test_answers_that_cannot_be_used(single: Path) -> None:
     for name, number, words in (
         ("weight", 1e9, "its weight is"),
         ("weight", math.nan, "its weight is"),
-        ("more", 1, "not asked"),
+        ("more", 1, "other fields than were requested"),
     ):
         more = wire.update(Update(0, 5, {"sigma": torch.ones(2, 3)}, {}, 0.5), finite=True)
         more.metric_records["metrics"][name] = number

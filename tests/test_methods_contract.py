@@ -7,6 +7,8 @@ import dataclasses
 import inspect
 import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +17,11 @@ from conftest import ROOT
 
 from fedrsic_data.errors import UsageError
 from fedrsic_data.settings import decode, encode
-from fedtrain import run
+from fedtrain import methods, run
 from fedtrain.config import RunConfig
 from fedtrain.methods import METHODS
+from fedtrain.methods.base import Method, State
+from fedtrain.methods.promptfl import PromptFL
 from fedtrain.methods.prompts.judge import ClipMethod
 
 pytestmark = pytest.mark.usefixtures("random_clip")
@@ -68,6 +72,39 @@ def test_a_method_is_a_file_of_its_own(name: str) -> None:
         if isinstance(node, ast.ImportFrom):
             assert node.module not in others
             assert not (node.module == "fedtrain.methods" and {a.name for a in node.names} & set(METHODS))
+
+
+def test_methods_and_their_settings_are_known_without_pytorch() -> None:
+    code = (
+        "import sys\n"
+        "from fedtrain.methods import METHODS\n"
+        "print(len([kind.Settings() for kind in METHODS.values()]), 'torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == [str(len(METHODS)), "False"]
+
+
+@pytest.mark.parametrize("said", [True, False])
+def test_a_class_says_whether_its_clients_have_states(said: bool) -> None:
+    """Forgotten, clients would start anew at every site and every round."""
+    hooks = {} if said else {"personal": lambda _self, _client: {}}
+    with pytest.raises(TypeError, match="Mine: set has_personal = True if and only if it overrides personal"):
+        type("Mine", (Method,), {"has_personal": said, **hooks})
+
+
+def test_what_a_client_sends_is_as_the_method_says(
+    sample_build: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Careless(PromptFL):
+        """Keeps its server's tensors in another shape than its clients send."""
+
+        def sent_back(self, server: State) -> State:
+            return {"context": server["context"][:1]}
+
+    monkeypatch.setattr(methods, "METHODS", {"careless": Careless})
+    config = RunConfig("careless", str(sample_build), "fed-ucmerced", rounds=1, device="cpu")
+    with pytest.raises(TypeError, match=r"Careless.train: client 0: its tensors differ .*; see Method.sent_back"):
+        run.train(config, tmp_path / "run")
 
 
 @pytest.mark.parametrize("name", ON_CLIP)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import ClassVar
 
 from fedtrain.methods.base import State
@@ -11,12 +10,7 @@ from fedtrain.methods.prompts.inputs import Classes
 from fedtrain.methods.prompts.prompt import PromptMethod, PromptSettings
 
 
-@dataclass(frozen=True)
-class LocalSettings(PromptSettings):
-    """Settings of ``local``: those of ``PromptSettings``."""
-
-
-class Local(PromptMethod[LocalSettings]):
+class Local(PromptMethod[PromptSettings]):
     """CoOp (Zhou et al. 2022, arXiv 2109.01134) at each client alone: what a federation must beat to be worth it.
 
     There is no server: the context is personal and every round goes on where the client's last one ended, so R rounds
@@ -25,7 +19,7 @@ class Local(PromptMethod[LocalSettings]):
     Deviations: the momentum starts anew each round, as it does in the federated methods it is compared with.
     """
 
-    Settings = LocalSettings
+    Settings = PromptSettings
     rounds: ClassVar[int] = 50
     has_personal: ClassVar[bool] = True
 

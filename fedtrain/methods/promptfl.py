@@ -2,18 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import ClassVar
 
 from fedtrain.methods.prompts.prompt import PromptMethod, PromptSettings
 
 
-@dataclass(frozen=True)
-class PromptFLSettings(PromptSettings):
-    """Settings of ``promptfl``: those of ``PromptSettings``."""
-
-
-class PromptFL(PromptMethod[PromptFLSettings]):
+class PromptFL(PromptMethod[PromptSettings]):
     """PromptFL (Guo et al. 2022, arXiv 2208.11625): one CoOp context (Zhou et al. 2022, arXiv 2109.01134), averaged.
 
     Clients minimise the cross-entropy under the context, and the server averages what they send by their rows. Nothing
@@ -23,5 +17,5 @@ class PromptFL(PromptMethod[PromptFLSettings]):
     compare losses and not schedules.
     """
 
-    Settings = PromptFLSettings
+    Settings = PromptSettings
     rounds: ClassVar[int] = 50

@@ -74,11 +74,6 @@ class Flat:
             start = end
         return found
 
-    def zero_grad(self) -> None:
-        """Sets the gradient to zero, in place: the views stay."""
-        assert self.parameters.grad is not None
-        self.parameters.grad.zero_()
-
 
 def _gathered(tensors: Iterable[torch.Tensor]) -> torch.Tensor:
     parts = [tensor.reshape(-1).float() for tensor in tensors]
