@@ -30,7 +30,7 @@ def test_build_inspect_verify(tmp_path: Path) -> None:
     assert "fed-optimal" not in shown.stdout
     proved = fedkit("verify", "data/fed-rsic-sample", cwd=tmp_path)
     assert proved.returncode == 0
-    assert "are what the manifest says" in proved.stdout
+    assert "match the manifest" in proved.stdout
     card = (tmp_path / "data/fed-rsic-sample/README.md").read_text()
     assert "Sample data" in card
 

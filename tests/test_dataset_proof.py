@@ -221,7 +221,7 @@ def test_whatever_training_reads_is_proved(dataset: Path) -> None:
     (config,) = run.configs("zeroshot", dataset, [], ["device=cpu"])
     swap(dataset / TRAIN / "client-0003.parquet", dataset / TRAIN / "client-0004.parquet")
     _, subset, _ = resolve.prepared(config)
-    with pytest.raises(ManifestError, match=r"client-0003.parquet: is not what the manifest says"):
+    with pytest.raises(ManifestError, match=r"client-0003.parquet: does not match the manifest"):
         subset.client("client-0003").read("train", ["label"])
     assert subset.client("client-0002").read("train", ["label"]).num_rows
 
@@ -241,5 +241,5 @@ def test_a_table_that_a_method_does_not_read_is_proved_all_the_same(name: str, d
     data[len(data) // 2] ^= 1
     (dataset / name).write_bytes(data)
     done = fedkit("train", "zeroshot", "--manifest", dataset, "--set", "clip=tiny", "--out", tmp_path / "run")
-    fails(1, name, "is not what the manifest says", done=done)
+    fails(1, name, "does not match the manifest", done=done)
     assert not (tmp_path / "run").exists()

@@ -252,7 +252,7 @@ def test_refusals_are_one_line(sample_build: Path, hub: Hub, tmp_path: Path) -> 
     publish = ("publish", sample_build, "--json", "--repo")
     asked = [
         ((*publish, "me/fed"), stranger, 1, "log in with: hf auth login"),
-        ((*publish, "me/fed"), reader, 1, "may not do this (403)"),
+        ((*publish, "me/fed"), reader, 1, "has no permission for this (403)"),
         ((*publish, "me/taken"), writer, 2, "holds something else"),
         ((*publish, "me/public", "--private"), writer, 2, "is public already"),
         (("inspect", "hf://me/none"), writer, 1, "hf://me/none: there is no such dataset"),

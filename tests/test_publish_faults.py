@@ -16,9 +16,9 @@ FATAL = {
     "for ever": ("cannot be used", "500"),
     "429 for a day": ("429",),
     "401": ("log in with: hf auth login",),
-    "403": ("your token may not do this", "write access"),
+    "403": ("your token has no permission", "write access"),
     "wrong token": ("log in with: hf auth login",),
-    "reader's token": ("your token may not do this",),
+    "reader's token": ("your token has no permission",),
     "tag for ever": ("cannot be used",),
     "upload for ever": ("cannot be used",),
 }

@@ -246,13 +246,19 @@ WRONG: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
     "a negative id": (put("images", 1, "id", -5), "image id -5"),
     "an id too large": (put("images", 1, "id", 10**12), "image id 1000000000000"),
     "an id beyond all": (put("images", 1, "id", 10**30), "images: an item is malformed"),
-    "an id with a fraction": (put("images", 1, "id", 25.0), "(id is no whole number: null, or one with a fraction"),
-    "an id in words": (put("images", 1, "id", "25"), "images: an item is malformed (id '25' is no whole"),
+    "an id with a fraction": (
+        put("images", 1, "id", 25.0),
+        "(id is not a whole number: null, or a number with a fraction",
+    ),
+    "an id in words": (put("images", 1, "id", "25"), "images: an item is malformed (id '25' is not a whole"),
     "a category with a fraction": (
         put("annotations", 1, "category_id", 3.0),
-        "(category_id is no whole number: null, or",
+        "(category_id is not a whole number: null, or",
     ),
-    "a category's id with a fraction": (put("categories", 1, "id", 2.0), "a category id is no whole number: null, or"),
+    "a category's id with a fraction": (
+        put("categories", 1, "id", 2.0),
+        "a category id is not a whole number: null, or",
+    ),
     **{
         f"{key} of {part} that is true": (
             put(part, 0, key, True),

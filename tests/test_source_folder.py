@@ -274,7 +274,7 @@ def test_a_table_that_is_not_at_the_top_is_never_passed_over(place: str, tmp_pat
     put(tmp_path, "s/a/1.jpg", "s/b/1.jpg", "s/b/2.jpg")
     (tmp_path / place).parent.mkdir(exist_ok=True)
     (tmp_path / place).write_text("file,label\na/1.jpg,x\nb/1.jpg,y\n")
-    with pytest.raises(SourceError, match=rf"{place}: a labels.csv counts only at the top of the folder") as raised:
+    with pytest.raises(SourceError, match=rf"{place}: a labels.csv is read only at the top of the folder") as raised:
         index(tmp_path)
     assert "\n" not in str(raised.value)
     assert index(tmp_path, "class").classes == ("a", "b"), "a layout that is named passes it over"

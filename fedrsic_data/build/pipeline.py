@@ -274,7 +274,7 @@ def _changed(
 
 def _mend(planned: Planned, out: Path, standing: Manifest, listener: BuildListener, work: workspace.Workspace) -> Built:
     """Rewrite damaged and missing files of a finished dataset, one by one; each appears whole."""
-    listener.step("checking what is there")
+    listener.step("checking the existing dataset")
     if stray := next(strays(out, standing), None):
         raise OutputError(f"{out / stray}: is not in the manifest, but readers would include it; remove it")
     broken = [f for f in manifest.files(standing) if not _holds(out, f)]

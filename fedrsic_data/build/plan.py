@@ -192,7 +192,7 @@ def merge(subset: SubsetRecipe, indexes: Sequence[Index]) -> Merged:
     classes = tuple(dict.fromkeys(named[0])) if same else tuple(sorted(kept))  # a source's own order means something
     fine = indexes[0].fine
     if any(index.fine != fine for index in indexes):
-        raise UsageError(f"{', '.join(subset.sources)} have different fine labels; give each a subset of its own")
+        raise UsageError(f"{', '.join(subset.sources)} have different fine labels; give each its own subset")
     place = {name: i for i, name in enumerate(classes)}
     parts = []
     left_out = [left for index in indexes for left in index.left_out]

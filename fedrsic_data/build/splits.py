@@ -153,7 +153,7 @@ def names(column: pa.ChunkedArray) -> tuple[str, ...]:
         UsageError: A row has none, or nothing is for training.
     """
     if column.null_count:
-        raise UsageError("split_by=source needs sources with splits of their own; use sample, client or group")
+        raise UsageError("split_by=source needs sources with their own splits; use sample, client or group")
     found = set(pc.unique(column).to_pylist())
     if TRAIN not in found:
         raise UsageError(f"split_by=source: the source has splits {', '.join(sorted(found))}, but none is for training")

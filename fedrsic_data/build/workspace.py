@@ -176,7 +176,7 @@ class Workspace:
             ownership.clear(old, _of_dataset(old), last=manifest.NAME)
             return
         if self.out.exists() and any(self.out.iterdir()):
-            raise OutputError(f"{self.out}: is not what stood there, which is in {old}; move one of them away")
+            raise OutputError(f"{self.out}: changed meanwhile; the previous one is in {old}; move one of them away")
         os.replace(old, self.out)
 
     def _empty(self) -> None:
@@ -270,7 +270,7 @@ def files_of(built: manifest.Manifest) -> set[str]:
     named = {built.plan.path, built.clients.path, built.card.path, *(shard.path for shard in manifest.shards(built))}
     odd = sorted(n for n in named - {manifest.PLAN, manifest.CLIENTS, manifest.CARD} if not n.endswith(".parquet"))
     if type(built.fedkit) is not int or odd:
-        raise OutputError(f"{manifest.NAME}: is none that fedkit wrote ({', '.join(odd[:1])}); choose another --out")
+        raise OutputError(f"{manifest.NAME}: was not written by fedkit ({', '.join(odd[:1])}); choose another --out")
     return {manifest.NAME, *named}
 
 

@@ -189,8 +189,8 @@ def _of_the_system(error: OSError) -> str:
     """Describe a failed system call and its file."""
     if error.filename is None:  # of what is written, only the opening of a file has a name
         if error.errno in _UNWRITTEN:
-            return f"the output: cannot be written ({error.strerror}); make room, or send it elsewhere"
-        return f"the system did not do what it was asked ({error.strerror}); try again"
+            return f"the output: cannot be written ({error.strerror}); free some space, or redirect it elsewhere"
+        return f"a system call failed ({error.strerror}); try again"
     where = os.fsdecode(error.filename) if isinstance(error.filename, str | bytes) else str(error.filename)
     return f"{where}: cannot be used ({error.strerror}); check the path and its permissions"
 

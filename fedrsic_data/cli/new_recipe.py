@@ -39,11 +39,11 @@ _CLIENTS = 10  # where there are images enough
 _EACH = 20  # images a client should have
 
 _LAYOUTS = {
-    "class": "a folder a class",
-    "domain/class": "a folder a domain, and in it one a class",
-    "split/class": "a folder a split, and in it one a class",
-    "split/domain/class": "a folder a split, in it one a domain, and in that one a class",
-    "domain/split/class": "a folder a domain, in it one a split, and in that one a class",
+    "class": "one folder per class",
+    "domain/class": "one folder per domain, and in it one per class",
+    "split/class": "one folder per split, and in it one per class",
+    "split/domain/class": "one folder per split, in it one per domain, and in that one per class",
+    "domain/split/class": "one folder per domain, in it one per split, and in that one per class",
     "csv": "images that labels.csv lists",
 }
 

@@ -81,7 +81,7 @@ def built(done: Built) -> Shown:
         },
     }
     size = sum(shard.bytes for s in manifest.subsets.values() for shard in s.shards)
-    state = "was there already, nothing to do" if not done.written else f"{done.written} shards, {size / 1e6:,.1f} MB"
+    state = "already existed, nothing to do" if not done.written else f"{done.written} shards, {size / 1e6:,.1f} MB"
     parts: list[RenderableType] = [f"{path}{_sample(manifest.recipe)}: {state}"]
     for name, subset in manifest.subsets.items():
         parts.append(
@@ -157,11 +157,11 @@ def verified(path: Path, manifest: Manifest, problems: Sequence[Problem], notes:
     if problems:
         return Shown(data, together([*(f"{problem.file}: {problem.words}" for problem in problems), *notes, "FAILED"]))
     if all(subset.withheld for subset in manifest.subsets.values()):
-        words = "clients and sizes are what the manifest says; its images are at the sites"
+        words = "clients and sizes match the manifest; its images are at the sites"
     elif manifest.reference:
-        words = f"the owners of {rows:,} images are what the manifest says; it holds no images"
+        words = f"the owners of {rows:,} images match the manifest; it holds no images"
     else:
-        words = f"{rows:,} images in {shards} shards are what the manifest says"
+        words = f"{rows:,} images in {shards} shards match the manifest"
     return Shown(data, together([f"{path}: {words}", *(f"  {note}" for note in notes)]))
 
 

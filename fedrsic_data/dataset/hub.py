@@ -125,9 +125,9 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
 def _words(to: Address, error: Exception) -> str:
     status = getattr(response(error), "status_code", None)
     if status == _UNKNOWN:
-        return f"{to}: the Hub does not know who asks (401); log in with: hf auth login, or set HF_TOKEN"
+        return f"{to}: the Hub does not recognise you (401); log in with: hf auth login, or set HF_TOKEN"
     if status == _FORBIDDEN:
-        return f"{to}: your token may not do this (403); take one with write access to it: hf auth login"
+        return f"{to}: your token has no permission for this (403); use one with write access: hf auth login"
     if status == _ABSENT:
         return f"{to}: there is no such dataset or revision, or it is private; log in with: hf auth login"
     if isinstance(error, OSError) and error.filename is not None:  # the login, or a file to send

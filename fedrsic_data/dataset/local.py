@@ -41,7 +41,7 @@ class Files(Protocol):
         """Compares a shard's bytes with its digest. One that is elsewhere is fetched whole for that, and kept.
 
         Raises:
-            ManifestError: They are not what the manifest says.
+            ManifestError: They do not match the manifest.
         """
         ...
 
@@ -49,7 +49,7 @@ class Files(Protocol):
         """Compares the plan and the client table with their digests, where they are on this machine.
 
         Raises:
-            ManifestError: They are not what the manifest says.
+            ManifestError: They do not match the manifest.
         """
         ...
 
@@ -57,7 +57,7 @@ class Files(Protocol):
         """A Parquet file by its path beside the manifest. Plan and client table are proved before they are opened.
 
         Raises:
-            ManifestError: It is missing or damaged, or not what the manifest says.
+            ManifestError: It is missing or damaged, or does not match the manifest.
         """
         ...
 

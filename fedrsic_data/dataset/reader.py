@@ -110,7 +110,7 @@ class Dataset:
             images: How many of its images are read; None: all.
 
         Raises:
-            ManifestError: It is missing or damaged, was not published, or is not what the manifest says.
+            ManifestError: It is missing or damaged, was not published, or does not match the manifest.
         """
         self.check_images()
         if name not in self._shards:

@@ -118,7 +118,7 @@ def _sent(target: Target, what: Contents, sent: Sent) -> Shown:
     changes, first = sent.changes, next(iter(what.manifest.subsets))
     data = {**_facts(target, what, changes), "commit": sent.commit, "pull_request": sent.pull_request}
     size = sum(item.bytes for item in changes.send)
-    done = f"{len(changes.send)} files, {size / 1e6:,.1f} MB" if changes else "was there already, nothing sent"
+    done = f"{len(changes.send)} files, {size / 1e6:,.1f} MB" if changes else "was already published, nothing sent"
     lines = [f"{target.address}: {done}" + (f", {len(changes.delete)} removed" if changes.delete else "")]
     if sent.pull_request is not None:
         return Shown(data, together([*lines, "next:", f"  merge {sent.pull_request}"]))

@@ -283,7 +283,7 @@ def _odd(item: object, error: Exception) -> str:
     for key in ("id", "image_id", "category_id", "iscrowd"):
         value = item.get(key, 0)
         if value is None:  # numbers with a fraction are not read
-            return f"{key} is no whole number: null, or one with a fraction such as 3.0"
+            return f"{key} is not a whole number: null, or a number with a fraction such as 3.0"
         if isinstance(value, bool) and key != "iscrowd":
             return f"{key} {str(value).lower()} is no whole number"
         if not isinstance(value, int):
@@ -296,7 +296,7 @@ def _known(categories: Sequence[tuple[int, str]]) -> str:
     ours = dict(zip(CATEGORY_IDS, CLASSES, strict=True))
     for number, name in categories:
         if number is None:
-            return "a category id is no whole number: null, or one with a fraction such as 3.0"
+            return "a category id is not a whole number: null, or a number with a fraction such as 3.0"
         if not isinstance(number, int):
             return f"category id {number!r:.40} is no whole number"
         if ours.get(number) != name:

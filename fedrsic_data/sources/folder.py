@@ -108,8 +108,8 @@ def _by_class(root: Path, name: str, its: FolderSettings) -> tuple[FolderLayout,
     files = walk(root, _is_listing) if its.layout == "auto" else walk(root)
     if len(files.notes):
         raise SourceError(
-            f"{root / files.notes[0].as_py()}: a {listing.NAME} counts only at the top of the folder, in small "
-            "letters: put it there, with paths from there, or pass it over with a layout, such as --set layout=class"
+            f"{root / files.notes[0].as_py()}: a {listing.NAME} is read only at the top of the folder, in small "
+            "letters: move it there, with paths relative to it, or ignore it with a layout, such as --set layout=class"
         )
     config = readme.choose(readme.configs(root), its.config, root, f"sources.{name}")
     if config is None:

@@ -137,7 +137,7 @@ def mark(root: Path, paths: Sequence[str]) -> str | None:
 SOURCE = Annotated(
     kind="voc_format",
     form="Pascal VOC format with its own names",
-    layout="<name>.xml beside the images, or Annotations, JPEGImages and lists in ImageSets/Main",
+    layout="<name>.xml next to the images, or Annotations, JPEGImages and lists in ImageSets/Main",
     read=read,
     mark=mark,
     settings=VocFormatSettings(path="."),

@@ -129,7 +129,7 @@ def _answers(address: str) -> None:
         done = subprocess.run([*asked, "--address", address], capture_output=True, timeout=_PATIENCE, check=False)
         words = "there is no cluster" if done.returncode else ""
     except subprocess.TimeoutExpired:
-        words = f"what is there said nothing in {_PATIENCE} seconds"
+        words = f"the server there did not answer in {_PATIENCE} seconds"
     except (OSError, ValueError, OverflowError) as error:
         words = str(error)
     if words:

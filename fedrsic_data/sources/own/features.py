@@ -203,7 +203,7 @@ def choose(path: Path, said: Mapping[str, str | None], where: str) -> ParquetCol
     called = "image" if "image" in kinds and not images else None  # of another type, which is said below
     image = said["image"] or called or _only(path, "image", images, ("image",), f"columns are {shown}")
     if not _is_image(kinds[image]):
-        fix = "; write paths as file_name into a metadata.csv beside the images" if _is_string(kinds[image]) else ""
+        fix = "; write paths as file_name into a metadata.csv next to the images" if _is_string(kinds[image]) else ""
         raise SourceError(
             f"{path}: column {image!r} is {_short(kinds[image])}; images are struct<bytes, path> or binary{fix}"
         )

@@ -83,7 +83,7 @@ def features(
     Raises:
         UsageError: There is no such split, or the images have several labels.
         BadImageError: An image cannot be decoded.
-        ManifestError: A shard is missing or is not what the manifest says.
+        ManifestError: A shard is missing or does not match the manifest.
         OutputError: The cache cannot be written.
     """
     if subset.entry.multi_label:
