@@ -7,14 +7,22 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from os import PathLike
 
     from fedrsic_data.dataset.reader import Dataset
+    from fedrsic_data.partition.result import partition as partition
 
-__all__ = ["open"]
+__all__ = ["open", "partition"]
+
+
+def __getattr__(name: str) -> object:
+    if name == "partition":
+        return import_module("fedrsic_data.partition")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def open(path: str | PathLike[str], *, proved: bool = False) -> Dataset:  # noqa: A001 - fedrsic_data.open reads as it is meant

@@ -15,13 +15,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from fedrsic_data import partition, seeds
+from fedrsic_data import seeds
 from fedrsic_data.build import splits
 from fedrsic_data.build.disk_table import Spilled
 from fedrsic_data.dataset import schema
 from fedrsic_data.dataset.manifest import Fine, LeftOut, SourceEntry
 from fedrsic_data.dataset.recipe import Recipe, SubsetRecipe
 from fedrsic_data.errors import SourceError, UsageError
+from fedrsic_data.partition import Partitioner, Rows, assign, names, sorting
 from fedrsic_data.raw.index import Container, Index
 from fedrsic_data.sources import vocabulary
 from fedrsic_data.sources.own import spelling
@@ -159,8 +160,8 @@ class Planned:
 def _one_spelling(subset: SubsetRecipe, named: Sequence[Sequence[str]]) -> None:
     """Refuses a class that two sources spell in two ways, which would make it two, or none that they share."""
     spelled: dict[str, dict[str, str]] = {}
-    for source, names in zip(subset.sources, named, strict=True):
-        for name in names:
+    for source, class_names in zip(subset.sources, named, strict=True):
+        for name in class_names:
             ways = spelled.setdefault(spelling.key(name), {})
             ways.setdefault(name, source)
     for ways in spelled.values():
@@ -196,16 +197,16 @@ def merge(subset: SubsetRecipe, indexes: Sequence[Index]) -> Merged:
     place = {name: i for i, name in enumerate(classes)}
     parts = []
     left_out = [left for index in indexes for left in index.left_out]
-    for origin, (names, index) in enumerate(zip(named, indexes, strict=True)):
+    for origin, (class_names, index) in enumerate(zip(named, indexes, strict=True)):
         table = index.table.append_column("origin", pa.array(np.full(len(index.table), origin, np.int32)))
-        codes = np.array([place.get(name, -1) for name in names], np.int32)
+        codes = np.array([place.get(name, -1) for name in class_names], np.int32)
         table, lost = _relabelled(table, codes)
         parts.append(table)
         if lost.num_rows:
             examples = tuple(lost.column("sample_id").slice(0, 5).to_pylist())
             left_out.append(LeftOut(_UNSHARED.format(subset.sources[origin]), lost.num_rows, examples))
     whole = _encoded(pa.concat_tables(parts))
-    order = partition.sorting(whole.column("sample_id"))
+    order = sorting(whole.column("sample_id"))
     merged = Spilled.of(whole)
     return Merged(
         classes=classes,
@@ -220,7 +221,7 @@ def merge(subset: SubsetRecipe, indexes: Sequence[Index]) -> Merged:
 def divide(
     recipe: Recipe,
     name: str,
-    partitioner: partition.Partitioner,
+    partitioner: Partitioner,
     merged: Merged,
     groups: Sequence[NDArray[np.int64]] = (),
 ) -> PlannedSubset:
@@ -279,7 +280,7 @@ def codes_of(column: pa.ChunkedArray) -> tuple[NDArray[np.int32], tuple[str, ...
 
 
 def _divide(
-    recipe: Recipe, name: str, partitioner: partition.Partitioner, merged: Merged, groups: Sequence[NDArray[np.int64]]
+    recipe: Recipe, name: str, partitioner: Partitioner, merged: Merged, groups: Sequence[NDArray[np.int64]]
 ) -> PlannedSubset:
     rows = _rows(merged.table, merged.classes)
     ids = merged.table.select(["sample_id"])
@@ -287,7 +288,7 @@ def _divide(
     trained, novel, base = _base_to_novel(rows, recipe.base_to_novel)
     some = len(trained) < len(rows)
     base_rows = rows.take(trained) if some else rows
-    assignment = partition.assign(
+    assignment = assign(
         partitioner,
         base_rows,
         ids.take(trained).column("sample_id") if some else ids.column("sample_id"),
@@ -328,7 +329,7 @@ def _divide(
         owner=owner,
         split=split,
         split_names=(*split_names, *([schema.NOVEL] if recipe.base_to_novel else [])),
-        clients=partition.names(assignment.clients, assignment.names),
+        clients=names(assignment.clients, assignment.names),
         novel=merged.classes[base:],
         moved=assignment.moved,
         duplicates=_named_groups(merged.table, groups),
@@ -367,7 +368,7 @@ def _named_groups(table: Spilled, groups: Sequence[NDArray[np.int64]]) -> tuple[
     return tuple(tuple(ids[begin:end]) for begin, end in pairwise(ends))
 
 
-def _base_to_novel(rows: partition.Rows, wanted: bool) -> tuple[NDArray[np.int64], NDArray[np.int64], int]:
+def _base_to_novel(rows: Rows, wanted: bool) -> tuple[NDArray[np.int64], NDArray[np.int64], int]:
     """Rows to train on, rows of novel classes, and the number of base classes."""
     everything = np.arange(len(rows))
     if not wanted:
@@ -414,11 +415,11 @@ def _relabelled(table: pa.Table, codes: NDArray[np.int32]) -> tuple[pa.Table, pa
     return relabelled.filter(pa.array(~lost)), table.filter(pa.array(lost))
 
 
-def _rows(table: Spilled, classes: Sequence[str]) -> partition.Rows:
+def _rows(table: Spilled, classes: Sequence[str]) -> Rows:
     lists = schema.whole(table.column("labels"))
     domains, domain_names = codes_of(table.column("domain"))
     groups, group_names = (None, ()) if table.column("group").null_count else codes_of(table.column("group"))
-    return partition.Rows(
+    return Rows(
         labels=lists.flatten().to_numpy().astype(np.int32, copy=False),
         offsets=lists.offsets.to_numpy().astype(np.int64),
         classes=len(classes),

@@ -108,10 +108,30 @@ def measure(clients: pa.Table, plan: pa.Table | None, classes: Sequence[str], rn
     labels, domains = tables(clients, len(classes))
     if plan is None:
         return measure_counts(labels, domains, rng)
-    owner, codes, times = label_lists(plan, classes)
+    return measure_rows(labels, domains, *label_lists(plan, classes), rng)
+
+
+def measure_rows(
+    labels: Counts,
+    domains: Counts,
+    owner: NDArray[np.integer],
+    codes: NDArray[np.integer],
+    times: NDArray[np.integer],
+    rng: np.random.Generator,
+) -> Measured:
+    """The metrics of rows with any number of labels each.
+
+    Args:
+        labels: int64 [clients, classes], rows of each class.
+        domains: int64 [clients, domains], rows of each domain.
+        owner: int [N], client of each row.
+        codes: int [E], labels of the rows end to end.
+        times: int [N], labels of each row, summing to E.
+        rng: Draws the bands.
+    """
     if not len(times) or times.max() < 2:
         return measure_counts(labels, domains, rng)
-    width, clients_held = len(classes), int(owner.max()) + 1
+    width, clients_held = labels.shape[1], int(owner.max()) + 1
 
     def dealt() -> Counts:  # labels of an image stay together, so that clients' counts are not multinomial
         cells = np.repeat(rng.permutation(owner) * width, times) + codes

@@ -149,14 +149,14 @@ class Partitioner(Protocol):
 
 
 def assign(
-    partitioner: Partitioner, rows: Rows, sample_ids: pa.ChunkedArray | pa.Array, rng: np.random.Generator
+    partitioner: Partitioner, rows: Rows, sample_ids: pa.ChunkedArray | pa.Array | None, rng: np.random.Generator
 ) -> Assignment:
     """Calls a partitioner on rows in the order of their sample ids, so that the order given never matters.
 
     Args:
         partitioner: Any partitioner.
         rows: N rows in any order.
-        sample_ids: string [N], unique.
+        sample_ids: string [N], unique; None: row numbers.
         rng: A separate generator.
 
     Returns:
@@ -169,6 +169,10 @@ def assign(
         raise UsageError("there are no images to partition")
     _servable_clients(partitioner, len(rows))
     rows = _servable_rows(partitioner, rows)
+    if sample_ids is None and not partitioner.needs_ids:
+        return partitioner.assign(rows, rng)
+    if sample_ids is None:
+        sample_ids = pc.utf8_lpad(pa.array(np.arange(len(rows))).cast(pa.string()), len(str(len(rows))), "0")
     if partitioner.needs_ids:
         ids = sample_ids.combine_chunks() if isinstance(sample_ids, pa.ChunkedArray) else sample_ids
         rows = dataclasses.replace(rows, sample_ids=ids)

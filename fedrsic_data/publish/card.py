@@ -8,10 +8,10 @@ from typing import Any
 
 import yaml
 
-from fedrsic_data import partition
 from fedrsic_data.answer import markdown
 from fedrsic_data.build.finish import SAMPLE_LICENCE
 from fedrsic_data.dataset.manifest import Manifest, SubsetEntry
+from fedrsic_data.partition import PARTITIONERS
 from fedrsic_data.publish.rebuild import command
 from fedrsic_data.report.figures import Picture
 from fedrsic_data.settings import encode
@@ -166,7 +166,7 @@ def _partition(built: Manifest, tag: str) -> Iterator[str]:
     yield "## How it is partitioned"
     for name, subset in built.subsets.items():
         spec = built.recipe.partition_of(name)
-        kind = partition.PARTITIONERS.get(spec["name"])
+        kind = PARTITIONERS.get(spec["name"])
         settings = ", ".join(f"{key} {json.dumps(value)}" for key, value in spec.items() if key != "name")
         how = f"{markdown(spec['name'])} ({markdown(settings)}), seed {built.recipe.seed}."
         how += f" {markdown(kind.cites)}." if kind is not None else ""

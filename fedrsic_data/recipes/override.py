@@ -7,9 +7,9 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from fedrsic_data import partition
 from fedrsic_data.dataset.recipe import DEFAULT_PARTITION, Recipe
 from fedrsic_data.errors import UsageError
+from fedrsic_data.partition import PARTITIONERS, defaults
 from fedrsic_data.settings import assigned, hint_at, hints_of, parsed, suggest
 
 
@@ -46,7 +46,7 @@ def override(
         data["sources"] = _used(data)
     scopes = _scopes(data, known)
     if partitioner is not None:
-        has = partition.defaults(partitioner)
+        has = defaults(partitioner)
         for scope in scopes:
             old = _spec(scope)
             kept = {key: old[key] for key in ("clients", "min_size") if key in old and has.get(key) is not None}
@@ -61,9 +61,9 @@ def override(
             _put(data, path, parsed(value, hint_at(Recipe, path)), text)
             continue
         kinds = [_spec(scope).get("name") for scope in scopes]
-        takers = [scope for scope, kind in zip(scopes, kinds, strict=True) if key in partition.defaults(kind)]
-        if not takers and all(partition.defaults(kind) for kind in kinds):
-            settings = [*fields, *(setting for kind in kinds for setting in partition.defaults(kind))]
+        takers = [scope for scope, kind in zip(scopes, kinds, strict=True) if key in defaults(kind)]
+        if not takers and all(defaults(kind) for kind in kinds):
+            settings = [*fields, *(setting for kind in kinds for setting in defaults(kind))]
             raise UsageError(
                 f"--set {key}=...: unknown key {key!r} for partition {kinds[0]}{suggest(key, dict.fromkeys(settings))}"
             )
@@ -103,4 +103,4 @@ def _put(data: dict[str, Any], path: Sequence[str], value: Any, text: str) -> No
 
 def _hint(kind: object, key: str) -> Any:
     """The annotation of a partition's setting."""
-    return hints_of(partition.PARTITIONERS.named(kind)).get(key, Any) if kind in partition.PARTITIONERS else Any
+    return hints_of(PARTITIONERS.named(kind)).get(key, Any) if kind in PARTITIONERS else Any

@@ -10,10 +10,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from fedrsic_data import partition
 from fedrsic_data.dataset.recipe import Recipe
 from fedrsic_data.errors import UsageError
-from fedrsic_data.partition import Partitioner
+from fedrsic_data.partition import Partitioner, named
 from fedrsic_data.settings import decode, suggest
 from fedrsic_data.sources import SOURCES, Source, configured, spelled_out
 
@@ -47,14 +46,14 @@ def from_json(data: Mapping[str, Any], where: str, *, built: bool = False) -> Re
     recipe = decode(Recipe, data, where)
     try:
         settings = recipe.sources if built else _settings(sources_of(recipe))
-        return _spelled(recipe, settings, partition.spelled_out)
+        return _spelled(recipe, settings, named.spelled_out)
     except UsageError as error:
         raise UsageError(f"{where}: {error}") from None
 
 
 def pinned(recipe: Recipe) -> Recipe:
     """The recipe with the digests of the files that its partitioners read, so that it means the same tomorrow."""
-    return _spelled(recipe, _settings(sources_of(recipe)), partition.pinned)
+    return _spelled(recipe, _settings(sources_of(recipe)), named.pinned)
 
 
 def resolve(recipe: Recipe, *, built: bool = False) -> Resolved:
@@ -64,7 +63,7 @@ def resolve(recipe: Recipe, *, built: bool = False) -> Resolved:
         UsageError: A source, a partitioner or a setting is unknown, or a file of a partitioner cannot be read.
     """
     sources = {} if built else sources_of(recipe)
-    full = _spelled(recipe, recipe.sources if built else _settings(sources), partition.pinned)
+    full = _spelled(recipe, recipe.sources if built else _settings(sources), named.pinned)
     return Resolved(full, sources, {name: partitioner_of(full, name) for name in full.subsets})
 
 
@@ -89,7 +88,7 @@ def partitioner_of(recipe: Recipe, subset: str) -> Partitioner:
         UsageError: It is unknown, or one of its settings is.
     """
     own = recipe.subsets[subset].partition is not None
-    return partition.from_json(recipe.partition_of(subset), f"subsets.{subset}.partition" if own else "partition")
+    return named.from_json(recipe.partition_of(subset), f"subsets.{subset}.partition" if own else "partition")
 
 
 def _settings(sources: Mapping[str, Source]) -> dict[str, dict[str, Any]]:
