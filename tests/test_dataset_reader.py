@@ -175,3 +175,44 @@ def test_skew_as_tables(sample_build: Path) -> None:
     for metric in ("total_variation", "jensen_shannon", "hellinger", "earth_movers"):
         values = clients.column(metric).to_pylist()
         assert sum(values) / len(values) == pytest.approx(mean[metric], abs=1e-6)
+
+
+def test_subsets_and_clients_are_found_by_name_and_number(sample_build: Path) -> None:
+    data = fedrsic_data.open(sample_build)
+    assert len(data) == 1
+    assert [subset.name for subset in data] == [data[0].name] == [data["fed-ucmerced"].name] == ["fed-ucmerced"]
+    subset = data[0]
+    assert len(subset) == 10
+    assert [client.id for client in subset] == list(subset.clients)
+    assert subset[-1].id == subset["client-0009"].id == "client-0009"
+    assert subset[3]["test"][:] == subset[3].dataset("test")[:]
+    assert [len(rows) for rows in subset[3]] == [subset[3].rows(split) for split in subset.splits]
+    with pytest.raises(UsageError, match="did you mean 'fed-ucmerced'"):
+        data["fed-ucmercd"]
+    with pytest.raises(UsageError, match="no client 'nobody'"):
+        subset["nobody"]
+    with pytest.raises(IndexError, match="client 10: should be from 0 to 9"):
+        subset[10]
+
+
+def test_the_clients_rows_can_be_pooled(sample_build: Path) -> None:
+    subset = fedrsic_data.open(sample_build)[0]
+    pooled = subset.pooled()
+    assert pooled.features["label"].names == list(subset.classes)
+    assert pooled["sample_id"][:] == [i for client in subset for i in client.dataset("train")["sample_id"][:]]
+
+
+def test_datasets_show_themselves(sample_build: Path) -> None:
+    data = fedrsic_data.open(sample_build)
+    assert "fed-ucmerced" in repr(data)
+    assert "10 clients" in repr(data[0])
+    assert f"{data[0][0].rows('train')} train" in repr(data[0][0])
+    html = [data._repr_html_(), data[0]._repr_html_(), data[0][0]._repr_html_()]
+    assert all(one.startswith("<table>") and one.count("<tr>") == one.count("</tr>") for one in html)
+    assert f"<td>{data[0].rows('client-0003', 'train')}</td>" in html[1]
+
+
+def test_names_in_a_notebook_are_escaped() -> None:
+    from fedrsic_data.dataset import notebook
+
+    assert "<script>" not in notebook.table("<script>", ["<script>"], [["<script>"]])

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 _SKEW = ({"value"}, {"value", "iid_low", "iid_high"})
 """A metric: its value, and the range that chance gives, if that applies."""
 
+_SHOWN = 20  # clients of a table in a notebook
 _IMAGE = "image"
 
 
@@ -84,6 +85,23 @@ class Dataset:
         if name not in self.manifest.subsets:
             raise UsageError(f"{self.where}: no subset {name!r}{suggest(name, self.subsets)}")
         return Subset(self, name)
+
+    def __repr__(self) -> str:
+        return f"<Dataset {self.manifest.name} at {self.where}: {', '.join(self.subsets)}>"
+
+    def _repr_html_(self) -> str:
+        rows = [(n, len(e.classes), e.clients, sum(e.rows.values())) for n, e in self.manifest.subsets.items()]
+        return notebook.table(f"{self.manifest.name} ({self.where})", ("subset", "classes", "clients", "images"), rows)
+
+    def __len__(self) -> int:
+        return len(self.subsets)
+
+    def __iter__(self) -> Iterator[Subset]:
+        return map(self.subset, self.subsets)
+
+    def __getitem__(self, which: str | int) -> Subset:
+        """A subset by name or number; see ``subset``."""
+        return self.subset(_name(which, self.subsets, f"{self.where}: subset"))
 
     @cached_property
     def client_table(self) -> pa.Table:
@@ -226,6 +244,33 @@ class Subset:
         counts, _ = skew.tables(self.client_table, len(self.classes), split)
         return skew.per_client(counts, self.clients)
 
+    def __repr__(self) -> str:
+        return f"<Subset {self.name}: {len(self.classes)} classes, {len(self.clients):,} clients>"
+
+    def _repr_html_(self) -> str:
+        rows = [(client, *(self.rows(client, split) for split in self.splits)) for client in self.clients[:_SHOWN]]
+        return notebook.table(repr(self)[1:-1], ("client", *self.splits), rows, len(self.clients))
+
+    def __len__(self) -> int:
+        return len(self.clients)
+
+    def __iter__(self) -> Iterator[Client]:
+        return map(self.client, self.clients)
+
+    def __getitem__(self, which: str | int) -> Client:
+        """A client by name or number; see ``client``."""
+        return self.client(_name(which, self.clients, f"{self.name}: client"))
+
+    def pooled(self, split: str = "train") -> datasets.Dataset:
+        """All clients' rows of a split as one ``datasets.Dataset``, in memory: for training at one place.
+
+        Raises:
+            UsageError: There is no such split.
+        """
+        import datasets
+
+        return datasets.Dataset(self.read(split))
+
     def client(self, client_id: str) -> Client:
         """One client.
 
@@ -363,6 +408,24 @@ class Client:
         self.subset = subset
         self.id = client_id
 
+    def __repr__(self) -> str:
+        rows = ", ".join(f"{self.rows(split):,} {split}" for split in self.subset.splits)
+        return f"<Client {self.id} of {self.subset.name}: {rows}>"
+
+    def _repr_html_(self) -> str:
+        rows = [(split, self.rows(split)) for split in self.subset.splits]
+        return notebook.table(f"{self.id} of {self.subset.name}", ("split", "images"), rows)
+
+    def __len__(self) -> int:
+        return len(self.subset.splits)
+
+    def __iter__(self) -> Iterator[datasets.Dataset]:
+        return map(self.dataset, self.subset.splits)
+
+    def __getitem__(self, which: str | int) -> datasets.Dataset:
+        """The rows of a split, by its name or number; see ``dataset``."""
+        return self.dataset(_name(which, self.subset.splits, f"{self.id}: split"))
+
     def rows(self, split: str) -> int:
         """Number of rows in a split."""
         return self.subset.rows(self.id, split)
@@ -407,6 +470,20 @@ class Client:
         import datasets
 
         return datasets.Dataset(self.read(split))
+
+
+def _name(which: str | int, names: Sequence[str], what: str) -> str:
+    """The name that is meant by a name or a number.
+
+    Raises:
+        IndexError: There is no such number, which also ends an iteration.
+    """
+    if isinstance(which, str):
+        return which
+    try:
+        return names[which]
+    except IndexError:
+        raise IndexError(f"{what} {which}: should be from 0 to {len(names) - 1}") from None
 
 
 def _where(table: pa.Table, column: str, value: str) -> pa.Table:
