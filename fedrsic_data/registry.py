@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, MutableMapping
+from functools import cached_property
 from importlib import import_module
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from fedrsic_data.errors import UsageError
 from fedrsic_data.settings import suggest
+
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
 
 T = TypeVar("T")
 
@@ -15,7 +19,8 @@ T = TypeVar("T")
 class Registry(MutableMapping[str, T]):
     """Things by name; the module of each is imported at ``registry[name]``, and neither by names nor by ``in``.
 
-    A thing that is set (``registry["mine"] = Mine``) serves this process.
+    A thing that is set (``registry["mine"] = Mine``) serves this process. An installed package adds one with an entry
+    point of the registry's group.
 
     Example:
         >>> kinds = Registry("partitioner", {"iid": "fedrsic_data.partition.iid:Iid"})
@@ -25,23 +30,13 @@ class Registry(MutableMapping[str, T]):
     Args:
         kind: The word for one of the things, for messages.
         table: ``{name: "module:attribute"}``, in the order in which the names are listed.
-        group: Entry points of this group are names of other packages, looked up when the table has none.
+        group: The group of entry points, such as ``fedkit.partitioners``; None: nobody adds to it.
     """
 
-    def __init__(self, kind: str, table: Mapping[str, str], group: str = "") -> None:
+    def __init__(self, kind: str, table: Mapping[str, str], group: str | None = None) -> None:
         self.kind = kind
+        self.group = group
         self._known: dict[str, str | T] = dict(table)
-        self._group = group
-
-    def _names(self) -> dict[str, str | T]:
-        """The whole table, with what other packages add."""
-        if self._group:
-            from importlib.metadata import entry_points
-
-            for point in sorted(entry_points(group=self._group)):
-                self._known.setdefault(point.name, point.value)
-            self._group = ""
-        return self._known
 
     def named(self, name: object, where: str = "") -> T:
         """The thing of this name.
@@ -51,16 +46,59 @@ class Registry(MutableMapping[str, T]):
             where: The place where it was written, for the message.
 
         Raises:
-            UsageError: There is none; the message suggests one.
+            UsageError: There is none, and the message suggests one; two packages have it; or it cannot be imported.
         """
         if not isinstance(name, str) or name not in self:
             prefix = f"{where}: " if where else ""
-            raise UsageError(f"{prefix}unknown {self.kind} {name!r}{suggest(str(name), self._names())}")
+            raise UsageError(f"{prefix}unknown {self.kind} {name!r}{suggest(str(name), self)}")
+        if self._plugins.get(name):
+            return self._plugged(name)
         found = self._known[name]
-        if not isinstance(found, str):
-            return found
-        module, _, attribute = found.partition(":")
-        thing: T = getattr(import_module(module), attribute)
+        return imported(found) if isinstance(found, str) else found
+
+    def register(self, name: str, thing: T) -> T:
+        """Adds a thing for this process, and returns it.
+
+        Raises:
+            UsageError: Another thing has the name.
+        """
+        if name in self and self.get(name) is not thing:
+            raise UsageError(f"{self.kind} {name!r}: is taken; choose another name")
+        self[name] = thing
+        return thing
+
+    def origin(self, name: str) -> tuple[str, str] | None:
+        """The package that adds a name, and its version; None for those of fedkit and of this process."""
+        adding = self._plugins.get(name)
+        dist = adding[0].dist if adding else None
+        return (dist.name, dist.version) if dist else None
+
+    @cached_property
+    def _plugins(self) -> dict[str, list[EntryPoint]]:
+        """Entry points by name."""
+        if self.group is None:
+            return {}
+        from importlib.metadata import entry_points
+
+        found: dict[str, list[EntryPoint]] = {}
+        for point in sorted(entry_points(group=self.group), key=lambda point: point.value):
+            found.setdefault(point.name, []).append(point)
+        return found
+
+    def _plugged(self, name: str) -> T:
+        point, *others = self._plugins[name]
+        package = point.dist.name if point.dist else point.value
+        if name in self._known:
+            raise UsageError(
+                f"{self.kind} {name!r}: is of fedkit and of the package {package}; rename or uninstall that"
+            )
+        if others:
+            raise UsageError(f"{self.kind} {name!r}: {point.value} and {others[0].value} both add it; uninstall one")
+        try:
+            thing: T = point.load()
+        except Exception as error:  # code of others may raise anything
+            words = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+            raise UsageError(f"{self.kind} {name!r} of the package {package}: cannot be imported ({words})") from error
         return thing
 
     def __getitem__(self, name: str) -> T:
@@ -71,16 +109,22 @@ class Registry(MutableMapping[str, T]):
         return self.named(name) if name in self else default
 
     def __contains__(self, name: object) -> bool:
-        return isinstance(name, str) and (name in self._known or name in self._names())
+        return isinstance(name, str) and (name in self._known or name in self._plugins)
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._names())
+        return iter(dict.fromkeys([*self._known, *self._plugins]))
 
     def __len__(self) -> int:
-        return len(self._names())
+        return len({*self._known, *self._plugins})
 
     def __setitem__(self, name: str, thing: T) -> None:
         self._known[name] = thing
 
     def __delitem__(self, name: str) -> None:
         del self._known[name]
+
+
+def imported(path: str) -> Any:
+    """The thing at ``module:attribute``."""
+    module, _, attribute = path.partition(":")
+    return getattr(import_module(module), attribute)

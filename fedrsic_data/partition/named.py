@@ -27,6 +27,7 @@ PARTITIONERS: Registry[type[Any]] = Registry(
         "label-set": "fedrsic_data.partition.label_set:LabelSet",
         "cluster": "fedrsic_data.partition.cluster:Cluster",
     },
+    "fedkit.partitioners",
 )
 """Every partitioner by the name it has in recipes and on the command line."""
 
