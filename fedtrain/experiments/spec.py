@@ -1,0 +1,142 @@
+"""The file of an experiment: which datasets, methods and seeds, and which table."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from fedrsic_data.errors import UsageError
+from fedrsic_data.settings import at_least, decode
+
+Values = dict[str, Any]
+"""Setting -> its value, or a list of values to vary it over."""
+
+AXES = ("method", "dataset", "subset")
+"""What rows and columns of a table may name beside the settings that vary."""
+
+
+@dataclass(frozen=True)
+class Data:
+    """Datasets of one recipe, or one built dataset.
+
+    Attributes:
+        recipe: The name or path of a recipe, or a built dataset: its folder or ``hf://USER/NAME[@REVISION]``.
+        subsets: Which of its subsets; empty: all.
+        partition: Replaces the recipe's partitioner.
+        sample: Use procedural stand-ins instead of the real images.
+        set: Settings of the recipe as for ``fedkit build --set``. A list of values gives a dataset for each.
+    """
+
+    recipe: str
+    subsets: tuple[str, ...] = ()
+    partition: str | None = None
+    sample: bool = False
+    set: Values = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A method with its settings.
+
+    Attributes:
+        method: Its name.
+        set: Settings of the run and the method as for ``fedkit train --set``. A list of values gives a run for each.
+    """
+
+    method: str
+    set: Values = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Table:
+    """The table to make.
+
+    Attributes:
+        metric: The metric in the cells, as ``fedkit compare`` prints it.
+        rows: What the rows are: ``method``, ``dataset``, ``subset`` or a setting that varies.
+        columns: The same of the columns.
+        better: Which value is the best of a column, in bold: the ``higher`` or the ``lower``.
+        against: A row; every other is compared with it over seeds, and the p-value printed. None: no test.
+    """
+
+    metric: str
+    rows: tuple[str, ...] = ("method",)
+    columns: tuple[str, ...] = ("subset",)
+    better: Literal["higher", "lower"] = "higher"
+    against: str | None = None
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """An experiment.
+
+    Attributes:
+        fedkit: Version of this format, 1.
+        name: Its name, and that of its folder below ``experiments``.
+        datasets: What is trained on.
+        methods: What is trained: names, or objects with settings.
+        seeds: Seeds of the runs.
+        title: What it shows, in words.
+        set: Settings of all runs.
+        tables: The tables to make of it.
+    """
+
+    fedkit: int
+    name: str
+    datasets: tuple[Data, ...]
+    methods: tuple[str | Trained, ...]
+    seeds: tuple[int, ...] = (0,)
+    title: str = ""
+    set: Values = field(default_factory=dict)
+    tables: tuple[Table, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.fedkit != 1:
+            raise UsageError(f"fedkit={self.fedkit}: this fedkit reads format 1 of experiments")
+        if not self.name or not self.name.replace("-", "").replace("_", "").isalnum():
+            raise UsageError(f"name={self.name!r} should be letters, digits, '-' and '_'; it names a folder")
+        for what in ("datasets", "methods", "seeds"):
+            if not getattr(self, what):
+                raise UsageError(f"{what}: there is none; an experiment needs at least one")
+        for seed in self.seeds:
+            at_least("seeds", seed, 0)
+        if len(set(self.seeds)) < len(self.seeds):
+            raise UsageError("seeds: one occurs twice; the same seed gives the same run")
+
+
+def load(path: Path) -> Experiment:
+    """An experiment from its file.
+
+    Raises:
+        UsageError: It cannot be read, or a key or value cannot be used.
+    """
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be read ({error.strerror})") from None
+    except (ValueError, RecursionError) as error:
+        raise UsageError(f"{path}: not valid JSON ({error})") from None
+    return decode(Experiment, data, str(path))
+
+
+def varied(values: Values) -> Iterator[Values]:
+    """Every combination of the values that are lists, in the order of the file; the last one changes first."""
+    choices = [value if isinstance(value, list) else [value] for value in values.values()]
+    for key, value in values.items():
+        if isinstance(value, list) and not value:
+            raise UsageError(f"set.{key}: is an empty list; give it at least one value")
+    yield from (dict(zip(values, chosen, strict=True)) for chosen in itertools.product(*choices))
+
+
+def varying(*of: Mapping[str, Any]) -> tuple[str, ...]:
+    """Names of the settings that have several values in any of some mappings."""
+    return tuple(dict.fromkeys(key for one in of for key, value in one.items() if isinstance(value, list)))
+
+
+def texts(values: Values) -> list[str]:
+    """Settings as ``key=value`` texts, the form in which ``--set`` takes them."""
+    return [f"{key}={value if isinstance(value, str) else json.dumps(value)}" for key, value in values.items()]

@@ -1,0 +1,196 @@
+"""A table of an experiment: means over seeds, the best in bold, as text, CSV, Markdown or LaTeX."""
+
+from __future__ import annotations
+
+import csv
+import io
+import itertools
+import math
+import statistics
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from fedrsic_data.answer import csv_cell, markdown
+from fedrsic_data.errors import UsageError
+
+Better = Literal["higher", "lower"]
+FORMS = ("text", "csv", "markdown", "latex")
+
+
+@dataclass(frozen=True)
+class Cell:
+    """The runs of one row and column.
+
+    Attributes:
+        values: Seed of the run -> the metric.
+        best: Whether its mean is the best of its column.
+        p: The p-value of a paired test against the row that was named; None: there is none.
+    """
+
+    values: Mapping[int, float]
+    best: bool = False
+    p: float | None = None
+
+    @property
+    def mean(self) -> float:
+        """The mean over seeds."""
+        return statistics.fmean(self.values.values())
+
+    @property
+    def std(self) -> float | None:
+        """The standard deviation of a sample (runs - 1); None for one run."""
+        return statistics.stdev(self.values.values()) if len(self.values) > 1 else None
+
+
+@dataclass(frozen=True)
+class Filled:
+    """A table with its cells.
+
+    Attributes:
+        metric: The metric.
+        corner: What the rows are.
+        rows: Row names, in order.
+        columns: Column names, in order.
+        cells: ``(row, column)`` -> cell; without those that no run has.
+    """
+
+    metric: str
+    corner: str
+    rows: tuple[str, ...]
+    columns: tuple[str, ...]
+    cells: Mapping[tuple[str, str], Cell]
+
+
+def fill(
+    metric: str,
+    corner: str,
+    values: Mapping[tuple[str, str], Mapping[int, float]],
+    better: Better = "higher",
+    against: str | None = None,
+) -> Filled:
+    """A table from its values.
+
+    Args:
+        metric: The metric.
+        corner: What the rows are.
+        values: ``(row, column)`` -> seed -> the metric, in the order of the table.
+        better: Which mean of a column is the best.
+        against: The row that all others are tested against, seed by seed.
+
+    Raises:
+        UsageError: There is no row ``against``.
+    """
+    rows = tuple(dict.fromkeys(row for row, _ in values))
+    columns = tuple(dict.fromkeys(column for _, column in values))
+    if against is not None and against not in rows:
+        raise UsageError(f"against={against!r}: is no row of the table; there are {', '.join(rows)}")
+    held = {key: Cell(dict(its)) for key, its in values.items() if its}
+    choose = max if better == "higher" else min
+    cells = {}
+    for column in columns:
+        mine = {row: held[row, column] for row in rows if (row, column) in held}
+        best = choose((cell.mean for cell in mine.values()), default=math.nan)
+        for row, cell in mine.items():
+            rival = mine.get(against) if against is not None and row != against else None
+            p = paired(cell.values, rival.values) if rival is not None else None
+            cells[row, column] = Cell(cell.values, cell.mean == best, p)
+    return Filled(metric, corner, rows, columns, cells)
+
+
+def paired(ours: Mapping[int, float], theirs: Mapping[int, float]) -> float | None:
+    """The two-sided p-value of an exact sign-flip test of the differences, seed by seed (Fisher 1935).
+
+    With n seeds it is at least 2 / 2**n: five seeds cannot show less than 0.0625. None with fewer than two seeds that
+    both have.
+    """
+    differences = [ours[seed] - theirs[seed] for seed in ours if seed in theirs]
+    if len(differences) < 2:
+        return None
+    observed = abs(math.fsum(differences)) * (1 - 1e-12)
+    if len(differences) <= 16:
+        flips = itertools.product((1, -1), repeat=len(differences))
+        sums = [abs(math.fsum(s * d for s, d in zip(signs, differences, strict=True))) for signs in flips]
+        return sum(one >= observed for one in sums) / len(sums)
+    spread = statistics.stdev(differences)  # by the normal distribution, which so many differences are near to
+    z = abs(statistics.fmean(differences)) / (spread / math.sqrt(len(differences))) if spread else math.inf
+    return 2 * (1 - statistics.NormalDist().cdf(z)) if observed else 1.0
+
+
+def written(table: Filled, form: str) -> str:
+    """The table in one of ``FORMS``.
+
+    Raises:
+        UsageError: There is no such form.
+    """
+    forms: dict[str, Callable[[Filled], str]] = {"text": _text, "csv": _csv, "markdown": _markdown, "latex": _latex}
+    if form not in forms:
+        raise UsageError(f"--table {form}: should be one of {', '.join(FORMS)}")
+    return forms[form](table)
+
+
+def _words(cell: Cell | None, plus_minus: str, bold: tuple[str, str]) -> str:
+    """``89.8 ± 0.4 (n=3)``, and its p-value."""
+    if cell is None:
+        return "-"
+    mean = f"{cell.mean:.1f}"
+    spread = f"{plus_minus}{cell.std:.1f}" if cell.std is not None else ""
+    words = f"{bold[0]}{mean}{spread}{bold[1]}" if cell.best else f"{mean}{spread}"
+    return words + (f" (p={cell.p:.3g})" if cell.p is not None else "")
+
+
+def _note(table: Filled) -> str:
+    counts = sorted({len(cell.values) for cell in table.cells.values()})
+    n = f"n={counts[0]}" if len(counts) == 1 else f"n={counts[0]} to {counts[-1]}" if counts else "no runs"
+    return f"{table.metric}: mean ± standard deviation over seeds, {n}"
+
+
+def _grid(table: Filled, plus_minus: str, bold: tuple[str, str]) -> list[list[str]]:
+    return [
+        [row, *(_words(table.cells.get((row, column)), plus_minus, bold) for column in table.columns)]
+        for row in table.rows
+    ]
+
+
+def _text(table: Filled) -> str:
+    grid = [[table.corner, *table.columns], *_grid(table, " ± ", ("*", "*"))]
+    widths = [max(len(row[i]) for row in grid) for i in range(len(grid[0]))]
+    lines = [
+        "  ".join([r[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(r[1:], widths[1:], strict=True))]) for r in grid
+    ]
+    return "\n".join([*(line.rstrip() for line in lines), f"{_note(table)}; * best of the column"]) + "\n"
+
+
+def _csv(table: Filled) -> str:
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(["row", "column", "metric", "mean", "std", "n", "p", "best"])
+    for (row, column), cell in table.cells.items():
+        facts = [cell.mean, cell.std, len(cell.values), cell.p, cell.best]
+        writer.writerow([csv_cell(row), csv_cell(column), table.metric, *("" if f is None else f for f in facts)])
+    return out.getvalue()
+
+
+def _markdown(table: Filled) -> str:
+    header = [table.corner, *table.columns]
+    lines = [header, ["---", *("---:" for _ in table.columns)]]
+    grid = [
+        [markdown(cell) if i == 0 else cell for i, cell in enumerate(row)] for row in _grid(table, " ± ", ("**", "**"))
+    ]
+    body = ["| " + " | ".join(row) + " |" for row in [[*map(markdown, header)], lines[1], *grid]]
+    return "\n".join([*body, "", f"{_note(table)}; the best of a column is bold."]) + "\n"
+
+
+def _latex(table: Filled) -> str:
+    """A tabular in the style of the package booktabs."""
+    lines = [f"\\begin{{tabular}}{{l{'r' * len(table.columns)}}}", "\\toprule"]
+    lines += [" & ".join(map(_tex, [table.corner, *table.columns])) + " \\\\", "\\midrule"]
+    for row in _grid(table, " $\\pm$ ", ("\\textbf{", "}")):
+        lines.append(" & ".join([_tex(row[0]), *row[1:]]) + " \\\\")
+    return "\n".join([*lines, "\\bottomrule", "\\end{tabular}", f"% {_note(table)}"]) + "\n"
+
+
+def _tex(text: str) -> str:
+    """A text that LaTeX prints as it is."""
+    special = {"\\": "\\textbackslash{}", "~": "\\textasciitilde{}", "^": "\\textasciicircum{}"}
+    return "".join(special.get(c, f"\\{c}" if c in "&%$#_{}" else c) for c in text)

@@ -1,0 +1,116 @@
+"""Tables of experiments: means, spreads, the best, and a test over seeds, in four forms."""
+
+from __future__ import annotations
+
+import csv
+import io
+import statistics
+
+import numpy as np
+import pytest
+
+from fedrsic_data.errors import UsageError
+from fedtrain.experiments.table import Filled, fill, paired, written
+
+VALUES = {
+    ("fedpgp", "alpha 0.1"): {0: 80.0, 1: 82.0, 2: 84.0},
+    ("fedpgp", "alpha 0.5"): {0: 70.0},
+    ("local|x", "alpha 0.1"): {0: 81.0, 1: 85.0, 2: 86.0},
+    ("zero_shot", "alpha 0.5"): {0: 72.5, 1: 71.5},
+}
+
+
+def table(**more: object) -> Filled:
+    return fill("test accuracy", "method", VALUES, **more)  # type: ignore[arg-type]
+
+
+def test_cells_hold_mean_spread_and_the_best_of_each_column() -> None:
+    made = table()
+    assert made.rows == ("fedpgp", "local|x", "zero_shot")
+    assert made.columns == ("alpha 0.1", "alpha 0.5")
+    cell = made.cells["local|x", "alpha 0.1"]
+    assert cell.mean == statistics.fmean([81, 85, 86])
+    assert cell.std == statistics.stdev([81, 85, 86])
+    assert [key for key, cell in made.cells.items() if cell.best] == [
+        ("local|x", "alpha 0.1"),
+        ("zero_shot", "alpha 0.5"),
+    ]
+    assert [key for key, cell in table(better="lower").cells.items() if cell.best] == [
+        ("fedpgp", "alpha 0.1"),
+        ("fedpgp", "alpha 0.5"),
+    ]
+    assert ("zero_shot", "alpha 0.1") not in made.cells
+    assert made.cells["fedpgp", "alpha 0.5"].std is None
+
+
+def test_equal_means_are_both_the_best() -> None:
+    made = fill("m", "method", {("a", "c"): {0: 1.0}, ("b", "c"): {0: 1.0}})
+    assert all(cell.best for cell in made.cells.values())
+
+
+def test_the_paired_test_is_the_exact_sign_flip_test() -> None:
+    assert paired({0: 1.0, 1: 2.0, 2: 3.0}, {0: 0.0, 1: 0.0, 2: 0.0}) == 2 / 8
+    assert paired({0: 1.0, 1: -1.0}, {0: 0.0, 1: 0.0}) == 1.0
+    assert paired({0: 1.0, 1: 2.0}, {0: 1.0, 1: 2.0}) == 1.0
+    assert paired({0: 1.0, 1: 2.0}, {7: 1.0}) is None
+    rng = np.random.default_rng(0)
+    many, none = dict(enumerate(rng.normal(0.3, 1, 16))), dict.fromkeys(range(16), 0.0)
+    exact = paired(many, none)
+    flips = rng.choice([-1, 1], (200_000, 16)) @ np.array(list(many.values()))
+    assert exact == pytest.approx((np.abs(flips) >= abs(sum(many.values()))).mean(), abs=0.01)
+    more, nothing = dict(enumerate(rng.normal(0.3, 1, 40))), dict.fromkeys(range(40), 0.0)
+    flips = rng.choice([-1, 1], (200_000, 40)) @ np.array(list(more.values()))
+    assert paired(more, nothing) == pytest.approx((np.abs(flips) >= abs(sum(more.values()))).mean(), abs=0.03)
+
+
+def test_rows_are_compared_with_the_one_that_is_named() -> None:
+    made = table(against="fedpgp")
+    assert made.cells["local|x", "alpha 0.1"].p == 2 / 8
+    assert made.cells["fedpgp", "alpha 0.1"].p is None
+    assert made.cells["zero_shot", "alpha 0.5"].p is None  # one seed in common
+    assert "83.0" not in written(made, "text")
+    assert "(p=0.25)" in written(made, "text")
+    with pytest.raises(UsageError, match="against='fedavg': is no row"):
+        table(against="fedavg")
+
+
+def test_text_lines_up() -> None:
+    lines = written(table(), "text").splitlines()
+    assert lines[0].split() == ["method", "alpha", "0.1", "alpha", "0.5"]
+    assert "*84.0 ± 2.6*" in lines[2]
+    assert "n=1 to 3" in lines[-1]
+    assert len({len(line.rstrip()) for line in lines[:2]}) <= 2
+
+
+def test_markdown_escapes_names_and_marks_the_best() -> None:
+    text = written(table(), "markdown")
+    assert "| local\\|x |" in text
+    assert "**84.0 ± 2.6**" in text
+    assert "n=1 to 3" in text
+
+
+def test_csv_holds_every_number_whole() -> None:
+    rows = list(csv.DictReader(io.StringIO(written(table(against="fedpgp"), "csv"))))
+    assert len(rows) == len(VALUES)
+    one = next(row for row in rows if row["row"] == "local|x")
+    assert float(one["mean"]) == statistics.fmean([81, 85, 86])
+    assert (one["n"], one["p"], one["best"]) == ("3", "0.25", "True")
+    alone = next(row for row in rows if (row["row"], row["column"]) == ("fedpgp", "alpha 0.5"))
+    assert alone["std"] == ""
+
+
+def test_latex_is_a_booktabs_table_and_escapes_names() -> None:
+    text = written(table(), "latex")
+    assert text.startswith("\\begin{tabular}{lrr}\n\\toprule\n")
+    assert "zero\\_shot" in text
+    assert "\\textbf{84.0 $\\pm$ 2.6}" in text
+    assert text.count("\\\\") == 4
+
+
+def test_an_unknown_form_is_refused() -> None:
+    with pytest.raises(UsageError, match="--table excel: should be one of text, csv, markdown, latex"):
+        written(table(), "excel")
+
+
+def test_a_table_without_cells_says_so() -> None:
+    assert "no runs" in written(fill("m", "method", {}), "text")
