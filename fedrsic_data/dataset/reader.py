@@ -90,6 +90,8 @@ class Dataset:
         return f"<Dataset {self.manifest.name} at {self.where}: {', '.join(self.subsets)}>"
 
     def _repr_html_(self) -> str:
+        from fedrsic_data.dataset import notebook
+
         rows = [(n, len(e.classes), e.clients, sum(e.rows.values())) for n, e in self.manifest.subsets.items()]
         return notebook.table(f"{self.manifest.name} ({self.where})", ("subset", "classes", "clients", "images"), rows)
 
@@ -248,6 +250,8 @@ class Subset:
         return f"<Subset {self.name}: {len(self.classes)} classes, {len(self.clients):,} clients>"
 
     def _repr_html_(self) -> str:
+        from fedrsic_data.dataset import notebook
+
         rows = [(client, *(self.rows(client, split) for split in self.splits)) for client in self.clients[:_SHOWN]]
         return notebook.table(repr(self)[1:-1], ("client", *self.splits), rows, len(self.clients))
 
@@ -413,6 +417,8 @@ class Client:
         return f"<Client {self.id} of {self.subset.name}: {rows}>"
 
     def _repr_html_(self) -> str:
+        from fedrsic_data.dataset import notebook
+
         rows = [(split, self.rows(split)) for split in self.subset.splits]
         return notebook.table(f"{self.id} of {self.subset.name}", ("split", "images"), rows)
 
