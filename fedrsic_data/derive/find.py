@@ -10,7 +10,7 @@ from fedrsic_data.build import pipeline
 from fedrsic_data.build.pipeline import QUIET, BuildListener
 from fedrsic_data.dataset import hub, manifest
 from fedrsic_data.dataset.local import is_address
-from fedrsic_data.dataset.recipe import read_json
+from fedrsic_data.dataset.recipe import Recipe, read_json
 from fedrsic_data.errors import ManifestError, OutputError, UsageError
 from fedrsic_data.recipes import from_json, load, override, pinned, shipped
 from fedrsic_data.settings import suggest
@@ -43,29 +43,45 @@ def folder(
         OutputError: Another dataset is in its place.
         SourceError: A source is missing, incomplete or malformed.
     """
-    if is_address(name_or_path) or not _is_recipe(name_or_path):
+    if is_address(name_or_path) or not is_recipe(name_or_path):
         hosted = is_address(name_or_path)
-        built = str(hub.pinned(hub.address(name_or_path))) if hosted else manifest.located(Path(name_or_path)).parent
+        found = str(hub.pinned(hub.address(name_or_path))) if hosted else manifest.located(Path(name_or_path)).parent
         if sample or places is not None:
             raise UsageError(f"{name_or_path}: is already built; --sample and --sources apply to recipes only")
-        return built
+        return found
     data = override(load(name_or_path), sample=sample)
     recipe = from_json(data, f"recipe {name_or_path}")
     for name in needed:
         if name not in recipe.subsets:
             raise UsageError(f"recipe {name_or_path}: no subset {name!r}{suggest(name, recipe.subsets)}")
-    out = Path("data") / recipe.name
-    if (out / manifest.NAME).is_file():
-        if manifest.load(out).recipe != pinned(recipe):
-            raise OutputError(
-                f"{out}: was built from another recipe than {name_or_path}, or with other settings; "
-                f"train on it with --manifest {out}, or move it away"
-            )
-        return out
-    return pipeline.build(pipeline.prepare(recipe, places or Places(), listener), out, listener=listener).path
+    return built(recipe, Path("data") / recipe.name, name_or_path, places, listener)
 
 
-def _is_recipe(name_or_path: str) -> bool:
+def built(recipe: Recipe, out: Path, where: str, places: Places | None = None, listener: BuildListener = QUIET) -> Path:
+    """The dataset of a recipe at a folder, built if it is not there.
+
+    Args:
+        recipe: The recipe.
+        out: The dataset's folder.
+        where: What the recipe is, for messages.
+        places: Where its sources are; None: where they usually are.
+        listener: Receives the progress of a build.
+
+    Raises:
+        OutputError: Another dataset is there.
+        SourceError: A source is missing, incomplete or not what it should be.
+    """
+    if not (out / manifest.NAME).is_file():
+        return pipeline.build(pipeline.prepare(recipe, places or Places(), listener), out, listener=listener).path
+    if manifest.load(out).recipe != pinned(recipe):
+        raise OutputError(
+            f"{out}: was built from another recipe than {where}, or with other settings; "
+            f"train on it with --manifest {out}, or move it away"
+        )
+    return out
+
+
+def is_recipe(name_or_path: str) -> bool:
     """Whether it names a recipe; a folder or file of that name comes before a shipped recipe."""
     if not os.path.isfile(name_or_path):  # pathlib raises on names that are too long
         return name_or_path in shipped() and not Path(name_or_path).is_dir()

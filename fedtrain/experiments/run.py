@@ -1,0 +1,246 @@
+"""Run an experiment: build what is missing, train what is not finished, and make its tables."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from fedrsic_data import interrupts
+from fedrsic_data.dataset.reader import Dataset as Opened
+from fedrsic_data.derive import find
+from fedrsic_data.errors import FedkitError, OutputError, UsageError
+from fedrsic_data.files import atomic
+from fedrsic_data.recipes import from_json
+from fedrsic_data.settings import encode, local, suggest
+from fedrsic_data.sources.locate import Places
+from fedtrain import run as training
+from fedtrain.experiments import plan, table
+from fedtrain.experiments.plan import Dataset, Run
+from fedtrain.experiments.spec import AXES, Experiment, Table
+from fedtrain.runs import folder as folders
+from fedtrain.runs.results import figures
+
+SPEC = "experiment.json"
+TABLES = "tables"
+_SUFFIXES = {"text": "txt", "csv": "csv", "markdown": "md", "latex": "tex"}
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Receives the progress of an experiment; every call may be ignored.
+
+    Attributes:
+        say: Called with what happens next, in words.
+        done: Called with a run, its number, the number of runs in all, and what failed, in words.
+    """
+
+    say: Callable[[str], None] = lambda _: None
+    done: Callable[[Run, int, int, str | None], None] = lambda _run, _number, _all, _failed: None
+
+
+@dataclass(frozen=True)
+class Finished:
+    """An experiment that was run.
+
+    Attributes:
+        folder: Its folder.
+        runs: Its runs.
+        failed: Name of a run -> why it failed.
+        tables: Its tables, filled.
+    """
+
+    folder: Path
+    runs: tuple[Run, ...]
+    failed: Mapping[str, str]
+    tables: tuple[table.Filled, ...]
+
+
+def planned(experiment: Experiment, out: Path, only: str = "") -> tuple[list[Dataset], list[Run]]:
+    """The datasets and the runs of an experiment; nothing is built.
+
+    Args:
+        experiment: The experiment.
+        out: Its folder.
+        only: Only runs whose name has this text.
+
+    Raises:
+        UsageError: An unknown recipe, subset, method or setting, or no run is left.
+    """
+    datasets = plan.datasets(experiment, out)
+    subsets = {one.place: one.subsets or Opened(one.place).subsets for one in datasets}
+    runs = [run for run in plan.runs(experiment, subsets, datasets, out) if only in run.name]
+    if not runs:
+        raise UsageError(f"--only {only}: no run has this in its name; list them with --dry-run")
+    known = _axes(runs)
+    for wanted in experiment.tables:
+        plan.heading(runs[0], (*wanted.rows, *wanted.columns), known)
+    return [one for one in datasets if any(run.dataset is one for run in runs)], runs
+
+
+def run(
+    experiment: Experiment,
+    out: Path,
+    *,
+    jobs: int = 1,
+    gpus: Sequence[str] = (),
+    only: str = "",
+    places: Places | None = None,
+    cache: Path | None = None,
+    progress: Progress = Progress(),
+) -> Finished:
+    """Runs an experiment, or goes on with one that was stopped; finished runs are only read.
+
+    Args:
+        experiment: The experiment.
+        out: Its folder; made if it is not there.
+        jobs: Runs at once, each in a process of its own.
+        gpus: GPUs that the processes share, by the numbers that CUDA gives them; empty: all of them see all.
+        only: Only runs whose name has this text.
+        places: Where sources of recipes are.
+        cache: Folder for features of images.
+        progress: Receives the progress.
+
+    Raises:
+        UsageError: The experiment cannot be run as it is written, or a table names a metric that no run has.
+        OutputError: The folder holds something else, or cannot be written.
+    """
+    local("--out", out)
+    datasets, runs = planned(experiment, out, only)
+    _claim(experiment, out)
+    for one in datasets:
+        if one.recipe is not None:
+            progress.say(f"dataset {Path(one.place).name}")
+            find.built(from_json(one.recipe, one.place), Path(one.place), one.place, places)
+    failed: dict[str, str] = {}
+    work = _in_processes(runs, jobs, gpus, cache) if jobs > 1 or gpus else _here(runs, cache)
+    for number, (done, words) in enumerate(work, 1):
+        if words is not None:
+            failed[done.name] = words
+        elif number == 1 + len(failed):  # the first that finished
+            _check_metrics(experiment, done)
+        progress.done(done, number, len(runs), words)
+    finished = [one for one in runs if one.name not in failed]
+    tables = tuple(_filled(wanted, finished, runs) for wanted in experiment.tables)
+    _write(out / TABLES, tables)
+    return Finished(out, tuple(runs), failed, tables)
+
+
+def _claim(experiment: Experiment, out: Path) -> None:
+    """Makes the folder an experiment's, and refuses one that holds something else."""
+    file = out / SPEC
+    try:
+        if out.exists() and any(out.iterdir()) and not file.is_file():
+            raise OutputError(f"{out}: is not empty and holds no experiment; choose another --out")
+        there = json.loads(file.read_bytes()).get("name") if file.is_file() else experiment.name
+        if there != experiment.name:
+            raise OutputError(f"{out}: holds the experiment {there!r}, not {experiment.name!r}; choose another --out")
+        out.mkdir(parents=True, exist_ok=True)
+        with atomic.replacing(file) as written:
+            written.write((json.dumps(encode(experiment), indent=1, ensure_ascii=False) + "\n").encode())
+    except OSError as error:
+        raise OutputError(f"{out}: cannot be written ({error.strerror}); choose another --out") from None
+    except (ValueError, AttributeError):
+        raise OutputError(f"{file}: is no experiment of fedkit; choose another --out") from None
+
+
+def _here(runs: Sequence[Run], cache: Path | None) -> Iterator[tuple[Run, str | None]]:
+    for one in runs:
+        yield one, _trained(one, cache)
+
+
+def _trained(one: Run, cache: Path | None) -> str | None:
+    """Trains a run or goes on with it; gives what failed, in words."""
+    try:
+        config = replace(training.draft(one.method, one.sets), manifest=one.dataset.place, subset=one.subset)
+        training.train(config, one.folder, cache=cache)
+    except FedkitError as error:
+        return str(error)
+    return None
+
+
+def _in_processes(
+    runs: Sequence[Run], jobs: int, gpus: Sequence[str], cache: Path | None
+) -> Iterator[tuple[Run, str | None]]:
+    """The same in processes; results are those of one process, since a run's draws depend on its config alone."""
+    context = multiprocessing.get_context("spawn")  # a fork would copy the locks of other threads
+    queue = context.Queue()
+    for number in range(jobs):
+        queue.put(gpus[number % len(gpus)] if gpus else None)
+    with ProcessPoolExecutor(jobs, context, _begin, (queue,)) as pool:
+        with interrupts.starting():
+            waiting = [(one, pool.submit(_trained, one, cache)) for one in runs]
+        try:
+            for one, future in waiting:
+                try:
+                    yield one, future.result()
+                except BrokenProcessPool:
+                    yield one, "its process died, perhaps for lack of memory; run the same command, it resumes"
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _begin(queue: multiprocessing.Queue[str | None]) -> None:
+    """Readies a worker, which sees its GPU alone and does not outlive its parent."""
+    interrupts.started()
+    if (gpu := queue.get()) is not None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = gpu
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def follow() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=follow, daemon=True).start()
+
+
+def _check_metrics(experiment: Experiment, done: Run) -> None:
+    """Refuses a table of a metric that the first finished run does not have, before all others are trained."""
+    known = figures(folders.load(done.folder))
+    for wanted in experiment.tables:
+        if wanted.metric not in known:
+            raise UsageError(f"tables: {done.name} has no metric {wanted.metric!r}{suggest(wanted.metric, known)}")
+
+
+def _axes(runs: Sequence[Run]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys([*AXES, *(axis for one in runs for axis in one.facts)]))
+
+
+def _filled(wanted: Table, done: Sequence[Run], runs: Sequence[Run]) -> table.Filled:
+    """A table from the finished runs; rows and columns keep the order of all runs."""
+    known = _axes(runs)
+    values: dict[tuple[str, str], dict[int, float]] = {}
+    owners: dict[tuple[str, str, int], Run] = {}
+    finished = {one.name for one in done}
+    for one in runs:
+        key = plan.heading(one, wanted.rows, known), plan.heading(one, wanted.columns, known)
+        held = values.setdefault(key, {})
+        if one.name not in finished:
+            continue
+        twin = owners.setdefault((*key, one.seed), one)
+        if twin is not one:
+            differing = [axis for axis in known if twin.facts.get(axis) != one.facts.get(axis)]
+            raise UsageError(f"tables: rows and columns do not tell {twin.name} from {one.name}; add {differing[0]}")
+        value = figures(folders.load(one.folder)).get(wanted.metric)
+        if value is not None:
+            held[one.seed] = value
+    return table.fill(wanted.metric, ", ".join(wanted.rows), values, wanted.better, wanted.against)
+
+
+def _write(out: Path, tables: Sequence[table.Filled]) -> None:
+    """Writes every table in every form; files of these names are of this experiment."""
+    try:
+        out.mkdir(exist_ok=True)
+        for number, filled in enumerate(tables, 1):
+            for form, suffix in _SUFFIXES.items():
+                with atomic.replacing(out / f"{number}.{suffix}") as file:
+                    file.write(table.written(filled, form).encode())
+    except OSError as error:
+        raise OutputError(f"{out}: cannot be written ({error.strerror})") from None
