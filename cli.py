@@ -155,6 +155,56 @@ def train(
         raise FedkitError("all updates contained NaN or infinity, so nothing was learned; lower lr (--set lr=...)")
 
 
+@app.command(short_help="Run datasets x methods x seeds from one file, and make its tables.")
+def experiment(
+    file: Annotated[Path, typer.Argument(help="The experiment: a JSON file; see docs/experiments.md.")],
+    out: Annotated[Path | None, typer.Option(help="Its folder; default: experiments/NAME.")] = None,
+    jobs: Annotated[int, typer.Option(min=1, help="Runs at once, each in a process of its own.")] = 1,
+    gpus: Annotated[str | None, typer.Option(metavar="0,1", help="GPUs that the processes share.")] = None,
+    only: Annotated[str, typer.Option(metavar="TEXT", help="Only runs whose name has this text.")] = "",
+    table: Annotated[str, typer.Option(metavar="text|csv|markdown|latex", help="The form of the tables.")] = "text",
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="List the runs; build and train nothing.")] = False,
+    sources: Annotated[Path | None, typer.Option(help="Folder searched for sources of recipes.")] = None,
+    json: Json = False,
+) -> None:
+    """Build what is missing, train what is not finished, and print the tables. An interrupted experiment resumes.
+
+    Exits with 1 if a run failed; the others are trained all the same.
+
+    \b
+    Examples:
+      fedkit experiment table.json --dry-run
+      fedkit experiment table.json --jobs 2 --table latex
+      fedkit experiment table.json --gpus 0,1 --only fedpgp
+    """
+    from fedrsic_data.files.cache import cache_folder
+    from fedrsic_data.sources.locate import Places
+    from fedtrain.experiments import answers, spec
+
+    answers.check(table)
+    wanted = spec.load(file)
+    place = out or Path("experiments") / wanted.name
+    from fedtrain.experiments import run
+
+    if dry_run:
+        answer(answers.listed(*run.planned(wanted, place, only)), json)
+        return
+    progress = run.Progress(lambda words: say(words, quiet=json), lambda *done: say(answers.line(*done), quiet=json))
+    done = run.run(
+        wanted,
+        place,
+        jobs=max(jobs, len(gpus.split(","))) if gpus else jobs,
+        gpus=gpus.split(",") if gpus else (),
+        only=only,
+        places=Places(folder=sources) if sources else None,
+        cache=cache_folder(),
+        progress=progress,
+    )
+    answer(answers.finished(done, table), json)
+    if done.failed:
+        raise typer.Exit(1)
+
+
 @app.command(short_help="Compare runs: mean and spread over seeds.")
 def compare(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Folders of runs, or a folder of such folders.")],

@@ -35,6 +35,11 @@ class Dataset:
     subsets: tuple[str, ...]
     facts: Mapping[str, Any]
 
+    @property
+    def name(self) -> str:
+        """The name of its folder, or its address."""
+        return self.place if self.recipe is None else Path(self.place).name
+
 
 @dataclass(frozen=True)
 class Run:
@@ -148,7 +153,7 @@ def _run(
     held = {key: values[key] for key in vary if key in values}
     words = [f"{key}-{_plain(value)}" for key, value in {**_rest(dataset), **held}.items()]
     plain = "-".join(map(_plain, dict.fromkeys([method, str(dataset.facts["dataset"]), subset])))
-    digest = hashlib.sha256(json.dumps([dataset.place, subset, method, sorted(sets)]).encode()).hexdigest()[:8]
+    digest = hashlib.sha256(json.dumps([dataset.name, subset, method, sorted(sets)]).encode()).hexdigest()[:8]
     folder = out / "runs" / "-".join([plain, *words, f"seed{seed}", digest])
     return Run(
         dataset, subset, method, sets, seed, folder, {**dataset.facts, "method": method, "subset": subset, **held}

@@ -127,7 +127,7 @@ def run(
             _check_metrics(experiment, done)
         progress.done(done, number, len(runs), words)
     finished = [one for one in runs if one.name not in failed]
-    tables = tuple(_filled(wanted, finished, runs) for wanted in experiment.tables)
+    tables = tuple(_filled(wanted, finished, runs, some=bool(only)) for wanted in experiment.tables)
     _write(out / TABLES, tables)
     return Finished(out, tuple(runs), failed, tables)
 
@@ -213,8 +213,8 @@ def _axes(runs: Sequence[Run]) -> tuple[str, ...]:
     return tuple(dict.fromkeys([*AXES, *(axis for one in runs for axis in one.facts)]))
 
 
-def _filled(wanted: Table, done: Sequence[Run], runs: Sequence[Run]) -> table.Filled:
-    """A table from the finished runs; rows and columns keep the order of all runs."""
+def _filled(wanted: Table, done: Sequence[Run], runs: Sequence[Run], *, some: bool) -> table.Filled:
+    """A table from the finished runs; rows and columns keep the order of all runs, which may be ``some`` of them."""
     known = _axes(runs)
     values: dict[tuple[str, str], dict[int, float]] = {}
     owners: dict[tuple[str, str, int], Run] = {}
@@ -231,7 +231,8 @@ def _filled(wanted: Table, done: Sequence[Run], runs: Sequence[Run]) -> table.Fi
         value = figures(folders.load(one.folder)).get(wanted.metric)
         if value is not None:
             held[one.seed] = value
-    return table.fill(wanted.metric, ", ".join(wanted.rows), values, wanted.better, wanted.against)
+    against = None if some and wanted.against not in {row for row, _ in values} else wanted.against
+    return table.fill(wanted.metric, ", ".join(wanted.rows), values, wanted.better, against)
 
 
 def _write(out: Path, tables: Sequence[table.Filled]) -> None:

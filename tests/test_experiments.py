@@ -1,0 +1,206 @@
+"""Experiments: one file is built, trained, resumed after anything, and made into tables."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import ROOT
+
+from fedrsic_data.errors import FedkitError, OutputError, UsageError
+from fedrsic_data.settings import decode
+from fedtrain import run as training
+from fedtrain.experiments import run as experiments
+from fedtrain.experiments.run import Finished, Progress
+from fedtrain.experiments.spec import Experiment
+from fedtrain.runs.folder import load
+
+SMALL: dict[str, Any] = {
+    "fedkit": 1,
+    "name": "small",
+    "datasets": [
+        {
+            "recipe": "fed-rsic",
+            "subsets": ["fed-ucmerced"],
+            "sample": True,
+            "set": {"alpha": [0.1, 0.5], "clients": 3, "sample.per_class": 4, "sample.size": 32},
+        }
+    ],
+    "methods": ["promptfl", {"method": "fedpgp", "set": {"rank": 2}}],
+    "seeds": [0, 1],
+    "set": {"rounds": 1},
+    "tables": [{"metric": "test/local/mean", "columns": ["alpha"], "against": "promptfl"}],
+}
+
+
+def small(**changes: Any) -> Experiment:
+    return decode(Experiment, SMALL | changes, "test")
+
+
+def tables(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted((folder / "tables").iterdir())}
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory: pytest.TempPathFactory) -> Finished:
+    return experiments.run(small(), tmp_path_factory.mktemp("experiment") / "small")
+
+
+def test_every_combination_is_one_run_and_its_table_has_their_means(done: Finished) -> None:
+    assert len(done.runs) == 2 * 2 * 2
+    assert not done.failed
+    (table,) = done.tables
+    assert table.rows == ("promptfl", "fedpgp")
+    assert table.columns == ("alpha 0.1", "alpha 0.5")
+    for run in done.runs:
+        cell = table.cells[run.method, f"alpha {run.facts['alpha']}"]
+        assert cell.values[run.seed] == load(run.folder).data["figures"]["test/local/mean"]
+    assert {len(cell.values) for cell in table.cells.values()} == {2}
+    assert sorted(tables(done.folder)) == ["1.csv", "1.md", "1.tex", "1.txt"]
+    assert len({run.folder for run in done.runs}) == 8
+    assert all("alpha-0." in run.name for run in done.runs)
+
+
+def test_a_finished_experiment_is_only_read(done: Finished, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = tables(done.folder)
+    monkeypatch.setattr(training, "_bound", None, raising=False)
+    again = experiments.run(small(), done.folder)
+    assert tables(again.folder) == before
+    assert all(not load(run.folder).trained for run in again.runs)
+
+
+def test_names_of_runs_do_not_depend_on_the_folder(done: Finished, tmp_path: Path) -> None:
+    _, runs = experiments.planned(small(), tmp_path / "elsewhere")
+    assert [run.name for run in runs] == [run.name for run in done.runs]
+
+
+def test_what_is_missing_is_made_again(done: Finished, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(done.folder, tmp_path / "small"))
+    _, runs = experiments.planned(small(), copy)
+    shutil.rmtree(runs[2].folder)
+    shutil.rmtree(copy / "tables")
+    seen: list[str] = []
+    again = experiments.run(small(), copy, progress=Progress(done=lambda run, *_: seen.append(run.name)))
+    assert seen == [run.name for run in runs]
+    assert tables(again.folder) == tables(done.folder)
+
+
+def test_a_run_that_fails_is_named_and_the_others_go_on(
+    done: Finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train = training.train
+
+    def failing(config: Any, *args: Any, **more: Any) -> Any:
+        if config.method == "fedpgp" and config.seed == 1:
+            raise FedkitError("no more paper")
+        return train(config, *args, **more)
+
+    monkeypatch.setattr(training, "train", failing)
+    copy = Path(shutil.copytree(done.folder, tmp_path / "small"))
+    found = experiments.run(small(), copy)
+    assert set(found.failed.values()) == {"no more paper"}
+    assert sorted(found.failed) == sorted(r.name for r in found.runs if (r.method, r.seed) == ("fedpgp", 1))
+    assert {len(cell.values) for (row, _), cell in found.tables[0].cells.items() if row == "fedpgp"} == {1}
+
+
+def test_some_runs_can_be_chosen(done: Finished) -> None:
+    found = experiments.run(small(), done.folder, only="fedpgp")
+    assert {run.method for run in found.runs} == {"fedpgp"}
+    with pytest.raises(UsageError, match="--only fedlgt: no run"):
+        experiments.run(small(), done.folder, only="fedlgt")
+
+
+@pytest.mark.slow
+def test_processes_give_the_same_bytes(done: Finished, tmp_path: Path) -> None:
+    out = tmp_path / "small"
+    shutil.copytree(done.folder / "data", out / "data")
+    shutil.copy(done.folder / "experiment.json", out / "experiment.json")
+    found = experiments.run(small(), out, jobs=2)
+    assert not found.failed
+    assert tables(out) == tables(done.folder)
+    for run in done.runs:
+        mine = out / "runs" / run.name
+        assert (mine / "metrics.jsonl").read_bytes() == (run.folder / "metrics.jsonl").read_bytes()
+
+
+@pytest.mark.slow
+def test_a_killed_experiment_gives_the_same_tables(done: Finished, tmp_path: Path) -> None:
+    file, out = tmp_path / "small.json", tmp_path / "small"
+    file.write_text(json.dumps(SMALL))
+    command = [sys.executable, str(ROOT / "cli.py"), "experiment", str(file), "--out", str(out)]
+    process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True, env=dict(os.environ))
+    assert process.stderr is not None
+    for line in process.stderr:  # after the third of its runs, in the middle of the fourth
+        if line.startswith("run 3 of 8"):
+            break
+    time.sleep(0.5)
+    process.kill()
+    process.wait()
+    process.stderr.close()
+    again = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert again.returncode == 0, again.stderr
+    assert tables(out) == tables(done.folder)
+    assert "alpha 0.1" in again.stdout
+
+
+def test_a_dry_run_builds_nothing(tmp_path: Path) -> None:
+    file = tmp_path / "small.json"
+    file.write_text(json.dumps(SMALL))
+    command = [sys.executable, str(ROOT / "cli.py"), "experiment", str(file), "--dry-run", "--json"]
+    shown = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
+    data = json.loads(shown.stdout)
+    assert len(data["runs"]) == 8
+    assert data["runs"][0]["method"] == "promptfl"
+    assert not data["runs"][0]["finished"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["small.json"]
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"methods": ["fedpgpp"]}, "did you mean 'fedpgp'?"),
+        ({"methods": [{"method": "fedpgp", "set": {"rnak": 4}}]}, "did you mean 'rank'?"),
+        ({"methods": ["promptfl", {"method": "promptfl"}]}, "occurs twice"),
+        ({"set": {"seed": 3}}, "set.seed: is given by the experiment's seeds"),
+        ({"set": {"rounds": []}}, "set.rounds: is an empty list"),
+        ({"datasets": [{"recipe": "fed-rsik"}]}, "fed-rsik"),
+        ({"datasets": [{"recipe": "fed-rsic", "subsets": ["x"]}]}, "no such subset"),
+        ({"datasets": [{"recipe": "fed-rsic", "set": {"alhpa": 1}}]}, "did you mean 'alpha'?"),
+        ({"datasets": [{"recipe": "fed-rsic"}, {"recipe": "fed-rsic"}]}, "occurs twice"),
+        ({"tables": [{"metric": "x", "columns": ["alhpa"]}]}, "tables: 'alhpa' does not vary; did you mean 'alpha'?"),
+    ],
+)
+def test_a_bad_experiment_is_refused_before_anything_is_built(
+    tmp_path: Path, change: dict[str, Any], words: str
+) -> None:
+    with pytest.raises(FedkitError) as caught:
+        experiments.run(small(**change), tmp_path / "out")
+    assert words in str(caught.value)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_metric_that_no_run_has_is_refused_with_the_nearest(done: Finished) -> None:
+    with pytest.raises(UsageError, match=r"has no metric 'test/local/maen'; did you mean 'test/local/mean'\?"):
+        experiments.run(small(tables=[{"metric": "test/local/maen"}]), done.folder)
+
+
+def test_a_table_that_cannot_tell_runs_apart_is_refused(done: Finished) -> None:
+    with pytest.raises(UsageError, match="do not tell .* add alpha"):
+        experiments.run(small(tables=[{"metric": "test/local/mean"}]), done.folder)
+
+
+def test_a_folder_of_something_else_is_left_alone(tmp_path: Path, done: Finished) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "notes.txt").write_text("mine")
+    with pytest.raises(OutputError, match="holds no experiment"):
+        experiments.run(small(), tmp_path / "mine")
+    with pytest.raises(OutputError, match="holds the experiment 'small', not 'other'"):
+        experiments.run(small(name="other"), done.folder)
+    assert (tmp_path / "mine" / "notes.txt").read_text() == "mine"
