@@ -1,4 +1,4 @@
-"""Tables of names whose modules are imported on use."""
+"""Tables of names whose modules are imported on use; other packages add names by entry points."""
 
 from __future__ import annotations
 
