@@ -214,7 +214,7 @@ def test_every_partitioner_can_be_called(name: str, tmp_path: Path) -> None:
         ([0, 1], {"alhpa": 1}, "did you mean 'alpha'?"),
         ([0, 1], {"partitioner": "dirichlett"}, "did you mean 'dirichlet'?"),
         ([0, 1], {"partitioner": Dirichlet(), "alpha": 1.0}, "alpha: is a setting"),
-        ([[0], [0, 1]], {"partitioner": "shards", "clients": 2}, "takes one label"),
+        ([[0], [0, 1]], {"partitioner": "shards", "clients": 2}, "one label per image"),
     ],
 )
 def test_bad_labels_are_refused_in_one_line(labels: Any, more: dict[str, Any], words: str) -> None:
