@@ -81,19 +81,72 @@ def test_a_thing_that_is_set_serves_this_process() -> None:
     assert "mine" not in kinds
 
 
-def test_other_packages_add_names_by_entry_points(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    facts = tmp_path / "theirs-1.0.dist-info"
+def installed(folder: Path, name: str, points: str) -> None:
+    """A package as ``importlib.metadata`` finds it."""
+    facts = folder / f"{name}-1.5.dist-info"
     facts.mkdir()
-    (facts / "METADATA").write_text("Metadata-Version: 2.1\nName: theirs\nVersion: 1.0\n")
-    (facts / "entry_points.txt").write_text("[fedkit.kinds]\nletters = string:ascii_letters\ntext = nowhere:thing\n")
+    (facts / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.5\n")
+    (facts / "entry_points.txt").write_text(f"[fedkit.kinds]\n{points}\n")
+
+
+def test_other_packages_add_names_by_entry_points(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    installed(tmp_path, "theirs", "letters = string:ascii_letters")
     monkeypatch.syspath_prepend(tmp_path)
     kinds: Registry[object] = Registry("kind", {"text": "string:digits"}, group="fedkit.kinds")
-    assert kinds["text"] == "0123456789"  # the table goes before them
+    assert kinds["text"] == "0123456789"
     assert "letters" in kinds
     assert list(kinds) == ["text", "letters"]
+    assert len(kinds) == 2
     assert str(kinds["letters"]).startswith("abc")
+    assert kinds.origin("letters") == ("theirs", "1.5")
+    assert kinds.origin("text") is None
     with pytest.raises(UsageError, match="unknown kind 'leters'; did you mean 'letters'"):
         kinds["leters"]
+
+
+@pytest.mark.parametrize(
+    ("points", "name", "words"),
+    [
+        ("text = string:ascii_letters", "text", "kind 'text': is of fedkit and of the package theirs"),
+        (
+            "lost = nowhere.at_all:thing",
+            "lost",
+            "of the package theirs: cannot be imported .ModuleNotFoundError: No module",
+        ),
+        ("lost = string:nothing", "lost", "of the package theirs: cannot be imported .AttributeError"),
+    ],
+)
+def test_a_name_that_is_taken_or_cannot_be_imported_is_refused_and_no_other_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, points: str, name: str, words: str
+) -> None:
+    installed(tmp_path, "theirs", points)
+    monkeypatch.syspath_prepend(tmp_path)
+    kinds: Registry[object] = Registry("kind", {"text": "string:digits", "other": "string:digits"}, "fedkit.kinds")
+    with pytest.raises(UsageError, match=words) as caught:
+        kinds[name]
+    assert "\n" not in str(caught.value)
+    assert kinds["other"] == "0123456789"
+    assert name in list(kinds)
+
+
+def test_a_name_of_two_packages_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    installed(tmp_path, "one", "letters = string:ascii_letters")
+    installed(tmp_path, "two", "letters = string:digits")
+    monkeypatch.syspath_prepend(tmp_path)
+    kinds: Registry[object] = Registry("kind", {}, "fedkit.kinds")
+    with pytest.raises(UsageError, match="string:ascii_letters and string:digits both add it"):
+        kinds["letters"]
+
+
+def test_a_thing_is_registered_once() -> None:
+    kinds: Registry[object] = Registry("kind", {"text": "string:digits"})
+    assert kinds.register("mine", set) is set
+    assert kinds.register("mine", set) is set
+    assert kinds["mine"] is set
+    with pytest.raises(UsageError, match="kind 'mine': is taken"):
+        kinds.register("mine", dict)
+    with pytest.raises(UsageError, match="kind 'text': is taken"):
+        kinds.register("text", set)
 
 
 def test_the_tables_name_sources_as_sources_name_themselves() -> None:
