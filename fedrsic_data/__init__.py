@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from os import PathLike
 
     from fedrsic_data.dataset.reader import Dataset
-    from fedrsic_data.partition.result import partition as partition
+    from fedrsic_data.partition.result import partition
 
 __all__ = ["open", "partition"]
 

@@ -16,8 +16,7 @@ from conftest import ROOT
 
 from fedrsic_data.errors import FedkitError, OutputError, UsageError
 from fedrsic_data.settings import decode
-from fedtrain import run as training
-from fedtrain.experiments import run as experiments
+from fedtrain.experiments import run
 from fedtrain.experiments.run import Finished, Progress
 from fedtrain.experiments.spec import Experiment
 from fedtrain.runs.folder import load
@@ -50,7 +49,7 @@ def tables(folder: Path) -> dict[str, bytes]:
 
 @pytest.fixture(scope="module")
 def done(tmp_path_factory: pytest.TempPathFactory) -> Finished:
-    return experiments.run(small(), tmp_path_factory.mktemp("experiment") / "small")
+    return run.run(small(), tmp_path_factory.mktemp("experiment") / "small")
 
 
 def test_every_combination_is_one_run_and_its_table_has_their_means(done: Finished) -> None:
@@ -59,62 +58,61 @@ def test_every_combination_is_one_run_and_its_table_has_their_means(done: Finish
     (table,) = done.tables
     assert table.rows == ("promptfl", "fedpgp")
     assert table.columns == ("alpha 0.1", "alpha 0.5")
-    for run in done.runs:
-        cell = table.cells[run.method, f"alpha {run.facts['alpha']}"]
-        assert cell.values[run.seed] == load(run.folder).data["figures"]["test/local/mean"]
+    for one in done.runs:
+        cell = table.cells[one.method, f"alpha {one.facts['alpha']}"]
+        assert cell.values[one.seed] == load(one.folder).data["figures"]["test/local/mean"]
     assert {len(cell.values) for cell in table.cells.values()} == {2}
     assert sorted(tables(done.folder)) == ["1.csv", "1.md", "1.tex", "1.txt"]
-    assert len({run.folder for run in done.runs}) == 8
-    assert all("alpha-0." in run.name for run in done.runs)
+    assert len({one.folder for one in done.runs}) == 8
+    assert all("alpha-0." in one.name for one in done.runs)
 
 
-def test_a_finished_experiment_is_only_read(done: Finished, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_finished_experiment_is_only_read(done: Finished) -> None:
     before = tables(done.folder)
-    monkeypatch.setattr(training, "_bound", None, raising=False)
-    again = experiments.run(small(), done.folder)
+    again = run.run(small(), done.folder)
     assert tables(again.folder) == before
-    assert all(not load(run.folder).trained for run in again.runs)
+    assert all(not load(one.folder).trained for one in again.runs)
 
 
 def test_names_of_runs_do_not_depend_on_the_folder(done: Finished, tmp_path: Path) -> None:
-    _, runs = experiments.planned(small(), tmp_path / "elsewhere")
-    assert [run.name for run in runs] == [run.name for run in done.runs]
+    _, runs = run.planned(small(), tmp_path / "elsewhere")
+    assert [one.name for one in runs] == [one.name for one in done.runs]
 
 
 def test_what_is_missing_is_made_again(done: Finished, tmp_path: Path) -> None:
     copy = Path(shutil.copytree(done.folder, tmp_path / "small"))
-    _, runs = experiments.planned(small(), copy)
+    _, runs = run.planned(small(), copy)
     shutil.rmtree(runs[2].folder)
     shutil.rmtree(copy / "tables")
     seen: list[str] = []
-    again = experiments.run(small(), copy, progress=Progress(done=lambda run, *_: seen.append(run.name)))
-    assert seen == [run.name for run in runs]
+    again = run.run(small(), copy, progress=Progress(done=lambda one, *_: seen.append(one.name)))
+    assert seen == [one.name for one in runs]
     assert tables(again.folder) == tables(done.folder)
 
 
 def test_a_run_that_fails_is_named_and_the_others_go_on(
     done: Finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    train = training.train
+    train = run.train
 
     def failing(config: Any, *args: Any, **more: Any) -> Any:
         if config.method == "fedpgp" and config.seed == 1:
             raise FedkitError("no more paper")
         return train(config, *args, **more)
 
-    monkeypatch.setattr(training, "train", failing)
+    monkeypatch.setattr(run, "train", failing)
     copy = Path(shutil.copytree(done.folder, tmp_path / "small"))
-    found = experiments.run(small(), copy)
+    found = run.run(small(), copy)
     assert set(found.failed.values()) == {"no more paper"}
     assert sorted(found.failed) == sorted(r.name for r in found.runs if (r.method, r.seed) == ("fedpgp", 1))
     assert {len(cell.values) for (row, _), cell in found.tables[0].cells.items() if row == "fedpgp"} == {1}
 
 
 def test_some_runs_can_be_chosen(done: Finished) -> None:
-    found = experiments.run(small(), done.folder, only="fedpgp")
-    assert {run.method for run in found.runs} == {"fedpgp"}
+    found = run.run(small(), done.folder, only="fedpgp")
+    assert {one.method for one in found.runs} == {"fedpgp"}
     with pytest.raises(UsageError, match="--only fedlgt: no run"):
-        experiments.run(small(), done.folder, only="fedlgt")
+        run.run(small(), done.folder, only="fedlgt")
 
 
 @pytest.mark.slow
@@ -122,12 +120,12 @@ def test_processes_give_the_same_bytes(done: Finished, tmp_path: Path) -> None:
     out = tmp_path / "small"
     shutil.copytree(done.folder / "data", out / "data")
     shutil.copy(done.folder / "experiment.json", out / "experiment.json")
-    found = experiments.run(small(), out, jobs=2)
+    found = run.run(small(), out, jobs=2)
     assert not found.failed
     assert tables(out) == tables(done.folder)
-    for run in done.runs:
-        mine = out / "runs" / run.name
-        assert (mine / "metrics.jsonl").read_bytes() == (run.folder / "metrics.jsonl").read_bytes()
+    for one in done.runs:
+        mine = out / "runs" / one.name
+        assert (mine / "metrics.jsonl").read_bytes() == (one.folder / "metrics.jsonl").read_bytes()
 
 
 @pytest.mark.slow
@@ -181,26 +179,26 @@ def test_a_bad_experiment_is_refused_before_anything_is_built(
     tmp_path: Path, change: dict[str, Any], words: str
 ) -> None:
     with pytest.raises(FedkitError) as caught:
-        experiments.run(small(**change), tmp_path / "out")
+        run.run(small(**change), tmp_path / "out")
     assert words in str(caught.value)
     assert not (tmp_path / "out").exists()
 
 
 def test_a_metric_that_no_run_has_is_refused_with_the_nearest(done: Finished) -> None:
     with pytest.raises(UsageError, match=r"has no metric 'test/local/maen'; did you mean 'test/local/mean'\?"):
-        experiments.run(small(tables=[{"metric": "test/local/maen"}]), done.folder)
+        run.run(small(tables=[{"metric": "test/local/maen"}]), done.folder)
 
 
 def test_a_table_that_cannot_tell_runs_apart_is_refused(done: Finished) -> None:
     with pytest.raises(UsageError, match="do not tell .* add alpha"):
-        experiments.run(small(tables=[{"metric": "test/local/mean"}]), done.folder)
+        run.run(small(tables=[{"metric": "test/local/mean"}]), done.folder)
 
 
 def test_a_folder_of_something_else_is_left_alone(tmp_path: Path, done: Finished) -> None:
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "notes.txt").write_text("mine")
     with pytest.raises(OutputError, match="holds no experiment"):
-        experiments.run(small(), tmp_path / "mine")
+        run.run(small(), tmp_path / "mine")
     with pytest.raises(OutputError, match="holds the experiment 'small', not 'other'"):
-        experiments.run(small(name="other"), done.folder)
+        run.run(small(name="other"), done.folder)
     assert (tmp_path / "mine" / "notes.txt").read_text() == "mine"

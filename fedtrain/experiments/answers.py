@@ -10,7 +10,7 @@ from fedrsic_data.errors import UsageError
 from fedtrain.experiments.table import FORMS, written
 
 if TYPE_CHECKING:
-    from fedtrain.experiments.plan import Dataset, Run
+    from fedtrain.experiments.plan import DataPlan, Run
     from fedtrain.experiments.run import Finished
 
 
@@ -24,7 +24,7 @@ def check(form: str) -> None:
         raise UsageError(f"--table {form}: should be one of {', '.join(FORMS)}")
 
 
-def listed(datasets: Sequence[Dataset], runs: Sequence[Run]) -> Shown:
+def listed(datasets: Sequence[DataPlan], runs: Sequence[Run]) -> Shown:
     """The datasets and runs of an experiment, before anything is built."""
     finished = [(run.folder / "result.json").is_file() for run in runs]
     lines = [f"{len(datasets)} datasets, {len(runs)} runs, {sum(finished)} of them finished"]

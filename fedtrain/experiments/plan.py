@@ -20,7 +20,7 @@ _KEPT = ("seed", "device")
 
 
 @dataclass(frozen=True)
-class Dataset:
+class DataPlan:
     """A dataset of the experiment.
 
     Attributes:
@@ -55,7 +55,7 @@ class Run:
         facts: What rows and columns of tables may name: method, dataset, subset, and every setting that varies.
     """
 
-    dataset: Dataset
+    dataset: DataPlan
     subset: str
     method: str
     sets: tuple[str, ...]
@@ -69,13 +69,13 @@ class Run:
         return self.folder.name
 
 
-def datasets(experiment: Experiment, out: Path) -> list[Dataset]:
+def datasets(experiment: Experiment, out: Path) -> list[DataPlan]:
     """Every dataset of an experiment.
 
     Raises:
         UsageError: An unknown recipe, subset or setting.
     """
-    found: dict[str, Dataset] = {}
+    found: dict[str, DataPlan] = {}
     for data in experiment.datasets:
         for one in _datasets(data, out, varying(*(d.set for d in experiment.datasets))):
             if one.place in found:
@@ -84,7 +84,7 @@ def datasets(experiment: Experiment, out: Path) -> list[Dataset]:
     return list(found.values())
 
 
-def _datasets(data: Data, out: Path, vary: Sequence[str]) -> Iterator[Dataset]:
+def _datasets(data: Data, out: Path, vary: Sequence[str]) -> Iterator[DataPlan]:
     from fedrsic_data import recipes
     from fedrsic_data.derive import find
     from fedrsic_data.settings import encode
@@ -92,7 +92,7 @@ def _datasets(data: Data, out: Path, vary: Sequence[str]) -> Iterator[Dataset]:
     if not find.is_recipe(data.recipe):
         if data.set or data.sample or data.partition:
             raise UsageError(f"datasets: {data.recipe} is built already; partition, sample and set are for recipes")
-        yield Dataset(data.recipe, None, data.subsets, {"dataset": Path(data.recipe).name})
+        yield DataPlan(data.recipe, None, data.subsets, {"dataset": Path(data.recipe).name})
         return
     for values in varied(data.set):
         changed = recipes.override(
@@ -108,11 +108,11 @@ def _datasets(data: Data, out: Path, vary: Sequence[str]) -> Iterator[Dataset]:
         words = [f"{key}-{_plain(values[key])}" for key in vary if key in values]
         place = out / "data" / "-".join([recipe.name, *words, digest])
         facts = {"dataset": recipe.name, **{key: values[key] for key in vary if key in values}}
-        yield Dataset(str(place), full, tuple(recipe.subsets), facts)
+        yield DataPlan(str(place), full, tuple(recipe.subsets), facts)
 
 
 def runs(
-    experiment: Experiment, found: Mapping[str, Sequence[str]], planned: Sequence[Dataset], out: Path
+    experiment: Experiment, found: Mapping[str, Sequence[str]], planned: Sequence[DataPlan], out: Path
 ) -> list[Run]:
     """Every run of an experiment, seeds last, so that a table fills row by row.
 
@@ -143,7 +143,7 @@ def runs(
 
 
 def _run(
-    dataset: Dataset, subset: str, method: str, values: Mapping[str, Any], vary: Sequence[str], seed: int, out: Path
+    dataset: DataPlan, subset: str, method: str, values: Mapping[str, Any], vary: Sequence[str], seed: int, out: Path
 ) -> Run:
     for key in _KEPT:
         if key in values:
@@ -160,7 +160,7 @@ def _run(
     )
 
 
-def _rest(dataset: Dataset) -> dict[str, Any]:
+def _rest(dataset: DataPlan) -> dict[str, Any]:
     return {key: value for key, value in dataset.facts.items() if key not in AXES}
 
 

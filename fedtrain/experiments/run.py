@@ -13,18 +13,18 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from fedrsic_data import interrupts
-from fedrsic_data.dataset.reader import Dataset as Opened
+from fedrsic_data.dataset.reader import Dataset
 from fedrsic_data.derive import find
 from fedrsic_data.errors import FedkitError, OutputError, UsageError
 from fedrsic_data.files import atomic
 from fedrsic_data.recipes import from_json
 from fedrsic_data.settings import encode, local, suggest
 from fedrsic_data.sources.locate import Places
-from fedtrain import run as training
 from fedtrain.experiments import plan, table
-from fedtrain.experiments.plan import Dataset, Run
-from fedtrain.experiments.spec import AXES, Experiment, Table
-from fedtrain.runs import folder as folders
+from fedtrain.experiments.plan import DataPlan, Run
+from fedtrain.experiments.spec import AXES, Experiment, TableSpec
+from fedtrain.run import draft, train
+from fedtrain.runs.folder import load
 from fedtrain.runs.results import figures
 
 SPEC = "experiment.json"
@@ -62,7 +62,7 @@ class Finished:
     tables: tuple[table.Filled, ...]
 
 
-def planned(experiment: Experiment, out: Path, only: str = "") -> tuple[list[Dataset], list[Run]]:
+def planned(experiment: Experiment, out: Path, only: str = "") -> tuple[list[DataPlan], list[Run]]:
     """The datasets and the runs of an experiment; nothing is built.
 
     Args:
@@ -74,7 +74,7 @@ def planned(experiment: Experiment, out: Path, only: str = "") -> tuple[list[Dat
         UsageError: An unknown recipe, subset, method or setting, or no run is left.
     """
     datasets = plan.datasets(experiment, out)
-    subsets = {one.place: one.subsets or Opened(one.place).subsets for one in datasets}
+    subsets = {one.place: one.subsets or Dataset(one.place).subsets for one in datasets}
     runs = [run for run in plan.runs(experiment, subsets, datasets, out) if only in run.name]
     if not runs:
         raise UsageError(f"--only {only}: no run has this in its name; list them with --dry-run")
@@ -158,8 +158,8 @@ def _here(runs: Sequence[Run], cache: Path | None) -> Iterator[tuple[Run, str | 
 def _trained(one: Run, cache: Path | None) -> str | None:
     """Trains a run or goes on with it; gives what failed, in words."""
     try:
-        config = replace(training.draft(one.method, one.sets), manifest=one.dataset.place, subset=one.subset)
-        training.train(config, one.folder, cache=cache)
+        config = replace(draft(one.method, one.sets), manifest=one.dataset.place, subset=one.subset)
+        train(config, one.folder, cache=cache)
     except FedkitError as error:
         return str(error)
     return None
@@ -203,7 +203,7 @@ def _begin(queue: multiprocessing.Queue[str | None]) -> None:
 
 def _check_metrics(experiment: Experiment, done: Run) -> None:
     """Refuses a table of a metric that the first finished run does not have, before all others are trained."""
-    known = figures(folders.load(done.folder))
+    known = figures(load(done.folder))
     for wanted in experiment.tables:
         if wanted.metric not in known:
             raise UsageError(f"tables: {done.name} has no metric {wanted.metric!r}{suggest(wanted.metric, known)}")
@@ -213,7 +213,7 @@ def _axes(runs: Sequence[Run]) -> tuple[str, ...]:
     return tuple(dict.fromkeys([*AXES, *(axis for one in runs for axis in one.facts)]))
 
 
-def _filled(wanted: Table, done: Sequence[Run], runs: Sequence[Run], *, some: bool) -> table.Filled:
+def _filled(wanted: TableSpec, done: Sequence[Run], runs: Sequence[Run], *, some: bool) -> table.Filled:
     """A table from the finished runs; rows and columns keep the order of all runs, which may be ``some`` of them."""
     known = _axes(runs)
     values: dict[tuple[str, str], dict[int, float]] = {}
@@ -228,7 +228,7 @@ def _filled(wanted: Table, done: Sequence[Run], runs: Sequence[Run], *, some: bo
         if twin is not one:
             differing = [axis for axis in known if twin.facts.get(axis) != one.facts.get(axis)]
             raise UsageError(f"tables: rows and columns do not tell {twin.name} from {one.name}; add {differing[0]}")
-        value = figures(folders.load(one.folder)).get(wanted.metric)
+        value = figures(load(one.folder)).get(wanted.metric)
         if value is not None:
             held[one.seed] = value
     against = None if some and wanted.against not in {row for row, _ in values} else wanted.against

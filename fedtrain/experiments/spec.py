@@ -52,7 +52,7 @@ class Trained:
 
 
 @dataclass(frozen=True)
-class Table:
+class TableSpec:
     """The table to make.
 
     Attributes:
@@ -92,7 +92,7 @@ class Experiment:
     seeds: tuple[int, ...] = (0,)
     title: str = ""
     set: Values = field(default_factory=dict)
-    tables: tuple[Table, ...] = ()
+    tables: tuple[TableSpec, ...] = ()
 
     def __post_init__(self) -> None:
         if self.fedkit != 1:
