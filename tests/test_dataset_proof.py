@@ -108,7 +108,7 @@ def test_a_client_of_a_packed_shard_is_proved_where_proof_is_asked_for(hub: Hub,
     by_range, whole, told = python(code, around(hub, tmp_path)).splitlines()
     assert by_range.isdecimal()
     for line in (whole, told):
-        assert "fed-ucmerced/train/train-00000-of-00001.parquet is not what its manifest says" in line
+        assert "fed-ucmerced/train/train-00000-of-00001.parquet does not match its manifest" in line
 
 
 def exchanged(column: str, split: str, other: str, client: str = "client-0004") -> Callable[[pa.Table], pa.Table]:

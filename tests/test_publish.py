@@ -573,11 +573,11 @@ def test_a_published_file_that_changed_is_not_read(sample_build: Path, hub: Hub,
         "try: data.subset('fed-ucmerced').client('client-0003').read('train')\n"
         "except ManifestError as error: print(error)"
     )
-    assert "client-0003.parquet is not what its manifest says" in python(code, around(hub, tmp_path))
+    assert "client-0003.parquet does not match its manifest" in python(code, around(hub, tmp_path))
     table = copy / "clients.parquet"
     table.write_bytes(table.read_bytes()[:-1] + b"x")
     hub.adopt("me/fed", copy)
-    assert "clients.parquet is not what its manifest says" in python(code, around(hub, tmp_path))
+    assert "clients.parquet does not match its manifest" in python(code, around(hub, tmp_path))
 
 
 def test_python_of_the_docs_runs(sample_build: Path, hub: Hub, tmp_path: Path) -> None:

@@ -266,7 +266,7 @@ WRONG: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
         )
         for part, key in (("images", "id"), ("annotations", "image_id"), ("annotations", "category_id"))
     },
-    "a category's id that is true": (put("categories", 0, "id", True), "(id true is no whole number)"),
+    "a category's id that is true": (put("categories", 0, "id", True), "(id true is not a whole number)"),
     "a folder": (put("images", 1, "file_name", "train2017/x.jpg"), "'train2017/x.jpg' holds a folder, and COCO's own"),
     "a way out below": (put("images", 1, "file_name", "a/../../x.jpg"), "would leave the folder"),
     "no id": (lambda data: data["images"][1].pop("id"), "images: an item has no 'id'"),

@@ -285,9 +285,9 @@ def _odd(item: object, error: Exception) -> str:
         if value is None:  # numbers with a fraction are not read
             return f"{key} is not a whole number: null, or a number with a fraction such as 3.0"
         if isinstance(value, bool) and key != "iscrowd":
-            return f"{key} {str(value).lower()} is no whole number"
+            return f"{key} {str(value).lower()} is not a whole number"
         if not isinstance(value, int):
-            return f"{key} {value!r:.40} is no whole number"
+            return f"{key} {value!r:.40} is not a whole number"
     return str(error)
 
 
@@ -298,7 +298,7 @@ def _known(categories: Sequence[tuple[int, str]]) -> str:
         if number is None:
             return "a category id is not a whole number: null, or a number with a fraction such as 3.0"
         if not isinstance(number, int):
-            return f"category id {number!r:.40} is no whole number"
+            return f"category id {number!r:.40} is not a whole number"
         if ours.get(number) != name:
             return f"category {number!r} is {name!r}, which is not COCO's ({ours.get(number, 'there is none')})"
     if len(dict(categories)) < len(categories):
