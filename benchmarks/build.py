@@ -24,6 +24,7 @@ from pathlib import Path
 import numpy as np
 
 from fedrsic_data import recipes
+from fedrsic_data.build import pipeline
 from fedrsic_data.sources import vocabulary
 from fedrsic_data.sources.locate import Places
 
@@ -68,7 +69,7 @@ def compare(source: Path, subset: str, repeats: int) -> dict[str, object]:
         def copy() -> None:
             subprocess.run(["cp", "-r", str(source), str(out / "copy")], check=True)
 
-        def pipeline() -> None:
+        def build() -> None:
             pipeline.build(pipeline.prepare(wanted, places), out / "built")
 
         def command() -> None:
@@ -77,7 +78,7 @@ def compare(source: Path, subset: str, repeats: int) -> dict[str, object]:
             subprocess.run(arguments, check=True, capture_output=True, env={**os.environ, "PYTHONPATH": str(ROOT)})
 
         for _ in range(repeats):
-            for name, function in (("cp -r", copy), ("build", pipeline), ("fedkit build", command)):
+            for name, function in (("cp -r", copy), ("build", build), ("fedkit build", command)):
                 best[name] = min(best[name], timed(function))
                 for made in ("copy", "built"):
                     shutil.rmtree(out / made, ignore_errors=True)
