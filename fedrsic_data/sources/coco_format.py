@@ -21,14 +21,8 @@ from numpy.typing import NDArray
 
 from fedrsic_data.errors import SourceError, some
 from fedrsic_data.raw.json_items import blocks, lists
-from fedrsic_data.sources.own.annotated import (
-    Annotated,
-    AnnotatedSettings,
-    Annotations,
-    NamedImages,
-    split_of,
-    split_word,
-)
+from fedrsic_data.sources.own import annotated
+from fedrsic_data.sources.own.annotated import Annotated, AnnotatedSettings, Annotations, NamedImages
 from fedrsic_data.sources.own.walk import walk
 
 _LISTS = ("images", "annotations", "categories")
@@ -76,7 +70,7 @@ def read(root: Path, _: AnnotatedSettings) -> Annotations:
             row = at.setdefault(path, len(at))
             if row == len(where):
                 where.append(file)
-                splits.append(split or split_of(path))
+                splits.append(split or annotated.split_of(path))
             elif where[row] is not file:
                 raise SourceError(f"{root}: {path} is in {where[row].path} and in {file.path}; move one of them away")
             else:
@@ -237,7 +231,10 @@ def _label_space(files: Sequence[_File]) -> tuple[list[str], list[str]]:
 
 def _splits(files: Sequence[_File]) -> list[str | None]:
     """The split of each file: by its folders, by a word in its name, or by what follows ``instances_``."""
-    said = [split_of(file.path) or split_word(posixpath.basename(file.path).replace("_", " ")) for file in files]
+    said = [
+        annotated.split_of(file.path) or annotated.split_word(posixpath.basename(file.path).replace("_", " "))
+        for file in files
+    ]
     if "train" not in said:
         return said
     names = [posixpath.basename(file.path) for file in files]

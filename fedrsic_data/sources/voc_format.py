@@ -20,16 +20,8 @@ import numpy as np
 
 from fedrsic_data.errors import SourceError, some
 from fedrsic_data.sources import voc_xml
-from fedrsic_data.sources.own.annotated import (
-    Annotated,
-    AnnotatedSettings,
-    Annotations,
-    NamedImages,
-    small,
-    split_of,
-    split_word,
-    text,
-)
+from fedrsic_data.sources.own import annotated
+from fedrsic_data.sources.own.annotated import Annotated, AnnotatedSettings, Annotations, NamedImages
 from fedrsic_data.sources.own.walk import FolderFiles, walk
 
 _LIST = re.compile(r"(?:.*/)?ImageSets/Main/([^/]+)\.txt")
@@ -116,7 +108,7 @@ def _found(
         np.array([row for row, _ in pairs], np.int64),
         np.array([code[name] for _, name in pairs], np.int64),
         classes,
-        [listed[path] or split_of(path) for path in mine],
+        [listed[path] or annotated.split_of(path) for path in mine],
         outside="in no list of ImageSets/Main",
         counts={**counts, **images.counts()},
         notes=(f"annotations: {len(of):,} .xml files; lists: {where}",),
@@ -127,7 +119,7 @@ def mark(root: Path, paths: Sequence[str]) -> str | None:
     """See ``Annotated.mark``."""
     for path in [path for path in paths if path.lower().endswith(".xml")][:_TRIED]:
         try:
-            voc_xml.read(small(root, path))
+            voc_xml.read(annotated.small(root, path))
         except ValueError:
             continue
         return path
@@ -149,7 +141,7 @@ def _annotation(
 ) -> tuple[str, list[tuple[str, bool]]]:
     """The image that an annotation file is of, and its objects: the name of each, and whether it is difficult."""
     try:
-        said = voc_xml.read(small(root, path))
+        said = voc_xml.read(annotated.small(root, path))
         objects = [_object(number, fields, its) for number, fields in enumerate(said.objects, 1)]
         return _image(path, said.filename, images), objects
     except ValueError as error:
@@ -171,12 +163,12 @@ def _image(path: str, filename: str, images: NamedImages) -> str:
     parts = folder.split("/")
     at = next((i + 1 for i, part in enumerate(parts) if part.lower() == "annotations"), len(parts))
     try:
-        found = images.of_stem(posixpath.join(*parts[at:], stem), folder, split_of(path))
+        found = images.of_stem(posixpath.join(*parts[at:], stem), folder, annotated.split_of(path))
     except ValueError:  # x.jpg and x.png
         if not filename:
             raise
         found = None
-    return found if found is not None else images.named(filename or stem, folder, split_of(path))
+    return found if found is not None else images.named(filename or stem, folder, annotated.split_of(path))
 
 
 def _lists(root: Path, notes: Sequence[str], paths: Sequence[str]) -> _Lists:
@@ -190,7 +182,7 @@ def _lists(root: Path, notes: Sequence[str], paths: Sequence[str]) -> _Lists:
     splits: dict[str, str | None] = {}
     first: dict[str, str] = {}
     for name, path in main.items():
-        for number, line in _lines(root, path):
+        for number, line in annotated.lines(root, path):
             image = _listed(root, path, number, line, images)
             if image in first:
                 raise SourceError(f"{root / path}: line {number}: {line!r} is in {first[image]} too; keep one")
@@ -199,7 +191,7 @@ def _lists(root: Path, notes: Sequence[str], paths: Sequence[str]) -> _Lists:
     names: dict[str, list[str]] = defaultdict(list)
     for name in subsets.keys() - main.keys() - {"trainval"}:
         label = name.rpartition("_")[0]
-        for number, line in _lines(root, subsets[name]):
+        for number, line in annotated.lines(root, subsets[name]):
             stem, _, sign = line.rpartition(" ")
             if sign not in _MARKS:
                 raise SourceError(f"{root / subsets[name]}: line {number}: {line[:80]!r} should end in 1, 0 or -1")
@@ -216,12 +208,7 @@ def _is_of_class(name: str, subsets: Mapping[str, str]) -> bool:
 
 def _subset(name: str) -> str | None:
     """The split of a list."""
-    return None if name == _WHOLE else "train" if name == "trainval" else split_word(name) or name
-
-
-def _lines(root: Path, path: str) -> list[tuple[int, str]]:
-    """The lines that are not empty, with their numbers."""
-    return [(number, line.strip()) for number, line in enumerate(text(root, path).split("\n"), 1) if line.strip()]
+    return None if name == _WHOLE else "train" if name == "trainval" else annotated.split_word(name) or name
 
 
 def _listed(root: Path, path: str, number: int, name: str, images: NamedImages) -> str:

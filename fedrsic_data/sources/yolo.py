@@ -12,6 +12,7 @@ import math
 import posixpath
 import re
 from collections.abc import Mapping, Sequence, Set
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,8 @@ import numpy as np
 
 from fedrsic_data.errors import SourceError
 from fedrsic_data.sources.classfolders import is_image
-from fedrsic_data.sources.own.annotated import Annotated, AnnotatedSettings, Annotations, NamedImages, split_of, text
+from fedrsic_data.sources.own import annotated
+from fedrsic_data.sources.own.annotated import Annotated, AnnotatedSettings, Annotations, NamedImages
 from fedrsic_data.sources.own.walk import walk
 
 _YAML = (".yaml", ".yml")
@@ -83,12 +85,9 @@ def mark(root: Path, paths: Sequence[str]) -> str | None:
     texts = [path for path in paths if path.endswith(".txt")]
     stems = {candidate for path in paths if is_image(posixpath.basename(path)) for candidate in _candidates(path)}
     for path in [path for path in texts if path in stems][:_TRIED]:
-        try:
-            lines = [line for line in text(root, path).split("\n") if line.strip()]
-        except SourceError:  # a caption in another encoding
-            continue
-        if lines and all(_number(line) is not None for line in lines):
-            return path
+        with suppress(SourceError):  # a caption in another encoding
+            if _has_objects(root, path):
+                return path
     return None
 
 
@@ -130,7 +129,7 @@ def _parsed(root: Path, path: str) -> dict[str, Any] | None:
     import yaml
 
     try:
-        data = yaml.load(text(root, path), yaml.BaseLoader)  # noqa: S506  it makes texts, lists and mappings alone
+        data = yaml.load(annotated.text(root, path), yaml.BaseLoader)  # noqa: S506  it makes texts, lists and mappings alone
     except (yaml.YAMLError, RecursionError) as error:
         if posixpath.basename(path) != "data.yaml":
             return None
@@ -164,10 +163,10 @@ def _from_yaml(root: Path, path: str, data: Mapping[str, Any]) -> _Table:
 
 
 def _from_lines(root: Path, path: str) -> _Table:
-    lines = [line.strip() for line in text(root, path).rstrip().split("\n")]
-    if "" in lines:
-        raise SourceError(f"{root / path}: line {lines.index('') + 1} is empty; give each line a class")
-    return _named(root / path, path, dict(enumerate(lines)), {}, None)
+    listed = [line.strip() for line in annotated.text(root, path).rstrip().split("\n")]
+    if "" in listed:
+        raise SourceError(f"{root / path}: line {listed.index('') + 1} is empty; give each line a class")
+    return _named(root / path, path, dict(enumerate(listed)), {}, None)
 
 
 def _named(where: Path, path: str, names: Mapping[int, str], splits: Mapping[str, Sequence[str]], base: Any) -> _Table:
@@ -215,20 +214,23 @@ def _is_label_file(root: Path, path: str) -> bool:
         return False
     if "labels" in path.split("/")[:-1]:
         return True
-    lines = [line for line in text(root, path).split("\n") if line.strip()]
-    return bool(lines) and all(_number(line) is not None for line in lines)
+    return _has_objects(root, path)
+
+
+def _has_objects(root: Path, path: str) -> bool:
+    """Whether a text file holds objects and nothing else."""
+    found = annotated.lines(root, path)
+    return bool(found) and all(_number(line) is not None for _, line in found)
 
 
 def _objects(root: Path, path: str, table: _Table) -> set[int]:
     """The classes that a label file names."""
     found = set()
-    for at, line in enumerate(text(root, path).split("\n"), 1):
-        if not line.strip():
-            continue
+    for at, line in annotated.lines(root, path):
         number = _number(line)
         if number is None:
             raise SourceError(
-                f"{root / path}: line {at}: {line.strip()[:80]!r} should be a class number and at least four more"
+                f"{root / path}: line {at}: {line[:80]!r} should be a class number and at least four more"
             )
         if number not in table.names:
             raise SourceError(
@@ -270,7 +272,7 @@ def _splits(root: Path, table: _Table, images: Sequence[str], texts: Set[str]) -
             )
         entries[split] = mine
         spoken |= dict.fromkeys(mine, split)
-    return [spoken.get(image) or split_of(image) for image in images], notes
+    return [spoken.get(image) or annotated.split_of(image) for image in images], notes
 
 
 def _images_of(root: Path, table: _Table, value: str, images: Sequence[str], texts: Set[str]) -> Sequence[str]:
@@ -298,10 +300,9 @@ def _places(table: _Table, value: str) -> list[str]:
 
 def _of_list(root: Path, path: str, images: Sequence[str]) -> list[str]:
     known, found = NamedImages(root, images), []
-    for number, line in enumerate(text(root, path).split("\n"), 1):
-        if line.strip():
-            try:
-                found.append(known.named(line.strip(), posixpath.dirname(path), None))
-            except ValueError as error:
-                raise SourceError(f"{root / path}: line {number}: {error}") from None
+    for number, line in annotated.lines(root, path):
+        try:
+            found.append(known.named(line, posixpath.dirname(path), None))
+        except ValueError as error:
+            raise SourceError(f"{root / path}: line {number}: {error}") from None
     return found

@@ -265,6 +265,11 @@ def text(root: Path, path: str) -> str:
         raise SourceError(f"{root / path}: not UTF-8 text (byte {error.start}); save it as UTF-8") from None
 
 
+def lines(root: Path, path: str) -> list[tuple[int, str]]:
+    """The lines of a text file that are not empty, without spaces at their ends, and their numbers."""
+    return [(number, line.strip()) for number, line in enumerate(text(root, path).split("\n"), 1) if line.strip()]
+
+
 def _nfc(name: str) -> str:
     return unicodedata.normalize("NFC", name)
 
