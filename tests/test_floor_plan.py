@@ -12,6 +12,8 @@ from types import ModuleType
 import pytest
 from conftest import ROOT
 
+from fedtrain.methods import METHODS
+
 
 def _made() -> ModuleType:
     spec = importlib.util.spec_from_file_location("make_map", ROOT / "docs/make_map.py")
@@ -39,7 +41,7 @@ REGISTERED = {
     "voc_format yolo",
     "fedrsic_data.partition": "iid dirichlet dirichlet_client pathological shards ext_dirichlet quantity domain "
     "natural skew assigned label_set cluster",
-    "fedtrain.methods": "fedavg fedlgt fedpgp fedprox fedrsclip kgcoop local promptfl zeroshot",
+    "fedtrain.methods": " ".join(METHODS),
 }
 
 
