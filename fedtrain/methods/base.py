@@ -103,8 +103,8 @@ class Method:
     weighted mean of the tensors that come back.
 
     Every hook is a pure function of its arguments, the settings and the run's seed: the server may run on another
-    machine than the clients, and any of them may start again from a checkpoint. What a method is to remember is in the
-    server's state or in a client's.
+    machine than the clients, and any of them may start again from a checkpoint. A method remembers in the state
+    of the server and in those of clients, and nowhere else.
 
     Example:
         Federated estimation of a mean, with a momentum of the server's::
@@ -130,10 +130,7 @@ class Method:
                         yield Update(client, len(rows), {"mean": rows.mean(0)}, {}, loss=0.0)
 
                 def aggregate(self, server, updates):
-                    total = WeightedMean()
-                    for update in updates:
-                        total.add(update.shared, update.weight)
-                    step = total.over({"mean": server["mean"]})["mean"] - server["mean"]
+                    step = super().aggregate(server, updates)["mean"] - server["mean"]
                     velocity = self.settings.momentum * server["velocity"] + step
                     return {"mean": server["mean"] + velocity, "velocity": velocity}
 
@@ -183,11 +180,15 @@ class Method:
         return {}
 
     def personal(self, client: int) -> State:  # noqa: ARG002
-        """A client's own state before its first round, with the same names at every client."""
+        """A client's own state before its first round, with the same names at every client.
+
+        Args:
+            client: Its place in the context; at a site it is the only one. Draws take ``context.number(client)``.
+        """
         return {}
 
     def sent_to(self, client: int, server: State) -> State:  # noqa: ARG002
-        """What a client receives, to train and to be judged: by default the server's state.
+        """The state that a client receives, to train and to be evaluated: by default the server's.
 
         Args:
             client: Its number in the whole federation.
@@ -196,7 +197,7 @@ class Method:
         return server
 
     def received(self, client: int, shared: State) -> State:
-        """What a client has received, for ``evaluate``: at a site ``shared`` is that, elsewhere the server's state."""
+        """The state that a client received, for ``evaluate``; at a site, ``shared`` is it already."""
         return shared if self.context.numbers else self.sent_to(client, shared)
 
     def sent_back(self, server: State) -> State:
@@ -210,8 +211,8 @@ class Method:
         """Trains a cohort, every client from the same ``shared`` and its own ``personal`` state.
 
         Args:
-            shared: What the clients received, see ``sent_to``; not to be changed in place. A method that sends each
-                client something else gets cohorts of one.
+            shared: The state that the clients received, see ``sent_to``; not to be changed in place. A method that
+                overrides ``sent_to`` gets cohorts of one.
             personal: The state of each of ``clients``; not to be changed in place.
             clients: Numbers of the clients of the cohort; all have training rows.
             round_: Which round, from 1.
@@ -222,7 +223,7 @@ class Method:
         raise NotImplementedError
 
     def aggregate(self, server: State, updates: Iterable[Update]) -> State:
-        """The server's state after a round: by default the weighted mean of what clients sent.
+        """The server's state after a round: by default the weighted mean of the tensors that clients sent.
 
         Args:
             server: Its state before; not to be changed in place.
@@ -235,10 +236,10 @@ class Method:
         return mean.over(server)
 
     def evaluate(self, shared: State, personal: Callable[[int], State], split: str) -> Evaluation:
-        """Judges the model.
+        """Evaluates the model.
 
         Args:
-            shared: The server's state; at a site, what its client received. See ``received``.
+            shared: The server's state; at a site, the state that its client received. See ``received``.
             personal: Gives the personal state of a client.
             split: A held-out split of the subset.
         """
@@ -247,15 +248,15 @@ class Method:
 
 @runtime_checkable
 class Ranked(Protocol):
-    """A method whose figures rank the rows of all clients together: those of parts do not tell that of the whole."""
+    """A method whose metrics rank rows across clients (such as mAP), and so are no average of clients' own."""
 
     def scores(self, shared: State, split: str) -> State:
-        """What the server's model says of every row, and the truth: tensors with a row for each, ``owner`` among them.
+        """Scores of the server's model for every row, and the truth: tensors with a row for each, ``owner`` among them.
 
         ``owner`` is int64 ``[N]``, the client of each row.
         """
         ...
 
     def figures(self, scores: State) -> Evaluation:
-        """What ``evaluate`` gives, from the scores of a whole split in the order of the clients."""
+        """The result of ``evaluate``, from the scores of a whole split in the order of the clients."""
         ...

@@ -25,13 +25,13 @@ S = TypeVar("S")
 
 
 class ClipMethod(Method, Generic[S]):
-    """A method that classifies images by what a frozen CLIP makes of class names.
+    """A method that classifies images by the features that a frozen CLIP makes of class names.
 
     A subclass gives ``text`` and ``shared_text``, and ``logits`` where they are not cosines of one feature per image.
 
     Attributes:
-        features: What ``images`` hold of each image: ``global``, one vector; or ``patches``, that vector followed by
-            one for each patch of the image, all in the space of the texts. See ``Clip.encode_patches``.
+        features: The features of an image in ``images``: ``global``, one vector; or ``patches``, that vector and then
+            one for each patch, all in the space of the texts. See ``Clip.encode_patches``.
         clip: The frozen CLIP.
         images: Rows of every split as features.
         base: The classes of the run; in base-to-novel those that are trained.
@@ -76,7 +76,7 @@ class ClipMethod(Method, Generic[S]):
         return 1 if self.clip.width < _WIDE else None
 
     def text(self, state: State, classes: Classes) -> torch.Tensor:
-        """What clients classify with.
+        """The classifiers of clients, as texts.
 
         Args:
             state: Shared and personal tensors of K clients, ``[K, ...]`` each; of none where a method has none.
@@ -89,7 +89,7 @@ class ClipMethod(Method, Generic[S]):
         raise NotImplementedError
 
     def shared_text(self, shared: State, classes: Classes) -> torch.Tensor | None:
-        """What the shared state alone classifies with, one row of ``text``; None where nothing is shared."""
+        """The classifier of the shared state alone, one row of ``text``; None if nothing is shared."""
         raise NotImplementedError
 
     def logits(self, images: torch.Tensor, text: torch.Tensor, state: State) -> torch.Tensor:  # noqa: ARG002
