@@ -1,4 +1,4 @@
-"""Scene classes of buildings and of sport."""
+"""Scene classes of buildings and of sport: each public function paints the class of its name."""
 
 from __future__ import annotations
 
@@ -7,8 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from fedrsic_data.sample.motifs import CAR_PAINT, COUNTS, blocks, houses, pool, road, spread, traffic, trees
-from fedrsic_data.sample.nature import fairway
+from fedrsic_data.sample.motifs import CAR_PAINT, COUNTS, blocks, fairway, houses, pool, road, spread, traffic, trees
 from fedrsic_data.sample.paint import COLOURS, Canvas, Frame, Lattice
 from fedrsic_data.sample.shapes import Grid, band, both, box, capsule, disc, either, ellipse, keep_off, repeated, wave
 

@@ -1,10 +1,12 @@
-"""Ground covers of the photographs: grass, soil, sand, fields, pavement, water."""
+"""Ground covers of the photographs, from grass to water; each public function paints the label of its name."""
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 
-from fedrsic_data.sample.paint import COLOURS, Lattice, rgb
+from fedrsic_data.sample.paint import COLOURS, Lattice, painters, rgb
 from fedrsic_data.sample.plots import Painter, Plot
 from fedrsic_data.sample.shapes import Grid, band, both, box, dashes, disc, either, keep_off, repeated, smooth, wave
 
@@ -44,12 +46,7 @@ def ploughed_soil(p: Plot) -> None:
 
 def red_earth(p: Plot) -> None:
     """Reddish, trampled and bare."""
-    p.frame.paint(p.edge(0.05), p.mottled(_EARTH * p.canvas.between(0.92, 1.1), 0.17, 0.1))
-
-
-def bare(p: Plot) -> None:
-    """Pale soil, the ground beside a track."""
-    p.frame.paint(p.edge(0.05), p.mottled(COLOURS["soil"], 0.14, 0.12))
+    p.cover(_EARTH * p.canvas.between(0.92, 1.1), 0.17, 0.1, ragged=0.05)
 
 
 def dirt_track(p: Plot) -> None:
@@ -75,26 +72,16 @@ def dunes(p: Plot) -> None:
 def beach(p: Plot) -> None:
     """Pale sand, wet along the sea, with umbrellas."""
     f = p.frame
-    f.paint(p.edge(0.05), p.mottled(COLOURS["sand"] * p.canvas.between(0.98, 1.08), 0.03, 0.04))
+    p.cover(COLOURS["sand"] * p.canvas.between(0.98, 1.08), 0.03, 0.04, ragged=0.05)
     spots = Lattice(f, (0.15, 0.15), p.canvas.rng, jitter=0.15)
     inside = box(f.u, f.v + 0.05, p.half_u, max(0.45 * p.half_v, 0.06) if p.half_v < 1 else 9)
     dots = disc(spots.u, spots.v, 0.04) + spots.skip(0.55) + keep_off(inside)
     spots.paint(dots, spots.mixed(("red", "blue", "white", "yellow")))
 
 
-def dense_shrubs(p: Plot) -> None:
-    """Dry ground almost hidden under grey-green shrubs."""
-    _shrubs(p, 0.11, 0.05, rgb(0.60, 0.53, 0.38))
-
-
-def sparse_shrubs(p: Plot) -> None:
-    """Pale ground with a dark shrub here and there."""
-    _shrubs(p, 0.2, 0.45, rgb(0.80, 0.70, 0.52))
-
-
 def _shrubs(p: Plot, pitch: float, bare_share: float, ground: Grid) -> None:
-    f, edge = p.frame, p.edge(0.05)
-    f.paint(edge, p.mottled(ground, 0.08, 0.06))
+    """Dry ground under grey-green shrubs."""
+    f, edge = p.frame, p.cover(ground, 0.08, 0.06, ragged=0.05)
     spots = Lattice(f, (pitch, pitch), p.canvas.rng, jitter=0.22, shuffle=True)
     radius = spots.vary(0.028, 0.056) - spots.skip(bare_share) - keep_off(edge)
     spots.solid(lambda u, v: disc(u, v, radius), _SHRUB * spots.vary(0.75, 1.2), 0.04)
@@ -110,7 +97,7 @@ def green_crop(p: Plot) -> None:
 def ripe_crop(p: Plot) -> None:
     """Golden, with the tramlines of the tractor."""
     f = p.frame
-    f.paint(p.edge(), p.mottled(_GOLD * p.canvas.between(0.93, 1.05), 0.07, 0.05))
+    p.cover(_GOLD * p.canvas.between(0.93, 1.05), 0.07, 0.05)
     lines = dashes(f.u, 0.36, 0.06)
     f.paint(both(lines, p.edge()), COLOURS["brown"], 0.55)
 
@@ -125,8 +112,7 @@ def flower_rows(p: Plot) -> None:
 
 def orchard(p: Plot) -> None:
     """Round trees in a square grid on pale ground."""
-    f, edge = p.frame, p.edge()
-    f.paint(edge, p.mottled(rgb(0.64, 0.62, 0.38), 0.06, 0.06))
+    f, edge = p.frame, p.cover(rgb(0.64, 0.62, 0.38), 0.06, 0.06)
     pitch = p.canvas.between(0.19, 0.23)
     rows = Lattice(f, (pitch, pitch), p.canvas.rng)
     radius = rows.vary(0.27, 0.34) * pitch - keep_off(edge)
@@ -135,8 +121,7 @@ def orchard(p: Plot) -> None:
 
 def crop_circles(p: Plot) -> None:
     """Irrigated discs, each with its own crop, on dry ground."""
-    f, edge = p.frame, p.edge()
-    f.paint(edge, p.mottled(rgb(0.76, 0.66, 0.47), 0.06, 0.06))
+    f, edge = p.frame, p.cover(rgb(0.76, 0.66, 0.47), 0.06, 0.06)
     pitch = min(max(1.0 * min(p.half_u, p.half_v), 0.5), 0.8)
     discs = Lattice(f, (pitch, pitch), p.canvas.rng)
     shape = disc(discs.u, discs.v, 0.46 * pitch) + keep_off(edge)
@@ -146,8 +131,7 @@ def crop_circles(p: Plot) -> None:
 
 def parking_lot(p: Plot) -> None:
     """Asphalt with the white lines of the bays."""
-    f, edge = p.frame, p.edge()
-    f.paint(edge, p.mottled(COLOURS["asphalt"] * 1.05, 0.05, 0.04))
+    f, edge = p.frame, p.cover(COLOURS["asphalt"] * 1.05, 0.05, 0.04)
     rows = repeated(f.v, 0.5)
     bays = either(both(dashes(f.u, 0.14, 0.16), band(rows, 0.15)), band(rows, 0.012))
     f.paint(both(bays, edge + 0.04), COLOURS["white"], 0.85)
@@ -155,8 +139,7 @@ def parking_lot(p: Plot) -> None:
 
 def apron(p: Plot) -> None:
     """Pale concrete slabs and a yellow guide line."""
-    f, edge = p.frame, p.edge()
-    f.paint(edge, p.mottled(COLOURS["concrete"], 0.04, 0.03))
+    f, edge = p.frame, p.cover(COLOURS["concrete"], 0.04, 0.03)
     seams = either(dashes(f.u, 0.3, 0.06), dashes(f.v, 0.3, 0.06))
     f.shade(both(seams, edge), 0.2)
     f.paint(both(band(f.v if p.half_v < 2 else f.v + 0.3, 0.016), edge), COLOURS["yellow"])
@@ -167,11 +150,6 @@ def plaza(p: Plot) -> None:
     f = p.frame
     squares = np.sign(wave(f.u, 0.3) * wave(f.v, 0.3)) * 0.5 + 0.5
     f.paint(p.edge(), (_TILE + squares * (_PAVING - _TILE)) * (1 + 0.03 * p.mottle))
-
-
-def paved(p: Plot) -> None:
-    """Plain paving, the ground beside a road."""
-    p.frame.paint(p.edge(), p.mottled(rgb(0.58, 0.57, 0.55), 0.06, 0.05))
 
 
 def road(p: Plot) -> None:
@@ -218,8 +196,7 @@ def turquoise_sea(p: Plot) -> None:
 
 def surf(p: Plot) -> None:
     """Grey-green water with white breakers rolling towards the land."""
-    f, edge = p.frame, p.edge(0.04)
-    f.paint(edge, p.mottled(rgb(0.13, 0.36, 0.40), 0.1, 0.1))
+    f, edge = p.frame, p.cover(rgb(0.13, 0.36, 0.40), 0.1, 0.1, ragged=0.04)
     roll = f.v + 0.13 * p.mottle
     length = 0.3
     phase = roll - length * np.floor(roll / length)
@@ -253,35 +230,10 @@ def canal(p: Plot) -> None:
     f.paint(band(f.v, half - 0.035), p.mottled(rgb(0.10, 0.40, 0.38), 0.05, 0.05))
 
 
-COVERS: dict[str, Painter] = {
-    "apron": apron,
-    "bare": bare,
-    "beach": beach,
-    "canal": canal,
-    "crop_circles": crop_circles,
-    "deep_sea": deep_sea,
-    "dense_shrubs": dense_shrubs,
-    "dirt_track": dirt_track,
-    "dry_grass": dry_grass,
-    "dunes": dunes,
-    "flower_rows": flower_rows,
-    "freeway": freeway,
-    "green_crop": green_crop,
-    "lake": lake,
-    "lawn": lawn,
-    "meadow": meadow,
-    "orchard": orchard,
-    "parking_lot": parking_lot,
-    "paved": paved,
-    "plaza": plaza,
-    "ploughed_soil": ploughed_soil,
-    "red_earth": red_earth,
-    "ripe_crop": ripe_crop,
-    "river": river,
-    "road": road,
-    "runway": runway,
-    "sparse_shrubs": sparse_shrubs,
-    "surf": surf,
-    "turquoise_sea": turquoise_sea,
+COVERS: dict[str, Painter] = painters(globals()) | {
+    "bare": lambda p: p.cover(COLOURS["soil"], 0.14, 0.12, ragged=0.05),
+    "dense_shrubs": partial(_shrubs, pitch=0.11, bare_share=0.05, ground=rgb(0.60, 0.53, 0.38)),
+    "paved": lambda p: p.cover(rgb(0.58, 0.57, 0.55), 0.06, 0.05),
+    "sparse_shrubs": partial(_shrubs, pitch=0.2, bare_share=0.45, ground=rgb(0.80, 0.70, 0.52)),
 }
 """The painter of each ground; "paved" and "bare" are what lies beside a road or a track in want of a label."""

@@ -16,7 +16,7 @@ ROOFS = ("tile", "brown", "slate", "grey", "cream")
 COUNTS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 
 
-def forest(c: Canvas, crown: float, lightness: float = 1.0) -> Grid:
+def canopy(c: Canvas, crown: float, lightness: float = 1.0) -> Grid:
     """The colour of a closed canopy over the whole canvas, ``[3, size, size]``: lit crowns, dark gaps."""
     height = c.noise(crown) + 0.5 * c.noise(crown / 2)
     light = c.relief(height * (0.24 * crown))
@@ -143,3 +143,8 @@ def spread(c: Canvas, count: int, gap: float) -> list[tuple[float, float]]:
         if distance >= gap or not places:
             places.append(best)
     return places
+
+
+def fairway(c: Canvas) -> Grid:
+    """The colour of watered, mown grass: green in every season."""
+    return c.colour("grass", 0.08) * 1.22

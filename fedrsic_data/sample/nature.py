@@ -1,4 +1,4 @@
-"""Scene classes made by nature or by farming."""
+"""Scene classes made by nature or by farming: each public function paints the class of its name."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from fedrsic_data.sample.motifs import COUNTS, boat, forest, meander, road, spread, traffic, trees, water
+from fedrsic_data.sample.motifs import COUNTS, boat, canopy, fairway, meander, road, spread, traffic, trees, water
 from fedrsic_data.sample.paint import COLOURS, Canvas, Lattice
 from fedrsic_data.sample.shapes import Grid, band, both, box, dashes, disc, either, ellipse, smooth, wave
 
@@ -29,7 +29,7 @@ def beach(c: Canvas) -> None:
         road(c, f, inland - (width + 0.12), f.u, 0.08)
         traffic(c, f, inland - (width + 0.12), f.u, (0.0,), 0.3)
     else:
-        cover = forest(c, 0.09) if back == "trees" else c.leaves("grass") * (1 + 0.3 * c.clouds(0.25, 2))
+        cover = canopy(c, 0.09) if back == "trees" else c.leaves("grass") * (1 + 0.3 * c.clouds(0.25, 2))
         f.paint(width - inland + 0.09 * c.noise(0.12), cover)
     for surf in range(int(c.between(1, 3.9))):
         line = inland + (0.11 * surf + 0.01) + 0.03 * c.noise(0.25)
@@ -58,10 +58,10 @@ def chaparral(c: Canvas) -> None:
     c.note("thick shrubs" if thick > 0.7 else "thin shrubs" if thick < 0.5 else "scattered shrubs")
 
 
-def forest_scene(c: Canvas) -> None:
+def forest(c: Canvas) -> None:
     """A closed canopy, sometimes with a clearing or a track."""
     crown = c.between(0.07, 0.13)
-    c.rgb[:] = forest(c, crown, c.between(0.8, 1.25))
+    c.rgb[:] = canopy(c, crown, c.between(0.8, 1.25))
     if not c.dry and c.chance(0.2):
         tint = smooth(c.noise(0.15) * 1.5)
         c.rgb += tint * (COLOURS["clay"] * 0.8 - c.rgb) * 0.6
@@ -113,7 +113,7 @@ def river(c: Canvas) -> None:
     """A winding band of water through woods or fields."""
     wooded = c.chance(0.5)
     if wooded:
-        c.rgb[:] = forest(c, 0.09)
+        c.rgb[:] = canopy(c, 0.09)
         c.note("through woods")
     else:
         c.turf(0.2)
@@ -143,7 +143,7 @@ def _shore(c: Canvas, radius: float) -> Grid:
 def lake(c: Canvas) -> None:
     """A body of water with land all round."""
     if c.chance(0.5):
-        c.rgb[:] = forest(c, 0.09)
+        c.rgb[:] = canopy(c, 0.09)
         c.note("ringed by woods")
     else:
         c.turf(0.2)
@@ -165,14 +165,14 @@ def island(c: Canvas) -> None:
     c.rgb += shelf * (COLOURS["turquoise"] * 1.15 - c.rgb) * 0.8
     f.paint(band(edge - 0.03, 0.025), COLOURS["white"], 0.6)
     f.paint(edge, c.colour("sand", 0.05))
-    f.paint(edge + 0.08 + 0.05 * c.noise(0.2), forest(c, 0.09))
+    f.paint(edge + 0.08 + 0.05 * c.noise(0.2), canopy(c, 0.09))
     c.note("with a pale beach", {"sea": "in deep sea", "turquoise": "in turquoise sea"}.get(name, "in blue sea"))
 
 
 def cloud(c: Canvas) -> None:
     """Clouds over sea or land, each with its shadow."""
     over = c.pick("the sea", "land")
-    c.rgb[:] = water(c, "sea") if over == "the sea" else forest(c, 0.12, 1.3)
+    c.rgb[:] = water(c, "sea") if over == "the sea" else canopy(c, 0.12, 1.3)
     field = c.clouds(c.between(0.55, 1.0), 4)
     field += c.between(-0.1, 0.3) - float(field.mean())  # never a clear sky
     f = c.frame()
@@ -246,11 +246,6 @@ def golf_course(c: Canvas) -> None:
         p.paint(ellipse(p.u, p.v, 0.32, 0.2) + 0.06 * c.noise(0.3), water(c, "blue water"))
         c.note("with a pond")
     c.note("pale bunkers")
-
-
-def fairway(c: Canvas) -> Grid:
-    """The colour of watered, mown grass: green in every season."""
-    return c.colour("grass", 0.08) * 1.22
 
 
 def ship(c: Canvas) -> None:

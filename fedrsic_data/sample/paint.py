@@ -7,9 +7,11 @@ right) and y (down): a larger extent shows more ground.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from inspect import isfunction
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -54,6 +56,16 @@ COLOURS: dict[str, Grid] = {
     "brown": rgb(0.45, 0.36, 0.29),
     "slate": rgb(0.40, 0.41, 0.44),
 }
+
+
+def painters(namespace: dict[str, Any]) -> dict[str, Callable[[Any], None]]:
+    """The painters of a module: its own public functions, each under the name of the class or label that it paints.
+
+    Args:
+        namespace: ``vars`` of the module.
+    """
+    own = {name: thing for name, thing in namespace.items() if isfunction(thing) and not name.startswith("_")}
+    return {name: thing for name, thing in own.items() if thing.__module__ == namespace["__name__"]}
 
 
 @lru_cache(maxsize=16)

@@ -44,6 +44,12 @@ class Plot:
         """A colour, uneven at two grains, ``[3, h, w]``."""
         return colour * (1 + coarse * self.mottle + fine * self.grain)
 
+    def cover(self, colour: Grid, coarse: float, fine: float, ragged: float = 0.0) -> Grid:
+        """Paint the area in a mottled colour; returns the distance to it."""
+        edge = self.edge(ragged)
+        self.frame.paint(edge, self.mottled(colour, coarse, fine))
+        return edge
+
     def lengthwise(self) -> Frame:
         """The frame with u along the longer side."""
         return self.frame if self.half_u >= self.half_v else self.frame.swapped()

@@ -2,52 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from zlib import crc32
 
 from fedrsic_data.errors import UsageError
 from fedrsic_data.sample import built, nature, sensors, transport
-from fedrsic_data.sample.paint import Canvas
+from fedrsic_data.sample.paint import painters
 from fedrsic_data.sample.sensors import Scene
 
 _HIGH = 1.35  # an extent from which a picture counts as seen from high above
 _HAZY = 0.16
 
-_PAINTERS: dict[str, Callable[[Canvas], None]] = {
-    "agricultural": nature.agricultural,
-    "airplane": transport.airplane,
-    "baseball_diamond": built.baseball_diamond,
-    "basketball_court": built.basketball_court,
-    "beach": nature.beach,
-    "bridge": transport.bridge,
-    "buildings": built.buildings,
-    "chaparral": nature.chaparral,
-    "circular_farmland": nature.circular_farmland,
-    "cloud": nature.cloud,
-    "dense_residential": built.dense_residential,
-    "desert": nature.desert,
-    "forest": nature.forest_scene,
-    "freeway": transport.freeway,
-    "golf_course": nature.golf_course,
-    "harbor": transport.harbor,
-    "intersection": transport.intersection,
-    "island": nature.island,
-    "lake": nature.lake,
-    "medium_residential": built.medium_residential,
-    "mobile_home_park": built.mobile_home_park,
-    "mountain": nature.mountain,
-    "overpass": transport.overpass,
-    "parking_lot": transport.parking_lot,
-    "railway": transport.railway,
-    "river": nature.river,
-    "roundabout": transport.roundabout,
-    "runway": transport.runway,
-    "ship": nature.ship,
-    "sparse_residential": built.sparse_residential,
-    "stadium": built.stadium,
-    "storage_tank": built.storage_tank,
-    "tennis_court": built.tennis_court,
-}
+_PAINTERS = painters(vars(built)) | painters(vars(nature)) | painters(vars(transport))
 CLASSES: tuple[str, ...] = tuple(sorted(_PAINTERS))
 
 

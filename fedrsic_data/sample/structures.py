@@ -1,13 +1,13 @@
-"""Buildings, courts, tanks, docks and trees of the photographs."""
+"""Buildings, courts, tanks, docks and trees of the photographs; each public function paints the label of its name."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 
-from fedrsic_data.sample.paint import COLOURS, Frame, Lattice, rgb
+from fedrsic_data.sample.paint import COLOURS, Frame, Lattice, painters, rgb
 from fedrsic_data.sample.plots import Painter, Plot, steps
 from fedrsic_data.sample.shapes import Grid, band, both, box, capsule, dashes, disc, either, ellipse, keep_off, wave
 
@@ -19,17 +19,8 @@ _TREES: dict[str, Grid] = {
 }
 
 
-def tile_roofs(p: Plot) -> None:
-    """Houses under orange gables."""
-    _houses(p, ("tile", "clay"))
-
-
-def slate_roofs(p: Plot) -> None:
-    """Houses under dark grey gables."""
-    _houses(p, ("slate", "dark", "slate"))
-
-
 def _houses(p: Plot, roofs: tuple[str, ...]) -> None:
+    """Houses under gables."""
     spots, off = p.spots((0.36, 0.32), 5, jitter=0.03)
     long, wide = spots.vary(0.12, 0.15) - off, spots.vary(0.085, 0.11) - off
     spots.gable(lambda u, v: box(u, v, long, wide), spots.mixed(roofs), 0.09)
@@ -135,17 +126,9 @@ def _court(p: Plot, long: float, wide: float, most: int) -> tuple[Frame, tuple[f
     return f, (long * scale, wide * scale), max(across, 1)
 
 
-def white_tanks(p: Plot) -> None:
-    """White drums with a grey rim and a stair."""
-    _tanks(p, COLOURS["white"], 0.22)
-
-
-def rusty_tanks(p: Plot) -> None:
-    """Brown drums with a rim."""
-    _tanks(p, rgb(0.50, 0.24, 0.12), 0.22)
-
-
-def _tanks(p: Plot, colour: Grid, size: float) -> None:
+def _tanks(p: Plot, colour: Grid) -> None:
+    """Drums with a grey rim and a stair."""
+    size = 0.22
     pitch = min(2.5 * size, 2.1 * p.sides[1])
     spots, off = p.spots((pitch, pitch), 3)
     radius = spots.vary(0.85, 1.0) * (0.39 * pitch)
@@ -265,37 +248,14 @@ def _wood(p: Plot, kind: str) -> None:
     _grove(p, kind)
 
 
-def _planted(paint: Callable[[Plot, str], None], kind: str) -> Painter:
-    def painter(p: Plot) -> None:
-        paint(p, kind)
-
-    return painter
-
-
-STRUCTURES: dict[str, Painter] = {
-    "barn": barn,
-    "basketball_court": basketball_court,
-    "caravans": caravans,
-    "container_quay": container_quay,
-    "flat_roofs": flat_roofs,
-    "floating_piers": floating_piers,
-    "football_pitch": football_pitch,
-    "gas_spheres": gas_spheres,
-    "mobile_home": mobile_home,
-    "running_track": running_track,
-    "rusty_tanks": rusty_tanks,
-    "sand_pits": sand_pits,
-    "slate_roofs": slate_roofs,
-    "swimming_pools": swimming_pools,
-    "tennis_court": tennis_court,
-    "tile_roofs": tile_roofs,
-    "towers": towers,
-    "warehouses": warehouses,
-    "white_tanks": white_tanks,
-    "wooden_jetty": wooden_jetty,
-    **{kind: _planted(_grove, kind) for kind in _TREES},
+STRUCTURES: dict[str, Painter] = painters(globals()) | {
+    "rusty_tanks": partial(_tanks, colour=rgb(0.50, 0.24, 0.12)),
+    "slate_roofs": partial(_houses, roofs=("slate", "dark", "slate")),
+    "tile_roofs": partial(_houses, roofs=("tile", "clay")),
+    "white_tanks": partial(_tanks, colour=COLOURS["white"]),
+    **{kind: partial(_grove, kind=kind) for kind in _TREES},
 }
 """The painter of each thing that stands on the ground."""
 
-WOODS: dict[str, Painter] = {kind: _planted(_wood, kind) for kind in _TREES}
+WOODS: dict[str, Painter] = {kind: partial(_wood, kind=kind) for kind in _TREES}
 """The painters of trees that cover the ground."""

@@ -1,4 +1,4 @@
-"""Scene classes of roads, rails, air and water transport."""
+"""Scene classes of transport on roads, rails, air and water: each public function paints the class of its name."""
 
 from __future__ import annotations
 

@@ -1,31 +1,21 @@
-"""Aeroplanes, cars and ships of the photographs."""
+"""Aeroplanes, cars and ships of the photographs; each public function paints the label of its name."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 
 from fedrsic_data.sample.motifs import boat
-from fedrsic_data.sample.paint import COLOURS, Frame, Lattice, rgb
+from fedrsic_data.sample.paint import COLOURS, Frame, Lattice, painters, rgb
 from fedrsic_data.sample.plots import Painter, Plot, steps
 from fedrsic_data.sample.shapes import Grid, band, both, box, capsule, dashes, disc, either
 
+PlaneShape = Callable[[Grid, Grid, float], Grid]
 
-def jetliner(p: Plot) -> None:
-    """White, with swept wings and a blue fin, one or two."""
-    _parked(p, 0.42, 0.95, _jet, COLOURS["white"], COLOURS["blue"])
-
-
-def propeller_plane(p: Plot) -> None:
-    """Straight wings with an engine on each, in a warm colour."""
-    _parked(p, 0.34, 0.75, _straight, rgb(0.92, 0.62, 0.18), COLOURS["dark"])
-
-
-def delta_jet(p: Plot) -> None:
-    """An olive triangle, several in a row."""
-    _parked(p, 0.24, 0.5, _delta, rgb(0.37, 0.42, 0.22), COLOURS["silver"], 3)
+_OLIVE, _ORANGE = rgb(0.37, 0.42, 0.22), rgb(0.92, 0.62, 0.18)
 
 
 def small_plane(p: Plot) -> None:
@@ -34,15 +24,7 @@ def small_plane(p: Plot) -> None:
     spots.solid(lambda u, v: _straight(u, v, 0.12) + off, spots.mixed(("white", "red", "yellow", "white")), 0.05)
 
 
-def _parked(
-    p: Plot,
-    size: float,
-    room: float,
-    shape: Callable[[Grid, Grid, float], Grid],
-    colour: Grid,
-    trim: Grid,
-    most: int = 2,
-) -> None:
+def _planes(p: Plot, shape: PlaneShape, size: float, room: float, colour: Grid, trim: str, most: int = 2) -> None:
     """One to ``most`` planes side by side, as large as the area allows."""
     long, short = p.sides
     size = min(size, 0.95 * short, 0.95 * long)
@@ -53,7 +35,7 @@ def _parked(
     for place in steps(count, 1.05 * room):
         g = replace(f, u=f.u if turn else -f.u, v=f.v - place)
         g.solid(lambda u, v: shape(u, v, size), colour, 0.12)
-        g.paint(box(g.u + 0.82 * size, g.v, 0.16 * size, 0.05 * size), trim)
+        g.paint(box(g.u + 0.82 * size, g.v, 0.16 * size, 0.05 * size), COLOURS[trim])
 
 
 def _jet(u: Grid, v: Grid, size: float) -> Grid:
@@ -76,21 +58,6 @@ def _straight(u: Grid, v: Grid, size: float) -> Grid:
 def _delta(u: Grid, v: Grid, size: float) -> Grid:
     u, v = u / size, np.abs(v) / size
     return either(both(0.62 * u + v - 0.52, -u - 0.85), capsule(u - 0.1, v, 0.85, 0.1)) * size
-
-
-def white_cars(p: Plot) -> None:
-    """White ones."""
-    _cars(p, COLOURS["white"])
-
-
-def dark_cars(p: Plot) -> None:
-    """Black and dark blue ones."""
-    _cars(p, rgb(0.07, 0.08, 0.12))
-
-
-def red_cars(p: Plot) -> None:
-    """Bright red ones."""
-    _cars(p, rgb(0.82, 0.10, 0.08))
 
 
 def _cars(p: Plot, colour: Grid) -> None:
@@ -191,20 +158,12 @@ def sailboats(p: Plot) -> None:
     spots.solid(lambda u, v: both(-v - 0.008, v + 0.9 * u - 0.1, -u - 0.09) + off, COLOURS["white"], 0.08)
 
 
-VEHICLES: dict[str, Painter] = {
-    "barge": barge,
-    "container_ship": container_ship,
-    "dark_cars": dark_cars,
-    "delta_jet": delta_jet,
-    "ferry": ferry,
-    "jetliner": jetliner,
-    "motorboats": motorboats,
-    "propeller_plane": propeller_plane,
-    "red_cars": red_cars,
-    "sailboats": sailboats,
-    "small_plane": small_plane,
-    "trucks": trucks,
-    "white_cars": white_cars,
-    "yellow_buses": yellow_buses,
+VEHICLES: dict[str, Painter] = painters(globals()) | {
+    "dark_cars": partial(_cars, colour=rgb(0.07, 0.08, 0.12)),
+    "delta_jet": partial(_planes, shape=_delta, size=0.24, room=0.5, colour=_OLIVE, trim="silver", most=3),
+    "jetliner": partial(_planes, shape=_jet, size=0.42, room=0.95, colour=COLOURS["white"], trim="blue"),
+    "propeller_plane": partial(_planes, shape=_straight, size=0.34, room=0.75, colour=_ORANGE, trim="dark"),
+    "red_cars": partial(_cars, colour=rgb(0.82, 0.10, 0.08)),
+    "white_cars": partial(_cars, colour=COLOURS["white"]),
 }
 """The painter of each fine label of airplane, cars and ship."""
