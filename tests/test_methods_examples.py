@@ -12,8 +12,10 @@ from conftest import contents, sampled
 from methods_generator import Generator
 from methods_pool import Pool
 from methods_transport import Transport, transport
+from prompt_federation import bind, same
 
-from fedtrain import methods, run
+from fedtrain import run
+from fedtrain.methods import METHODS
 from fedtrain.runs.files import CHECKPOINT
 from fedtrain.runs.folder import Result
 from fedtrain.runs.state import load_state
@@ -25,7 +27,8 @@ RATES = {"pool": ("lr=0.02", "gate_lr=0.1"), "transport": ("lr=0.05",), "generat
 
 @pytest.fixture(autouse=True)
 def _registered(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(methods, "METHODS", KINDS)
+    for name, kind in KINDS.items():
+        monkeypatch.setitem(METHODS, name, kind)
 
 
 @pytest.fixture(scope="module")
@@ -69,6 +72,21 @@ def test_a_run_that_was_killed_resumes_to_the_bit(
     again = train(method, small, tmp_path / "again", "rounds=3", "clients_per_round=3")
     assert again.data["figures"] == whole.data["figures"]
     assert contents(tmp_path / "again" / CHECKPOINT) == contents(tmp_path / "whole" / CHECKPOINT)
+
+
+@pytest.mark.parametrize("method", ["transport", "generator"])
+def test_clients_in_a_stack_train_as_alone(small: Path, method: str) -> None:
+    """As on a GPU, where a cohort steps as one graph."""
+    found = []
+    for stack in (1, 4):
+        bound = bind(small, method, epochs=1, lr=0.05, batch=8)
+        bound.stack = stack
+        own = [bound.personal(client) for client in range(4)]
+        found.append(list(bound.train(bound.shared(), own, range(4), 1)))
+    for alone, together in zip(*found, strict=True):
+        assert together.loss == pytest.approx(alone.loss, abs=1e-4)
+        assert same(alone.shared, together.shared, 1e-5)
+        assert same(alone.personal, together.personal, 1e-5)
 
 
 def test_a_pool_sends_each_client_the_nearest_prompts_of_others(small: Path, tmp_path: Path) -> None:
