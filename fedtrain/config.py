@@ -1,4 +1,4 @@
-"""What a run is: every choice in one frozen dataclass, JSON both ways, changed by ``key=value`` texts."""
+"""The config of a run: every choice in one frozen dataclass, JSON both ways, changed by ``key=value`` texts."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ NEUTRAL = ("flower", "manifest", "cohort", "checkpoint_every", "store", "tensorb
 
 
 def _no_login(name: str, value: object) -> None:
-    """Refuses addresses with a password or a query: a config is kept, and shown to others."""
+    """Refuse URLs with a password or a query, since configs are stored and shown to others."""
     if isinstance(value, str) and "://" in value and masked(value) != value:
         raise UsageError(f"{name}={masked(value)}: a URL with a login is never stored in a run; give one without")
 
@@ -39,9 +39,9 @@ class Privacy:
         clipping: L2 norm that a client's change of the shared state is scaled down to.
         epsilon: Local: every client adds noise to its change itself, for this epsilon of each round it takes part
             in. None: none.
-        delta: Of either.
+        delta: Delta of both kinds.
         sensitivity: Local: how far one client can move what it sends, in L2 norm.
-        seed: Makes the noise repeat, for experiments. Whoever knows it can subtract the noise, so it protects nobody.
+        seed: Makes the noise repeatable, for experiments. Whoever knows it can subtract it, so it protects nobody.
             None: the operating system's randomness, which never repeats.
     """
 
@@ -70,16 +70,16 @@ class Privacy:
 
 @dataclass(frozen=True)
 class FlowerSettings:
-    """How a run goes over Flower.
+    """Settings of a run over Flower.
 
     Attributes:
         timeout: Seconds that a site has to answer; the round goes on without it.
-        wait: Seconds that a run waits for all sites to be there before it begins.
-        scores: Whether sites send, for methods whose figures rank the rows of all clients together, the scores and
-            labels of their held-out rows. Without them such figures are of each client by itself.
+        wait: Seconds that a run waits for all sites before it begins.
+        scores: Whether sites send, for methods whose metrics rank the rows of all clients together, the scores and
+            labels of their held-out rows. Without them such metrics are computed per client.
         cpus: Simulation: CPUs of a client while it works.
         gpus: Simulation: share of a GPU of a client while it works.
-        ray_address: Simulation: a running Ray cluster; None: a Ray of this machine.
+        ray_address: Simulation: a running Ray cluster; None: start a local Ray.
     """
 
     timeout: float = 3600.0
@@ -106,32 +106,32 @@ class RunConfig:
         subset: Which of its federations.
         rounds: Rounds to train; None: as many as the method's authors publish. 0 evaluates the start.
         seed: Seed of every random draw, 0 or more.
-        sampling: Who is asked each round. ``all``: every client with training rows. ``uniform``: ``clients_per_round``
+        sampling: Clients of each round. ``all``: every client with training rows. ``uniform``: ``clients_per_round``
             of them, each as likely as any other. ``size``: as many, none twice, each with a chance in proportion to its
             training rows; a client so large that its chance would be above 1 is in every round. ``auto``: ``uniform``
             with ``clients_per_round``, else ``all``.
-        weighting: How updates are averaged. ``unbiased``: so that over the rounds a client counts by its rows, and no
+        weighting: Weights of updates. ``unbiased``: so that over the rounds a client counts by its rows, and no
             row counts twice: by rows with ``all`` and ``uniform``; all the same with ``size``, whose draw heeds rows
             already (a client that is in every round by its number of rows more). ``rows``: by the rows trained on,
-            whatever the sampling; with ``size``, large clients are drawn more often and weigh more, both. ``equal``:
+            whatever the sampling; with ``size``, large clients are sampled more often and also weigh more. ``equal``:
             all the same.
-        clients_per_round: Clients asked each round, a subset with fewer gives all; None: as many as the method's
+        clients_per_round: Clients sampled in each round, all if a subset has fewer; None: as many as the method's
             authors publish, if they do.
-        dropout: Probability that a client that was asked neither trains nor answers this round, from 0 to below 1.
+        dropout: Probability that a sampled client neither trains nor answers this round, from 0 to below 1.
         eval_every: Rounds from one evaluation to the next; the last round is always evaluated.
         splits: Held-out splits to evaluate on; empty: all that the subset has.
         checkpoint_every: Rounds from one checkpoint to the next; the last round is always saved.
-        cohort: Most clients trained at once. More is faster and takes more memory.
+        cohort: Maximum number of clients trained at once. More is faster and takes more memory.
         device: ``auto``: a GPU if there is one.
         precision: ``bfloat16`` is for autocast on a GPU; ``auto``: there, else ``float32``.
         deterministic: Only algorithms that repeat bit by bit, also on a GPU; slower there.
-        clip: Which CLIP, for methods that use one: ``tiny``, ``ARCH:TAG`` or ``ARCH:PATH`` of open_clip; None: ``tiny``
+        clip: CLIP model, for methods that use one: ``tiny``, ``ARCH:TAG`` or ``ARCH:PATH`` of open_clip; None: ``tiny``
             for sample data, ``ViT-B-16:openai`` for real images.
         held_out: Domain whose rows no client trains on (leave-one-domain-out); None: none.
-        store: Where personal states are between rounds: in ``memory``, or on ``disk`` only, for many clients.
+        store: Place of personal states between rounds: in ``memory``, or only on ``disk``, for many clients.
         tensorboard: Also write TensorBoard events into the run's folder.
         dp: Differential privacy, see ``Privacy``.
-        flower: How it goes over Flower, see ``FlowerSettings``.
+        flower: Settings for Flower, see ``FlowerSettings``.
         method_settings: The method's own settings; those not given have its defaults.
     """
 
@@ -243,11 +243,11 @@ def full_settings(method: str, given: object, settings: type) -> dict[str, Any]:
 
 
 def identity(config: RunConfig, manifest: str, weights: Mapping[str, str]) -> str:
-    """What a run's result depends on, as a digest: two runs that share it give the same.
+    """Digest of all that a run's result depends on: two runs that share it give the same result.
 
     Args:
         config: Resolved: with nothing left for ``auto``.
-        manifest: The manifest's digest. Where it lies makes no difference.
+        manifest: The manifest's digest. Its place makes no difference.
         weights: Digests of the files of weights that the config names.
     """
     return identity_of(to_json(config), manifest, weights)
@@ -260,11 +260,11 @@ def identity_of(config: Mapping[str, Any], manifest: str, weights: Any) -> str:
 
 
 def group(config: Mapping[str, Any], manifest: Manifest, weights: Any) -> str:
-    """What runs share that differ in their seed alone, as a digest.
+    """Digest that is shared by runs that differ only in their seed.
 
     Args:
         config: Resolved, as JSON has it.
-        manifest: Of the dataset; the seed of its recipe makes no difference.
+        manifest: Manifest of the dataset; the seed of its recipe makes no difference.
         weights: As for ``identity``.
     """
     data = {key: value for key, value in config.items() if key not in (*NEUTRAL, "seed")}
@@ -273,7 +273,7 @@ def group(config: Mapping[str, Any], manifest: Manifest, weights: Any) -> str:
 
 
 def told_of(manifest: Manifest, subset: str) -> dict[str, Any]:
-    """What a run's folder says of the dataset that it is trained on."""
+    """Record of a run's dataset in its folder."""
     recipe = manifest.recipe
     return {
         "name": manifest.name,

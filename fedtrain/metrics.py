@@ -1,4 +1,4 @@
-"""Figures of how good a model is; percentages are 0 to 100, a figure of nothing is NaN."""
+"""Metrics of a model; percentages are 0 to 100, and NaN if there is nothing to measure."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ def harmonic(*values: float) -> float:
 
 
 def over_clients(name: str, values: Sequence[float], rows: Sequence[int]) -> dict[str, float]:
-    """A figure of clients, of which more is better, summed up; NaN where there is nothing to sum up.
+    """Summarise a per-client metric (higher is better); NaN if there are no values.
 
     Args:
-        name: Of the figure.
-        values: Of each client; NaN where it has none, then it counts in nothing here.
-        rows: Of each client.
+        name: Name of the metric.
+        values: Value of each client; NaN is ignored.
+        rows: Rows of each client.
 
     Returns:
         ``<name>/mean``: every client counts the same. ``<name>/weighted``: by its rows. ``<name>/worst_decile``: the

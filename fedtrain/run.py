@@ -177,7 +177,7 @@ def _train(job: _Job, overwrite: bool, cache: Path | None, listener: Listener, e
 
 
 def _facts(config: RunConfig, dataset: Dataset) -> dict[str, Any]:
-    """What ``config.json`` holds."""
+    """Content of ``config.json``."""
     manifest = dataset.manifest
     weights = _weights(config)
     return {
@@ -204,7 +204,7 @@ def _default_folder(config: RunConfig, facts: Mapping[str, Any]) -> Path:
 
 
 def _result(context: Context, config: RunConfig, done: Outcome, engine: str) -> dict[str, Any]:
-    """What ``result.json`` holds."""
+    """Content of ``result.json``."""
     counters = encode(done.counters)
     return {
         "fedkit": FORMAT,

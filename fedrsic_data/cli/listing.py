@@ -1,4 +1,4 @@
-"""What there is to build with: recipes, sources and partitioners, as ``fedkit list`` prints them."""
+"""Lists of recipes, sources and partitioners, as ``fedkit list`` prints them."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ from fedrsic_data.errors import UsageError
 from fedrsic_data.partition.base import Rows
 
 Classes = int | Sequence[str] | None
-"""How many classes there are, or their names in index order; None: those that occur."""
+"""Number of classes, or their names in index order; None: those that occur."""
 
 
 def rows_of(

@@ -1,4 +1,4 @@
-"""Labels that somebody has, dealt out to clients: ``fedrsic_data.partition``."""
+"""Partition labels over clients: ``fedrsic_data.partition``."""
 
 from __future__ import annotations
 

@@ -124,7 +124,7 @@ class Frame:
         return Frame(self.v, self.u, self.rgb, self.px, self.sun[::-1])
 
     def sunward(self) -> Grid:
-        """How far each pixel lies in the direction in which shadows fall, times their length, ``[h, w]``."""
+        """Position of each pixel along the direction of shadows, times their length, ``[h, w]``."""
         return self.u * self.sun[0] + self.v * self.sun[1]
 
     def cover(self, distance: Grid) -> Grid:

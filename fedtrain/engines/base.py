@@ -98,6 +98,6 @@ class Engine(Protocol):
 
         Raises:
             OutputError: The checkpoint is damaged or belongs to another run, or the disk is full.
-            FedkitError: All clients asked in a round failed to answer.
+            FedkitError: No sampled client of a round answered.
         """
         ...

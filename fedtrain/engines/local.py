@@ -62,7 +62,7 @@ class _Here:
         self.prune = store.prune
 
     def train(self, shared: State, clients: Sequence[int], round_: int) -> Iterator[Update]:
-        """See ``rounds.Clients.train``."""
+        """Train clients at their sites; see ``rounds.Clients.train``."""
         method = self._method
         cohort = self._cohort if type(method).sent_to is Method.sent_to else 1
         for first in range(0, len(clients), cohort):
@@ -76,9 +76,9 @@ class _Here:
                 yield update
 
     def keep(self, update: Update, round_: int) -> None:
-        """See ``rounds.Clients.keep``."""
+        """Accept an update as its client's new state; see ``rounds.Clients.keep``."""
         self._store.put(update.client, update.personal, round_)
 
     def evaluate(self, shared: State, splits: Sequence[str], round_: int) -> dict[str, Evaluation]:  # noqa: ARG002
-        """See ``rounds.Clients.evaluate``."""
+        """Evaluate on held-out splits; see ``rounds.Clients.evaluate``."""
         return {split: self._method.evaluate(shared, self._store.get, split) for split in splits}

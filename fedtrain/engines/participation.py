@@ -10,11 +10,11 @@ from fedtrain.seeds import generator
 
 
 def asked(config: RunConfig, rows: Sequence[int], round_: int) -> list[int]:
-    """The clients that are asked to train this round, in the order of their numbers.
+    """The clients that are sampled for this round, in the order of their numbers.
 
     Args:
-        config: Says how they are sampled; draws depend on its seed and the round alone.
-        rows: Training rows of each client; those without are never asked.
+        config: Settings of the sampling; draws depend only on its seed and the round.
+        rows: Training rows of each client; those without are never sampled.
         round_: Which round, from 1.
     """
     able = [client for client, n in enumerate(rows) if n > 0]
@@ -37,7 +37,7 @@ def asked(config: RunConfig, rows: Sequence[int], round_: int) -> list[int]:
 
 
 def weights(config: RunConfig, rows: Sequence[int]) -> list[float] | None:
-    """What each client's update weighs in the mean; None: by the rows that it trained on.
+    """Weight of each client's update in the mean; None: the rows that it trained on.
 
     With ``sampling=size`` they are the inverse of the chance to be drawn times the rows (Horvitz and Thompson 1952),
     scaled to 1 for all clients that are not in every round.
@@ -68,11 +68,11 @@ def _always(rows: Sequence[int], count: int) -> frozenset[int]:
 
 
 def answering(config: RunConfig, clients: Sequence[int], count: int, round_: int) -> list[int]:
-    """Those of the clients asked that answer: each stays away with probability ``config.dropout``.
+    """The sampled clients that answer: each drops out with probability ``config.dropout``.
 
     Args:
-        config: Says how likely; draws depend on its seed and the round alone.
-        clients: Numbers of the clients asked.
+        config: Has the probability; draws depend only on its seed and the round.
+        clients: Numbers of the sampled clients.
         count: Number of clients in all.
         round_: Which round, from 1.
     """

@@ -1,4 +1,4 @@
-"""Rounds: who is asked, what is averaged, evaluated, logged and saved; the same loop whoever trains, and where."""
+"""The loop of rounds: sample, train, aggregate, evaluate, log and save, for every engine."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Clients(Protocol):
         ...
 
     def keep(self, update: Update, round_: int) -> None:
-        """Takes an update as the one from which its client goes on; without this it goes on from where it was."""
+        """Accept an update as its client's new state; without this, the client keeps its previous state."""
         ...
 
     def aggregate(self, server: State, updates: Iterable[Update]) -> State:
@@ -42,24 +42,24 @@ class Clients(Protocol):
         ...
 
     def evaluate(self, shared: State, splits: Sequence[str], round_: int) -> dict[str, Evaluation]:
-        """Judges the model on held-out splits."""
+        """Evaluate the model on held-out splits."""
         ...
 
     def flush(self) -> dict[int, int]:
-        """Sees that personal states are on disk; gives the round that each client's is of."""
+        """Write personal states to disk; return the round of each client's state."""
         ...
 
     def prune(self) -> None:
-        """Removes what the newest checkpoint does not need."""
+        """Remove states that the newest checkpoint does not need."""
         ...
 
 
 class _Round:
-    """A round: its updates as they come, and what is counted on their way.
+    """A round: its updates as they arrive, and their counts.
 
     Attributes:
-        counters: What has been counted over all rounds so far.
-        refused: Clients whose updates are not finite.
+        counters: Counters over all rounds so far.
+        refused: Clients whose updates contain NaN or infinity.
         count: Updates that came.
         loss: Mean training loss over the rows of those that are finite, NaN without any.
     """
@@ -94,7 +94,7 @@ class _Round:
         return server
 
     def _updates(self, clients: Sequence[int]) -> Iterator[Update]:
-        """Updates with their weights; what is not finite is refused, and the round goes on without it."""
+        """Updates with their weights; those with NaN or infinity are rejected, and the round goes on without them."""
         context, counters = self._training.context, self.counters
         fixed = weights(self._training.config, context.rows)
         for update in self._federation.train(self._server, clients, self._round):
@@ -121,7 +121,7 @@ class _Round:
 
 
 def start(training: Training) -> Checkpoint:
-    """The checkpoint from which a run goes on, or its start.
+    """The checkpoint from which a run continues, or its initial state.
 
     Raises:
         OutputError: The checkpoint is damaged or belongs to another run.
@@ -141,7 +141,7 @@ def run(federation: Clients, training: Training, at: Checkpoint) -> Outcome:
 
     Raises:
         OutputError: The journal is damaged, or the disk is full.
-        FedkitError: All clients asked in a round failed to answer.
+        FedkitError: No sampled client of a round answered.
     """
     context, config, until = training.context, training.config, training.until
     assert config.rounds is not None
@@ -188,14 +188,14 @@ def run(federation: Clients, training: Training, at: Checkpoint) -> Outcome:
 
 
 def figures(evaluations: dict[str, Evaluation]) -> dict[str, float | None]:
-    """All figures of all splits, named ``<split>/<figure>[/<statistic>]``."""
+    """All metrics of all splits, named ``<split>/<metric>[/<statistic>]``."""
     return {f"{split}/{name}": value for split, e in evaluations.items() for name, value in summarise(e).items()}
 
 
 def summarise(evaluation: Evaluation) -> dict[str, float | None]:
-    """All figures of an evaluation as JSON has them: None for NaN, a figure of nothing.
+    """All metrics of an evaluation as JSON values: None for NaN.
 
-    Per-client figures are summarised by ``metrics.over_clients``.
+    Per-client metrics are summarised by ``metrics.over_clients``.
     """
     found = {name: float(value) for name, value in evaluation.metrics.items()}
     for name, values in evaluation.clients.items():
@@ -210,7 +210,7 @@ def finite(update: Update) -> bool:
 
 
 def unlike(found: State, wanted: State) -> str:
-    """Why tensors are not like others, in words; nothing if they have the same names, shapes and types."""
+    """Describe how tensors differ from others; empty if they have the same names, shapes and types."""
     kinds = [{name: (tuple(v.shape), str(v.dtype)) for name, v in state.items()} for state in (found, wanted)]
     return (
         ""
@@ -226,7 +226,7 @@ def sent(state: State) -> tuple[int, int]:
 
 
 def _line(context: Context, round_: int, clients: int, dropped: int, done: _Round) -> dict[str, Any]:
-    """A line of ``metrics.jsonl``; no clock in it, so that the same run gives the same file."""
+    """A line of ``metrics.jsonl``, without times, so that the same run gives the same file."""
     return {
         "round": round_,
         "loss": metrics.finite_or_none(done.loss),

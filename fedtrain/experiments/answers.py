@@ -1,4 +1,4 @@
-"""What ``fedkit experiment`` prints: the same facts as data for machines and as text for people."""
+"""Answers of ``fedkit experiment``: the same facts as data for machines and as text for people."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ Values = dict[str, Any]
 """Setting -> its value, or a list of values to vary it over."""
 
 AXES = ("method", "dataset", "subset")
-"""What rows and columns of a table may name beside the settings that vary."""
+"""Names that rows and columns of a table may use, besides the settings that vary."""
 
 
 @dataclass(frozen=True)

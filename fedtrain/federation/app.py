@@ -1,4 +1,4 @@
-"""A federation of real sites: the app that ``flwr run`` takes, and what its two sides do.
+"""A federation of real sites: the app for ``flwr run``, and its server and site functions.
 
 The app holds no code of its own. Server and sites have fedkit installed, and the app's modules import it.
 """
@@ -74,7 +74,7 @@ class Wanted:
         subset: Which subset; empty: all.
         sets: ``key=value`` texts, as words of a shell.
         out: The run's folder, on the server.
-        overwrite: Start anew, whatever run is there.
+        overwrite: Replace an existing run.
     """
 
     method: str = "fedpgp"
@@ -95,16 +95,16 @@ def write_app(
     *,
     overwrite: bool = False,
 ) -> Shown:
-    """Writes the app, and says what comes next.
+    """Write the app, and report the next steps.
 
     Args:
-        folder: Made anew.
+        folder: Folder to create.
         method: Name of a method.
         manifest: The server's: a built ``manifest.json`` or its folder, or ``hf://USER/NAME[@REVISION]``.
         subset: Which subset; None: all.
         sets: ``key=value`` texts; see ``config.changed``.
         out: The run's folder; None: one named like the app, in ``runs`` beside it.
-        overwrite: Replace another app that stands there.
+        overwrite: Replace an existing app.
 
     Raises:
         UsageError: There is no such method, subset or setting, or a folder is an address.
@@ -186,7 +186,7 @@ def server_app(cache: Path) -> Any:
     """Flower's app of the server: trains what the run's config says, over the nodes that are there.
 
     Args:
-        cache: Folder for what can be computed again.
+        cache: Folder for results that can be recomputed.
     """
     from flwr.app import Context
     from flwr.serverapp import Grid, ServerApp
@@ -237,7 +237,7 @@ def site_app(cache: Path) -> Any:
     """Flower's app of a site; the node's own config says which dataset it has.
 
     Args:
-        cache: Folder for what can be computed again, unless the node's config names one.
+        cache: Folder for results that can be recomputed, unless the node's config names one.
     """
     from flwr.app import Context
 

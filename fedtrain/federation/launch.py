@@ -23,13 +23,13 @@ _CHANGES = re.compile(rf"""\s*(({"|".join(vars(Wanted()))})=('[^']*'|"[^"]*"|tru
 
 
 def run(folder: Path, connection: str | None, overrides: Sequence[str], say: Callable[[str], None]) -> Shown:
-    """Runs an app through ``flwr``, waits until it ends, and tells what the server says meanwhile.
+    """Runs an app through ``flwr``, waits until it ends, and prints the server's messages meanwhile.
 
     Args:
         folder: The app.
         connection: A SuperLink that Flower's ``config.toml`` names; None: its default.
         overrides: ``key=value`` texts for ``--run-config``.
-        say: Told how the run goes, in words.
+        say: Called with descriptions of the run's progress.
 
     Raises:
         FedkitError: It could not be started, or failed.

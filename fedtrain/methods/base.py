@@ -1,4 +1,4 @@
-"""The contract of a method: what is shared, what is personal, how clients train, how a model is judged.
+"""The contract of a method: shared and personal state, training of clients, evaluation of a model.
 
 The engines know nothing else about a method. A cohort of one and a cohort of many give the same updates, so the same
 file serves one process that trains all clients and a network that trains one at each site.
@@ -23,7 +23,7 @@ State: TypeAlias = "dict[str, torch.Tensor]"
 
 @dataclass(frozen=True)
 class Context:
-    """What a method is given to work with.
+    """The federation that a method works with.
 
     Attributes:
         subset: The federation.
@@ -32,10 +32,10 @@ class Context:
         seed: Seed of the run; every draw comes from ``fedtrain.seeds.generator(seed, *purpose)``.
         device: Where to compute.
         precision: ``float32``, or ``bfloat16`` for autocast on a GPU.
-        cache: Folder for what can be computed again (features); None: keep nothing.
+        cache: Folder for results that can be recomputed (features); None: no cache.
         held_out: Domain whose rows no client trains on (leave-one-domain-out); None: none.
         numbers: At a site, which has some clients of a federation: their numbers in it. Empty: all clients are here.
-        say: Told in words what takes long.
+        say: Called with descriptions of long steps.
     """
 
     subset: Subset
@@ -57,15 +57,15 @@ class Context:
 
 @dataclass(frozen=True)
 class Update:
-    """What training at a client gives.
+    """The result of training at a client.
 
     Attributes:
         client: Its number.
         rows: Rows it trained on.
-        shared: What it sends to the server. Nothing else leaves it.
-        personal: What it keeps.
+        shared: Tensors that it sends to the server. Nothing else leaves it.
+        personal: Tensors that stay at the client.
         loss: Mean training loss over its steps.
-        weight: What it counts in the mean. The engine sets it, from the run's ``weighting`` and ``sampling``.
+        weight: Its weight in the mean. The engine sets it, from the run's ``weighting`` and ``sampling``.
     """
 
     client: int
@@ -78,15 +78,15 @@ class Update:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """How good a model is on one split.
+    """Metrics of a model on one split.
 
     Attributes:
-        metrics: Figures over all clients or over the whole split, by name; percentages are 0 to 100.
-        clients: Per-client figures by name: one value a client in the order of ``Context.clients``, NaN for a client
+        metrics: Metrics over all clients or over the whole split, by name; percentages are 0 to 100.
+        clients: Per-client metrics by name: one value per client in the order of ``Context.clients``, NaN for a client
             without rows in the split.
         rows: Rows of the split at each client.
-        over: For each metric that is a mean over rows, how many: from such metrics of the parts of a federation that of
-            the whole can be told.
+        over: Number of rows for each metric that is a mean over rows: from these, the metric of a whole federation
+            can be computed from those of its parts.
     """
 
     metrics: Mapping[str, float]
@@ -138,11 +138,11 @@ class Method:
 
     Attributes:
         Settings: Frozen dataclass of the method's settings, each with its published default.
-        rounds: As many as its paper trains; ours where it names no number.
+        rounds: Number of rounds in its paper; our choice if it gives none.
         multi_label: Whether images have several labels.
-        clients_per_round: As many as its paper asks each round; None: all.
-        files: Settings that may name a file of weights, whose digest belongs to what a run is.
-        has_personal: Whether clients have a state of their own; a class that overrides ``personal`` says so.
+        clients_per_round: Clients per round in its paper; None: all.
+        files: Settings that may name a file of weights, whose digest identifies a run.
+        has_personal: Whether clients have personal state; True in a class that overrides ``personal``.
         counts_labels: Whether training needs the rows of each label over all clients. The server then tells its sites.
         context: The federation.
         settings: The method's own.
@@ -172,11 +172,11 @@ class Method:
 
     @property
     def threads(self) -> int | None:
-        """Threads of a CPU that are worth their while; None: all."""
+        """Useful number of CPU threads; None: all."""
         return None
 
     def shared(self) -> State:
-        """The server's state before the first round; empty where nothing travels."""
+        """The server's state before the first round; empty if nothing is shared."""
         return {}
 
     def personal(self, client: int) -> State:  # noqa: ARG002

@@ -1,4 +1,4 @@
-"""FedAvg and FedProx of a plain network on label sets: ResNet-18 with a linear layer, binary cross-entropy.
+"""FedAvg and FedProx of a plain multi-label network: ResNet-18 with a linear layer, binary cross-entropy.
 
 McMahan et al., "Communication-Efficient Learning of Deep Networks from Decentralized Data", AISTATS 2017, arXiv
 1602.05629; Li et al., "Federated Optimization in Heterogeneous Networks", MLSys 2020, arXiv 1812.06127.
@@ -18,7 +18,7 @@ from fedtrain.methods.networks.network import Loss, Network, NetworkMethod, Pict
 
 @dataclass(frozen=True)
 class FedAvgSettings(PictureSettings):
-    """How the baseline is trained: as FedLGT is.
+    """Settings of the baseline, trained like FedLGT.
 
     Attributes:
         mu: FedProx: mu / 2 times the squared distance to the server's parameters is added to the loss; 0 is FedAvg.

@@ -20,7 +20,7 @@ from fedtrain.seeds import generator
 
 @dataclass(frozen=True)
 class FedLGTSettings(PictureSettings):
-    """What can be chosen; the defaults are the paper's.
+    """Settings of FedLGT; the defaults are the paper's.
 
     FedC-Tran, the paper's own baseline, is ``ule=none`` with ``ca_mle=false``.
 
@@ -30,14 +30,14 @@ class FedLGTSettings(PictureSettings):
         ca_mle: Client-aware masked label embedding: labels the server's model is unsure of become unknown.
         margin: Unsure is a probability within this distance of 0.5.
         label_masks: Train with a random part of the labels known.
-        known: Most of the labels that are, a fraction.
+        known: Maximum fraction of known labels.
         state_embeddings: ``text``: features of "positive" and "negative"; ``none``: known labels look unknown.
         class_weights: ``inverse``: the loss of a label is weighted by the inverse of its training rows, mean 1. That
             there is a weighting is from the paper's summary, its form an assumption of ours.
         heads: Attention heads of the transformer.
         layers: Its encoder layers.
         hidden: Width of its feed-forward blocks.
-        dropout: Its rate, see ``fedtrain.models.label_transformer.Layer``.
+        dropout: Rate of dropout, see ``fedtrain.models.label_transformer.Layer``.
     """
 
     ule: Literal["auto", "name", "concat", "avg", "none"] = "auto"

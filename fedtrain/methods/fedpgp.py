@@ -1,4 +1,4 @@
-"""FedPGP: a shared prompt under CLIP's guidance, and a personal low-rank step away from it."""
+"""FedPGP: a shared prompt under CLIP's guidance, and a personal low-rank offset from it."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ class FedPGPSettings(PromptSettings):
     """Settings of ``fedpgp``: those of ``PromptSettings`` with the paper's values, and its own.
 
     Attributes:
-        batch: As many as shots.
-        shots: Training rows of a class at a client.
-        rank: Of the personal step, r; at most the number of context vectors.
+        batch: Images in a batch; as many as shots.
+        shots: Maximum training rows per class and client.
+        rank: Rank of the personal offset, r; at most the number of context vectors.
         mu: Weight of the contrast.
         tau: Its temperature.
-        anchor: What the shared prompt is drawn to: ``template``, the texts "a photo of a {class}.", or
+        anchor: Target of the shared prompt: ``template``, the texts "a photo of a {class}.", or
             ``placeholder``, "X X ... X {class}." with an X for each context vector, as the authors' code has it.
     """
 
@@ -47,12 +47,12 @@ class FedPGPSettings(PromptSettings):
 class FedPGP(PromptMethod[FedPGPSettings]):
     """FedPGP (Cui et al., ICML 2024, arXiv 2405.09771).
 
-    The shared prompt is sigma ``[m, d]``; client k adds a low-rank step that never leaves it: p_k = sigma + U_k V_k.
+    The shared prompt is sigma ``[m, d]``; client k adds a low-rank offset that never leaves it: p_k = sigma + U_k V_k.
     With a_c the text of the anchor of class c, g_c its text under sigma and l_c under p_k, all L2-normalised::
 
         loss = CE(logit_scale <image, l>, y) + mu mean_c softplus((cos(g_c, l_c) - cos(g_c, a_c)) / tau)
 
-    which draws the shared prompt to CLIP's own knowledge and parts the personal one from it. Gradients reach sigma, U
+    which draws the shared prompt to CLIP's knowledge and the personal one away from it. Gradients reach sigma, U
     and V through all of it. The server averages sigma alone, by rows; every client classifies with p_k.
 
     Deviations: U and V are the same draw for every client and, as sigma, from N(0, std^2). The anchor of the paper's
@@ -68,7 +68,7 @@ class FedPGP(PromptMethod[FedPGPSettings]):
         return {"sigma": self.drawn("sigma", self.settings.length, self.clip.width)}
 
     def personal(self, client: int) -> State:  # noqa: ARG002
-        """A low-rank step: U ``[m, r]`` and V ``[r, d]``."""
+        """A low-rank offset: U ``[m, r]`` and V ``[r, d]``."""
         settings = self.settings
         return {
             "u": self.drawn("u", settings.length, settings.rank),

@@ -1,4 +1,4 @@
-"""FedRSCLIP: a shared and a private prompt, held together in meaning and near the images."""
+"""FedRSCLIP: a shared and a private prompt, aligned with each other and with the images."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class FedRSCLIPSettings(PromptSettings):
 
     Attributes:
         length: Context vectors of each prompt, m: 4 of 512 are the 2,048 numbers that the paper sends.
-        combine: How the two prompts classify: ``mean`` of their logits; ``concat``, one prompt of 2 m vectors, shared
+        combine: Combination of the two prompts: ``mean`` of their logits; ``concat``, one prompt of 2 m vectors, shared
             ones first; ``add``, one prompt that is their sum.
         dpa: Distance of the dual prompt alignment: ``cosine``, mean over classes of 1 - cosine of the two texts;
             ``mse``, mean squared difference of their numbers; ``kl``, KL divergence from the class probabilities
@@ -50,7 +50,7 @@ class FedRSCLIP(PromptMethod[FedRSCLIPSettings]):
     Constraint keeps the two coherent; a Cross-Modal Feature Alignment Constraint holds texts and images together; as
     few as 2,048 parameters are sent.
 
-    Our assumptions, for the text of its equations is not public to us: P_s and P_k are ``[m, d]`` each, from
+    Our assumptions, since we had no access to its equations: P_s and P_k are ``[m, d]`` each, from
     different draws of N(0, std^2) (from the same draw both would get the same gradient and stay equal); with t_s and
     t_p their L2-normalised texts and v the image::
 
@@ -79,7 +79,7 @@ class FedRSCLIP(PromptMethod[FedRSCLIPSettings]):
         classes.check(length=both * self.settings.length)
 
     def text(self, state: State, classes: Classes) -> torch.Tensor:
-        """What both prompts together classify with; for ``mean``, whose logits it gives, it is not normalised."""
+        """Text features of both prompts combined; for ``mean``, they give its logits and are not normalised."""
         if self.settings.combine == "mean":
             return torch.stack(_texts(state, classes)).mean(0)
         return self._joint(state, classes)

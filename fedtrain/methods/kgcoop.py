@@ -18,7 +18,7 @@ class KgCoOpSettings(PromptSettings):
     """Settings of ``kgcoop``: those of ``PromptSettings``, and the anchor.
 
     Attributes:
-        weight: Of the distance to the anchor, the paper's lambda.
+        weight: Weight of the distance to the anchor, the paper's lambda.
         template: Words of the anchor, with ``{}`` for the class name.
     """
 

@@ -1,4 +1,4 @@
-"""Local: every client learns a context of its own, and nobody talks."""
+"""Local: every client learns its own context, without communication."""
 
 from __future__ import annotations
 

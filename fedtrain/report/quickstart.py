@@ -85,7 +85,7 @@ def train_tour(
         datasets: Subset -> folder of the built dataset.
         out: Folder of runs and report.
         tour: What to train.
-        cache: Folder for what can be computed again.
+        cache: Folder for results that can be recomputed.
         listener: Receives progress.
 
     Raises:

@@ -85,7 +85,7 @@ def save(folder: Path, checkpoint: Checkpoint, key: str) -> None:
     Args:
         folder: The checkpoint's folder.
         checkpoint: State of the run; its personal states and journal are already on disk.
-        key: Digest of what the run is.
+        key: Digest that identifies the run.
     """
     facts = {
         "format": _FORMAT,
@@ -104,7 +104,7 @@ def load(folder: Path, key: str, device: torch.device) -> Checkpoint | None:
 
     Args:
         folder: The checkpoint's folder.
-        key: Digest of what the run is.
+        key: Digest that identifies the run.
         device: Where the shared state is wanted.
 
     Raises:

@@ -1,1 +1,1 @@
-"""Flower: the same methods, rounds and figures, with every client at a site of its own."""
+"""Flower: the same methods, rounds and metrics, with every client at its own site."""

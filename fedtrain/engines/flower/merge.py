@@ -1,4 +1,4 @@
-"""Figures of a federation from what its clients say of themselves."""
+"""Metrics of a federation from the metrics of its clients."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from fedtrain.methods.base import Evaluation, Ranked
 def merged(found: Mapping[int, Judged], clients: int) -> Evaluation:
     """The evaluation of a split over all clients.
 
-    A metric that is a mean over rows is that of the whole: the mean of the clients' weighted by their rows. Of any
-    other metric, what a client has on its own rows says nothing of the whole, and is a figure of the client.
+    A metric that is a mean over rows is combined exactly, as the clients' mean weighted by rows. The value of any
+    other metric on a client's rows says nothing about the whole, and is reported per client.
 
     Args:
-        found: Number of a client -> what it says.
-        clients: How many there are; NaN and no rows stand for those that say nothing.
+        found: Number of a client -> its evaluation.
+        clients: Number of clients; those without an answer have NaN and no rows.
     """
     rows = [0] * clients
     metrics: dict[str, float] = {}

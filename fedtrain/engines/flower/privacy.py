@@ -23,7 +23,7 @@ from fedtrain.methods.base import State
 from fedtrain.seeds import generator
 
 Build = Callable[[ArrayRecord, ConfigRecord], list[Message]]
-"""Makes a round's messages of the server's state and of what the strategy tells the sites."""
+"""Makes a round's messages from the server's state and the strategy's config for the sites."""
 
 
 @contextmanager
@@ -32,7 +32,7 @@ def seeded(privacy: Privacy, *purpose: str | int) -> Iterator[None]:
 
     Args:
         privacy: Has the seed.
-        purpose: Whose noise it is, and of which round.
+        purpose: Identifies the noise and its round.
     """
     if privacy.seed is None:
         yield
@@ -87,7 +87,7 @@ class Central:
 
 
 def spent(privacy: Privacy, releases: Sequence[int], population: int) -> dict[str, Any]:
-    """What a run's privacy comes to, as far as Flower says.
+    """Privacy of a run, as reported by Flower.
 
     Args:
         privacy: How noise was added.

@@ -1,4 +1,4 @@
-"""The server's side: rounds as everywhere, with every client asked over a Flower grid."""
+"""The server: the usual rounds, with clients reached over a Flower grid."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ _JOINED = 120.0  # seconds that a node has to say which clients it has
 
 @dataclass
 class Link:
-    """How the server reaches sites.
+    """Connection from the server to sites.
 
     Attributes:
         grid: Flower's.
-        stop: When it is set, nobody answers any more.
+        stop: When it is set, no more answers come.
     """
 
     grid: Grid
@@ -102,7 +102,7 @@ class Deployment:
 
         Raises:
             UsageError: The method and the dataset do not work over Flower.
-            FedkitError: Sites are missing at the start, or all clients asked failed to answer.
+            FedkitError: Sites are missing at the start, or no sampled client answered.
             OutputError: The checkpoint is damaged or belongs to another run, or the disk is full.
         """
         # sites keep the personal states of the newest checkpoint only
@@ -171,10 +171,10 @@ class Sites:
         self._replies: dict[int, Message] = {}
 
     def wait(self) -> None:
-        """Waits until the sites of all clients with rows are there.
+        """Wait for the sites of all clients with rows.
 
         Raises:
-            FedkitError: Some are not, after ``flower.wait`` seconds.
+            FedkitError: Some are missing after ``flower.wait`` seconds.
         """
         wanted = [client for client, rows in enumerate(self._context.rows) if rows]
         deadline = time.monotonic() + self._config.flower.wait
@@ -193,7 +193,7 @@ class Sites:
                 )
 
     def train(self, shared: State, clients: Sequence[int], round_: int) -> Iterator[Update]:
-        """See ``rounds.Clients.train``."""
+        """Train clients at their sites; see ``rounds.Clients.train``."""
         self._meet()
         arrays = self._arrays(clients, shared)
         if self._config.dp.noise is None:
@@ -218,7 +218,7 @@ class Sites:
                 yield update
 
     def keep(self, update: Update, round_: int) -> None:
-        """See ``rounds.Clients.keep``."""
+        """Accept an update as its client's new state; see ``rounds.Clients.keep``."""
         if self._method.has_personal:
             self._since[update.client] = round_
 
@@ -230,10 +230,10 @@ class Sites:
         return {n: noisy[n].to(value) if value.is_floating_point() else value for n, value in server.items()}
 
     def evaluate(self, shared: State, splits: Sequence[str], round_: int) -> dict[str, Evaluation]:
-        """See ``rounds.Clients.evaluate``: every client that has held-out rows judges on its own.
+        """See ``rounds.Clients.evaluate``: every client with held-out rows evaluates the model on them.
 
         Raises:
-            FedkitError: Of all that have, none answered.
+            FedkitError: None of them answered.
         """
         self._meet()
         subset, count = self._context.subset, len(self._context.clients)
@@ -269,7 +269,7 @@ class Sites:
         """See ``rounds.Clients.prune``: sites do, when they are next asked."""
 
     def _meet(self) -> None:
-        """Learns of nodes that came and went, and which clients the new ones have."""
+        """Update the list of nodes and their clients."""
         there = set(self._link.grid.get_node_ids())
         self._met &= there
         self._nodes = {client: node for client, node in self._nodes.items() if node in there}
@@ -294,7 +294,7 @@ class Sites:
                     self._nodes[self._number[name]] = node
 
     def _refused(self, name: str, rows: object, labels: str, node: int) -> str:
-        """Why a client of a site cannot take part, or nothing."""
+        """Describe why a client of a site cannot take part, if so."""
         if labels != self._labels:
             return "its dataset has another label space, or another name"
         if name not in self._number:
@@ -370,7 +370,7 @@ def _why(error: Exception) -> str:
 
 
 def _ranks(fine: FineEntry | None) -> tuple[int, ...]:
-    """See ``wire.Order``."""
+    """The order for a client; see ``wire.Order``."""
     if fine is None:
         return ()
     held = [number for number, count in enumerate(fine.train_counts) if count]

@@ -1,4 +1,4 @@
-"""Flower's simulation: every client a node of its own, run by workers of Ray on this machine or a cluster."""
+"""Flower's simulation: every client is a node, run by Ray workers on this machine or a cluster."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A site: it answers the server's messages with what its own clients do. Their personal states stay here."""
+"""A site: it trains its clients on the server's messages and answers. Their personal states stay here."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ _KEPT = "fedkit.personal"
 
 @dataclass(frozen=True)
 class Node:
-    """What a node is told by its own configuration.
+    """Configuration of a node.
 
     Attributes:
         manifest: Its dataset.
         clients: Which of the dataset's clients are here; empty: all.
-        states: Folder of personal states; None: only in the node's memory, which a restart empties.
-        several: Whether several runs have their states there; each has a folder of its own in it then.
-        cache: Folder for what can be computed again; None: keep nothing.
+        states: Folder of personal states; None: only in the node's memory, which is lost on restart.
+        several: Whether several runs keep their states there, each in its own folder.
+        cache: Folder for results that can be recomputed; None: no cache.
         device: Where to compute.
     """
 
@@ -49,7 +49,7 @@ class Node:
 
 
 def anywhere(manifest: str) -> str:
-    """What opens a dataset from any folder: servers and workers run in their own."""
+    """Absolute path of a dataset, since servers and workers run in other folders."""
     return manifest if "://" in manifest else str(Path(manifest).resolve())
 
 
@@ -57,7 +57,7 @@ def client_app(place: Callable[[Context], Node]) -> ClientApp:
     """A Flower app of sites.
 
     Args:
-        place: What the node that a message is for was told.
+        place: Returns the configuration of the node that received a message.
     """
     app = ClientApp()
 
@@ -88,14 +88,14 @@ def client_app(place: Callable[[Context], Node]) -> ClientApp:
 
 
 def label_space(dataset: Dataset, subset: str) -> str:
-    """Digest of what all parts of a federation share: the recipe and the label space."""
+    """Digest of the recipe and the label space, which all parts of a federation share."""
     entry = dataset.subset(subset).entry
     fine = entry.fine.classes if entry.fine else ()
     return digest([dataset.manifest.name, entry.classes, entry.multi_label, entry.novel, fine])
 
 
 def _answer(message: Message, work: Callable[[], RecordDict]) -> Message:
-    """The reply; it says what a person can fix."""
+    """The reply; errors that a person can fix are in its text."""
     try:
         return Message(work(), reply_to=message)
     except FedkitError as error:
@@ -106,7 +106,7 @@ def _joined(message: Message, place: Node) -> RecordDict:
     """Names of the clients that are here, and their training rows.
 
     Raises:
-        FedkitError: The node's config names what is not there, or cannot be used.
+        FedkitError: The node's config names a missing file, or cannot be used.
     """
     _usable(place)
     dataset = Dataset(place.manifest)
@@ -119,7 +119,7 @@ def _joined(message: Message, place: Node) -> RecordDict:
 
 
 def _usable(place: Node) -> None:
-    """Says before the first round what would fail in it."""
+    """Report before the first round what would fail in it."""
     try:
         torch.empty(1, device=place.device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:

@@ -1,7 +1,7 @@
-"""What travels: messages as server and sites write and read them. Nothing else crosses the wire.
+"""Messages between server and sites. Nothing else crosses the wire.
 
-To a site go the server's state and what to do with it. Back come the shared tensors, a few numbers and, of held-out
-rows, figures. Personal tensors have no field here. Scores and labels of held-out rows are sent only when they are asked
+A site receives the server's state and an order. It returns the shared tensors, a few numbers and, for held-out
+rows, metrics. There is no field for personal tensors. Scores and labels of held-out rows are sent only if requested
 for (``flower.scores``).
 """
 
@@ -25,21 +25,21 @@ JOIN = "query.join"
 """Message type by which a server asks a node which clients it has."""
 _ROUNDING = 1e-3  # how far above 100 a sum of float32 may end
 FAILED = 1
-"""Code of an error that a site tells of in words."""
+"""Code of an error that a site describes in words."""
 
 
 @dataclass(frozen=True)
 class Order:
-    """What a site is to do, beside the server's state.
+    """Order to a site, sent with the server's state.
 
     Attributes:
         config: The run. The site reads its own dataset, whatever manifest this names.
-        key: Digest of what the run is.
+        key: Digest that identifies the run.
         client: Name of the client.
         number: Its number in the federation.
         round: Which round, from 1.
-        since: Round that the client's personal state is of; 0: it has what it started with.
-        splits: To judge on; empty: train.
+        since: Round of the client's personal state; 0: its initial state.
+        splits: Splits to evaluate on; empty: train.
         ranks: For each fine label its place from the rarest, 1, to the most frequent in all training rows; 0 if it is
             in none. Methods may tell a label by its frequent kinds, which no site knows. Empty without fine labels.
             Their training rows, if the method weighs labels by them.
@@ -59,7 +59,7 @@ class Order:
 
 @dataclass(frozen=True)
 class Judged:
-    """What a site says of one client on one split: its evaluation, and scores if they were asked for."""
+    """A client's evaluation on one split, with scores if requested."""
 
     evaluation: Evaluation
     scores: State = field(default_factory=dict)
@@ -79,7 +79,7 @@ def joined(content: RecordDict) -> tuple[list[tuple[str, object]], str]:
     """Clients of a node, each with its training rows, and the digest of the label space, from an answer to ``JOIN``.
 
     Raises:
-        KeyError, TypeError, ValueError: It is not what was asked for.
+        KeyError, TypeError, ValueError: It is malformed.
     """
     said, rows = content.config_records[CONFIG], content.metric_records[METRICS]["rows"]
     return [(str(name), n) for name, n in zip(said["clients"], rows, strict=True)], str(said["labels"])
@@ -106,7 +106,7 @@ def ordered(record: ConfigRecord) -> Order:
 
 
 def update(sent: Update, *, finite: bool) -> RecordDict:
-    """What a site sends after training; ``weight`` is for means in which all clients count the same."""
+    """Reply of a site after training; ``weight`` is for means in which all clients count equally."""
     numbers = {"rows": sent.rows, "loss": sent.loss, "finite": int(finite), "weight": 1.0}
     return RecordDict({ARRAYS: arrays(sent.shared), METRICS: MetricRecord(numbers)})
 
@@ -115,13 +115,13 @@ def updated(content: RecordDict, client: int, like: State, rows: int) -> Update:
     """An update from a reply.
 
     Args:
-        content: Of the reply.
+        content: Content of the reply.
         client: Number of the client that was asked.
         like: Tensors with the names, shapes and types that it should send.
         rows: Training rows it should have; its weight.
 
     Raises:
-        ValueError: It is not what was asked for; the message says how.
+        ValueError: It differs from the request; the message says how.
     """
     numbers, device = content.metric_records[METRICS], next((v.device for v in like.values()), torch.device("cpu"))
     if set(content) != {ARRAYS, METRICS} or set(numbers) != {"rows", "loss", "finite", "weight"}:
@@ -139,7 +139,7 @@ def updated(content: RecordDict, client: int, like: State, rows: int) -> Update:
 
 
 def judged(found: Mapping[str, Judged]) -> RecordDict:
-    """Figures of one client as records: those over its rows, its own, and how many rows."""
+    """Metrics of one client as records: over its rows, per client, and the number of rows."""
     content = RecordDict()
     for split, one in found.items():
         evaluation = one.evaluation
@@ -153,14 +153,14 @@ def judged(found: Mapping[str, Judged]) -> RecordDict:
 
 
 def read_judged(content: RecordDict, rows: Mapping[str, int]) -> dict[str, Judged]:
-    """Figures of one client from a reply.
+    """Metrics of one client from a reply.
 
     Args:
-        content: Of the reply.
-        rows: Split it was asked to judge on -> how many rows the client has there.
+        content: Content of the reply.
+        rows: Requested split -> number of rows of the client.
 
     Raises:
-        ValueError: It is not what was asked for; the message says how.
+        ValueError: It differs from the request; the message says how.
     """
     found, cpu = {}, torch.device("cpu")
     for split, known in rows.items():

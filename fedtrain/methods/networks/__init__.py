@@ -1,1 +1,1 @@
-"""What methods that train networks share."""
+"""Shared code of methods that train networks."""

@@ -14,7 +14,7 @@ from fedrsic_data.dataset.reader import Subset
 from fedtrain.methods.lazy import torch
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-"""Of ImageNet's channels, for values in 0..1."""
+"""Means and standard deviations of ImageNet's channels, for values in 0..1."""
 
 _CHUNK = 512  # images of a split decoded at a time
 _THREADS = 4

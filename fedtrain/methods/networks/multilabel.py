@@ -1,7 +1,7 @@
-"""Figures of multi-label classification, as the literature since WARP and ML-GCN reports them, in percent.
+"""Metrics of multi-label classification, as the literature since WARP and ML-GCN reports them, in percent.
 
-All are pure tensor functions and run where their arguments are. Written here because they are forty lines that no
-dependency of fedkit offers; tests hold them equal to scikit-learn's.
+All are pure tensor functions and run where their arguments are. torchmetrics has them too, but forty lines are not
+worth a dependency; tests compare them with scikit-learn.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def figures(scores: torch.Tensor, targets: torch.Tensor, top: int | None = None)
     Args:
         scores: float ``[N, L]`` probabilities; a label is predicted from 0.5 on.
         targets: bool ``[N, L]``.
-        top: Also report figures that end in ``@top``, for which a label is predicted if it is among the ``top`` surest
+        top: Also report metrics that end in ``@top``, for which a label is predicted if it is among the ``top`` surest
             of its image and its probability is at least 0.5: as in the code of ML-GCN (Chen et al., CVPR 2019, arXiv
             1904.03582) and of FedLGT, so an image may have fewer. An image with equal scores at the border has some of
             them, ``top`` in all.

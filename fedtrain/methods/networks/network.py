@@ -1,4 +1,4 @@
-"""Training whole networks on clients' own images, one client after another: what FedLGT and its baselines share."""
+"""Train whole networks on clients' images, one client after another, for FedLGT and its baselines."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ _JUDGED = 64  # images at a time where nothing is trained
 
 @dataclass(frozen=True)
 class PictureSettings:
-    """How a network is trained at a client; the defaults are FedLGT's.
+    """Settings for training a network at a client; the defaults are FedLGT's.
 
     Attributes:
         labels: ``coarse``, or ``fine`` where the dataset has finer labels.
-        lr: Of Adam, fresh at each client and round.
-        backbone_lr: Of the backbone, if it is to be another; None: as ``lr``.
+        lr: Learning rate of Adam, which starts fresh at each client and round.
+        backbone_lr: Learning rate of the backbone; None: ``lr``.
         freeze_backbone: In how many rounds, from the first, the backbone keeps its weights and statistics while the
-            rest learns; ``always``: in all, and it does not travel. It is to begin with weights that know something.
+            rest learns; ``always``: in all, and it is not sent. It needs pretrained weights.
         clip_norm: Gradients are scaled down to this norm.
         batch: Images a step; a last partial batch counts.
-        epochs: Over a client's images each round.
-        max_images: Most images of a client that a round uses, drawn anew each round; None: all.
+        epochs: Passes over a client's images in each round.
+        max_images: Maximum images per client and round, drawn again each round; None: all.
         flip: Mirror images left to right at random.
         frozen_bn: Keep the batch-norm statistics and use them in training too, for clients with very few images.
         image_size: Images are resized to this height and width; None: 256, or the images' own size for sample data.
@@ -131,7 +131,7 @@ class Network:
             client: Its number.
             round_: Which round.
             pictures: Its images.
-            loss: What is made smaller; summed or averaged over the batch as the method says.
+            loss: The loss to minimise; the method sums or averages it over the batch.
         """
         settings, count = self.settings, len(pictures.owner)
         self.flat.load(shared)
@@ -166,7 +166,7 @@ class Network:
         return Update(client, count, self.flat.state(), {}, float(total) / steps)
 
     def _groups(self, frozen: bool) -> list[dict[str, Any]]:
-        """What the optimiser steps, with rates of its own where they are."""
+        """Parameter groups of the optimiser, with separate learning rates if set."""
         rate = self.settings.backbone_lr
         if not frozen and rate is None:
             return [{"params": [self.flat.parameters]}]

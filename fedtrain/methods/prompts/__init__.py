@@ -1,1 +1,1 @@
-"""What prompt methods share."""
+"""Shared code of prompt methods."""

@@ -76,8 +76,8 @@ def features(
         clip: Frozen.
         subset: Single-label.
         split: One of its splits.
-        cache: Folder to keep values in; None: keep nothing.
-        say: Told what takes long.
+        cache: Folder for values; None: no cache.
+        say: Called with descriptions of long steps.
         patches: Encode every patch of an image too: about 200 kB an image with ViT-B/16.
 
     Raises:

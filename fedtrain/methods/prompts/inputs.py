@@ -52,7 +52,7 @@ class Images:
     """The rows of a subset by split: base and novel classes each labelled from 0, a held-out domain apart."""
 
     def __init__(self, context: Context, clip: Clip, *, patches: bool = False) -> None:
-        """Binds a subset to a CLIP; images are encoded when they are first asked for, with ``patches`` on request.
+        """Binds a subset to a CLIP; images are encoded on first use, with ``patches`` on request.
 
         Raises:
             UsageError: Several labels an image, fewer than two classes to tell apart, or no such domain.
@@ -162,8 +162,8 @@ class Classes:
         """Checks that the names are not too long, before any image is encoded.
 
         Args:
-            length: Of the contexts that they are to stand under.
-            template: The fixed words that they are to stand in.
+            length: Length of the contexts before them.
+            template: The fixed words around them.
 
         Raises:
             UsageError: A text is too long for the CLIP; the message names it.

@@ -113,7 +113,7 @@ class ClipMethod(Method, Generic[S]):
         return batch.mean(losses.view_as(batch.labels))
 
     def evaluate(self, shared: State, personal: Callable[[int], State], split: str) -> Evaluation:
-        """Judges every client's classifier and the shared one.
+        """Evaluate every client's classifier and the shared one.
 
         Per client: ``local``, accuracy on the client's own rows, over all classes of the run. Over all: ``pooled``, the
         share of all rows that their own client gets right, and ``shared``, accuracy of the shared state alone on all
@@ -205,7 +205,7 @@ class ClipMethod(Method, Generic[S]):
                 yield client, text, {name: value[i] for name, value in state.items()}
 
     def _hits(self, text: torch.Tensor, state: State, images: torch.Tensor, labels: torch.Tensor) -> int:
-        """How many images are put in their classes; those with patches some at a time."""
+        """Count images that are classified correctly; those with patches some at a time."""
         parts = torch.split(images, _JUDGED) if images.dim() > 2 else [images]
         found = [self.logits(part.float(), text, state).argmax(-1) for part in parts]
         return int((torch.cat(found) == labels).sum())

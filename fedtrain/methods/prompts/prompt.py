@@ -23,17 +23,17 @@ from fedtrain.seeds import generator
 
 @dataclass(frozen=True)
 class PromptSettings:
-    """What every method that learns context vectors has.
+    """Settings of every method that learns context vectors.
 
     Attributes:
         length: Context vectors, m.
         std: Standard deviation of the normal distribution they are drawn from.
         lr: Learning rate of SGD, the same in all rounds.
-        momentum: Of SGD; starts from zero at every client in every round.
-        weight_decay: Of SGD.
+        momentum: Momentum of SGD; starts from zero at every client in every round.
+        weight_decay: Weight decay of SGD.
         batch: Images in a batch; the last one of an epoch has what is left.
         epochs: Passes over a client's rows in a round.
-        shots: Most training rows of a class at a client, drawn once for the run; None: all of them.
+        shots: Maximum training rows per class and client, drawn once for the run; None: all of them.
     """
 
     length: int = 16
@@ -78,8 +78,8 @@ class PromptMethod(ClipMethod[P]):
 
     Attributes:
         fixed: Names of received tensors that are only read: they are neither trained nor sent back.
-        stack: Most clients that step as one graph. A matrix product may round otherwise in the last bit when it has
-            more rows, so stacks of any size agree to about 1e-6, and to the bit only with their like. A GPU takes the
+        stack: Maximum number of clients that step as one graph. Larger matrix products may round the last bit
+            differently, so stacks of different sizes agree to about 1e-6, and equal sizes to the bit. A GPU takes the
             whole cohort. A CPU gains little by it (a tenth of the time with the text tower of ViT-B) and takes one
             client at a time, and so does a deterministic run: there, cohorts of any size give the same bits.
     """
@@ -122,7 +122,7 @@ class PromptMethod(ClipMethod[P]):
         return self.cross_entropy(batch, self.text(live, self.base), live)
 
     def optimiser(self, name: str) -> Sgd:  # noqa: ARG002
-        """How a tensor is trained; by default all of them as the settings say."""
+        """Optimiser of a tensor; by default the settings apply to all tensors."""
         return Sgd(self.settings.lr, self.settings.momentum, self.settings.weight_decay)
 
     def drawn(self, purpose: str, rows: int, width: int) -> torch.Tensor:
