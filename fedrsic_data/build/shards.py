@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import mmap
 import re
 from collections.abc import Mapping, Sequence
@@ -133,16 +134,16 @@ class Receipt:
     skipped: tuple[dict[str, str], ...] = ()
 
 
-class HashingFile:
+class HashingFile(io.RawIOBase):
     """A binary file that digests what is written to it."""
 
     def __init__(self, file: IO[bytes]) -> None:
+        """Takes a file that its owner closes."""
         self.file = file
         self.sha256 = hashlib.sha256()
         self.bytes = 0
-        self.closed = False
 
-    def write(self, data: bytes) -> int:
+    def write(self, data: Any) -> int:
         """Writes and digests."""
         self.sha256.update(data)
         self.bytes += len(data)
@@ -152,25 +153,9 @@ class HashingFile:
         """Bytes written so far."""
         return self.bytes
 
-    def flush(self) -> None:
-        """Hands everything to the operating system."""
-        self.file.flush()
-
-    def readable(self) -> bool:
-        """It is not."""
-        return False
-
     def writable(self) -> bool:
-        """It is."""
+        """Whether it is, which Arrow asks."""
         return True
-
-    def seekable(self) -> bool:
-        """It is not."""
-        return False
-
-    def close(self) -> None:
-        """Leaves closing to the owner of the file."""
-        self.flush()
 
 
 class Buffer:

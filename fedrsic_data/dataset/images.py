@@ -266,25 +266,25 @@ def _printed(image: Picture, profile: bytes) -> Picture:
 
 
 _ORIENTATION = 0x0112
+_TURNS = [
+    "FLIP_LEFT_RIGHT",
+    "ROTATE_180",
+    "FLIP_TOP_BOTTOM",
+    "TRANSPOSE",
+    "ROTATE_270",
+    "TRANSVERSE",
+    "ROTATE_90",
+]  # from 2 on
 
 
 def _upright(image: Picture, picture: Picture) -> Picture:
     """``picture``, which was made of ``image``, as the EXIF orientation of that says; damaged EXIF data say nothing."""
     from PIL.Image import Transpose
 
-    turns = (
-        Transpose.FLIP_LEFT_RIGHT,
-        Transpose.ROTATE_180,
-        Transpose.FLIP_TOP_BOTTOM,
-        Transpose.TRANSPOSE,
-        Transpose.ROTATE_270,
-        Transpose.TRANSVERSE,
-        Transpose.ROTATE_90,
-    )
     try:
         with _QUIET, warnings.catch_warnings():
             warnings.simplefilter("ignore")
             number = int(image.getexif().get(_ORIENTATION, 1))
     except Exception:  # as many kinds as there are ways to damage a file
         number = 1
-    return picture.transpose(turns[number - 2]) if 2 <= number <= 8 else picture
+    return picture.transpose(Transpose[_TURNS[number - 2]]) if 2 <= number <= 8 else picture

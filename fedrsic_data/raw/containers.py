@@ -52,7 +52,7 @@ def _bytes(path: str) -> bytes:
             os.close(handle)
 
 
-class InPlace(Container, identical.Peekable):
+class InPlace(identical.Peekable):
     """Files that are read in place."""
 
     def firsts(self, keys: pa.ChunkedArray) -> NDArray[np.int64]:

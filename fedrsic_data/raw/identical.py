@@ -12,6 +12,8 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from fedrsic_data.raw.index import Container
+
 PEEK = 256
 """Bytes that a peek gives."""
 
@@ -21,7 +23,7 @@ _WORKERS = min(4, os.cpu_count() or 1)
 Buffer = bytes | memoryview
 
 
-class Peekable(Protocol):
+class Peekable(Container, Protocol):
     """Files in any order, whose sizes are known without reading them. Safe for threads."""
 
     def sizes(self, keys: Sequence[str]) -> list[int]:
@@ -30,10 +32,6 @@ class Peekable(Protocol):
 
     def peek(self, keys: Sequence[str]) -> list[bytes]:
         """Up to ``PEEK`` bytes from the middle of each file; ``SourceError`` where one cannot be read."""
-        ...
-
-    def read(self, keys: Sequence[str]) -> list[bytes]:
-        """See ``Container.read``."""
         ...
 
 
