@@ -244,13 +244,13 @@ def inspect(
 
 def verify(manifest: Path, json: bool) -> None:
     """Read every file of a dataset again and compare it with the manifest. Exits with 1 if anything differs."""
-    import fedrsic_data.build.verify
+    from fedrsic_data.build import verify
     from fedrsic_data.cli import tables
 
     without_pandas()
     notes: list[str] = []
     with bars(quiet=json) as bar:
-        built, problems = fedrsic_data.build.verify.verify(manifest, bar("bytes"), notes.append)
+        built, problems = verify.verify(manifest, bar("bytes"), notes.append)
     answer(tables.verified(manifest, built, problems, notes), json)
     if problems:
         raise typer.Exit(1)

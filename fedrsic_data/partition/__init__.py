@@ -6,9 +6,8 @@ The package can be called, ``fedrsic_data.partition(labels, "dirichlet", clients
 from __future__ import annotations
 
 import sys
-from types import ModuleType
-from typing import Any
 
+import fedrsic_data
 from fedrsic_data.partition.base import Assignment, Owners, Partitioner, Rows, assign, names, sorting
 from fedrsic_data.partition.named import PARTITIONERS, defaults, from_json, pinned, spelled_out, to_json
 
@@ -28,12 +27,4 @@ __all__ = [
     "to_json",
 ]
 
-
-class _Callable(ModuleType):
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        from fedrsic_data.partition.result import partition
-
-        return partition(*args, **kwargs)
-
-
-sys.modules[__name__].__class__ = _Callable
+sys.modules[__name__].__class__ = fedrsic_data.Callable

@@ -1,0 +1,1 @@
+"""The commands of the data layer as functions: ``fedrsic_data.build(...)`` and its like."""

@@ -1,0 +1,238 @@
+"""Build, split anew, verify, hand out and publish datasets from Python; the commands call the same functions."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fedrsic_data import recipes
+from fedrsic_data.api import in_memory
+from fedrsic_data.build import engines, memory, pipeline
+from fedrsic_data.build.pipeline import QUIET, BuildListener
+from fedrsic_data.dataset.manifest import Manifest
+from fedrsic_data.dataset.reader import Dataset
+from fedrsic_data.dataset.recipe import Recipe
+from fedrsic_data.dataset.verify import Problem
+from fedrsic_data.derive import sites
+from fedrsic_data.derive.resplit import prepare
+from fedrsic_data.errors import UsageError
+from fedrsic_data.publish import object_store, rebuild
+from fedrsic_data.settings import encode
+from fedrsic_data.sources.locate import Places
+
+Place = str | os.PathLike[str]
+
+
+@dataclass(frozen=True)
+class Verified:
+    """What ``verify`` found; true where nothing is wrong.
+
+    Attributes:
+        manifest: The manifest.
+        problems: What is not as the manifest says.
+        notes: What could not be compared, in words.
+    """
+
+    manifest: Manifest
+    problems: tuple[Problem, ...]
+    notes: tuple[str, ...]
+
+    def __bool__(self) -> bool:
+        return not self.problems
+
+
+def build(
+    recipe: Any,
+    out: Place | None = None,
+    *,
+    name: str = "mine",
+    subsets: Sequence[str] = (),
+    partitioner: str | None = None,
+    sample: bool = False,
+    sources: Place | Mapping[str, str] | None = None,
+    offline: bool = False,
+    overwrite: bool = False,
+    jobs: int | None = None,
+    listener: BuildListener = QUIET,
+    **settings: Any,
+) -> Dataset:
+    """Build a federated dataset, or open it if it is built already.
+
+    >>> data = fedrsic_data.build("fed-rsic", sample=True, subsets=["fed-ucmerced"], alpha=0.1)  # doctest: +SKIP
+
+    Args:
+        recipe: The name or path of a recipe, its JSON as a dict, ``hf://USER/NAME[@REVISION]``; or images: a
+            ``datasets.Dataset``, or a pair of images and labels (see ``in_memory.parquet_of``).
+        out: The folder to write; None: ``data/NAME``.
+        name: The name of a dataset that is made of images; a recipe has its own.
+        subsets: Only these subsets of the recipe.
+        partitioner: Replaces the recipe's partitioner.
+        sample: Use procedural stand-ins instead of the real images.
+        sources: A folder that is searched for the sources, or the path of each source by its name.
+        offline: Never download.
+        overwrite: Replace another dataset at ``out``.
+        jobs: Processes that write shards; None: threads of this one.
+        listener: Receives the progress.
+        **settings: Settings of the recipe or its partitioner, such as ``clients=20, alpha=0.1, seed=1``; a dotted one
+            is given as ``**{"layout.files": "packed"}``.
+
+    Raises:
+        UsageError: An unknown recipe or setting, a value that cannot be used, or a partition that cannot be met.
+        SourceError: A source is missing, incomplete or malformed.
+        OutputError: The folder cannot be written, or holds something else.
+    """
+    changes: dict[str, Any] = {
+        "subsets": list(subsets),
+        "partitioner": partitioner,
+        "sample": sample,
+        "sets": _texts(settings),
+    }
+    if isinstance(recipe, str | os.PathLike):
+        wanted, published = rebuild.recipe_of(os.fspath(recipe), changes)
+    else:
+        data = dict(recipe) if isinstance(recipe, Mapping) else in_memory.recipe_of(recipe, name)
+        wanted, published = recipes.from_json(recipes.override(data, **changes), "recipe"), rebuild.Expected()
+    given = sources if isinstance(sources, Mapping) else {}
+    folder = Path(sources) if sources is not None and not isinstance(sources, Mapping) else None
+    memory.frugal()
+    planned = pipeline.prepare(wanted, Places(folder=folder, given=given, offline=offline), listener)
+    published.check_plan(planned)
+    place = os.fspath(out) if out is not None else os.fspath(Path("data") / wanted.name)
+    done = object_store.build(
+        planned, place, overwrite=overwrite, listener=listener, engine=engines.chosen(jobs=jobs), check=published.check
+    )
+    if done.uri is not None:
+        raise UsageError(f"{done.uri}: is written; open it where its files are mounted, or build into a folder")
+    return Dataset(done.path)
+
+
+def resplit(
+    dataset: Dataset | Place,
+    out: Place,
+    *,
+    subsets: Sequence[str] = (),
+    partitioner: str | None = None,
+    overwrite: bool = False,
+    listener: BuildListener = QUIET,
+    **settings: Any,
+) -> Dataset:
+    """Give the images of a built dataset to other clients; its sources are not needed.
+
+    >>> again = fedrsic_data.resplit(data, "data/ucm-0.1", alpha=0.1)  # doctest: +SKIP
+
+    Args:
+        dataset: A dataset in a folder, opened or by its path.
+        out: The folder to write.
+        subsets: Only these subsets.
+        partitioner: Replaces its partitioner.
+        overwrite: Replace another dataset at ``out``.
+        listener: Receives the progress.
+        **settings: As for ``build``.
+
+    Raises:
+        VerificationError: The dataset is damaged.
+        UsageError: A setting is unknown, changes more than the split, or cannot be met.
+        OutputError: The folder cannot be written, or holds something else.
+    """
+    path = _folder(dataset)
+
+    def change(old: Recipe) -> Recipe:
+        data = recipes.override(encode(old), subsets=subsets, partitioner=partitioner, sets=_texts(settings))
+        return recipes.from_json(data, f"recipe of {path}", built=True)
+
+    memory.frugal()
+    planned = prepare(path, change, listener)
+    return Dataset(pipeline.build(planned, Path(out), overwrite=overwrite, listener=listener).path)
+
+
+def verify(dataset: Dataset | Place) -> Verified:
+    """Read every file of a dataset again and compare it with the manifest.
+
+    >>> assert fedrsic_data.verify("data/fed-rsic")  # doctest: +SKIP
+
+    Raises:
+        ManifestError: There is no readable manifest to compare with.
+    """
+    from fedrsic_data.build import verify
+
+    notes: list[str] = []
+    manifest, problems = verify.verify(_folder(dataset), None, notes.append)
+    return Verified(manifest, tuple(problems), tuple(notes))
+
+
+def split_sites(dataset: Dataset | Place, out: Place, *, group: int = 1) -> tuple[sites.SiteFolder, ...]:
+    """Write a dataset folder for each client, to hand to its site, and one without images for the server.
+
+    Args:
+        dataset: A dataset in a folder, opened or by its path.
+        out: The folder to make.
+        group: Clients per folder.
+
+    Raises:
+        VerificationError: The dataset is damaged.
+        OutputError: The folder exists, or cannot be written.
+    """
+    return sites.split(_folder(dataset), Path(out), group=group)
+
+
+def publish(
+    dataset: Dataset | Place,
+    repo: str,
+    *,
+    private: bool = False,
+    revision: str | None = None,
+    create_pr: bool = False,
+    reference_only: bool = False,
+    redistribute: bool = False,
+    dry_run: bool = False,
+) -> dict[str, Any]:
+    """Verify a dataset and publish it to the Hugging Face Hub, in one commit tagged with its plan.
+
+    Args:
+        dataset: A dataset in a folder, opened or by its path.
+        repo: ``USER/NAME`` of the dataset repository; it is made if need be.
+        private: Make a new repository private.
+        revision: The branch; None: the main one.
+        create_pr: Open a pull request instead.
+        reference_only: Publish the assignment of images to clients, without the images.
+        redistribute: Publish images whose licence does not say that this is allowed.
+        dry_run: Send nothing.
+
+    Returns:
+        The facts that ``fedkit publish --json`` prints.
+
+    Raises:
+        VerificationError: The dataset is damaged.
+        HubError: The Hub cannot be reached, or refuses.
+    """
+    from fedrsic_data.publish import run
+    from fedrsic_data.publish.upload import Target
+
+    shown = run.publish(
+        _folder(dataset),
+        Target(repo, revision, private, create_pr),
+        reference_only=reference_only,
+        redistribute=redistribute,
+        dry_run=dry_run,
+    )
+    return dict(shown.data)
+
+
+def _folder(dataset: Dataset | Place) -> Path:
+    if not isinstance(dataset, Dataset):
+        return Path(dataset)
+    if "://" in dataset.where:
+        raise UsageError(f"{dataset.where}: is on the Hub, and a folder is needed; download it with: hf download")
+    return dataset.folder
+
+
+def _texts(settings: Mapping[str, Any]) -> list[str]:
+    """Keyword arguments as the ``key=value`` texts of ``--set``."""
+    try:
+        return [f"{key}={json.dumps(value)}" for key, value in settings.items()]
+    except TypeError as error:
+        raise UsageError(f"a setting cannot be written as JSON ({error})") from None

@@ -1,0 +1,102 @@
+"""Images that a script holds, as a Parquet file that a recipe can name."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from fedrsic_data.dataset.schema import IMAGE
+from fedrsic_data.errors import UsageError, translated
+from fedrsic_data.files import atomic
+from fedrsic_data.files.cache import cache_folder
+
+
+def parquet_of(data: Any) -> Path:
+    """A Parquet file of images and labels, in the cache, named after its content.
+
+    Args:
+        data: A ``datasets.Dataset`` with a column of images and one of labels; or a pair of images and labels. An
+            image is the bytes of a file, a path, a PIL image, or a uint8 array [height, width, 3] or [height, width];
+            arrays and PIL images become PNG files. Labels are names, numbers, or lists of them.
+
+    Raises:
+        UsageError: There are not as many labels as images, or a value is none of these.
+    """
+    table = data.with_format("arrow")[:] if hasattr(data, "with_format") else _table(*_pair(data))
+    if not table.num_rows:
+        raise UsageError("there are no images to build a dataset of")
+    digest = hashlib.sha256(str(table.schema.remove_metadata()).encode())
+    for column in table.columns:
+        for chunk in column.chunks:
+            for buffer in pa.concat_arrays([chunk]).buffers():  # of these rows alone, whatever they are a slice of
+                digest.update(b"" if buffer is None else memoryview(buffer))
+    path = cache_folder() / "in-memory" / f"{digest.hexdigest()[:32]}.parquet"
+    with translated(UsageError, path, "cannot be written", "set FEDKIT_CACHE to another folder"):
+        if not path.is_file():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with atomic.replacing(path) as file:
+                pq.write_table(table, file, row_group_size=1024)
+    return path
+
+
+def _pair(data: Any) -> tuple[Iterable[Any], Any]:
+    try:
+        images, labels = data
+    except (TypeError, ValueError):
+        kind = type(data).__name__
+        raise UsageError(f"a {kind} is no dataset; give a recipe, a datasets.Dataset, or (images, labels)") from None
+    return images, labels
+
+
+def _table(images: Iterable[Any], labels: Any) -> pa.Table:
+    if hasattr(labels, "detach"):
+        labels = labels.detach().cpu().numpy()
+    try:
+        column = pa.array(labels, from_pandas=True)
+    except (pa.ArrowException, TypeError, ValueError) as error:
+        raise UsageError(f"labels: cannot be read as one column ({' '.join(str(error).split())[:200]})") from None
+    files = [_file(number, image) for number, image in enumerate(images)]
+    if len(files) != len(column):
+        raise UsageError(f"there are {len(files):,} images and {len(column):,} labels; give one label per image")
+    several = pa.types.is_list(column.type)
+    return pa.table({"image": pa.array(files, IMAGE), "labels" if several else "label": column})
+
+
+def _file(number: int, image: Any) -> dict[str, Any]:
+    """An image's file and its name."""
+    if isinstance(image, bytes):
+        return {"bytes": image, "path": f"{number:09d}"}
+    if isinstance(image, str | Path):
+        with translated(UsageError, image):
+            return {"bytes": Path(image).read_bytes(), "path": Path(image).name}
+    from PIL import Image
+
+    if not isinstance(image, Image.Image):
+        shape, dtype = getattr(image, "shape", ()), str(getattr(image, "dtype", type(image).__name__))
+        if dtype != "uint8" or len(shape) not in (2, 3):
+            raise UsageError(f"image {number} is {dtype} {[*shape]}; give bytes, a path, a PIL image or uint8 pixels")
+        try:
+            image = Image.fromarray(image)
+        except TypeError:
+            words = f"image {number} has shape {[*shape]}; give [height, width] or [height, width, 3]"
+            raise UsageError(words) from None
+    out = io.BytesIO()
+    image.save(out, "PNG")
+    return {"bytes": out.getvalue(), "path": f"{number:09d}.png"}
+
+
+def recipe_of(data: Any, name: str) -> dict[str, Any]:
+    """A recipe's JSON for images in memory, with one subset of that name."""
+    path = parquet_of(data)
+    return {
+        "fedkit": 1,
+        "name": name,
+        "subsets": {name: {"sources": [name]}},
+        "sources": {name: {"kind": "hub", "path": str(path)}},
+    }

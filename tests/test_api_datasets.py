@@ -1,0 +1,171 @@
+"""``fedrsic_data.build`` and its like: what the commands do, from Python."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+import pytest
+import torch
+from conftest import ROOT
+from PIL import Image
+
+import fedrsic_data
+from fedrsic_data import recipes
+from fedrsic_data.build import pipeline
+from fedrsic_data.errors import FedkitError, OutputError, UsageError
+from fedrsic_data.sources.locate import Places
+
+SMALL: dict[str, Any] = {
+    "sample": True,
+    "subsets": ["fed-ucmerced"],
+    "clients": 4,
+    "sample.per_class": 4,
+    "sample.size": 32,
+}
+PIXELS = np.random.default_rng(0).integers(0, 256, (24, 16, 16, 3), dtype=np.uint8)
+LABELS = [("ash", "birch", "cedar")[i % 3] for i in range(24)]
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    return fedrsic_data.build("fed-rsic", tmp_path_factory.mktemp("api") / "fed", **SMALL)
+
+
+def test_a_recipe_is_built_as_the_command_builds_it(built: Any, tmp_path: Path) -> None:
+    sets = ["clients=4", "sample.per_class=4", "sample.size=32"]
+    data = recipes.override(recipes.load("fed-rsic"), subsets=["fed-ucmerced"], sample=True, sets=sets)
+    done = pipeline.build(pipeline.prepare(recipes.from_json(data, "test"), Places(offline=True)), tmp_path / "fed")
+    assert built.manifest.digest == done.manifest.digest
+    assert [subset.name for subset in built] == ["fed-ucmerced"]
+    assert len(built[0]) == 4
+
+
+def test_a_finished_dataset_is_opened(built: Any) -> None:
+    again = fedrsic_data.build("fed-rsic", built.folder, **SMALL)
+    assert again.manifest == built.manifest
+    with pytest.raises(OutputError, match="with --overwrite"):
+        fedrsic_data.build("fed-rsic", built.folder, **{**SMALL, "alpha": 0.1})
+
+
+def test_it_can_be_resplit_verified_and_handed_out(built: Any, tmp_path: Path) -> None:
+    again = fedrsic_data.resplit(built, tmp_path / "again", partitioner="iid", clients=3)
+    assert len(again[0]) == 3
+    assert fedrsic_data.verify(again)
+    sites = fedrsic_data.split_sites(again.folder, tmp_path / "sites")
+    assert [site.name for site in sites][:3] == ["client-0000", "client-0001", "client-0002"]
+    (again.folder / "README.md").write_text("mine")
+    found = fedrsic_data.verify(again.folder)
+    assert not found
+    assert [problem.file for problem in found.problems] == ["README.md"]
+
+
+def test_publishing_checks_its_arguments_before_it_asks_the_hub(built: Any) -> None:
+    with pytest.raises(UsageError, match="USER/NAME"):
+        fedrsic_data.publish(built, "no-name", dry_run=True)
+    with pytest.raises(UsageError, match="pull request"):
+        fedrsic_data.publish(built, "me/fed", create_pr=True, revision="x")
+
+
+IMAGES: dict[str, Any] = {
+    "arrays": (list(PIXELS), LABELS),
+    "one array": (PIXELS, np.array(LABELS)),
+    "pictures": ([Image.fromarray(pixels) for pixels in PIXELS], LABELS),
+    "numbers": (PIXELS, torch.arange(24) % 3),
+}
+
+
+@pytest.mark.parametrize("kind", IMAGES)
+def test_images_in_memory_are_built(kind: str, tmp_path: Path) -> None:
+    data = fedrsic_data.build(IMAGES[kind], tmp_path / "mine", name="trees", clients=2, partitioner="iid")
+    pooled = data["trees"].pooled()
+    assert data["trees"].classes in (("ash", "birch", "cedar"), ("0", "1", "2"))
+    held = {np.asarray(image.convert("RGB")).tobytes() for image in pooled["image"][:]}
+    held |= {np.asarray(image.convert("RGB")).tobytes() for image in data["trees"].pooled("test")["image"][:]}
+    assert held == {pixels.tobytes() for pixels in PIXELS}
+    assert fedrsic_data.verify(data)
+
+
+def test_files_and_paths_keep_their_bytes(tmp_path: Path) -> None:
+    paths = [tmp_path / f"{i}.jpg" for i in range(24)]
+    for path, pixels in zip(paths, PIXELS, strict=True):
+        Image.fromarray(pixels).save(path)
+    data = fedrsic_data.build((paths, LABELS), tmp_path / "mine", clients=2, partitioner="iid")
+    files = [row["bytes"] for split in ("train", "test") for row in data[0].read(split)["image"].to_pylist()]
+    assert sorted(files) == sorted(path.read_bytes() for path in paths)
+    again = fedrsic_data.build(
+        ([p.read_bytes() for p in paths], LABELS), tmp_path / "again", clients=2, partitioner="iid"
+    )
+    files = [row["bytes"] for split in ("train", "test") for row in again[0].read(split)["image"].to_pylist()]
+    assert sorted(files) == sorted(path.read_bytes() for path in paths)
+
+
+def test_a_datasets_dataset_keeps_its_class_names(tmp_path: Path) -> None:
+    features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=["x", "y", "z"])})
+    images = [Image.fromarray(pixels) for pixels in PIXELS]
+    rows = datasets.Dataset.from_dict({"image": images, "label": [i % 2 for i in range(24)]}, features=features)
+    data = fedrsic_data.build(rows.select(range(2, 22)), tmp_path / "mine", clients=2, partitioner="iid")
+    assert sum(data[0].entry.rows.values()) == 20
+    assert data[0].classes[:2] == ("x", "y")
+
+
+def test_label_lists_make_a_multi_label_dataset(tmp_path: Path) -> None:
+    labels = [["a"] if i % 2 else ["a", "b"] for i in range(24)]
+    data = fedrsic_data.build((PIXELS, labels), tmp_path / "mine", clients=2)
+    assert data[0].entry.multi_label
+
+
+def test_the_same_images_give_the_same_dataset(tmp_path: Path) -> None:
+    one = fedrsic_data.build((PIXELS, LABELS), tmp_path / "one", clients=2)
+    other = fedrsic_data.build((PIXELS.copy(), list(LABELS)), tmp_path / "other", clients=2)
+    assert one.manifest.digest == other.manifest.digest
+    third = fedrsic_data.build((PIXELS[::-1], LABELS), tmp_path / "third", clients=2)
+    assert third.manifest.digest != one.manifest.digest
+
+
+@pytest.mark.parametrize(
+    ("given", "more", "words"),
+    [
+        ("fed-rsik", {}, "fed-rsik"),
+        ("fed-rsic", {"alhpa": 1}, "did you mean 'alpha'?"),
+        ("fed-rsic", {"alpha": object()}, "a setting cannot be written as JSON"),
+        ("fed-rsic", {"alpha": -1}, "alpha=-1"),
+        ("fed-rsic", {"subsets": ["x"]}, "no such subset"),
+        ({"fedkit": 1}, {}, "'name' is missing"),
+        (3, {}, "a int is no dataset"),
+        (([], []), {}, "there are no images"),
+        ((PIXELS, LABELS[:3]), {}, "24 images and 3 labels"),
+        ((PIXELS / 255, LABELS), {}, "image 0 is float64 [16, 16, 3]"),
+        ((np.zeros((24, 8, 8, 5), np.uint8), LABELS), {}, "image 0 has shape [8, 8, 5]"),
+        (([b"no image"] * 24, LABELS), {}, "not an image"),
+        ((["/nowhere/1.jpg"] * 24, LABELS), {}, "/nowhere/1.jpg"),
+        ((PIXELS, [None] * 24), {}, "label"),
+        ((PIXELS, LABELS), {"name": "a b"}, "'a b' is not a name"),
+    ],
+)
+def test_bad_input_is_one_line(given: Any, more: dict[str, Any], words: str, tmp_path: Path) -> None:
+    with pytest.raises(FedkitError) as caught:
+        fedrsic_data.build(given, tmp_path / "out", **{"sample": isinstance(given, str), **more})
+    assert words in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_dataset_of_the_hub_has_to_be_downloaded(built: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(type(built), "where", property(lambda _: "hf://me/fed@0123"))
+    with pytest.raises(UsageError, match="hf download"):
+        fedrsic_data.resplit(built, tmp_path / "out")
+
+
+def test_packages_are_still_packages_and_nothing_heavy_is_loaded() -> None:
+    code = (
+        "import sys, fedrsic_data, fedrsic_data.build.pipeline, fedrsic_data.publish\n"
+        "from fedrsic_data.build import pipeline\n"
+        "assert fedrsic_data.build.pipeline is pipeline\n"
+        "assert callable(fedrsic_data.build) and callable(fedrsic_data.publish) and callable(fedrsic_data.verify)\n"
+        "assert not {'torch', 'matplotlib', 'datasets'} & set(sys.modules)\n"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
