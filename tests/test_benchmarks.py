@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -32,7 +33,7 @@ def photographs(folder: Path) -> dict[int, Path]:
 
 
 @pytest.mark.parametrize("federations", [scenes, photographs])
-def test_no_picture_is_in_two_repetitions(federations, tmp_path: Path) -> None:
+def test_no_picture_is_in_two_repetitions(federations: Any, tmp_path: Path) -> None:
     built = federations(tmp_path)
     repetitions.apart(built)
     each = [repetitions.pictures(path) for path in built.values()]
@@ -46,7 +47,9 @@ def photographs(folder: Path) -> dict[int, Path]:
 
 
 @pytest.mark.parametrize("federations", [scenes, photographs])
-def test_a_fixed_seed_of_the_sample_is_noticed(federations, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_fixed_seed_of_the_sample_is_noticed(
+    federations: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for module in (prompt_methods, label_methods):
         monkeypatch.setattr(module, "drawn", lambda repetition: [f"seed={repetition}"])
     with pytest.raises(ValueError, match="share pictures"):

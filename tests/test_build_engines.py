@@ -183,7 +183,7 @@ def there(memory: fsspec.AbstractFileSystem, root: str) -> dict[str, bytes]:
     return {name.removeprefix(f"/{root}/"): memory.cat(name) for name in memory.find(f"/{root}")}
 
 
-def test_what_is_copied_is_what_a_folder_has(memory, tmp_path: Path) -> None:
+def test_what_is_copied_is_what_a_folder_has(memory: fsspec.AbstractFileSystem, tmp_path: Path) -> None:
     reference = contents(sampled(tmp_path / "reference").path)
     told = object_store.build(planned(), "memory://bucket/fed")
     assert told.uri == "memory://bucket/fed"
@@ -195,11 +195,13 @@ def test_what_is_copied_is_what_a_folder_has(memory, tmp_path: Path) -> None:
     assert there(memory, "bucket/fed") == reference
 
 
-def test_an_interrupted_copy_is_no_dataset_and_goes_on(memory, tmp_path: Path, monkeypatch) -> None:
+def test_an_interrupted_copy_is_no_dataset_and_goes_on(
+    memory: fsspec.AbstractFileSystem, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     reference = contents(sampled(tmp_path / "reference").path)
     size, seen = object_store._size, []
 
-    def full(filesystem, path):
+    def full(filesystem: fsspec.AbstractFileSystem, path: str) -> int | None:
         seen.append(path)
         if len(seen) == 7:
             raise KeyboardInterrupt
@@ -217,7 +219,7 @@ def test_an_interrupted_copy_is_no_dataset_and_goes_on(memory, tmp_path: Path, m
     assert there(memory, "bucket/fed") == reference
 
 
-def test_another_dataset_is_replaced_only_when_asked(memory, tmp_path: Path) -> None:
+def test_another_dataset_is_replaced_only_when_asked(memory: fsspec.AbstractFileSystem, tmp_path: Path) -> None:
     object_store.build(planned(), "memory://bucket/fed")
     before = there(memory, "bucket/fed")
     with pytest.raises(OutputError, match="memory://bucket/fed: holds another dataset.*--overwrite"):
@@ -228,7 +230,7 @@ def test_another_dataset_is_replaced_only_when_asked(memory, tmp_path: Path) -> 
     assert there(memory, "bucket/fed") == contents(reference)
 
 
-def test_what_is_no_dataset_is_left_alone(memory) -> None:
+def test_what_is_no_dataset_is_left_alone(memory: fsspec.AbstractFileSystem) -> None:
     memory.pipe("/bucket/fed/thesis.tex", b"precious")
     for overwrite in (False, True):
         with pytest.raises(OutputError, match="holds no fedkit dataset"):
@@ -244,7 +246,7 @@ def test_what_is_no_dataset_is_left_alone(memory) -> None:
 @pytest.mark.parametrize(
     "name", ["thesis.tex", "fed-ucmerced/train/mine.parquet", "deeper/manifest.json", "notes/README.md"]
 )
-def test_what_lies_beside_a_remote_dataset_is_left_alone(memory, name: str) -> None:
+def test_what_lies_beside_a_remote_dataset_is_left_alone(memory: fsspec.AbstractFileSystem, name: str) -> None:
     object_store.build(planned(), "memory://bucket/fed")
     memory.pipe(f"/bucket/fed/{name}", b"precious")
     before = there(memory, "bucket/fed")
@@ -254,7 +256,7 @@ def test_what_lies_beside_a_remote_dataset_is_left_alone(memory, name: str) -> N
         assert there(memory, "bucket/fed") == before
 
 
-def test_a_card_in_a_bucket_that_a_person_edited_is_never_lost(memory) -> None:
+def test_a_card_in_a_bucket_that_a_person_edited_is_never_lost(memory: fsspec.AbstractFileSystem) -> None:
     object_store.build(planned(), "memory://bucket/fed")
     memory.pipe("/bucket/fed/README.md", b"Written by hand for a week.")
     before = there(memory, "bucket/fed")
@@ -264,7 +266,7 @@ def test_a_card_in_a_bucket_that_a_person_edited_is_never_lost(memory) -> None:
         assert there(memory, "bucket/fed") == before
 
 
-def test_parquet_files_without_a_manifest_are_nobodys_copy(memory) -> None:
+def test_parquet_files_without_a_manifest_are_nobodys_copy(memory: fsspec.AbstractFileSystem) -> None:
     memory.pipe("/bucket/fed/train/mine.parquet", b"precious")
     for overwrite in (False, True):
         with pytest.raises(OutputError, match="is not empty and holds no fedkit dataset"):
@@ -309,7 +311,7 @@ def test_secrets_of_an_address_are_masked(address: str, shown: str, secrets: lis
     assert not [secret for secret in secrets if secret in told]
 
 
-def test_secrets_are_in_no_answer(memory, capsys: pytest.CaptureFixture[str]) -> None:
+def test_secrets_are_in_no_answer(memory: fsspec.AbstractFileSystem, capsys: pytest.CaptureFixture[str]) -> None:
     """Neither in what a finished build says and gives to machines, nor in its steps, nor when it fails."""
     heard: list[str] = []
     out = "memory://KEY:SuPerSecret@bucket/fed"

@@ -208,7 +208,7 @@ def again(out: Path, *, overwrite: bool = False) -> None:
     pipeline.build(planned, out, overwrite=overwrite)
 
 
-def test_killed_again_and_again_before_it_completes(tmp_path, whole):
+def test_killed_again_and_again_before_it_completes(tmp_path: Path, whole: tuple[dict[str, bytes], float]) -> None:
     reference, seconds = whole
     chance = random.Random(5)
     out = tmp_path / "1" / "fed"
@@ -218,7 +218,7 @@ def test_killed_again_and_again_before_it_completes(tmp_path, whole):
     is_whole(out, reference)
 
 
-def test_killed_while_it_replaces_an_older_dataset(tmp_path, whole):
+def test_killed_while_it_replaces_an_older_dataset(tmp_path: Path, whole: tuple[dict[str, bytes], float]) -> None:
     reference, seconds = whole
     chance = random.Random(9)
     for i in range(3):
@@ -232,7 +232,7 @@ def test_killed_while_it_replaces_an_older_dataset(tmp_path, whole):
         is_whole(out, reference)
 
 
-def test_what_an_interrupted_build_finished_is_kept(tmp_path, whole):
+def test_what_an_interrupted_build_finished_is_kept(tmp_path: Path, whole: tuple[dict[str, bytes], float]) -> None:
     reference, _ = whole
     out = tmp_path / "1" / "fed"
     aside = out.with_name("fed.incomplete") / "data"
@@ -266,10 +266,10 @@ def killing(tmp_path: Path, scenario: str) -> int:
     return kills
 
 
-def test_killed_at_twenty_random_moments(tmp_path):
+def test_killed_at_twenty_random_moments(tmp_path: Path) -> None:
     assert killing(tmp_path, "moments") >= 12, "most of the builds were over before they were killed"
 
 
 @pytest.mark.parametrize("scenario", ["fresh", "resume", "another", "overwrite", "mend"])
-def test_killed_before_every_single_change_to_the_file_system(tmp_path, scenario):
+def test_killed_before_every_single_change_to_the_file_system(tmp_path: Path, scenario: str) -> None:
     assert killing(tmp_path, scenario) >= 2

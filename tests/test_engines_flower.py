@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -80,7 +81,9 @@ def grid_of(whole: Path, states: Path, **more: object) -> HereGrid:
     )
 
 
-def trained(method: str, manifest: Path, out: Path, *sets: str, grid: HereGrid | None = None, notes=None):
+def trained(
+    method: str, manifest: Path, out: Path, *sets: str, grid: HereGrid | None = None, notes: list[str] | None = None
+) -> Any:
     (config,) = run.configs(method, manifest, [], list(sets))
     more = {"engine": server.Deployment(server.Link(grid))} if grid else {}
     listener = Listener(note=(notes if notes is not None else []).append)

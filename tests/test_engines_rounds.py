@@ -10,6 +10,7 @@ import textwrap
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import federated_softmax
 import pytest
@@ -108,7 +109,7 @@ def test_defect_9_what_is_personal_goes_on_from_round_to_round(
     seen: list[bool] = []
     train = Softmax.train
 
-    def watched(self, shared, personal, clients, round_):
+    def watched(self: Softmax, shared: Any, personal: Any, clients: list[int], round_: int) -> Any:
         for client, state in zip(clients, personal, strict=True):
             seen.append(client in left)
             assert torch.equal(state["bias"], left.get(client, torch.zeros(21)))
@@ -514,7 +515,7 @@ def test_a_lost_personal_state_is_one_line(tmp_path: Path) -> None:
         store.get(3)
 
 
-def _context(manifest: Path, subset: str = "fed-ucmerced", held_out: str | None = None):
+def _context(manifest: Path, subset: str = "fed-ucmerced", held_out: str | None = None) -> Any:
     from fedtrain.methods.base import Context
 
     sets = ["device=cpu"] + ([f"held_out={held_out}"] if held_out else [])

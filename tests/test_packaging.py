@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tomllib
 from collections.abc import Iterator
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import pytest
 from conftest import ROOT, Command
@@ -101,7 +101,9 @@ def test_the_distribution_has_a_name_of_its_own_and_installs_no_module_called_fe
         ({"url": "file:///x/fedrsic-0.1.0-py3-none-any.whl"}, "pip install '/x/fedrsic-0.1.0-py3-none-any.whl[ray]'"),
     ],
 )
-def test_hints_for_extras_name_the_place_that_was_installed_from(record, command, monkeypatch) -> None:
+def test_hints_for_extras_name_the_place_that_was_installed_from(
+    record: dict[str, Any] | str | None, command: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     class Installed:
         def read_text(self, _: str) -> str | None:
             return record if record is None or isinstance(record, str) else json.dumps(record)
@@ -110,7 +112,7 @@ def test_hints_for_extras_name_the_place_that_was_installed_from(record, command
     assert distribution.install("ray") == command
 
 
-def test_a_hint_without_an_installation_names_the_distribution(monkeypatch) -> None:
+def test_a_hint_without_an_installation_names_the_distribution(monkeypatch: pytest.MonkeyPatch) -> None:
     def missing(name: str) -> NoReturn:
         raise importlib.metadata.PackageNotFoundError(name)
 

@@ -4,12 +4,16 @@ A check takes ``make(**settings) -> partitioner`` and asserts on realised owners
 real partitioner, where it must pass, and on a mutant, where it must not.
 """
 
+from __future__ import annotations
+
 import dataclasses
 import hashlib
 import math
 import tempfile
+from collections.abc import Callable, Sequence
 from functools import cache, partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -27,17 +31,18 @@ from fedrsic_data.dataset import skew
 from fedrsic_data.errors import UsageError
 from fedrsic_data.partition import PARTITIONERS, Rows
 
+Make = Callable[..., Any]
 ALPHAS = (0.05, 0.1, 0.3, 0.5, 1.0, 10.0, 100.0)
 
 
-def class_wise_alpha(make):
+def class_wise_alpha(make: Make) -> None:
     rows = even_rows(100, 3000)
     for alpha in ALPHAS:
         answer = run(make(clients=10, alpha=alpha, min_size=0), rows)
         assert_alpha(crosstab(rows.labels, 100, answer).T, alpha)
 
 
-def client_wise_alpha(make):
+def client_wise_alpha(make: Make) -> None:
     rows = even_rows(10, 30_000)
     for alpha in ALPHAS:
         answer = run(make(clients=300, alpha=alpha), rows)
@@ -45,7 +50,7 @@ def client_wise_alpha(make):
         assert (sizes_of(answer) == 1000).all()
 
 
-def holder_alpha(make):
+def holder_alpha(make: Make) -> None:
     rows = even_rows(100, 3000)
     for alpha in ALPHAS:  # every class has 5 of the 50 clients
         answer = run(make(clients=50, classes_per_client=10, alpha=alpha, min_size=0), rows)
@@ -54,7 +59,7 @@ def holder_alpha(make):
         assert_alpha(ranked[:, -5:], alpha)
 
 
-def balance(make):
+def balance(make: Make) -> None:
     """Mean total variation of PARTITIONING's example: 10 clients, alpha 0.5, 20 even classes."""
     rows = even_rows(20, 500)
     for balanced, mean in ((False, 0.442), (True, 0.485)):
@@ -65,14 +70,14 @@ def balance(make):
         assert abs(np.mean(values) - mean) < 4 * np.std(values) / math.sqrt(60) + 0.002, (balanced, np.mean(values))
 
 
-def clients(make, **settings):
+def clients(make: Make, **settings: Any) -> None:
     for wanted in (1, 4, 23):
         answer = run(make(clients=wanted, **settings), even_rows(6, 200, domains=4, users=50))
         assert answer.clients == wanted
         assert set(np.unique(answer.owner)) - {-1} == set(range(wanted))
 
 
-def minimum_size(make, rows=None, **settings):
+def minimum_size(make: Make, rows: Rows | None = None, **settings: Any) -> None:
     rows = even_rows(5, 60, domains=3, users=40) if rows is None else rows
     for least in (0, 9):
         answer = run(make(clients=20, min_size=least, **settings), rows)
@@ -84,14 +89,14 @@ def minimum_size(make, rows=None, **settings):
         run(make(clients=20, min_size=100, **settings), rows)
 
 
-def minimum_exact(make, **settings):
+def minimum_exact(make: Make, **settings: Any) -> None:
     """Where sizes are exact and even, a minimum size can only be refused."""
     with pytest.raises(UsageError, match="too few"):
         run(make(clients=20, min_size=16, **settings), even_rows(5, 60))
     assert sizes_of(run(make(clients=20, min_size=15, **settings), even_rows(5, 60))).min() == 15
 
 
-def reduction(make, **settings):
+def reduction(make: Make, **settings: Any) -> None:
     """Labels 0 and 1 come first, 2 and 3 are rarer: under ``first`` clients differ in 0 and 1, else in 2 and 3."""
     lists = [[i % 2, 2 + (i // 2) % 2] for i in range(4000)] + [[0, 1]] * 2000
     rows = listed_rows(lists, 4)
@@ -102,7 +107,7 @@ def reduction(make, **settings):
         assert np.array_equal(answer.owner, single.owner), how
 
 
-def classes_per_client(make):
+def classes_per_client(make: Make) -> None:
     rows = even_rows(12, 50)
     for each in (1, 3, 12):
         answer = run(make(clients=24, classes_per_client=each), rows)
@@ -111,7 +116,7 @@ def classes_per_client(make):
         assert np.ptp(held.sum(axis=0)) <= 1
 
 
-def disjoint_or_drawn(make):
+def disjoint_or_drawn(make: Make) -> None:
     rows = even_rows(35, 20)
     dealt = crosstab(rows.labels, 35, run(make(clients=10), rows)) > 0
     assert (dealt.sum(axis=0) == 1).all()
@@ -122,7 +127,7 @@ def disjoint_or_drawn(make):
     assert (answer.owner < 0).sum() == 20 * (~held.any(axis=0)).sum() > 0
 
 
-def shards_per_client(make):
+def shards_per_client(make: Make) -> None:
     rows = even_rows(10, 600)
     for shards in (1, 2, 5):
         answer = run(make(clients=100 // shards, shards_per_client=shards), rows)  # 100 shards of 60, 10 a class
@@ -134,14 +139,14 @@ def shards_per_client(make):
         assert shards == 1 or (held > 0).sum(axis=1).mean() > 0.75 * shards
 
 
-def many_sizes(make, seeds=30, **settings):
+def many_sizes(make: Make, seeds: int = 30, **settings: Any) -> np.ndarray:
     return np.array([sizes_of(run(make(clients=20, min_size=0, **settings), ROWS_20K, s)) for s in range(seeds)])
 
 
 ROWS_20K = even_rows(2, 10_000)
 
 
-def size_laws(make, **settings):
+def size_laws(make: Make, **settings: Any) -> None:
     listed = tuple(range(10, 210, 10))
     answer = run(make(clients=20, sizes=listed, **settings), ROWS_20K)
     assert sizes_of(answer).tolist() == list(listed)
@@ -151,19 +156,19 @@ def size_laws(make, **settings):
     assert np.allclose(zipf, 20_000 / np.arange(1, 21) / (1 / np.arange(1, 21)).sum(), atol=1)
 
 
-def size_beta(make, **settings):
+def size_beta(make: Make, **settings: Any) -> None:
     for beta in (0.1, 0.5, 5.0):
         assert_alpha(many_sizes(make, sizes="dirichlet", beta=beta, **settings), beta)
 
 
-def size_sigma(make, **settings):
+def size_sigma(make: Make, **settings: Any) -> None:
     for sigma in (0.2, 0.6, 1.5):
         logs = np.log(np.maximum(many_sizes(make, sizes="lognormal", sigma=sigma, **settings), 0.5))
         realised = logs.std(axis=1, ddof=1)
         assert abs(np.sqrt((realised**2).mean()) / sigma - 1) < 4 / math.sqrt(2 * 30 * 19)
 
 
-def size_exponent(make, **settings):
+def size_exponent(make: Make, **settings: Any) -> None:
     for exponent in (0.5, 1.5):
         zipf = -np.sort(-many_sizes(make, 1, sizes="zipf", exponent=exponent, **settings)[0])
         slope = np.polyfit(np.log(np.arange(1, 11)), np.log(zipf[:10]), 1)[0]
@@ -174,7 +179,7 @@ def size_exponent(make, **settings):
         assert abs(1 / excess / (exponent - 1) - 1) < 4 / math.sqrt(30 * 19) + 0.02
 
 
-def domain_mixing(make, setting, **settings):
+def domain_mixing(make: Make, setting: str, **settings: Any) -> None:
     """Every client's mixture of domains is home and global as the setting says, and its entropy rises with it."""
     rows = even_rows(5, 1200, domains=4)
     for count in (4, 10, 3):
@@ -197,7 +202,7 @@ def domain_mixing(make, setting, **settings):
             assert entropies[0] == 0
 
 
-def label_sets_kept(make):
+def label_sets_kept(make: Make) -> None:
     """With enough ``sets`` a rare set is a class of its own; merged with others of its label it is not."""
     lists = [[0], [0, 1], [0, 2], []] * 500
     rows = listed_rows(lists, 3)
@@ -214,7 +219,7 @@ def label_sets_kept(make):
     assert len({int(pooled.owner[code == c][0]) for c in range(6)}) == 3
 
 
-def set_alpha(make):
+def set_alpha(make: Make) -> None:
     lists = [[c % 8, 8 + c // 8] for c in range(64)] * 1500
     rows, code = listed_rows(lists, 16), np.arange(len(lists)) % 64
     for alpha in ALPHAS:
@@ -225,12 +230,12 @@ def set_alpha(make):
 FOLDER = tempfile.TemporaryDirectory()
 
 
-def blob_of(n):
+def blob_of(n: int) -> np.ndarray:
     return np.random.default_rng(7).permutation(np.arange(n) % 64)
 
 
 @cache
-def embeddings(n):
+def embeddings(n: int) -> str:
     """A file of n points in 64 tight blobs."""
     rng = np.random.default_rng(8)
     path = Path(FOLDER.name) / f"{n}.npy"
@@ -238,14 +243,14 @@ def embeddings(n):
     return str(path)
 
 
-def cluster_alpha(make):
+def cluster_alpha(make: Make) -> None:
     rows = even_rows(64, 300)
     for alpha in ALPHAS:
         answer = run(make(clients=10, alpha=alpha, clusters=64, min_size=0, path=embeddings(len(rows))), rows)
         assert_alpha(crosstab(blob_of(len(rows)), 64, answer).T, alpha)
 
 
-def clusters(make):
+def clusters(make: Make) -> None:
     """64 blobs: with as many clusters and a tiny alpha each blob goes to one client; with 2, many share one."""
     rows = even_rows(64, 300)
     blob = blob_of(len(rows))
@@ -257,14 +262,14 @@ def clusters(make):
             assert (np.count_nonzero(crosstab(blob, 64, answer), axis=0) == 1).all()
 
 
-def seed(make, **settings):
+def seed(make: Make, **settings: Any) -> None:
     rows = even_rows(6, 60, domains=3, users=30)
     one, same, other = (run(make(clients=5, **settings), rows, s) for s in (1, 1, 2))
     assert np.array_equal(one.owner, same.owner)
     assert not np.array_equal(one.owner, other.owner)
 
 
-def given_digest(make):
+def given_digest(make: Make) -> None:
     path = Path(FOLDER.name) / "pinned.csv"
     path.write_text("sample_id,client_id\n" + "".join(f"{i:07d},site-{i % 3}\n" for i in range(30)))
     right = hashlib.sha256(path.read_bytes()).hexdigest()
@@ -273,13 +278,13 @@ def given_digest(make):
         run(make(path=str(path), sha256="0" * 64), even_rows(3, 10))
 
 
-def embedded_digest(make):
+def embedded_digest(make: Make) -> None:
     path = embeddings(64)
     with pytest.raises(UsageError, match="remove sha256"):
         run(make(clients=2, clusters=2, path=path, sha256="0" * 64), even_rows(2, 32))
 
 
-def given_path(make):
+def given_path(make: Make) -> None:
     path = Path(FOLDER.name) / "given.csv"
     path.write_text("sample_id,client_id\n" + "".join(f"{i:07d},site-{i % 3}\n" for i in range(30)))
     answer = run(make(path=str(path)), even_rows(3, 10))
@@ -287,7 +292,7 @@ def given_path(make):
     assert answer.names == ("site-0", "site-1", "site-2")
 
 
-def users_merged(make):
+def users_merged(make: Make) -> None:
     rows = even_rows(3, 500, users=40)
     apart = run(make(), rows)
     assert np.array_equal(apart.owner, rows.groups)
@@ -299,7 +304,7 @@ def users_merged(make):
     assert (merged.clients, np.ptp(users)) == (7, 1)
 
 
-def small_users_left_out(make):
+def small_users_left_out(make: Make) -> None:
     sizes = np.array([1, 2, 5, 9, 30])
     rows = even_rows(1, 47, users=5)
     rows = dataclasses.replace(rows, groups=np.repeat(np.arange(5, dtype=np.int32), sizes))
@@ -310,7 +315,7 @@ def small_users_left_out(make):
         assert (answer.owner < 0).sum() == sizes[sizes < least].sum()
 
 
-def uneven(counts, of):
+def uneven(counts: Sequence[int], of: str) -> Rows:
     """300 rows whose classes or domains have these counts."""
     codes = np.repeat(np.arange(len(counts), dtype=np.int32), counts)
     return Rows.single(codes, len(counts)) if of == "classes" else Rows.single(np.arange(300) % 5, 5, codes)
@@ -398,6 +403,6 @@ CHECKS = {
 
 
 @pytest.mark.parametrize("name", PARTITIONERS)
-def test_every_setting_has_a_check(name):
+def test_every_setting_has_a_check(name: Any) -> None:
     settings = {field.name for field in dataclasses.fields(PARTITIONERS[name])}
     assert settings | {"seed"} == set(CHECKS[name]) | ({"seed"} if name == "assigned" else set())

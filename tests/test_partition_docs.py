@@ -1,8 +1,11 @@
 """The table in the docs is what the code says of itself, and what the code says of itself is so."""
 
+from __future__ import annotations
+
 import dataclasses
 import inspect
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,7 +19,7 @@ DOCS = Path(__file__).parent.parent / "docs" / "partitioners.md"
 INSIDE = [name for name in PARTITIONERS if name not in ("assigned", "cluster")]  # those that read no file
 
 
-def documented(first):
+def documented(first: str) -> list[dict[str, str]]:
     """The rows of the table whose first heading is ``first``, as dicts."""
     lines = DOCS.read_text(encoding="utf-8").splitlines()
     start = next(i for i, line in enumerate(lines) if line.startswith(f"| {first} |"))
@@ -28,7 +31,7 @@ def documented(first):
     return [dict(zip(cells[0], row, strict=True)) for row in cells[2:]]
 
 
-def test_table_is_what_the_code_says():
+def test_table_is_what_the_code_says() -> None:
     word = {True: "yes", False: "no"}
     said = [
         {
@@ -44,7 +47,7 @@ def test_table_is_what_the_code_says():
     assert [{key: row[key] for key in said[0]} for row in documented("partitioner")] == said
 
 
-def test_size_laws_are_those_of_the_code():
+def test_size_laws_are_those_of_the_code() -> None:
     laws = [row["`sizes`"].strip("`") for row in documented("`sizes`")]
     for law in laws:
         assert from_json({"name": "quantity", "sizes": law}).sizes == law
@@ -53,7 +56,7 @@ def test_size_laws_are_those_of_the_code():
 
 
 @pytest.mark.parametrize(("name", "kind"), PARTITIONERS.items())
-def test_partitioner_says_all_of_itself(name, kind):
+def test_partitioner_says_all_of_itself(name: Any, kind: Any) -> None:
     """One that does not take label sets as they are can reduce them; a minimum size kept is one that can be set."""
     fields = {field.name for field in dataclasses.fields(kind)}
     assert kind.multi_label or "reduce" in fields
@@ -68,7 +71,7 @@ def test_partitioner_says_all_of_itself(name, kind):
 
 
 @pytest.mark.parametrize("name", INSIDE)
-def test_exact_sizes_are_those_whatever_the_labels(name):
+def test_exact_sizes_are_those_whatever_the_labels(name: Any) -> None:
     """Those that control domains may set sizes by them."""
     extra = {"classes_per_client": 3} if "classes_per_client" in PARTITIONERS[name].__annotations__ else {}
     extra |= {"clients": 10} if name != "natural" else {}
@@ -88,7 +91,7 @@ def test_exact_sizes_are_those_whatever_the_labels(name):
 
 
 @pytest.mark.parametrize("name", INSIDE)
-def test_domains_matter_where_it_says_so(name):
+def test_domains_matter_where_it_says_so(name: Any) -> None:
     rows = even_rows(6, 100, domains=3, users=10)
     moved = dataclasses.replace(rows, domains=np.roll(rows.domains, 7))
     extra = {"classes_per_client": 2} if "classes_per_client" in PARTITIONERS[name].__annotations__ else {}
@@ -120,7 +123,7 @@ def test_domains_matter_where_it_says_so(name):
         ({"name": "natural", "min_size": -1}, "min_size=-1 should be at least 0"),
     ],
 )
-def test_settings_that_cannot_be_are_refused_in_words(spec, message):
+def test_settings_that_cannot_be_are_refused_in_words(spec: dict[str, Any], message: str) -> None:
     with pytest.raises(UsageError, match=message):
         from_json(spec)
 
@@ -138,19 +141,19 @@ def test_settings_that_cannot_be_are_refused_in_words(spec, message):
         ({"name": "iid", "clients": 10_000_001, "min_size": 0}, "clients=10000001 is more than 10,000,000, the most"),
     ],
 )
-def test_settings_that_rows_cannot_meet_are_refused_in_words(spec, message):
+def test_settings_that_rows_cannot_meet_are_refused_in_words(spec: dict[str, Any], message: str) -> None:
     with pytest.raises(UsageError, match=message):
         run(from_json(spec), even_rows(6, 100))
 
 
 @pytest.mark.parametrize("name", ["dirichlet", "dirichlet-client", "pathological", "ext-dirichlet", "label-set"])
-def test_tables_too_large_to_hold_are_refused_before_they_are_made(name):
+def test_tables_too_large_to_hold_are_refused_before_they_are_made(name: str) -> None:
     extra = {"classes_per_client": 2} if "classes_per_client" in PARTITIONERS[name].__annotations__ else {}
     with pytest.raises(UsageError, match=r"[\d,]+ x [\d,]+ classes and clients make a table of more than 100,000,000"):
         run(from_json({"name": name, "clients": 9_000_000, "min_size": 0, **extra}), even_rows(12, 5))
 
 
-def test_natural_refuses_more_clients_than_users():
+def test_natural_refuses_more_clients_than_users() -> None:
     rows = even_rows(6, 100, users=20)
     with pytest.raises(UsageError, match="clients=25 and 20 users with at least 1 images each: 5 too few"):
         run(from_json({"name": "natural", "clients": 25}), rows)
@@ -158,7 +161,7 @@ def test_natural_refuses_more_clients_than_users():
         run(from_json({"name": "natural", "min_size": 100}), rows)
 
 
-def test_rows_of_one_class_that_others_lack():
+def test_rows_of_one_class_that_others_lack() -> None:
     """A class that no image has is no class to deal."""
     rows = Rows.single(np.arange(60) % 3 * 2, 9)
     for spec in ({"name": "pathological", "clients": 3}, {"name": "ext-dirichlet", "clients": 3}, {"name": "skew"}):

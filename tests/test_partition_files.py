@@ -1,5 +1,10 @@
 """Partitions that come from files: owners by sample id, embeddings to cluster."""
 
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -8,23 +13,24 @@ from test_partition_measures import even_rows, ids, run
 
 from fedrsic_data.errors import UsageError
 from fedrsic_data.partition import Rows, assign, from_json
+from fedrsic_data.partition.base import Assignment
 from fedrsic_data.partition.cluster import k_means
 
 ROWS = even_rows(2, 3)
 NAMES = ids(6).to_pylist()
 
 
-def assigned(path):
+def assigned(path: Path) -> Assignment:
     return run(from_json({"name": "assigned", "path": str(path)}), ROWS)
 
 
-def csv(folder, *lines):
+def csv(folder: Path, *lines: str) -> Path:
     path = folder / "owners.csv"
     path.write_text("\n".join(["sample_id,client_id", *lines]) + "\n")
     return path
 
 
-def test_csv_and_parquet_give_the_same_owners_in_any_order(tmp_path):
+def test_csv_and_parquet_give_the_same_owners_in_any_order(tmp_path: Path) -> None:
     clients = ["b", "a", "b", "c", "a", "a"]
     shuffled = [4, 2, 0, 5, 1, 3]
     path = csv(tmp_path, *(f"{NAMES[i]},{clients[i]}" for i in shuffled))
@@ -36,7 +42,7 @@ def test_csv_and_parquet_give_the_same_owners_in_any_order(tmp_path):
         assert answer.names == ("a", "b", "c")
 
 
-def test_an_empty_client_leaves_the_image_out_and_numbers_are_names(tmp_path):
+def test_an_empty_client_leaves_the_image_out_and_numbers_are_names(tmp_path: Path) -> None:
     answer = assigned(csv(tmp_path, *(f"{name},{7 if i else ''}" for i, name in enumerate(NAMES))))
     assert answer.owner.tolist() == [-1, 0, 0, 0, 0, 0]
     assert answer.names == ("7",)
@@ -54,12 +60,12 @@ def test_an_empty_client_leaves_the_image_out_and_numbers_are_names(tmp_path):
         (["a,b,c"], "cannot be read as a table with columns sample_id, client_id"),
     ],
 )
-def test_owners_that_do_not_fit_are_refused_in_words(tmp_path, lines, message):
+def test_owners_that_do_not_fit_are_refused_in_words(tmp_path: Path, lines: Any, message: str) -> None:
     with pytest.raises(UsageError, match=message):
         assigned(csv(tmp_path, *lines))
 
 
-def test_files_that_cannot_be_read_are_refused_in_words(tmp_path):
+def test_files_that_cannot_be_read_are_refused_in_words(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="path='' should name a .csv or .parquet file"):
         run(from_json({"name": "assigned"}), ROWS)
     with pytest.raises(UsageError, match="there is no such file"):
@@ -75,7 +81,7 @@ def test_files_that_cannot_be_read_are_refused_in_words(tmp_path):
         assigned(tmp_path / "half.parquet")
 
 
-def cluster(path, rows=ROWS, order=None):
+def cluster(path: Path, rows: Rows = ROWS, order: np.ndarray | None = None) -> Assignment:
     partitioner = from_json(
         {"name": "cluster", "clients": 2, "clusters": 2, "alpha": 1e-6, "path": str(path), "min_size": 0}
     )
@@ -85,7 +91,7 @@ def cluster(path, rows=ROWS, order=None):
     return assign(partitioner, rows, names, np.random.default_rng(0))
 
 
-def test_embeddings_by_id_and_in_order_of_ids_are_the_same(tmp_path):
+def test_embeddings_by_id_and_in_order_of_ids_are_the_same(tmp_path: Path) -> None:
     points = np.array([[0.0, 9], [5, 1], [0, 9], [5, 1], [0, 8.5], [5.5, 1]], np.float32)
     np.save(tmp_path / "e.npy", points)
     shuffled = np.array([3, 1, 5, 0, 4, 2])
@@ -102,13 +108,13 @@ def test_embeddings_by_id_and_in_order_of_ids_are_the_same(tmp_path):
     [np.zeros((5, 3)), np.zeros(6), np.zeros((6, 0)), np.zeros((6, 2), np.int64), np.full((6, 2), np.nan)],
     ids=["rows", "flat", "empty", "integers", "nan"],
 )
-def test_embeddings_that_do_not_fit_are_refused_in_words(tmp_path, points):
+def test_embeddings_that_do_not_fit_are_refused_in_words(tmp_path: Path, points: Any) -> None:
     np.save(tmp_path / "e.npy", points)
     with pytest.raises(UsageError, match=r"should be floats \[6, features\]|not finite"):
         cluster(tmp_path / "e.npy")
 
 
-def test_embeddings_that_cannot_be_read_are_refused_in_words(tmp_path):
+def test_embeddings_that_cannot_be_read_are_refused_in_words(tmp_path: Path) -> None:
     for content in (b"", b"not numpy", b"\x93NUMPY"):
         (tmp_path / "e.npy").write_bytes(content)
         with pytest.raises(UsageError, match="cannot be read as an array"):
@@ -124,7 +130,7 @@ def test_embeddings_that_cannot_be_read_are_refused_in_words(tmp_path):
         run(from_json({"name": "cluster", "clients": 2, "path": str(tmp_path / "e.npy")}), ROWS)
 
 
-def test_k_means_finds_separate_blobs_and_survives_equal_points():
+def test_k_means_finds_separate_blobs_and_survives_equal_points() -> None:
     rng = np.random.default_rng(0)
     blob = rng.integers(0, 7, 40_000)  # more than the centres are learnt from
     points = (20 * rng.standard_normal((7, 4)))[blob] + rng.standard_normal((40_000, 4))
@@ -135,7 +141,7 @@ def test_k_means_finds_separate_blobs_and_survives_equal_points():
     assert set(k_means(np.ones((10, 2)), 4, rng)) <= set(range(4))
 
 
-def test_owners_by_id_do_not_depend_on_the_order_of_rows(tmp_path):
+def test_owners_by_id_do_not_depend_on_the_order_of_rows(tmp_path: Path) -> None:
     path = csv(tmp_path, *(f"{name},c{i % 3}" for i, name in enumerate(NAMES)))
     partitioner = from_json({"name": "assigned", "path": str(path)})
     order = np.array([5, 3, 1, 0, 2, 4])

@@ -1,6 +1,10 @@
 """Images with any number of labels: quotas met, mixtures follow alpha, images without labels served."""
 
+from __future__ import annotations
+
 import tracemalloc
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,7 +19,7 @@ from fedrsic_data.partition.labels import first, label_sets, rarest
 from fedrsic_data.partition.multilabel import fill
 
 
-def scenes(n, classes, mean=2.5, seed=5):
+def scenes(n: int, classes: int, mean: float = 2.5, seed: int = 5) -> Rows:
     """Rows with Zipf-frequent labels that occur together by topic; some without any label."""
     rng = np.random.default_rng(seed)
     topics = np.array([rng.permutation(classes) for _ in range(12)])
@@ -27,7 +31,7 @@ def scenes(n, classes, mean=2.5, seed=5):
     return Rows(label.astype(np.int32), offsets, classes, np.zeros(n, np.int32))
 
 
-def label_counts(rows, answer):
+def label_counts(rows: Rows, answer: Assignment) -> np.ndarray:
     """Rows of each label, and last of none, at each client."""
     owner = np.repeat(answer.owner, np.diff(rows.offsets))
     cells = np.bincount(owner * (rows.classes + 1) + rows.labels, minlength=answer.clients * (rows.classes + 1))
@@ -38,7 +42,7 @@ def label_counts(rows, answer):
 
 @pytest.mark.parametrize("name", ["dirichlet", "label-set"])
 @pytest.mark.parametrize("classes", [17, 80, 1628])
-def test_mixtures_follow_alpha_down_to_the_iid_band(name, classes):
+def test_mixtures_follow_alpha_down_to_the_iid_band(name: str, classes: int) -> None:
     rows = scenes(20_000, classes)
     distance = []
     for alpha in (0.05, 0.3, 2.0, 1e4):
@@ -54,7 +58,7 @@ def test_mixtures_follow_alpha_down_to_the_iid_band(name, classes):
     assert distance[-2] > max(band)
 
 
-def test_independent_labels_meet_their_quotas_and_alpha():
+def test_independent_labels_meet_their_quotas_and_alpha() -> None:
     """Where labels do not occur together the quotas can be met, and the shares are Dirichlet again."""
     rows = listed_rows([[c] if c < 49 else [] for c in range(50)] * 2000, 49)
     for alpha in (0.1, 1.0, 10.0):
@@ -62,7 +66,7 @@ def test_independent_labels_meet_their_quotas_and_alpha():
         assert_alpha(label_counts(rows, answer).T, alpha)
 
 
-def test_fill_meets_quotas_that_can_be_met_and_repairs_most_of_the_rest():
+def test_fill_meets_quotas_that_can_be_met_and_repairs_most_of_the_rest() -> None:
     """Quotas taken from a random partition can be met: what is left is a small part of what the draw moves."""
     rows = scenes(30_000, 40)
     rng = np.random.default_rng(1)
@@ -74,7 +78,7 @@ def test_fill_meets_quotas_that_can_be_met_and_repairs_most_of_the_rest():
     assert np.abs(got - wanted).sum() < 0.01 * totals.sum()
 
 
-def test_fill_takes_the_whole_row():
+def test_fill_takes_the_whole_row() -> None:
     """Two labels that always occur together cannot be in different places: both get the mean of their quotas."""
     rows = listed_rows([[0, 1]] * 1000, 2)
     shares = np.array([[0.9, 0.1], [0.3, 0.7], [0.5, 0.5]])
@@ -82,7 +86,7 @@ def test_fill_takes_the_whole_row():
     assert abs(np.mean(owner == 0) - 0.6) < 0.01
 
 
-def test_images_without_labels_are_a_class_of_their_own():
+def test_images_without_labels_are_a_class_of_their_own() -> None:
     rows = listed_rows([[0], [], [0, 1], []] * 1000, 2)
     empty = np.diff(rows.offsets) == 0
     for name in ("dirichlet", "label-set"):
@@ -95,7 +99,7 @@ def test_images_without_labels_are_a_class_of_their_own():
         assert single.classes == 3
 
 
-def test_only_empty_label_lists():
+def test_only_empty_label_lists() -> None:
     rows = Rows(np.zeros(0, np.int32), np.zeros(41, np.int64), 5, np.zeros(40, np.int32))
     for name in ("iid", "dirichlet", "label-set", "quantity", "domain"):
         assert sizes_of(run(from_json({"name": name, "clients": 4}), rows)).min() >= 1
@@ -103,7 +107,7 @@ def test_only_empty_label_lists():
 
 
 @pytest.mark.parametrize("name", ["iid", "quantity", "domain"])
-def test_label_sets_are_stratified(name):
+def test_label_sets_are_stratified(name: str) -> None:
     rows = listed_rows([[0], [0, 1], [1, 2], []] * 300, 3)
     answer = run(from_json({"name": name, "clients": 6}), rows)
     code = np.arange(1200) % 4
@@ -111,27 +115,27 @@ def test_label_sets_are_stratified(name):
     assert np.abs(mixtures - 0.25).max() < 2.5 / sizes_of(answer).min()
 
 
-def test_label_sets_ignore_order_and_repetition():
+def test_label_sets_ignore_order_and_repetition() -> None:
     codes, sets = label_sets(*_lists([[2, 0], [0, 2], [0, 0, 2], [], [2], [0], []]), 3)
     assert sets == 4
     assert len({codes[0], codes[1], codes[2]}) == len({codes[3], codes[6]}) == 1
     assert len({codes[0], codes[3], codes[4], codes[5]}) == 4
 
 
-def test_label_sets_are_those_of_python():
+def test_label_sets_are_those_of_python() -> None:
     rows = scenes(3000, 30)
     codes, sets = label_sets(rows.labels, rows.offsets, 30)
     real = [frozenset(rows.labels[a:b].tolist()) for a, b in zip(rows.offsets, rows.offsets[1:], strict=False)]
     assert sets == len(set(real)) == len(set(zip(codes.tolist(), real, strict=True)))
 
 
-def test_first_and_rarest():
+def test_first_and_rarest() -> None:
     given = _lists([[2, 0], [0, 1], [0], [], [1, 2], [2]])
     assert first(*given, 3).tolist() == [2, 0, 0, 3, 1, 2]
     assert rarest(*given, 3).tolist() == [0, 1, 0, 3, 1, 2]  # 0 and 2 are as frequent
 
 
-def test_multi_hot_and_lists_are_the_same_rows():
+def test_multi_hot_and_lists_are_the_same_rows() -> None:
     hot = np.array([[1, 0, 1], [0, 0, 0], [0, 1, 0]])
     rows, listed = Rows.multi_hot(hot), listed_rows([[0, 2], [], [1]], 3)
     assert rows.labels.tolist() == listed.labels.tolist()
@@ -140,7 +144,7 @@ def test_multi_hot_and_lists_are_the_same_rows():
 
 
 @pytest.mark.parametrize("name", [name for name, kind in PARTITIONERS.items() if not kind.multi_label])
-def test_single_label_partitioners_refuse_label_sets_or_reduce_them(name):
+def test_single_label_partitioners_refuse_label_sets_or_reduce_them(name: Any) -> None:
     rows = scenes(500, 6)
     with pytest.raises(UsageError, match="set reduce to first or rarest"):
         run(from_json({"name": name, "clients": 5}), rows)
@@ -150,12 +154,12 @@ def test_single_label_partitioners_refuse_label_sets_or_reduce_them(name):
         assert sizes_of(answer).sum() == 500
 
 
-def test_balance_is_refused_with_label_sets():
+def test_balance_is_refused_with_label_sets() -> None:
     with pytest.raises(UsageError, match="balance=true.*set balance=false"):
         run(from_json({"name": "dirichlet", "balance": True}), scenes(100, 5))
 
 
-def test_many_rows_many_labels_stay_small():
+def test_many_rows_many_labels_stay_small() -> None:
     """Memory does not grow with clients x rows: 100,000 x 5,000 cells would be 500 MB of single bytes."""
     rows = scenes(100_000, 80)
     partitioner = from_json({"name": "dirichlet", "clients": 5_000, "min_size": 0})
@@ -167,10 +171,10 @@ def test_many_rows_many_labels_stay_small():
     assert peak < 150 * 10**6
 
 
-def _lists(given):
+def _lists(given: Sequence[Sequence[int]]) -> tuple[np.ndarray, np.ndarray]:
     rows = listed_rows(given, 3)
     return rows.labels, rows.offsets
 
 
-def _answer(owner):
+def _answer(owner: np.ndarray) -> Assignment:
     return Assignment(owner, 10)

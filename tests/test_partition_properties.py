@@ -1,10 +1,13 @@
 """What holds for every partitioner whatever the rows: nothing lost, nothing twice, order and repetition immaterial."""
 
+from __future__ import annotations
+
 import dataclasses
 import json
 import tempfile
 import tracemalloc
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -37,7 +40,7 @@ CHOICES = {
 
 
 @st.composite
-def some_rows(draw, single):
+def some_rows(draw: st.DrawFn, single: bool) -> Rows:
     n = draw(st.integers(1, 60))
     classes, domains = draw(st.integers(1, 5)), draw(st.integers(1, 4))
     rng = np.random.default_rng(draw(st.integers(0, 2**32)))
@@ -51,7 +54,7 @@ def some_rows(draw, single):
     return dataclasses.replace(rows, groups=rng.integers(0, users, n).astype(np.int32), group_names=names)
 
 
-def spec_of(draw, name, n):
+def spec_of(draw: st.DrawFn, name: str, n: int) -> dict[str, Any]:
     """Settings for a partitioner; files that it reads are written."""
     fields = {field.name for field in dataclasses.fields(PARTITIONERS[name])}
     spec = {"name": name} | {key: draw(CHOICES[key]) for key in sorted(fields & CHOICES.keys())}
@@ -73,7 +76,7 @@ def spec_of(draw, name, n):
 @pytest.mark.parametrize("name", PARTITIONERS)
 @settings(deadline=None, max_examples=25, derandomize=True, database=None)
 @given(data=st.data())
-def test_any_rows_any_settings(name, single, data):
+def test_any_rows_any_settings(name: Any, single: bool, data: st.DataObject) -> None:
     rows = data.draw(some_rows(single))
     spec = spec_of(data.draw, name, len(rows))
     partitioner = from_json(spec)
@@ -105,7 +108,7 @@ def test_any_rows_any_settings(name, single, data):
 WITH_CLIENTS = [name for name in PARTITIONERS if name not in ("assigned", "natural")]
 
 
-def absurd(name, clients, alpha, n):
+def absurd(name: str, clients: int, alpha: float, n: int) -> dict[str, Any]:
     fields = {field.name for field in dataclasses.fields(PARTITIONERS[name])}
     spec = {"name": name, "clients": clients}
     wishes = {"alpha": alpha, "classes_per_client": 2, "shards_per_client": 1, "clusters": 1, "sizes": "lognormal"}
@@ -118,7 +121,7 @@ def absurd(name, clients, alpha, n):
 
 
 @pytest.mark.parametrize("name", WITH_CLIENTS)
-def test_more_clients_than_rows_is_refused_with_the_number_missing(name):
+def test_more_clients_than_rows_is_refused_with_the_number_missing(name: Any) -> None:
     rows = Rows.single(np.arange(50) % 2, 2)
     with pytest.raises(UsageError, match=r"500.*50.*450 (too few|shards would be empty)"):
         assign(absurd(name, 500, 0.5, 50), rows, ids(50), np.random.default_rng(0))
@@ -127,7 +130,9 @@ def test_more_clients_than_rows_is_refused_with_the_number_missing(name):
 @pytest.mark.parametrize("name", PARTITIONERS)
 @pytest.mark.parametrize("clients", [10**9, 10**30])
 @pytest.mark.parametrize("min_size", [0, 1])
-def test_an_absurd_number_of_clients_is_refused_before_anything_of_its_size_is_made(name, clients, min_size):
+def test_an_absurd_number_of_clients_is_refused_before_anything_of_its_size_is_made(
+    name: Any, clients: int, min_size: int
+) -> None:
     fields = {field.name for field in dataclasses.fields(PARTITIONERS[name])}
     if "clients" not in fields:
         with pytest.raises(UsageError, match="unknown key 'clients'"):
@@ -150,7 +155,7 @@ def test_an_absurd_number_of_clients_is_refused_before_anything_of_its_size_is_m
 @pytest.mark.parametrize(
     ("n", "clients"), [(1, 1), (50, 1), (50, 50), (600, 13)], ids=["one-row", "one-client", "a-row-each", "lone-class"]
 )
-def test_extremes_end_and_serve_every_client(name, alpha, n, clients):
+def test_extremes_end_and_serve_every_client(name: Any, alpha: float, n: int, clients: int) -> None:
     labels = np.arange(n) % 2
     labels[-1] = 2  # a class with one image
     partitioner = absurd(name, clients, alpha, n)
@@ -161,7 +166,7 @@ def test_extremes_end_and_serve_every_client(name, alpha, n, clients):
 
 
 @pytest.mark.parametrize("name", PARTITIONERS)
-def test_an_empty_dataset_is_refused(name):
+def test_an_empty_dataset_is_refused(name: Any) -> None:
     with pytest.raises(UsageError, match="no images"):
         assign(PARTITIONERS[name](), Rows.single(np.zeros(0, int), 3), ids(0), np.random.default_rng(0))
 
@@ -173,7 +178,7 @@ KEPT = {
 
 
 @pytest.mark.parametrize("name", KEPT)
-def test_single_label_owners_stay_what_they_were(name):
+def test_single_label_owners_stay_what_they_were(name: str) -> None:
     """Digests of builds depend on these owners."""
     extra, owners = KEPT[name]
     rows = Rows.single(np.arange(12) % 3, 3)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -68,7 +70,7 @@ def test_a_search_mends_several_columns(monkeypatch: pytest.MonkeyPatch) -> None
     too_many = []
     search = rounding._forest
 
-    def counted(row, column, held, over):
+    def counted(row: Any, column: Any, held: Any, over: Any) -> Any:
         too_many.append(int(np.maximum(over, 0).sum()))
         return search(row, column, held, over)
 

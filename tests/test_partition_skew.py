@@ -1,6 +1,9 @@
 """Sizes, labels and domains at once: margins are exact, homes are single, what gives way is said."""
 
+from __future__ import annotations
+
 import dataclasses
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,7 +14,7 @@ from fedrsic_data.partition import Rows, from_json, homes
 from fedrsic_data.partition.fit import fit
 
 
-def source_rows():
+def source_rows() -> Rows:
     """Three domains of very different sizes, of which the last lacks half the classes."""
     rng = np.random.default_rng(4)
     domain = np.repeat(np.arange(3, dtype=np.int32), [900, 1500, 10_500])
@@ -23,7 +26,7 @@ def source_rows():
 @pytest.mark.parametrize("alpha", [None, 1e-6, 0.3, 1e6])
 @pytest.mark.parametrize("mix", [0.0, 0.4, 1.0])
 @pytest.mark.parametrize("clients", [1, 2, 30])
-def test_every_margin_is_exact(alpha, mix, clients):
+def test_every_margin_is_exact(alpha: float | None, mix: float, clients: int) -> None:
     rows = source_rows()
     wanted = np.random.default_rng(clients).multinomial(len(rows) - 10 * clients, np.full(clients, 1 / clients)) + 10
     spec = {"name": "skew", "clients": clients, "sizes": wanted.tolist(), "alpha": alpha, "domain_mix": mix}
@@ -43,7 +46,7 @@ def test_every_margin_is_exact(alpha, mix, clients):
 UNEVEN = np.array([10_500, 1_500, 900])
 
 
-def uneven_rows():
+def uneven_rows() -> Rows:
     """Three uneven domains of 15 classes each, some of which they share."""
     domain = np.repeat(np.arange(3, dtype=np.int32), UNEVEN)
     label = domain * 5 + np.arange(len(domain)) % 15
@@ -51,7 +54,7 @@ def uneven_rows():
     return Rows.single(label[order], 25, domain[order])
 
 
-def sizes_in_domains(law, clients, seed=0, **extra):
+def sizes_in_domains(law: str | tuple[int, ...], clients: int, seed: int = 0, **extra: Any) -> list[np.ndarray]:
     """Client sizes of each domain, with every client at home."""
     rows = uneven_rows()
     answer = run(from_json({"name": "skew", "clients": clients, "sizes": law, **extra}), rows, seed)
@@ -62,7 +65,7 @@ def sizes_in_domains(law, clients, seed=0, **extra):
 
 @pytest.mark.parametrize("sizes", ["even", "dirichlet", "lognormal", "power", "zipf"])
 @pytest.mark.parametrize("clients", [3, 10, 30])
-def test_one_domain_a_client_and_more_with_the_mix(clients, sizes):
+def test_one_domain_a_client_and_more_with_the_mix(clients: int, sizes: str) -> None:
     rows = uneven_rows()
     cell = rows.domains * 25 + rows.labels
     spec = {"name": "skew", "clients": clients, "sizes": sizes, "alpha": 0.3}
@@ -83,12 +86,12 @@ def test_one_domain_a_client_and_more_with_the_mix(clients, sizes):
     assert abs(entropies[-1] - skew.entropy(UNEVEN[None])[0]) < 0.01
 
 
-def test_clients_are_apportioned_by_rows():
+def test_clients_are_apportioned_by_rows() -> None:
     for clients, seats in ((3, [1, 1, 1]), (10, [8, 1, 1]), (30, [24, 4, 2])):
         assert [len(sizes) for sizes in sizes_in_domains("even", clients)] == seats
 
 
-def test_sizes_follow_the_law_within_each_domain():
+def test_sizes_follow_the_law_within_each_domain() -> None:
     assert all(np.ptp(sizes) <= 1 for sizes in sizes_in_domains("even", 31))
     for sizes, rows in zip(sizes_in_domains("zipf", 30, exponent=1.5), UNEVEN, strict=True):
         law = np.arange(1, len(sizes) + 1) ** -1.5
@@ -100,7 +103,7 @@ def test_sizes_follow_the_law_within_each_domain():
             assert abs(spread.mean() / sigma**2 - 1) < 4 * np.sqrt(2 / (40 * freedom)) + 0.02
 
 
-def test_minimum_size_is_met_within_domains():
+def test_minimum_size_is_met_within_domains() -> None:
     free = sizes_in_domains("lognormal", 30, sigma=2.5, min_size=0)
     raised = sizes_in_domains("lognormal", 30, sigma=2.5, min_size=200)
     assert min(sizes.min() for sizes in free) < 200
@@ -115,7 +118,7 @@ def test_minimum_size_is_met_within_domains():
 
 
 @pytest.mark.parametrize(("clients", "min_size"), [(2, 1), (6, 1000), (12, 1000)])
-def test_homes_straddle_where_domains_are_too_small(clients, min_size):
+def test_homes_straddle_where_domains_are_too_small(clients: int, min_size: int) -> None:
     rows = uneven_rows()
     spec = {"name": "skew", "clients": clients, "sizes": "lognormal", "min_size": min_size}
     answer = run(from_json(spec), rows)
@@ -125,14 +128,14 @@ def test_homes_straddle_where_domains_are_too_small(clients, min_size):
 
 
 @pytest.mark.parametrize("sizes", ["dirichlet", "lognormal", "power"])
-def test_extreme_laws_within_domains_stay_finite(sizes):
+def test_extreme_laws_within_domains_stay_finite(sizes: str) -> None:
     extreme = {"dirichlet": {"beta": 1e-6}, "lognormal": {"sigma": 1e4}, "power": {"exponent": 1 + 1e-6}}
     for drawn, rows in zip(sizes_in_domains(sizes, 30, **extreme[sizes]), UNEVEN, strict=True):
         assert drawn.sum() == rows
         assert drawn.max() > 0.9 * rows
 
 
-def test_seats_are_those_of_the_one_by_one_rule():
+def test_seats_are_those_of_the_one_by_one_rule() -> None:
     rng = np.random.default_rng(0)
     for _ in range(300):
         counts = rng.integers(1, rng.choice([10, 1000, 10**6]), rng.integers(1, 9))
@@ -143,7 +146,7 @@ def test_seats_are_those_of_the_one_by_one_rule():
         assert homes.seats(counts, clients).tolist() == wanted.tolist()
 
 
-def test_seats_leave_room_for_everyone():
+def test_seats_leave_room_for_everyone() -> None:
     rng = np.random.default_rng(1)
     served = 0
     for _ in range(500):
@@ -160,7 +163,7 @@ def test_seats_leave_room_for_everyone():
     assert served > 50
 
 
-def test_rows_beyond_listed_sizes_are_left_out_in_proportion():
+def test_rows_beyond_listed_sizes_are_left_out_in_proportion() -> None:
     rows = source_rows()
     spec = {"name": "skew", "clients": 3, "sizes": [3000, 2000, 1450], "domain_mix": 1.0}
     answer = run(from_json(spec), rows)
@@ -169,7 +172,7 @@ def test_rows_beyond_listed_sizes_are_left_out_in_proportion():
     assert np.abs(left_out - np.array([450, 750, 5250])).max() <= 1
 
 
-def test_no_alpha_is_no_label_skew():
+def test_no_alpha_is_no_label_skew() -> None:
     rows = Rows.single(np.arange(6000) % 10, 10, np.arange(6000) // 10 % 3)
     plain = run(from_json({"name": "skew", "clients": 12, "alpha": None, "sizes": "lognormal"}), rows)
     expected = sizes_of(plain)[:, None] / 10
@@ -178,7 +181,7 @@ def test_no_alpha_is_no_label_skew():
     assert skew.total_variation(crosstab(rows.labels, 10, skewed)).mean() > 0.4
 
 
-def test_minimum_size_raises_the_smallest_at_the_cost_of_the_largest():
+def test_minimum_size_raises_the_smallest_at_the_cost_of_the_largest() -> None:
     rows = even_rows(4, 500, domains=2)
     spec = {"name": "skew", "clients": 40, "sizes": "lognormal", "sigma": 2.0}
     free = run(from_json(spec | {"min_size": 0}), rows)
@@ -190,7 +193,7 @@ def test_minimum_size_raises_the_smallest_at_the_cost_of_the_largest():
     assert sizes_of(raised)[largest] < sizes_of(free)[largest]
 
 
-def test_domain_without_a_class_keeps_sizes_and_domains():
+def test_domain_without_a_class_keeps_sizes_and_domains() -> None:
     """Clients at home where their class does not occur still get their size."""
     rows = Rows.single(np.repeat([0, 1], 500), 2, np.repeat([0, 1], 500))
     answer = run(from_json({"name": "skew", "clients": 10, "alpha": 1e-6}), rows)
@@ -199,7 +202,7 @@ def test_domain_without_a_class_keeps_sizes_and_domains():
 
 
 @pytest.mark.parametrize("alpha", [1e-3, 0.1, 1.0])
-def test_fit_meets_margins_and_keeps_odds(alpha):
+def test_fit_meets_margins_and_keeps_odds(alpha: float) -> None:
     rng = np.random.default_rng(0)
     prior = rng.dirichlet(np.full(6, alpha), 40)
     rows, columns = rng.uniform(1, 50, 40), rng.uniform(1, 9, 6)
@@ -213,21 +216,21 @@ def test_fit_meets_margins_and_keeps_odds(alpha):
         assert np.abs(odds - odds.mean(0) - odds.mean(1, keepdims=True) + odds.mean()).max() < 0.5
 
 
-def test_fit_of_impossible_priors_and_empty_margins():
+def test_fit_of_impossible_priors_and_empty_margins() -> None:
     table = fit(np.array([[1.0, 0.0], [1.0, 0.0], [0.0, 0.0]]), np.array([4.0, 2.0, 0.0]), np.array([1.0, 5.0]))
     assert np.allclose(table.sum(axis=1), [4, 2, 0])
     assert np.allclose(table.sum(axis=0), [1, 5])
     assert np.array_equal(fit(np.ones((2, 2)), np.zeros(2), np.zeros(2)), np.zeros((2, 2)))
 
 
-def test_one_domain_a_client_when_sizes_agree():
+def test_one_domain_a_client_when_sizes_agree() -> None:
     rows = even_rows(6, 400, domains=4)
     for clients in (4, 8, 40):
         held = crosstab(rows.domains, 4, run(from_json({"name": "skew", "clients": clients}), rows))
         assert ((held > 0).sum(axis=1) == 1).all()
 
 
-def test_many_domains_are_users_devices():
+def test_many_domains_are_users_devices() -> None:
     rng = np.random.default_rng(0)
     rows = even_rows(5, 800)
     rows = dataclasses.replace(rows, domains=rng.integers(0, 500, 4000).astype(np.int32), domain_count=500)

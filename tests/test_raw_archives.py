@@ -1,5 +1,7 @@
 """Archives built byte by byte, honest and hostile."""
 
+from __future__ import annotations
+
 import gzip
 import io
 import os
@@ -9,6 +11,8 @@ import tarfile
 import zipfile
 import zlib
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -26,19 +30,19 @@ READERS = {  # of files by their suffix here
 TARS = [".tar", ".tgz"]
 
 
-def deflated(data):
+def deflated(data: bytes) -> bytes:
     packer = zlib.compressobj(9, zlib.DEFLATED, -15)
     return packer.compress(data) + packer.flush()
 
 
-def entry(name, data=KB, *, method=8, **lies):
+def entry(name: str, data: bytes = KB, *, method: int = 8, **lies: Any) -> dict[str, Any]:
     """One zip member; ``lies`` replace what its headers say: size, crc, flags, mode, at, raw, system."""
     packed = lies.pop("packed", deflated(data) if method == 8 else data)
     facts = {"size": len(data), "crc": zlib.crc32(data), "flags": 0x800, "mode": 0o100644, "at": None}
     return {"name": name.encode(), "packed": packed, "method": method, **facts, **lies}
 
 
-def make_zip(path, *entries):
+def make_zip(path: Path, *entries: dict[str, Any]) -> Path:
     body, central = b"", b""
     for e in entries:
         at = len(body) if e["at"] is None else e["at"]
@@ -54,13 +58,13 @@ def make_zip(path, *entries):
     return path
 
 
-def packed_as(path, data):
+def packed_as(path: Path, data: bytes) -> Path:
     """Write what a tar holds, gzipped if its suffix says so."""
     path.write_bytes(gzip.compress(data) if path.suffix == ".tgz" else data)
     return path
 
 
-def make_tar(path, *members):
+def make_tar(path: Path, *members: tuple[str, bytes | None, dict[str, Any]]) -> Path:
     """A tar of (name, data or None for a folder, changes to its header), gzipped if its suffix says so."""
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w", format=tarfile.GNU_FORMAT) as archive:
@@ -74,7 +78,12 @@ def make_tar(path, *members):
     return packed_as(path, buffer.getvalue())
 
 
-def refused(path, match, limits=archives.DEFAULT_LIMITS, kind=UnsafeArchiveError):
+def refused(
+    path: Path,
+    match: str,
+    limits: archives.Limits = archives.DEFAULT_LIMITS,
+    kind: type[Exception] = UnsafeArchiveError,
+) -> None:
     """The archive is refused in one line that names it, by all that reads its kind."""
     for reader in READERS[path.suffix]:
         with pytest.raises(kind, match=match) as caught:
@@ -86,7 +95,7 @@ def refused(path, match, limits=archives.DEFAULT_LIMITS, kind=UnsafeArchiveError
 # Zip archives.
 
 
-def test_zip_names_and_bytes(tmp_path):
+def test_zip_names_and_bytes(tmp_path: Path) -> None:
     path = make_zip(
         tmp_path / "a.zip",
         entry("d/", b"", method=0, mode=0o40755),
@@ -107,7 +116,7 @@ def test_zip_names_and_bytes(tmp_path):
 
 
 @pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
-def test_zip_agrees_with_zipfile(tmp_path, method):
+def test_zip_agrees_with_zipfile(tmp_path: Path, method: Any) -> None:
     contents = {f"{i % 7}/{i}.bin": os.urandom(i * 997) + b"x" * (i * 40_000) for i in range(60)}
     with zipfile.ZipFile(tmp_path / "a.zip", "w", method) as archive:
         archive.comment = b"a comment"
@@ -117,12 +126,12 @@ def test_zip_agrees_with_zipfile(tmp_path, method):
         assert {name: reader.read(name) for name in reader.names} == contents
 
 
-def test_zip_streamed_and_prefixed_archives_are_read(tmp_path):
+def test_zip_streamed_and_prefixed_archives_are_read(tmp_path: Path) -> None:
     class Pipe(io.BytesIO):
-        def seekable(self):
+        def seekable(self) -> bool:
             return False
 
-        def tell(self):
+        def tell(self) -> None:
             raise OSError
 
     pipe = Pipe()
@@ -134,7 +143,7 @@ def test_zip_streamed_and_prefixed_archives_are_read(tmp_path):
         assert [reader.read(name) for name in reader.names] == [KB, KB[::-1]]
 
 
-def test_zip_listed_in_another_order_and_small_but_dense(tmp_path):
+def test_zip_listed_in_another_order_and_small_but_dense(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "a.zip", "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("a", KB)
         archive.writestr("b", bytes(1 << 20))  # a thousandfold, and harmless
@@ -144,7 +153,7 @@ def test_zip_listed_in_another_order_and_small_but_dense(tmp_path):
         assert [reader.read(name) for name in reader.names] == [bytes(1 << 20), KB]
 
 
-def test_zip_threads_read_the_same(tmp_path):
+def test_zip_threads_read_the_same(tmp_path: Path) -> None:
     contents = {f"{i}": os.urandom(20_000) for i in range(200)}
     with zipfile.ZipFile(tmp_path / "a.zip", "w", zipfile.ZIP_DEFLATED) as archive:
         for name, data in contents.items():
@@ -155,13 +164,13 @@ def test_zip_threads_read_the_same(tmp_path):
 
 
 @pytest.mark.parametrize("name", [*HOSTILE_NAMES, "a\0b"])
-def test_zip_hostile_names(tmp_path, name):
+def test_zip_hostile_names(tmp_path: Path, name: Any) -> None:
     path = make_zip(tmp_path / "a.zip", entry("good"), entry(name))
     refused(path, r"member '.*' (has|leaves)")
 
 
 @pytest.mark.parametrize("name", ["..x", "x..", "a..b/c", "...", "ab:c"])
-def test_zip_odd_but_harmless_names(tmp_path, name):
+def test_zip_odd_but_harmless_names(tmp_path: Path, name: str) -> None:
     with ZipReader(make_zip(tmp_path / "a.zip", entry(name))) as reader:
         assert reader.read(name) == KB
 
@@ -184,11 +193,11 @@ def test_zip_odd_but_harmless_names(tmp_path, name):
         ([entry("x", b"", size=65 << 20)], "member 'x' has 68,157,440 bytes"),
     ],
 )
-def test_zip_attacks(tmp_path, entries, reason):
+def test_zip_attacks(tmp_path: Path, entries: list[Any], reason: str) -> None:
     refused(make_zip(tmp_path / "a.zip", *entries), reason)
 
 
-def test_zip_quoted_overlap_bomb(tmp_path):
+def test_zip_quoted_overlap_bomb(tmp_path: Path) -> None:
     """Each member's deflate data swallows the next one's local header."""
     kernel = entry("kernel", bytes(50_000))
     inner = make_zip(tmp_path / "inner", kernel).read_bytes()
@@ -199,7 +208,7 @@ def test_zip_quoted_overlap_bomb(tmp_path):
     refused(path, "member 'outer' overlaps")
 
 
-def test_zip_local_header_reaching_into_the_next_member(tmp_path):
+def test_zip_local_header_reaching_into_the_next_member(tmp_path: Path) -> None:
     path = make_zip(tmp_path / "a.zip", entry("x"), entry("y"))
     damaged = bytearray(path.read_bytes())
     damaged[28:30] = b"\x10\0"  # an extra field that is not there
@@ -207,7 +216,7 @@ def test_zip_local_header_reaching_into_the_next_member(tmp_path):
     refused_late(path, "x", UnsafeArchiveError, "overlaps")
 
 
-def refused_late(path, name, kind, match):
+def refused_late(path: Path, name: str, kind: type[Exception], match: str) -> None:
     with ZipReader(path) as reader, pytest.raises(kind, match=match) as caught:
         reader.read(name)
     assert str(caught.value).startswith(f"{path}: member {name!r} ")
@@ -226,11 +235,11 @@ def refused_late(path, name, kind, match):
         ({"packed": b"\xff" * 40}, SourceError, "damaged"),
     ],
 )
-def test_zip_lies_are_found_on_reading(tmp_path, lies, kind, match):
+def test_zip_lies_are_found_on_reading(tmp_path: Path, lies: dict[str, Any], kind: Any, match: str) -> None:
     refused_late(make_zip(tmp_path / "a.zip", entry("x", **lies)), "x", kind, match)
 
 
-def test_zip_a_lying_bomb_inflates_one_block_only(tmp_path, monkeypatch):
+def test_zip_a_lying_bomb_inflates_one_block_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A gigabyte behind a declared 10 bytes costs no more memory than one block."""
     made = []
     inflated = archives._inflated
@@ -251,14 +260,14 @@ def test_zip_a_lying_bomb_inflates_one_block_only(tmp_path, monkeypatch):
         (Limits(max_total_bytes=3000), "member 'c' brings the total over 3,000"),
     ],
 )
-def test_limits(tmp_path, limits, match):
+def test_limits(tmp_path: Path, limits: Any, match: str) -> None:
     refused(make_zip(tmp_path / "a.zip", *map(entry, "abc")), match, limits)
     for suffix in TARS:
         refused(make_tar(tmp_path / f"a{suffix}", *((name, KB, {}) for name in "abc")), match, limits)
 
 
 @pytest.mark.parametrize("keep", [0, 3, 100, 1000, -1, -30])
-def test_truncated_archives(tmp_path, keep):
+def test_truncated_archives(tmp_path: Path, keep: int) -> None:
     whole = make_zip(tmp_path / "a.zip", entry("x", os.urandom(5000)), entry("y")).read_bytes()
     path = tmp_path / "cut.zip"
     path.write_bytes(whole[:keep])
@@ -266,7 +275,7 @@ def test_truncated_archives(tmp_path, keep):
 
 
 @pytest.mark.parametrize("suffix", READERS)
-def test_other_files(tmp_path, suffix):
+def test_other_files(tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"x{suffix}"
     refused(path, "cannot be read .No such file", kind=SourceError)
     for content in (b"\x89PNG" + bytes(600), b"<html>" * 200):
@@ -276,7 +285,7 @@ def test_other_files(tmp_path, suffix):
     refused(path, "is compressed" if suffix == ".tar" else "damaged, cut short or no such archive", kind=SourceError)
 
 
-def test_zip_other_methods(tmp_path):
+def test_zip_other_methods(tmp_path: Path) -> None:
     path = make_zip(tmp_path / "a.zip", entry("x", method=12))
     refused(path, "member 'x' has method 12; repack", kind=SourceError)
 
@@ -284,7 +293,7 @@ def test_zip_other_methods(tmp_path):
 # Tar archives.
 
 
-def test_gzipped_tar_names_and_bytes(tmp_path):
+def test_gzipped_tar_names_and_bytes(tmp_path: Path) -> None:
     long, noise = "n" * 150 + "/" + "m" * 150, os.urandom(3 << 20)
     members = [("y", noise, {}), ("./", None, {}), ("./d", None, {}), ("./d/x", KB, {"mode": 0o6777})]
     members += [(long, b"1", {}), ("__MACOSX/x", b"", {}), ("d/.DS_Store", b"", {}), ("none", b"", {})]
@@ -309,12 +318,12 @@ def test_gzipped_tar_names_and_bytes(tmp_path):
         (("good/x", b"2", {}), "member 'good' is both"),
     ],
 )
-def test_tar_attacks(tmp_path, member, reason, suffix):
+def test_tar_attacks(tmp_path: Path, member: Any, reason: Any, suffix: str) -> None:
     refused(make_tar(tmp_path / f"a{suffix}", ("good", KB, {}), member), reason)
 
 
 @pytest.mark.parametrize("suffix", TARS)
-def test_tar_sparse_by_extended_header(tmp_path, suffix):
+def test_tar_sparse_by_extended_header(tmp_path: Path, suffix: str) -> None:
     """A file that is regular by its type: only the header before it says that it is sparse."""
     info = tarfile.TarInfo("x")
     info.pax_headers = {"GNU.sparse.map": "0,512", "GNU.sparse.size": "1024"}
@@ -323,20 +332,20 @@ def test_tar_sparse_by_extended_header(tmp_path, suffix):
 
 @pytest.mark.parametrize("suffix", TARS)
 @pytest.mark.parametrize("keep", [0, 700, 1536, 2000, 3072])
-def test_tar_truncated(tmp_path, keep, suffix):
+def test_tar_truncated(tmp_path: Path, keep: int, suffix: str) -> None:
     """Cut in a header, in the data, and between two members, where ``tarfile`` sees no fault."""
     whole = make_tar(tmp_path / "a.tar", ("x", KB, {}), ("y", KB, {})).read_bytes()
     refused(packed_as(tmp_path / f"cut{suffix}", whole[:keep]), "damaged, cut short", kind=SourceError)
 
 
 @pytest.mark.parametrize("suffix", TARS)
-def test_tar_damaged_header(tmp_path, suffix):
+def test_tar_damaged_header(tmp_path: Path, suffix: str) -> None:
     damaged = bytearray(make_tar(tmp_path / "a.tar", ("x", KB, {}), ("y", KB, {})).read_bytes())
     damaged[1540] ^= 1  # the second header's name: tarfile would stop there in silence
     refused(packed_as(tmp_path / f"b{suffix}", bytes(damaged)), "damaged", kind=SourceError)
 
 
-def test_gzip_damage(tmp_path):
+def test_gzip_damage(tmp_path: Path) -> None:
     path = make_tar(tmp_path / "a.tgz", ("x", os.urandom(4000), {}))
     packed = bytearray(path.read_bytes())
     packed[-6] ^= 1  # the checksum at the very end
@@ -346,7 +355,7 @@ def test_gzip_damage(tmp_path):
     refused(path, "ends too early", kind=SourceError)
 
 
-def test_gzip_bombs(tmp_path):
+def test_gzip_bombs(tmp_path: Path) -> None:
     path = make_tar(tmp_path / "a.tgz", *((f"{i}", bytes(1 << 20), {}) for i in range(8)))
     refused(path, "expands like a decompression bomb")
     whole = make_tar(tmp_path / "a.tar", ("x", KB, {})).read_bytes()
@@ -354,7 +363,7 @@ def test_gzip_bombs(tmp_path):
 
 
 @pytest.mark.parametrize("suffix", TARS)
-def test_tar_header_bombs(tmp_path, suffix):
+def test_tar_header_bombs(tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"a{suffix}"
     head = tarfile.TarInfo("././@LongLink")
     for size in (1 << 33, -1024):
@@ -365,7 +374,7 @@ def test_tar_header_bombs(tmp_path, suffix):
     refused(packed_as(path, back.tobuf(tarfile.GNU_FORMAT) + bytes(2048)), "points backwards|damaged", kind=SourceError)
 
 
-def test_tar_reader_agrees_with_tarfile(tmp_path):
+def test_tar_reader_agrees_with_tarfile(tmp_path: Path) -> None:
     contents = {f"{i % 5}/{'n' * 120}{i}.bin": os.urandom(i * 997) for i in range(40)} | {"big": KB * 3000, "none": b""}
     litter = [("__MACOSX/x", KB, {}), ("d/.DS_Store", KB, {}), ("d", None, {})]
     path = make_tar(tmp_path / "a.tar", *((name, data, {}) for name, data in contents.items()), *litter)
@@ -380,7 +389,7 @@ def test_tar_reader_agrees_with_tarfile(tmp_path):
         reader.read("big")
 
 
-def test_tar_reader_notices_that_the_file_was_cut(tmp_path):
+def test_tar_reader_notices_that_the_file_was_cut(tmp_path: Path) -> None:
     path = make_tar(tmp_path / "a.tar", ("x", KB, {}), ("y", KB, {}))
     with TarReader(path) as reader:
         os.truncate(path, 1000)
@@ -388,7 +397,7 @@ def test_tar_reader_notices_that_the_file_was_cut(tmp_path):
             reader.read("x")
 
 
-def test_json_may_be_larger_than_images(tmp_path):
+def test_json_may_be_larger_than_images(tmp_path: Path) -> None:
     limits = Limits(max_member_bytes=10, max_json_bytes=2000)
     path = make_zip(tmp_path / "a.zip", entry("a/b.JSON"), entry("c", b"small"))
     with ZipReader(path, limits) as reader:
@@ -398,7 +407,7 @@ def test_json_may_be_larger_than_images(tmp_path):
             ZipReader(make_zip(path, bad), limits)
 
 
-def test_json_in_a_gzipped_tar_is_held_in_memory_and_bounded_like_images(tmp_path):
+def test_json_in_a_gzipped_tar_is_held_in_memory_and_bounded_like_images(tmp_path: Path) -> None:
     limits = Limits(max_member_bytes=1023, max_json_bytes=2000)
     path = make_tar(tmp_path / "a.tgz", ("b.json", KB, {}))
     with pytest.raises(UnsafeArchiveError, match=r"member 'b\.json' has 1,024 bytes, over 1,023"):

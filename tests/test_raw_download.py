@@ -1,5 +1,7 @@
 """Downloads over a real loopback server that can misbehave in every way we handle."""
 
+from __future__ import annotations
+
 import hashlib
 import json
 import os
@@ -7,11 +9,14 @@ import re
 import resource
 import shutil
 import threading
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 from urllib.request import Request
 
 import pytest
@@ -34,7 +39,7 @@ SITE |= {"ranges": True, "if_range": True, "total": True}
 class Handler(BaseHTTPRequestHandler):
     log_message = lambda *_: None  # noqa: E731
 
-    def do_GET(self):
+    def do_GET(self) -> None:
         site = self.server.site
         site.seen.append((self.path, dict(self.headers)))
         act = site.script.pop(0) if site.script else {}
@@ -58,7 +63,7 @@ class Handler(BaseHTTPRequestHandler):
             act["hang"].wait(5)
         return None
 
-    def head(self, status, headers):
+    def head(self, status: int, headers: dict[str, str | None]) -> None:
         self.send_response(status)
         for name, value in headers.items():
             if value is not None:
@@ -67,7 +72,7 @@ class Handler(BaseHTTPRequestHandler):
 
 
 @pytest.fixture(autouse=True)
-def waits(monkeypatch):
+def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """No proxies, no tokens, no waiting: the seconds asked for are collected instead."""
     for name in ("HF_TOKEN", "HF_ENDPOINT", "http_proxy", "HTTP_PROXY", "https_proxy", "HTTPS_PROXY"):
         monkeypatch.delenv(name, raising=False)
@@ -77,10 +82,10 @@ def waits(monkeypatch):
 
 
 @pytest.fixture
-def serve():
+def serve() -> Iterator[Callable[..., Any]]:
     with ExitStack() as servers:
 
-        def start(**how):
+        def start(**how: Any) -> Any:
             server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
             server.handle_error = lambda *_: None  # a client that hangs up is part of the game
             url = f"http://127.0.0.1:{server.server_port}/data.zip"
@@ -93,31 +98,35 @@ def serve():
         yield start
 
 
-def remote(site, **facts):
+def remote(site: Callable[..., Any], **facts: Any) -> RemoteFile:
     return RemoteFile(site.url, "data.zip", **facts)
 
 
-def say(status, **headers):
+def say(status: int, **headers: Any) -> dict[str, Any]:
     """One answer of nothing but a status, with headers spelt with underscores."""
     return {"status": status, "headers": {name.replace("_", "-"): value for name, value in headers.items()}}
 
 
-def fails(remotes, folder, match, kind=DownloadError, **how):
+def fails(
+    remotes: Sequence[RemoteFile], folder: Path, match: str, kind: type[Exception] = DownloadError, **how: Any
+) -> str:
     with pytest.raises(kind, match=match) as caught:
         fetch(remotes, folder, **how)
     assert "\n" not in str(caught.value)
     return str(caught.value)
 
 
-def leftovers(folder):
+def leftovers(folder: Path) -> list[str]:
     return sorted(p.name for p in folder.iterdir() if not p.name.startswith("."))
 
 
-def ranges(site):
+def ranges(site: Callable[..., Any]) -> list[Any]:
     return [headers.get("Range") for _, headers in site.seen]
 
 
-def test_downloads_verifies_records_and_reports(serve, tmp_path, monkeypatch):
+def test_downloads_verifies_records_and_reports(
+    serve: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     site, calls, hashed, entry = serve(), [], [], download._entry
     monkeypatch.setattr(download, "_entry", lambda *a: hashed.append(a) or entry(*a))
     facts = {"size": len(BODY), "sha256": SHA256.upper()}
@@ -131,7 +140,9 @@ def test_downloads_verifies_records_and_reports(serve, tmp_path, monkeypatch):
     assert re.fullmatch(r"fedkit/[\w.+]+", site.seen[0][1]["User-Agent"])
 
 
-def test_a_present_file_needs_no_network_and_is_hashed_once(serve, tmp_path, monkeypatch):
+def test_a_present_file_needs_no_network_and_is_hashed_once(
+    serve: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     site = serve()
     (tmp_path / "data.zip").write_bytes(BODY)
     with monkeypatch.context() as patch:  # as in a read-only folder
@@ -143,7 +154,7 @@ def test_a_present_file_needs_no_network_and_is_hashed_once(serve, tmp_path, mon
     assert site.seen == []
 
 
-def test_a_changed_file_is_noticed_in_spite_of_its_stamp(serve, tmp_path):
+def test_a_changed_file_is_noticed_in_spite_of_its_stamp(serve: Callable[..., Any], tmp_path: Path) -> None:
     path = fetch([remote(serve(), sha256=SHA256)], tmp_path)
     path.write_bytes(BODY[:-1] + b"!")
     fails([remote(serve(), sha256=SHA256)], tmp_path, rf"data\.zip: has sha256 \w+ where {SHA256} is pub.*; delete")
@@ -158,7 +169,9 @@ DATED = {"etag": 'W/"weak"', "modified": "Mon, 01 Jan 2024 00:00:00 GMT"}
 
 
 @pytest.mark.parametrize("how", [{}, DATED, {"total": False}], ids=["etag", "date", "total not told"])
-def test_a_dropped_connection_is_resumed(serve, tmp_path, waits, how):
+def test_a_dropped_connection_is_resumed(
+    serve: Callable[..., Any], tmp_path: Path, waits: list[float], how: Any
+) -> None:
     site, calls = serve(script=[{"drop": 700_000}, {"drop": 300_000}], **how), []
     path = fetch([remote(site, sha256=SHA256)], tmp_path, progress=lambda *c: calls.append(c))
     assert path.read_bytes() == BODY
@@ -167,7 +180,7 @@ def test_a_dropped_connection_is_resumed(serve, tmp_path, waits, how):
     assert (calls[-1], waits) == ((len(BODY), len(BODY)), [1.0, 2.0])
 
 
-def test_an_interrupted_process_is_resumed_by_the_next(serve, tmp_path):
+def test_an_interrupted_process_is_resumed_by_the_next(serve: Callable[..., Any], tmp_path: Path) -> None:
     site, stop = serve(), iter([None, None])
     with pytest.raises(StopIteration):
         fetch([remote(site)], tmp_path, progress=lambda *_: next(stop))
@@ -178,21 +191,23 @@ def test_an_interrupted_process_is_resumed_by_the_next(serve, tmp_path):
 
 
 @pytest.mark.parametrize(("how", "asked"), [({"etag": None}, None), ({"ranges": False}, "bytes=1000-")])
-def test_no_validator_or_no_ranges_starts_over(serve, tmp_path, how, asked):
+def test_no_validator_or_no_ranges_starts_over(
+    serve: Callable[..., Any], tmp_path: Path, how: dict[str, Any], asked: str | None
+) -> None:
     site = serve(script=[{"drop": 1000}], **how)
     assert fetch([remote(site)], tmp_path).read_bytes() == BODY
     assert ranges(site) == [None, asked]
 
 
 @pytest.mark.parametrize("if_range", [True, False], ids=["honest", "ignores If-Range"])
-def test_a_file_that_changes_midway_is_never_spliced(serve, tmp_path, if_range):
+def test_a_file_that_changes_midway_is_never_spliced(serve: Callable[..., Any], tmp_path: Path, if_range: bool) -> None:
     new = {"body": BODY[::-1], "etag": '"two"'}
     change = {"call": lambda site: vars(site).update(new)}
     site = serve(if_range=if_range, script=[{"drop": 900_000}, change])
     assert fetch([remote(site)], tmp_path).read_bytes() == BODY[::-1]
 
 
-def test_a_part_of_one_mirror_is_not_spliced_into_another(serve, tmp_path):
+def test_a_part_of_one_mirror_is_not_spliced_into_another(serve: Callable[..., Any], tmp_path: Path) -> None:
     first, second = serve(script=[{"drop": 1000}, say(404)]), serve(body=BODY[::-1])
     assert fetch([remote(first), remote(second)], tmp_path).read_bytes() == BODY[::-1]
     assert ranges(second) == [None]
@@ -210,7 +225,9 @@ ALIEN = '{"url": "http://elsewhere/", "validator": "x"}'
         *((b"junk", side, 1) for side in ("", "{", "[]", '{"url": 1}', ALIEN)),
     ],
 )
-def test_a_part_found_whole_too_long_or_of_unknown_origin(serve, tmp_path, part, side, requests):
+def test_a_part_found_whole_too_long_or_of_unknown_origin(
+    serve: Callable[..., Any], tmp_path: Path, part: Any, side: Any, requests: Any
+) -> None:
     site = serve()
     (tmp_path / "data.zip.part").write_bytes(part)
     (tmp_path / "data.zip.part.json").write_text(side.replace("URL", site.url))
@@ -219,7 +236,7 @@ def test_a_part_found_whole_too_long_or_of_unknown_origin(serve, tmp_path, part,
     assert (ranges(site)[0] is None) == (side != OURS)
 
 
-def test_passing_errors_are_retried_and_bounded(serve, tmp_path, waits):
+def test_passing_errors_are_retried_and_bounded(serve: Callable[..., Any], tmp_path: Path, waits: list[float]) -> None:
     site = serve(script=[say(503), say(429, Retry_After="7"), say(500), say(502)])
     assert fetch([remote(site)], tmp_path / "a").read_bytes() == BODY
     assert waits == [1.0, 7, 4.0, 8.0]
@@ -229,7 +246,7 @@ def test_passing_errors_are_retried_and_bounded(serve, tmp_path, waits):
     assert (len(site.seen), waits) == (3, [120.0, 120.0])
 
 
-def test_attempts_count_anew_after_progress(serve, tmp_path):
+def test_attempts_count_anew_after_progress(serve: Callable[..., Any], tmp_path: Path) -> None:
     body = BODY * 3
     site = serve(body=body, script=[{"drop": 1_500_000}] * 3)
     assert fetch([remote(site)], tmp_path, attempts=2).read_bytes() == body
@@ -239,7 +256,7 @@ def test_attempts_count_anew_after_progress(serve, tmp_path):
 
 
 @pytest.mark.parametrize("sent", [0, 600_000])
-def test_a_silent_server_times_out(serve, tmp_path, sent):
+def test_a_silent_server_times_out(serve: Callable[..., Any], tmp_path: Path, sent: int) -> None:
     hang = threading.Event()
     site = serve(script=[{"drop": sent, "hang": hang} if sent else {"call": lambda _: hang.wait(5)}])
     assert fetch([remote(site)], tmp_path, timeout=0.2).read_bytes() == BODY
@@ -248,13 +265,15 @@ def test_a_silent_server_times_out(serve, tmp_path, sent):
 
 
 @pytest.mark.parametrize("status", [401, 403, 404, 410])
-def test_a_refusal_goes_straight_to_the_next_mirror(serve, tmp_path, waits, status):
+def test_a_refusal_goes_straight_to_the_next_mirror(
+    serve: Callable[..., Any], tmp_path: Path, waits: list[float], status: int
+) -> None:
     first, second = serve(script=[say(status)] * 9), serve()
     assert fetch([remote(first), remote(second)], tmp_path).read_bytes() == BODY
     assert (len(first.seen), len(second.seen), waits) == (1, 1, [])
 
 
-def test_when_all_fail_one_line_says_what_was_tried(serve, tmp_path):
+def test_when_all_fail_one_line_says_what_was_tried(serve: Callable[..., Any], tmp_path: Path) -> None:
     gone, closed = serve(script=[say(404)]), "http://127.0.0.1:9/data.zip?secret=1"
     remotes = [remote(gone), RemoteFile(closed, "data.zip")]
     message = fails(remotes, tmp_path, "; check the network, or fetch the file yourself", attempts=2)
@@ -277,7 +296,9 @@ def test_when_all_fail_one_line_says_what_was_tried(serve, tmp_path):
         ({"script": [say(204)]}, {}, "HTTP 204"),
     ],
 )
-def test_what_is_not_the_file_is_refused(serve, tmp_path, how, facts, reason):
+def test_what_is_not_the_file_is_refused(
+    serve: Callable[..., Any], tmp_path: Path, how: dict[str, Any], facts: dict[str, Any], reason: str
+) -> None:
     site, calls = serve(**how), []
     fails([remote(site, **facts)], tmp_path, reason, attempts=1, progress=lambda done, _: calls.append(done))
     assert bool(calls) != reason.startswith(("offers", "HTML", "HTTP"))  # refused before its body
@@ -286,19 +307,19 @@ def test_what_is_not_the_file_is_refused(serve, tmp_path, how, facts, reason):
     assert len(site.seen) == 1
 
 
-def test_an_endless_body_is_cut_off(serve, tmp_path):
+def test_an_endless_body_is_cut_off(serve: Callable[..., Any], tmp_path: Path) -> None:
     site, calls = serve(length=False), []
     fails([remote(site, size=9)], tmp_path, "where 9 are", progress=lambda done, _: calls.append(done))
     assert len(calls) == 1
 
 
-def test_md5_is_checked_where_it_is_all_there_is(serve, tmp_path):
+def test_md5_is_checked_where_it_is_all_there_is(serve: Callable[..., Any], tmp_path: Path) -> None:
     fetch([remote(serve(), md5=MD5)], tmp_path)
     entry = json.loads((tmp_path / "checksums.json").read_text())["data.zip"]
     assert (entry["md5"], entry["sha256"]) == (MD5, SHA256)
 
 
-def test_without_a_published_checksum_the_first_use_is_binding(serve, tmp_path):
+def test_without_a_published_checksum_the_first_use_is_binding(serve: Callable[..., Any], tmp_path: Path) -> None:
     path = fetch([remote(serve())], tmp_path)
     path.write_bytes(b"other")
     fails([remote(serve())], tmp_path, rf"data\.zip: has sha256 \w+ where {SHA256} is in checksums\.json")
@@ -308,13 +329,13 @@ def test_without_a_published_checksum_the_first_use_is_binding(serve, tmp_path):
     assert fetch([remote(serve())], tmp_path).read_bytes() == BODY
 
 
-def test_damaged_records_are_named(serve, tmp_path):
+def test_damaged_records_are_named(serve: Callable[..., Any], tmp_path: Path) -> None:
     for text in ("{", "[]", '{"data.zip": 3}'):
         (tmp_path / "checksums.json").write_text(text)
         fails([remote(serve())], tmp_path, r"checksums\.json: .*; fix it or delete it")
 
 
-def test_redirects_are_followed_only_over_http(serve, tmp_path):
+def test_redirects_are_followed_only_over_http(serve: Callable[..., Any], tmp_path: Path) -> None:
     end = serve()
     site = serve(script=[say(302, Location=end.url)])
     assert fetch([remote(site)], tmp_path / "a").read_bytes() == BODY
@@ -328,7 +349,7 @@ def test_redirects_are_followed_only_over_http(serve, tmp_path):
         assert leftovers(tmp_path / "b") == []
 
 
-def test_https_is_never_left():
+def test_https_is_never_left() -> None:
     ask = download._Redirects().redirect_request
     with pytest.raises(download._MirrorError, match="from https to http, which is refused"):
         ask(Request("https://a/x"), None, 302, "Found", {}, "http://a/x")
@@ -336,7 +357,9 @@ def test_https_is_never_left():
         assert ask(Request(old), None, 302, "Found", {}, "https://b/x").full_url == "https://b/x"
 
 
-def test_the_token_goes_to_its_host_alone(serve, tmp_path, monkeypatch):
+def test_the_token_goes_to_its_host_alone(
+    serve: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     store = serve()
     home = serve(script=[say(302, Location="/moved.zip"), say(302, Location=store.url)])
     monkeypatch.setenv("HF_TOKEN", "hf_secret\n")
@@ -359,7 +382,9 @@ def test_the_token_goes_to_its_host_alone(serve, tmp_path, monkeypatch):
     assert "cret" not in str(caught.value)
 
 
-def test_a_folder_without_room_is_named(serve, tmp_path, monkeypatch):
+def test_a_folder_without_room_is_named(
+    serve: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with monkeypatch.context() as patch:
         patch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=10))
         fails([remote(serve())], tmp_path, f"{tmp_path}: has no room for 2,008,000 more bytes", OutputError)
@@ -374,7 +399,7 @@ def test_a_folder_without_room_is_named(serve, tmp_path, monkeypatch):
     fails([remote(serve())], tmp_path / "file", "file: cannot be written", OutputError)
 
 
-def test_many_at_once_share_one_download(serve, tmp_path):
+def test_many_at_once_share_one_download(serve: Callable[..., Any], tmp_path: Path) -> None:
     site, children = serve(), []
     for _ in range(3):
         if not (child := os.fork()):
@@ -389,7 +414,7 @@ def test_many_at_once_share_one_download(serve, tmp_path):
     assert ([os.waitpid(child, 0)[1] for child in children], len(site.seen)) == ([0, 0, 0], 1)
 
 
-def test_remotes_are_sound_and_share_what_any_of_them_publishes(tmp_path):
+def test_remotes_are_sound_and_share_what_any_of_them_publishes(tmp_path: Path) -> None:
     fails([], tmp_path, "give at least one", UsageError)
     for url in ("ftp://a/x", "file:///x", "https:///x", "http://a/a b", "http://u@a/x", "http://a/\r\nX: y"):
         fails([RemoteFile(url, "x")], tmp_path, "is not an http or https address", UsageError)

@@ -158,7 +158,7 @@ def test_defect_16_a_run_killed_at_any_moment_is_the_same_in_the_end(
 def test_going_on_trains_only_what_is_left(sample_build: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     wanted, evaluate, count = config(sample_build, "rounds=4"), Softmax.evaluate, []
 
-    def interrupted(*arguments):
+    def interrupted(*arguments: Any) -> Any:
         count.append(1)
         if len(count) == 3:
             raise KeyboardInterrupt
@@ -569,7 +569,7 @@ def test_a_full_disk_is_one_line(sample_build: Path, tmp_path: Path, monkeypatch
 
     replace, count = os.replace, []
 
-    def full(*arguments):
+    def full(*arguments: Any) -> Any:
         count.append(1)
         if len(count) == 9:
             raise OSError(errno.ENOSPC, "No space left on device", str(arguments[1]))

@@ -1,9 +1,13 @@
 """The multi-label photographs: reproducible, labelled before they are painted, and painted as labelled."""
 
+from __future__ import annotations
+
 import hashlib
 import io
 import subprocess
 import sys
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -45,20 +49,20 @@ print(hashlib.sha256("".join(keys).encode() + b"".join(files)).hexdigest())
 
 
 @pytest.fixture(scope="module")
-def table():
+def table() -> pa.Table:
     """The photographs of 6000 users."""
     return photographs(6000, 0)
 
 
 @pytest.fixture(scope="module")
-def some(table):
+def some(table: pa.Table) -> tuple[list[Photograph], list[np.ndarray]]:
     """A few hundred photographs of as many users, with their pixels."""
     firsts = table.filter(pc.equal(table["number"], 0)).slice(0, 500)
     photos = [Photograph.from_key(key) for key in firsts["key"].to_pylist()]
     return photos, [render(photo, seed=0) for photo in photos]
 
 
-def matrix(lists, width):
+def matrix(lists: pa.ChunkedArray, width: int) -> np.ndarray:
     """Label lists as a bool matrix."""
     flat = lists.combine_chunks()
     out = np.zeros((len(flat), width), bool)
@@ -66,7 +70,7 @@ def matrix(lists, width):
     return out
 
 
-def test_label_names():
+def test_label_names() -> None:
     assert " ".join(COARSE) == (
         "airplane bare_soil buildings cars chaparral court dock field grass mobile_home pavement sand sea ship tanks "
         "trees water"
@@ -78,7 +82,7 @@ def test_label_names():
     assert len(set(PHRASES.values())) == 65
 
 
-def test_table_is_what_its_schema_says(table):
+def test_table_is_what_its_schema_says(table: pa.Table) -> None:
     assert table.schema == PHOTOGRAPHS
     assert not any(column.null_count for column in table.columns)
     keys = table["key"].to_pylist()
@@ -90,7 +94,7 @@ def test_table_is_what_its_schema_says(table):
         assert row["labels"] == sorted({int(label) for label in COARSE_OF[row["fine_labels"]]})
 
 
-def test_users_look_like_the_real_ones(table):
+def test_users_look_like_the_real_ones(table: pa.Table) -> None:
     sizes = table.group_by("user").aggregate([("number", "count"), ("number", "max")])
     assert len(sizes) == 6000
     assert pc.all(pc.match_substring_regex(sizes["user"], r"^[1-9]\d{7}@N00$")).as_py()
@@ -101,7 +105,7 @@ def test_users_look_like_the_real_ones(table):
     assert 300 < counts.max() <= 4151
 
 
-def test_label_sets_are_never_empty_and_never_crowded(table):
+def test_label_sets_are_never_empty_and_never_crowded(table: pa.Table) -> None:
     coarse, fine = (pc.list_value_length(table[name]).to_numpy() for name in ("labels", "fine_labels"))
     assert (coarse.min(), fine.min()) == (1, 1)
     assert coarse.max() <= MOST_COARSE == 7
@@ -113,14 +117,14 @@ def test_label_sets_are_never_empty_and_never_crowded(table):
         assert len(contents) + len(SEVERAL & set(contents)) <= 12, name
 
 
-def test_every_label_occurs_in_every_collection():
+def test_every_label_occurs_in_every_collection() -> None:
     for name in COLLECTIONS:
         drawn = photographs(1500, 1, name)
         assert matrix(drawn["labels"], 17).sum(axis=0).min() > 20
         assert matrix(drawn["fine_labels"], 65).sum(axis=0).min() > 5
 
 
-def test_what_belongs_together_occurs_together(table):
+def test_what_belongs_together_occurs_together(table: pa.Table) -> None:
     has = dict(zip(COARSE, matrix(table["labels"], 17).T, strict=True))
     land = np.any([has[name] for name in LAND], axis=0)
     for name in ON_LAND:
@@ -128,7 +132,7 @@ def test_what_belongs_together_occurs_together(table):
     for name in ("ship", "dock"):
         assert (has["sea"] | has["water"] | ~has[name]).all(), f"{name} without water"
 
-    def lift(one, other):
+    def lift(one: str, other: str) -> float:
         return (has[one] & has[other]).mean() / (has[one].mean() * has[other].mean())
 
     for one, other in (("airplane", "pavement"), ("ship", "dock"), ("cars", "pavement"), ("sea", "sand")):
@@ -136,7 +140,7 @@ def test_what_belongs_together_occurs_together(table):
     assert not (has["airplane"] & has["ship"]).any()
 
 
-def test_users_have_habits_beyond_chance(table):
+def test_users_have_habits_beyond_chance(table: pa.Table) -> None:
     """Half of a user's photographs foretell the other half better than another user's do."""
     user = np.unique(table["user"].combine_chunks().dictionary_encode().indices.to_numpy(), return_inverse=True)[1]
     number = table["number"].to_numpy()
@@ -153,7 +157,7 @@ def test_users_have_habits_beyond_chance(table):
         assert same > least
 
 
-def test_users_have_tastes():
+def test_users_have_tastes() -> None:
     """Of the kinds of aeroplane, all alike to the crowd, a user comes upon the same again and again."""
     planes = [label for label in range(65) if COARSE_NAME[FINE[label]] == "airplane"]
     drawn = photographs(9000, 1)
@@ -168,7 +172,7 @@ def test_users_have_tastes():
     assert (kind[first] == kind[first + 1]).mean() > 0.4
 
 
-def test_habits_follow_a_dirichlet_law():
+def test_habits_follow_a_dirichlet_law() -> None:
     users = np.repeat(np.arange(4000), 2)
     shown = places(7, users, np.tile(np.arange(2), 4000))
     share = np.array([share for share, _ in PLACES.values()])
@@ -179,7 +183,7 @@ def test_habits_follow_a_dirichlet_law():
     assert abs((shown[::2] == shown[1::2]).mean() - together) < 0.03
 
 
-def test_hashed_numbers_are_uniform_and_unrelated():
+def test_hashed_numbers_are_uniform_and_unrelated() -> None:
     x = unit(3, np.arange(400)[:, None], np.arange(400))
     assert x.min() >= 0
     assert x.max() < 1
@@ -189,7 +193,7 @@ def test_hashed_numbers_are_uniform_and_unrelated():
     assert x[5, 9] == unit(3, 5, 9) != unit(3, 9, 5)
 
 
-def test_splits_keep_users_whole():
+def test_splits_keep_users_whole() -> None:
     for name, (train, val, test) in {"flair": (8, 1, 1), "voc2007": (8, 0, 2)}.items():
         drawn = photographs(1003, 2, name)
         of = drawn.select(["user", "split"]).group_by(["user", "split"]).aggregate([])
@@ -201,12 +205,12 @@ def test_splits_keep_users_whole():
             assert abs(counts.get(split, 0) - 100.3 * tenths) <= 3
 
 
-def test_more_users_change_none_of_the_others():
+def test_more_users_change_none_of_the_others() -> None:
     few, many = photographs(37, 5), photographs(300, 5)
     assert many.slice(0, len(few)).equals(few)
 
 
-def test_each_part_of_the_key_changes_the_photographs():
+def test_each_part_of_the_key_changes_the_photographs() -> None:
     drawn = {tuple(photographs(20, seed, name)["key"].to_pylist()) for seed in (0, 1, 2**40) for name in COLLECTIONS}
     assert len(drawn) == 12
     photo = Photograph.from_key(photographs(1, 0)["key"][0].as_py())
@@ -220,7 +224,7 @@ def test_each_part_of_the_key_changes_the_photographs():
     assert len(set(others)) == 5
 
 
-def test_reproducible_in_any_order_and_process():
+def test_reproducible_in_any_order_and_process() -> None:
     keys = photographs(30, 4)["key"].to_pylist()
     files = {key: photograph(Photograph.from_key(key), seed=4) for key in reversed(keys[:40])}
     here = hashlib.sha256("".join(keys).encode() + b"".join(files[key] for key in keys[:40])).hexdigest()
@@ -228,7 +232,7 @@ def test_reproducible_in_any_order_and_process():
     assert there.stdout.strip() == here
 
 
-def test_global_random_state_is_neither_used_nor_changed():
+def test_global_random_state_is_neither_used_nor_changed() -> None:
     photo = Photograph.from_key(photographs(1, 0)["key"][0].as_py())
     np.random.seed(0)  # noqa: NPY002
     expected = np.random.random()  # noqa: NPY002
@@ -239,7 +243,7 @@ def test_global_random_state_is_neither_used_nor_changed():
 
 
 @pytest.mark.parametrize("size", [32, 65, 512])
-def test_sizes_show_the_same_scene(some, size):
+def test_sizes_show_the_same_scene(some: tuple[list[Photograph], list[np.ndarray]], size: int) -> None:
     for photo in some[0][:12]:
         image = Image.open(io.BytesIO(photograph(photo, seed=0, size=size)))
         assert (image.format, image.mode, image.size) == ("JPEG", "RGB", (size, size))
@@ -251,7 +255,7 @@ def test_sizes_show_the_same_scene(some, size):
         assert np.abs(a - b).mean() < 10, photo
 
 
-def test_every_label_has_a_place_that_can_be_seen(table):
+def test_every_label_has_a_place_that_can_be_seen(table: pa.Table) -> None:
     seen = set()
     for row in table.slice(0, 4000).to_pylist():
         names = [FINE[label] for label in row["fine_labels"]]
@@ -269,7 +273,7 @@ def test_every_label_has_a_place_that_can_be_seen(table):
     assert len(seen) > 35
 
 
-def test_a_thing_added_to_its_ground_is_painted_on_it():
+def test_a_thing_added_to_its_ground_is_painted_on_it() -> None:
     """The layout of one ground stays as it is, so all that changes is the thing."""
     for label, name in enumerate(FINE):
         if COARSE_NAME[name] not in ON_LAND | AFLOAT | {"trees"} and name not in ("sand_pits", "swimming_pools"):
@@ -284,7 +288,7 @@ def test_a_thing_added_to_its_ground_is_painted_on_it():
             assert 0.02 < changed < 0.9, (name, number)
 
 
-def test_fine_labels_look_different():
+def test_fine_labels_look_different() -> None:
     """The nearest neighbour of a photograph with one fine label, and ground if need be, mostly shows the same."""
     x, y = [], []
     for label, name in enumerate(FINE):
@@ -302,7 +306,7 @@ def test_fine_labels_look_different():
     assert right.min() > 0.4, FINE[int(right.argmin())]
 
 
-def test_pixels_tell_the_labels(some):
+def test_pixels_tell_the_labels(some: tuple[list[Photograph], list[np.ndarray]]) -> None:
     """A ridge regression on colours and edges finds each coarse label better than chance in unseen photographs."""
     photos, pixels = some
     x = np.array([_features(p) for p in pixels])
@@ -321,7 +325,7 @@ def test_pixels_tell_the_labels(some):
     assert np.mean(list(areas.values())) > 0.78, areas
 
 
-def _features(pixels):
+def _features(pixels: np.ndarray) -> np.ndarray:
     """A coarse colour histogram, edge strengths, and colour means in a grid."""
     p = pixels.astype(np.float32) / 255
     bins = (p * 3.999).astype(int) @ np.array([16, 4, 1])
@@ -330,12 +334,12 @@ def _features(pixels):
     return np.concatenate([counts + 1e-3 * p.mean(), *edges, p.std(axis=(0, 1))])
 
 
-def test_water_is_blue_and_grass_is_green(some):
+def test_water_is_blue_and_grass_is_green(some: tuple[list[Photograph], list[np.ndarray]]) -> None:
     photos, pixels = some
     means = np.array([p.mean(axis=(0, 1)) for p in pixels])
     has = np.array([[c in COARSE_OF[list(photo.fine)] for c in range(17)] for photo in photos])
 
-    def gap(measure, *names):
+    def gap(measure: Callable[[np.ndarray], float], *names: str) -> float:
         chosen = has[:, [COARSE.index(name) for name in names]].any(axis=1)
         return measure[chosen].mean() - measure[~chosen].mean()
 
@@ -344,8 +348,8 @@ def test_water_is_blue_and_grass_is_green(some):
     assert gap(means[:, 0] - means[:, 2], "sand", "bare_soil", "chaparral") > 10
 
 
-def test_cameras_and_collections_differ():
-    def tone(collection):
+def test_cameras_and_collections_differ() -> None:
+    def tone(collection: Any) -> Any:
         keys = photographs(120, 3, collection)["key"].to_pylist()[::4][:60]
         photos = [Photograph.from_key(key) for key in keys]
         p = np.array([render(photo, seed=3, collection=collection) for photo in photos], np.float32)
@@ -362,7 +366,7 @@ def test_cameras_and_collections_differ():
     assert min(gaps) > 1
 
 
-def test_captions_name_the_labels():
+def test_captions_name_the_labels() -> None:
     photo = Photograph("12345678@N00", 0, "phone", tuple(map(FINE.index, ("apron", "jetliner", "trucks"))))
     assert photo_caption(photo) == "an aerial photograph of a concrete apron, a jetliner and trucks."
     assert photo_caption(photo, 3) == "an overhead view with airplane, cars and pavement."
@@ -380,7 +384,7 @@ def test_captions_name_the_labels():
         ({"collection": "imagenet"}, "imagenet"),
     ],
 )
-def test_errors_of_the_table(given, words):
+def test_errors_of_the_table(given: dict[str, Any], words: str) -> None:
     with pytest.raises(UsageError) as caught:
         photographs(**({"count": 5, "seed": 0} | given))
     assert words in str(caught.value)
@@ -394,7 +398,7 @@ def test_errors_of_the_table(given, words):
         *("12345678@N00/0/film/4.3", "12345678@N00/0/film/3.3", "12345678@N00/-1/film/3"),
     ],
 )
-def test_errors_of_a_key(key):
+def test_errors_of_a_key(key: Any) -> None:
     with pytest.raises(UsageError) as caught:
         Photograph.from_key(key)
     assert "\n" not in str(caught.value)
@@ -412,7 +416,7 @@ def test_errors_of_a_key(key):
         ({"photo": ("ferry", "lawn")}, "'ferry'"),
     ],
 )
-def test_errors_of_a_photograph(given, words):
+def test_errors_of_a_photograph(given: dict[str, Any], words: str) -> None:
     names = given.get("photo", ("lawn",))
     photo = Photograph("12345678@N00", 0, "film", tuple(map(FINE.index, names)))
     with pytest.raises(UsageError) as caught:
@@ -421,7 +425,7 @@ def test_errors_of_a_photograph(given, words):
     assert "\n" not in str(caught.value)
 
 
-def test_lists_are_int32(table):
+def test_lists_are_int32(table: pa.Table) -> None:
     assert table.schema.field("labels").type == pa.list_(pa.int32())
     assert table.schema.field("fine_labels").type == pa.list_(pa.int32())
 
@@ -436,7 +440,7 @@ def test_lists_are_int32(table):
         (["ucmerced", "flair"], ["sample.per_class=2", "sample.users=10"], None),
     ],
 )
-def test_a_setting_counts_or_is_refused(names, sets, words):
+def test_a_setting_counts_or_is_refused(names: list[str], sets: list[str], words: str | None) -> None:
     """Photographs are made by users, scenes by class; a recipe of both kinds has both settings."""
     subsets = {name: {"sources": [name]} for name in names}
     data = {"fedkit": 1, "name": "some", "subsets": subsets, "partition": {"name": "iid", "clients": 2}}

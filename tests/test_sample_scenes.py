@@ -1,10 +1,14 @@
 """The procedural sample scenes: reproducible, varied, told apart by class and by sensor."""
 
+from __future__ import annotations
+
 import hashlib
 import io
 import re
 import subprocess
 import sys
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -32,12 +36,12 @@ print(hashlib.sha256(b"".join(files)).hexdigest())
 
 
 @pytest.fixture(scope="module")
-def collection():
+def collection() -> dict[str, list[Any]]:
     """Sixteen scenes of every class, the sensors in turn."""
     return {name: [render(name, SENSORS[index % 3], seed=0, index=index) for index in range(16)] for name in CLASSES}
 
 
-def features(pixels):
+def features(pixels: np.ndarray) -> np.ndarray:
     """Colour means and spreads on a 2 x 2 grid's average, edge strength at two scales, hue shares."""
     x = pixels.astype(np.float32) / 255
     grey = x.mean(axis=2)
@@ -55,13 +59,13 @@ def features(pixels):
     )
 
 
-def test_classes_are_the_real_names():
+def test_classes_are_the_real_names() -> None:
     assert set(CLASSES) >= IN_ALL_SOURCES | IN_SOME
     assert list(CLASSES) == sorted(set(CLASSES))
     assert SENSORS == ("ucmerced", "resisc45", "optimal31")
 
 
-def test_every_class_renders_for_every_sensor():
+def test_every_class_renders_for_every_sensor() -> None:
     for name in CLASSES:
         for sensor in SENSORS:
             scene = render(name, sensor, seed=1, index=0)
@@ -74,7 +78,7 @@ def test_every_class_renders_for_every_sensor():
 
 
 @pytest.mark.parametrize("size", [32, 65, 512])
-def test_sizes_show_the_same_scene(size):
+def test_sizes_show_the_same_scene(size: int) -> None:
     for name in CLASSES:
         small, other = (render(name, "ucmerced", seed=1, index=3, size=s) for s in (64, size))
         assert other.pixels.shape == (size, size, 3)
@@ -83,7 +87,7 @@ def test_sizes_show_the_same_scene(size):
         assert np.abs(a - b).mean() < 10, name
 
 
-def test_reproducible_in_any_order_and_process():
+def test_reproducible_in_any_order_and_process() -> None:
     names = [(c, s) for c in CLASSES for s in SENSORS]
     backwards = {key: encode(render(*key, seed=4, index=2)) for key in reversed(names)}
     here = hashlib.sha256(b"".join(backwards[key] for key in names)).hexdigest()
@@ -91,7 +95,7 @@ def test_reproducible_in_any_order_and_process():
     assert there.stdout.strip() == here
 
 
-def test_global_random_state_is_neither_used_nor_changed():
+def test_global_random_state_is_neither_used_nor_changed() -> None:
     np.random.seed(0)  # noqa: NPY002
     expected = np.random.random()  # noqa: NPY002
     np.random.seed(0)  # noqa: NPY002
@@ -100,14 +104,14 @@ def test_global_random_state_is_neither_used_nor_changed():
     assert (render("harbor", "resisc45", seed=0, index=0).pixels == first).all()
 
 
-def test_each_part_of_the_key_changes_the_picture():
-    def pixels(name="lake", sensor="ucmerced", seed=0, index=0):
+def test_each_part_of_the_key_changes_the_picture() -> None:
+    def pixels(name: str = "lake", sensor: str = "ucmerced", seed: int = 0, index: int = 0) -> bytes:
         return render(name, sensor, seed=seed, index=index).pixels.tobytes()
 
     assert len({pixels(), pixels(name="river"), pixels(sensor="resisc45"), pixels(seed=1), pixels(index=1)}) == 5
 
 
-def test_pictures_of_a_class_vary(collection):
+def test_pictures_of_a_class_vary(collection: dict[str, list[Any]]) -> None:
     for name, scenes in collection.items():
         same_sensor = [s.pixels.astype(int) for s in scenes if s.sensor == "ucmerced"]
         gaps = [np.abs(a - b).mean() for i, a in enumerate(same_sensor) for b in same_sensor[:i]]
@@ -115,7 +119,7 @@ def test_pictures_of_a_class_vary(collection):
         assert len({s.attributes for s in scenes}) > 1, name
 
 
-def test_classes_are_told_apart_by_simple_features(collection):
+def test_classes_are_told_apart_by_simple_features(collection: dict[str, list[Any]]) -> None:
     x = np.array([[features(s.pixels) for s in collection[name]] for name in CLASSES])
     x = (x - x.mean(axis=(0, 1))) / x.std(axis=(0, 1))
     half = x.shape[1] // 2
@@ -126,7 +130,7 @@ def test_classes_are_told_apart_by_simple_features(collection):
     assert right.mean() < 0.95, "too easy to be worth training on"
 
 
-def test_sensors_differ_as_the_real_ones_do():
+def test_sensors_differ_as_the_real_ones_do() -> None:
     warmth, contrast, detail = {}, {}, {}
     for sensor in SENSORS:
         x = np.array([render(c, sensor, seed=2, index=i).pixels for c in CLASSES for i in range(3)], np.float32)
@@ -138,7 +142,7 @@ def test_sensors_differ_as_the_real_ones_do():
     assert detail["optimal31"] > detail["ucmerced"] > 1.3 * detail["resisc45"]
 
 
-def test_files_are_what_each_sensor_delivers():
+def test_files_are_what_each_sensor_delivers() -> None:
     tables = {}
     for sensor, kind in zip(SENSORS, ("PNG", "JPEG", "JPEG"), strict=True):
         scene = render("lake", sensor, seed=0, index=0)
@@ -152,7 +156,7 @@ def test_files_are_what_each_sensor_delivers():
     assert 0 < tables["resisc45"] < tables["optimal31"], "the stronger compression has the larger steps"
 
 
-def test_captions_say_class_sensor_and_only_true_attributes(collection):
+def test_captions_say_class_sensor_and_only_true_attributes(collection: dict[str, list[Any]]) -> None:
     vocabulary = {a for scenes in collection.values() for s in scenes for a in s.attributes}
     for scenes in collection.values():
         for scene in scenes:
@@ -167,14 +171,14 @@ def test_captions_say_class_sensor_and_only_true_attributes(collection):
     assert caption(scene) == caption(scene, 0) == caption(scene, 4)
 
 
-def test_attributes_are_true_of_the_pixels():
-    def scenes(name, sensor="ucmerced"):
+def test_attributes_are_true_of_the_pixels() -> None:
+    def scenes(name: str, sensor: str = "ucmerced") -> list[Any]:
         return [render(name, sensor, seed=3, index=i) for i in range(30)]
 
-    def mean(chosen, measure):
+    def mean(chosen: list[Any], measure: Callable[[np.ndarray], Any]) -> float:
         return np.mean([measure(s.pixels.astype(float)) for s in chosen])
 
-    def greenness(p):
+    def greenness(p: np.ndarray) -> np.ndarray:
         return (p[..., 1] - p[..., 0]).mean()
 
     runways, islands, mountains = scenes("runway"), scenes("island"), scenes("mountain")
@@ -204,7 +208,7 @@ def test_attributes_are_true_of_the_pixels():
         ({"seed": -2}, "seed -2"),
     ],
 )
-def test_errors_name_the_argument_in_one_line(given, words):
+def test_errors_name_the_argument_in_one_line(given: dict[str, Any], words: str) -> None:
     usual = {"class_name": "lake", "sensor": "ucmerced", "seed": 0, "index": 0}
     with pytest.raises(UsageError) as caught:
         render(**(usual | given))
@@ -212,6 +216,6 @@ def test_errors_name_the_argument_in_one_line(given, words):
     assert "\n" not in str(caught.value)
 
 
-def test_suffix_of_an_unknown_sensor():
+def test_suffix_of_an_unknown_sensor() -> None:
     with pytest.raises(UsageError, match="hubble"):
         suffix("hubble")

@@ -154,7 +154,7 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return {form: write(root / form, made_up()) for form, write in FORMS.items()}
 
 
-def test_all_forms_give_the_same_index(sources):
+def test_all_forms_give_the_same_index(sources: dict[str, Path]) -> None:
     indexes = {form: flair.SOURCE.index(path) for form, path in sources.items()}
     first = indexes["folder"]
     for index in indexes.values():
@@ -170,7 +170,7 @@ def test_all_forms_give_the_same_index(sources):
     assert ids == sorted(f"flair/{entry['image_id']}" for entry in made_up())
 
 
-def test_containers_give_the_same_bytes_in_any_order(sources, tmp_path):
+def test_containers_give_the_same_bytes_in_any_order(sources: dict[str, Path], tmp_path: Path) -> None:
     data = {}
     for form, path in sources.items():
         index = flair.SOURCE.index(path)
@@ -186,7 +186,7 @@ def test_containers_give_the_same_bytes_in_any_order(sources, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_all_forms_build_the_same_bytes(sources, tmp_path):
+def test_all_forms_build_the_same_bytes(sources: dict[str, Path], tmp_path: Path) -> None:
     files = {form: contents(built(path, tmp_path / form)) for form, path in sources.items()}
     wanted = [name for name in files["folder"] if name not in ("manifest.json", "README.md")]
     assert len(wanted) == 15  # plan, client table, a file a user
@@ -196,7 +196,7 @@ def test_all_forms_build_the_same_bytes(sources, tmp_path):
     assert labels_of(tmp_path / "hub") == expected(made_up(), picture)
 
 
-def test_natural_packed_and_typed(sources, tmp_path):
+def test_natural_packed_and_typed(sources: dict[str, Path], tmp_path: Path) -> None:
     out = built(
         sources["archives"], tmp_path / "out", "--set", "layout.files=packed", "--set", "layout.shard_bytes=9000"
     )
@@ -222,7 +222,7 @@ def test_natural_packed_and_typed(sources, tmp_path):
     assert loaded["val"].num_rows == subset.entry.rows["val"]
 
 
-def test_splitting_again_keeps_the_fine_labels(sources, tmp_path):
+def test_splitting_again_keeps_the_fine_labels(sources: dict[str, Path], tmp_path: Path) -> None:
     out = built(sources["archives"], tmp_path / "out")
     again = tmp_path / "again"
     change = ("--partition", "dirichlet", "--set", "clients=5", "--set", "alpha=0.5")
@@ -266,7 +266,7 @@ BAD_METADATA: dict[str, tuple[Callable[[list[Entry]], object], tuple[str, ...]]]
 
 
 @pytest.mark.parametrize("case", BAD_METADATA)
-def test_bad_metadata(sources, tmp_path, case):
+def test_bad_metadata(sources: dict[str, Path], tmp_path: Path, case: Any) -> None:
     damage, words = BAD_METADATA[case]
     root = write_labels(tmp_path / "bad", damage(made_up()))
     (root / "small_images").symlink_to(sources["folder"] / "small_images")
@@ -304,13 +304,13 @@ def refused(path: Path, *words: str, allow_partial: bool = False, prepare: Path 
         ('["\xff"]', "utf-8"),
     ],
 )
-def test_broken_json(sources, tmp_path, text, words):
+def test_broken_json(sources: dict[str, Path], tmp_path: Path, text: str, words: Any) -> None:
     root = write_labels(tmp_path / "bad", [])
     (root / "labels_and_metadata.json").write_text(text, encoding="latin-1")
     refused(root, "labels_and_metadata.json", "JSON list", words)
 
 
-def test_the_metadata_are_read_in_pieces(tmp_path, monkeypatch):
+def test_the_metadata_are_read_in_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     root = unpacked(tmp_path / "src", made_up())
     whole = flair.SOURCE.index(root)
     monkeypatch.setattr(flair_labels, "_BLOCK", 97)
@@ -320,7 +320,7 @@ def test_the_metadata_are_read_in_pieces(tmp_path, monkeypatch):
     assert pieces.fine == whole.fine
 
 
-def test_a_user_in_two_partitions(sources, tmp_path):
+def test_a_user_in_two_partitions(sources: dict[str, Path], tmp_path: Path) -> None:
     entries = made_up()
     user = Counter(entry["user_id"] for entry in entries).most_common(1)[0][0]
     next(entry for entry in entries if entry["user_id"] == user)["partition"] = "test"
@@ -337,14 +337,14 @@ def test_a_user_in_two_partitions(sources, tmp_path):
         ("dog -> plant", "makes 'dog' a kind of plant"),
     ],
 )
-def test_a_bad_ontology(sources, tmp_path, line, words):
+def test_a_bad_ontology(sources: dict[str, Path], tmp_path: Path, line: str, words: str) -> None:
     root = unpacked(tmp_path / "bad", made_up())
     with (root / "label_relationship.txt").open("a") as file:
         file.write(line + "\n")
     refused(root, "label_relationship.txt", words)
 
 
-def test_fine_labels_that_the_ontology_does_not_name_have_no_parent(tmp_path):
+def test_fine_labels_that_the_ontology_does_not_name_have_no_parent(tmp_path: Path) -> None:
     root = unpacked(tmp_path / "src", made_up())
     (root / "label_relationship.txt").write_text("dog -> animal\n\nunheard -> art\n")
     fine = flair.SOURCE.index(root).fine
@@ -355,7 +355,7 @@ def test_fine_labels_that_the_ontology_does_not_name_have_no_parent(tmp_path):
     }
 
 
-def test_labels_listed_twice_count_once(tmp_path):
+def test_labels_listed_twice_count_once(tmp_path: Path) -> None:
     entries = made_up()
     entries[0]["labels"] = [*entries[0]["labels"], entries[0]["labels"][0]]
     index = flair.SOURCE.index(unpacked(tmp_path / "src", entries))
@@ -366,7 +366,7 @@ def test_labels_listed_twice_count_once(tmp_path):
 
 
 @pytest.mark.parametrize("form", ["folder", "archives"])
-def test_absent_images_need_leave(tmp_path, form):
+def test_absent_images_need_leave(tmp_path: Path, form: str) -> None:
     entries = made_up()
     root = FORMS[form](tmp_path / "src", entries[:-2])
     write_labels(root, entries)
@@ -385,7 +385,7 @@ def test_absent_images_need_leave(tmp_path, form):
 
 
 @pytest.mark.parametrize("form", ["folder", "archives"])
-def test_images_that_the_metadata_do_not_list_are_counted_or_passed_over(tmp_path, form):
+def test_images_that_the_metadata_do_not_list_are_counted_or_passed_over(tmp_path: Path, form: str) -> None:
     entries = made_up()
     root = FORMS[form](tmp_path / "src", entries)
     write_labels(root, entries[:-1])
@@ -394,7 +394,7 @@ def test_images_that_the_metadata_do_not_list_are_counted_or_passed_over(tmp_pat
     assert labels_of(built(root, tmp_path / "out")) == expected(entries[:-1], picture)
 
 
-def test_other_files_in_the_image_folder_are_counted(tmp_path):
+def test_other_files_in_the_image_folder_are_counted(tmp_path: Path) -> None:
     root = unpacked(tmp_path / "src", made_up())
     for name in ("notes.txt", "12.png", "012.jpg", ".hidden"):
         (root / "small_images" / name).write_bytes(b"x")
@@ -404,7 +404,7 @@ def test_other_files_in_the_image_folder_are_counted(tmp_path):
     ]
 
 
-def test_an_absent_parquet_file_needs_leave(tmp_path):
+def test_an_absent_parquet_file_needs_leave(tmp_path: Path) -> None:
     root = mirrored(tmp_path / "src", made_up())
     (root / "data/train-00001-of-00002.parquet").unlink()
     refused(root, "train-00001-of-00002.parquet", "--allow-partial")
@@ -412,11 +412,11 @@ def test_an_absent_parquet_file_needs_leave(tmp_path):
     assert index.missing == ("1 Parquet files are absent",)
 
 
-def test_other_parquet_files_are_refused(tmp_path, sample_build):
+def test_other_parquet_files_are_refused(tmp_path: Path, sample_build: Path) -> None:
     refused(sample_build, ".parquet", "should have columns")
 
 
-def test_empty_cells_in_parquet_are_refused(tmp_path):
+def test_empty_cells_in_parquet_are_refused(tmp_path: Path) -> None:
     root = mirrored(tmp_path / "src", made_up())
     path = root / "data/val-00000-of-00001.parquet"
     table = pq.read_table(path)
@@ -425,7 +425,7 @@ def test_empty_cells_in_parquet_are_refused(tmp_path):
     refused(root, "val-00000-of-00001.parquet", "user_id")
 
 
-def test_a_folder_with_neither_form(tmp_path):
+def test_a_folder_with_neither_form(tmp_path: Path) -> None:
     refused(tmp_path / "none", "does not exist")
     refused(tmp_path, "labels_and_metadata.json", "Parquet")
     write_labels(tmp_path / "src", made_up())
@@ -435,7 +435,9 @@ def test_a_folder_with_neither_form(tmp_path):
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_an_empty_image_stops_the_build_or_is_listed(tmp_path, monkeypatch, form):
+def test_an_empty_image_stops_the_build_or_is_listed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, form: Any
+) -> None:
     entries = made_up()
     bad = entries[11]["image_id"]
     whole = picture
@@ -469,7 +471,7 @@ HOSTILE = {
 
 
 @pytest.mark.parametrize("case", HOSTILE)
-def test_hostile_members_stop_the_build(tmp_path, case):
+def test_hostile_members_stop_the_build(tmp_path: Path, case: str) -> None:
     member, words = HOSTILE[case]
     root = archived(tmp_path / "src", made_up())
     tarred(root / "small_images-03.tar.gz", {member: b"x"})
@@ -480,7 +482,7 @@ def test_hostile_members_stop_the_build(tmp_path, case):
 
 
 @pytest.mark.parametrize("keep", [0.0, 0.01, 0.5, 0.9, 0.999])
-def test_truncated_archives(tmp_path, keep):
+def test_truncated_archives(tmp_path: Path, keep: float) -> None:
     root = archived(tmp_path / "src", made_up())
     path = root / "small_images-01.tar.gz"
     path.write_bytes(path.read_bytes()[: int(keep * path.stat().st_size)])
@@ -489,7 +491,7 @@ def test_truncated_archives(tmp_path, keep):
 
 
 @pytest.mark.parametrize("at", [3, -6, -2])
-def test_archives_with_a_flipped_bit_in_header_checksum_or_length(tmp_path, at):
+def test_archives_with_a_flipped_bit_in_header_checksum_or_length(tmp_path: Path, at: int) -> None:
     root = archived(tmp_path / "src", made_up())
     path = root / "small_images-01.tar.gz"
     data = bytearray(path.read_bytes())
@@ -498,7 +500,7 @@ def test_archives_with_a_flipped_bit_in_header_checksum_or_length(tmp_path, at):
     refused(root, "small_images-01.tar.gz", prepare=tmp_path)
 
 
-def test_no_flipped_bit_changes_an_image_unseen(tmp_path):
+def test_no_flipped_bit_changes_an_image_unseen(tmp_path: Path) -> None:
     entries = made_up(6, 2)
     root = archived(tmp_path / "src", entries, parts=1)
     path = root / "small_images-00.tar.gz"
@@ -510,14 +512,14 @@ def test_no_flipped_bit_changes_an_image_unseen(tmp_path):
             index.container.prepare(tmp_path)
 
 
-def test_a_bomb(tmp_path):
+def test_a_bomb(tmp_path: Path) -> None:
     root = archived(tmp_path / "src", made_up())
     tarred(root / "small_images-04.tar.gz", {f"small_images/{i}.jpg": bytes(2**24) for i in range(4)})
     assert (root / "small_images-04.tar.gz").stat().st_size < 2**17
     refused(root, "small_images-04.tar.gz", "bomb", prepare=tmp_path)
 
 
-def test_an_image_in_two_archives(tmp_path):
+def test_an_image_in_two_archives(tmp_path: Path) -> None:
     entries = made_up()
     root = archived(tmp_path / "src", entries)
     name = f"{entries[0]['image_id']}.jpg"
@@ -528,7 +530,9 @@ def test_an_image_in_two_archives(tmp_path):
     refused(root, "small_images-00.tar.gz", name, "too", prepare=tmp_path)
 
 
-def test_archives_are_inflated_once_and_in_small_pieces(sources, tmp_path, monkeypatch):
+def test_archives_are_inflated_once_and_in_small_pieces(
+    sources: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     index = flair.SOURCE.index(sources["archives"])
     opened, files = [], containers.archives.targz_files
     monkeypatch.setattr(containers.archives, "targz_files", lambda path: (opened.append(path.name), files(path))[1])
@@ -544,7 +548,7 @@ def test_archives_are_inflated_once_and_in_small_pieces(sources, tmp_path, monke
 
 
 @pytest.mark.realdata
-def test_real_images(real_data, tmp_path):
+def test_real_images(real_data: Path, tmp_path: Path) -> None:
     done = answer(fedkit("build", "flair", "--sources", real_data, "--json", cwd=tmp_path))
     assert done["subsets"]["flair"]["rows"] == {"train": 22, "val": 6, "test": 7}
     out = tmp_path / "data/flair"
@@ -560,7 +564,7 @@ def test_real_images(real_data, tmp_path):
 
 
 @pytest.mark.realdata
-def test_real_images_are_the_same_from_an_archive(real_data, tmp_path):
+def test_real_images_are_the_same_from_an_archive(real_data: Path, tmp_path: Path) -> None:
     root = tmp_path / "flair"
     root.mkdir()
     (root / "labels_and_metadata.json").write_bytes((real_data / "flair/labels_and_metadata.json").read_bytes())

@@ -7,11 +7,12 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
-from conftest import ROOT, answer, fedkit, sampled
+from conftest import ROOT, Command, answer, fedkit, sampled
 from federated_softmax import Softmax
 
 from fedrsic_data import distribution, recipes
@@ -25,7 +26,7 @@ import cli
 
 
 @pytest.fixture
-def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
     """Runs the command in this process, with a small method: exit code, standard output, standard error."""
     torch.set_num_threads(1)
     monkeypatch.setattr(methods, "METHODS", {"softmax": Softmax})
@@ -40,7 +41,9 @@ def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str])
     return run
 
 
-def test_train_one_subset(command, sample_build: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_train_one_subset(
+    command: Command, sample_build: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     wanted = ("train", "softmax", "--manifest", sample_build, "--rounds", 2, "--device", "cpu")
     code, out, err = command(*wanted)
@@ -67,7 +70,7 @@ def test_train_one_subset(command, sample_build: Path, tmp_path: Path, monkeypat
     assert code == 0, err
 
 
-def test_train_for_machines(command, sample_build: Path, tmp_path: Path) -> None:
+def test_train_for_machines(command: Command, sample_build: Path, tmp_path: Path) -> None:
     code, out, err = command(
         *("train", "softmax", "--manifest", sample_build, "--subset", "fed-ucmerced", "--rounds", 2, "--device", "cpu"),
         *("--clients-per-round", 3, "--set", "flag=False", "--set", "eval_every=2", "--out", tmp_path / "x", "--json"),
@@ -84,7 +87,7 @@ def test_train_for_machines(command, sample_build: Path, tmp_path: Path) -> None
     assert run["trained"] is True
 
 
-def test_all_subsets_in_turn(command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_all_subsets_in_turn(command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     data = recipes.override(recipes.load("fed-rsic"), subsets=["fed-ucmerced", "fed-optimal"])
     (tmp_path / "mine.json").write_text(json.dumps({**data, "sample": {"per_class": 4, "size": 32}}))
@@ -101,7 +104,7 @@ def test_all_subsets_in_turn(command, tmp_path: Path, monkeypatch: pytest.Monkey
     assert sorted(p.name for p in (tmp_path / "here").iterdir()) == ["fed-optimal", "fed-ucmerced"]
 
 
-def test_errors_are_one_line(command, sample_build: Path, tmp_path: Path) -> None:
+def test_errors_are_one_line(command: Command, sample_build: Path, tmp_path: Path) -> None:
     for arguments, status, words in (
         (("softmx", "--manifest", sample_build), 2, "no method 'softmx'; did you mean 'softmax'?"),
         (("softmax", "--manifest", tmp_path / "no"), 1, "does not exist"),
@@ -119,7 +122,7 @@ def test_errors_are_one_line(command, sample_build: Path, tmp_path: Path) -> Non
         assert words in line, line
 
 
-def test_methods_are_listed(command) -> None:
+def test_methods_are_listed(command: Command) -> None:
     code, out, err = command("list", "methods")
     assert code == 0, err
     assert "softmax" in out
@@ -132,7 +135,7 @@ def test_methods_are_listed(command) -> None:
 
 
 @pytest.mark.skipif(importlib.util.find_spec("tensorboard") is not None, reason="tensorboard is installed")
-def test_tensorboard_that_is_not_installed(command, sample_build: Path, tmp_path: Path) -> None:
+def test_tensorboard_that_is_not_installed(command: Command, sample_build: Path, tmp_path: Path) -> None:
     code, _, err = command("train", "softmax", "--manifest", sample_build, "--tensorboard", "--out", tmp_path / "x")
     assert code == 2
     assert err == f"error: tensorboard=true: the package is not installed; {distribution.install('tensorboard')}\n"
@@ -140,7 +143,7 @@ def test_tensorboard_that_is_not_installed(command, sample_build: Path, tmp_path
 
 
 @pytest.mark.skipif(importlib.util.find_spec("tensorboard") is None, reason="tensorboard is not installed")
-def test_tensorboard(command, sample_build: Path, tmp_path: Path) -> None:
+def test_tensorboard(command: Command, sample_build: Path, tmp_path: Path) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     code, _, err = command("train", "softmax", "--manifest", sample_build, "--tensorboard", "--out", tmp_path / "x")

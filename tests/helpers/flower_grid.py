@@ -43,7 +43,9 @@ class HereGrid(Grid):
         """No run of Flower's."""
         return None
 
-    def create_message(self, content, message_type, dst_node_id, group_id, ttl=None):
+    def create_message(
+        self, content: RecordDict, message_type: str, dst_node_id: int, group_id: str, ttl: float | None = None
+    ) -> Message:
         """See Grid."""
         return Message(content, dst_node_id=dst_node_id, message_type=message_type, group_id=group_id, ttl=ttl)
 
@@ -59,7 +61,7 @@ class HereGrid(Grid):
         """Replies, the last one first: their order must not matter."""
         return [self._waiting.pop(i) for i in reversed(list(message_ids)) if i in self._waiting]
 
-    def send_and_receive(self, messages, *, timeout=None):
+    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
         """See Grid."""
         return self.pull_messages(self.push_messages(messages))
 
