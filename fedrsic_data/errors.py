@@ -30,7 +30,7 @@ _NO_MEMORY = (
     "can't start new thread",
     "std::bad_alloc",
 )
-_LONGEST = 300  # characters of somebody else's message
+_LONGEST = 300  # characters of a foreign message
 
 
 def masked(address: str) -> str:

@@ -334,7 +334,7 @@ def test_a_user_in_two_partitions(sources: dict[str, Path], tmp_path: Path) -> N
         ("dog", "line 6"),
         ("dog ->", "line 6"),
         ("dog -> animals", "'dog -> animals'"),
-        ("dog -> plant", "makes 'dog' a kind of plant"),
+        ("dog -> plant", "maps 'dog' to plant"),
     ],
 )
 def test_a_bad_ontology(sources: dict[str, Path], tmp_path: Path, line: str, words: str) -> None:

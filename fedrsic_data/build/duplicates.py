@@ -67,7 +67,7 @@ def groups(
         left, right = np.nonzero(near & (domains[block, None] < domains[None, start:]))
         more, more_right = np.nonzero(near & (domains[block, None] > domains[None, start:]))
         a, b = np.concatenate([left, more]) + start, np.concatenate([right, more_right]) + start
-        for some in range(0, len(a), _PAIRS):  # where many pictures are plain, nearly all pairs are alike
+        for some in range(0, len(a), _PAIRS):  # if many images are plain, nearly all pairs are alike
             one, other = a[some : some + _PAIRS], b[some : some + _PAIRS]
             alike = np.abs(greys[one].astype(np.int16) - greys[other]).mean(axis=1) <= MAX_GREY
             pairs += zip(one[alike].tolist(), other[alike].tolist(), strict=True)

@@ -307,7 +307,7 @@ def _divide(
         )
     owner[novel] = rng.permutation(np.arange(len(novel)) % assignment.clients)
     split[novel] = len(split_names)
-    # a picture that is of a base class in one source and of a novel class in another stays where its labels put it
+    # an image of a base class in one source and of a novel class in another stays where its labels put it
     left_out = [*merged.left_out, *_count(_UNDRAWN, owner < 0, merged.table)]
     if recipe.split_by != "source":
         unseen = np.zeros(len(rows), bool)

@@ -23,7 +23,7 @@ from fedrsic_data.files.cache import cache_folder
 def agrees(out: Path, built: Manifest, planned: Planned) -> bool:
     """Whether ``built``, in the folder ``out``, is recorded as matching the current sources, by sizes and times."""
     try:
-        place = _place(out)  # to open a pipe would be to wait for ever
+        place = _place(out)  # opening a pipe would block for ever
         return place.is_file() and place.read_text(encoding="utf-8") == _facts(built, planned)
     except (OSError, ValueError, UsageError):
         return False

@@ -146,7 +146,7 @@ class Workspace:
             os.replace(self.out, self._root / _OLD)
         try:
             if (self._root / _OLD).exists():
-                refuse_unowned(self._root / _OLD)  # again, now that nobody puts anything there
+                refuse_unowned(self._root / _OLD)  # again, now that nothing is added there
             os.replace(self.folder, self.out)
         except BaseException:
             self._settle()
@@ -201,7 +201,7 @@ class Workspace:
         known = self._known() if mine else ownership.only([_LOCK])
         found = ownership.foreign(self._root, known)
         if found is None and os.fstat(self._lock.fileno()).st_size:
-            found = self._root / _LOCK  # ours are empty
+            found = self._root / _LOCK  # fedkit's are empty
         if found:
             raise OutputError(f"{found}: no build creates this; move {self._root} away")
 

@@ -217,7 +217,7 @@ def _subset(dataset: Dataset, name: str, most: int) -> tuple[dict[str, Any], lis
         text.append(f"  ... and {_many(len(subset.clients) - most, 'more client')} (--clients N, or --json)")
     if entry.withheld:
         text.append("  classes and labels stay at the sites: skew is not known here")
-    elif len(subset.clients) > 1:  # one alone is skewed against nobody
+    elif len(subset.clients) > 1:  # a single client has no skew
         text.append(_skew_table(entry.skew))
     text.append("")
     return facts, text

@@ -127,7 +127,7 @@ def readable(where: str) -> AbstractContextManager[None]:
 def _stamp(path: Path) -> tuple[int, ...]:
     """Changes when the file does."""
     stat = path.stat()
-    if not S_ISREG(stat.st_mode):  # to open a pipe would be to wait for ever
+    if not S_ISREG(stat.st_mode):  # opening a pipe would block for ever
         raise FileNotFoundError("no such file")
     return stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns
 

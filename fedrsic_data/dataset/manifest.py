@@ -136,7 +136,7 @@ class Fine:
 
     Attributes:
         classes: Names in index order.
-        parents: For each of them the class it is a kind of; empty where it is of none.
+        parents: Coarse class of each; empty if it has none.
     """
 
     classes: tuple[str, ...]

@@ -305,7 +305,7 @@ class Subset:
         self._check(split)
         files = pc.unique(self._of_split[split].column("file")).drop_null().to_pylist()
         tables = [wanted.empty_table()]
-        for name in files:  # whole files: shards lie in the order of their clients, and hold nobody else
+        for name in files:  # whole files: shards are in the order of their clients, and hold no others
             with self.dataset.shard(name, images=None if _IMAGE in wanted.names else 0) as file:
                 tables.append(self.fitting(file.read(columns=wanted.names), wanted, name))
         return pa.concat_tables(tables)

@@ -69,7 +69,7 @@ def built(recipe: Recipe, out: Path, where: str, places: Places | None = None, l
 
     Raises:
         OutputError: Another dataset is there.
-        SourceError: A source is missing, incomplete or not what it should be.
+        SourceError: A source is missing, incomplete or malformed.
     """
     if not (out / manifest.NAME).is_file():
         return pipeline.build(pipeline.prepare(recipe, places or Places(), listener), out, listener=listener).path

@@ -116,7 +116,7 @@ def lock(path: Path, *, wait: bool = False) -> IO[bytes] | None:
                 return file
         except ImportError:  # a system without advisory locks
             return file
-        except FileNotFoundError:  # who had it has just removed it: this is a lock that nobody else would meet
+        except FileNotFoundError:  # its holder has just removed it, so no other process would see this lock
             pass
         except BlockingIOError:
             file.close()

@@ -105,7 +105,7 @@ def check_file(path: Path, ours: Callable[[bytes], bool], kind: str, fix: str = 
         return
     if path.is_symlink():
         raise OutputError(f"{path}: is a link; {fix}")
-    if not path.is_file():  # to open a pipe would be to wait for ever
+    if not path.is_file():  # opening a pipe would block for ever
         raise OutputError(f"{path}: is not a regular file; {fix}")
     with path.open("rb") as file:
         if not ours(file.read(1 << 20)):

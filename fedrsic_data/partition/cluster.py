@@ -16,7 +16,7 @@ from fedrsic_data.partition.base import Assignment, Rows, by_class, cut, settle
 from fedrsic_data.settings import at_least, positive
 
 _ROUNDS = 25
-_LEARN = 20_000  # images that the centres are learnt from
+_LEARN = 20_000  # images from which centres are computed
 _CHUNK = 8_192  # images whose distances are held at once
 
 

@@ -49,7 +49,7 @@ _CONTEXT = {
     "samplingRate": "cr:samplingRate",
 }
 _PARQUET = "application/x-parquet"
-_UNKNOWN = "https://github.com/mlcommons/croissant/issues/80"  # what stands for the digest of a whole repository
+_UNKNOWN = "https://github.com/mlcommons/croissant/issues/80"  # replaces the digest of a whole repository
 _REPO = "repo"
 
 

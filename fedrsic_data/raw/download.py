@@ -46,7 +46,7 @@ class _TransientError(Exception):
 
     def __init__(self, message: str, wait: float | None = None) -> None:
         super().__init__(message)
-        self.wait = wait  # seconds the server asked for
+        self.wait = wait  # seconds that the server requested
 
 
 class _MirrorError(Exception):

@@ -159,7 +159,7 @@ def _size_curve(summary: Summary, _: Columns, words: str) -> Drawing:
     held = np.sort(summary.rows[:, 0])
     without = int((held == 0).sum())
     held = held[without:]
-    step = max(len(held) // 400, 1)  # a curve needs no more points than a picture has columns
+    step = max(len(held) // 400, 1)  # a curve needs no more points than the figure has columns
     at = np.unique([*range(0, len(held), step), max(len(held) - 1, 0)])[: len(held)]
     place = 100 * (at + 1) / max(len(held), 1)
     with style.look():

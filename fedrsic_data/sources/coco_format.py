@@ -110,7 +110,7 @@ SOURCE = Annotated(
 
 def _is_coco(path: Path) -> bool:
     """Whether a file has the three keys, without reading it as JSON."""
-    if not path.is_file():  # to open a pipe would be to wait for ever
+    if not path.is_file():  # opening a pipe would block for ever
         return False
     with path.open("rb") as file:
         if not file.read(1):

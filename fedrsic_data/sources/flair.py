@@ -53,7 +53,7 @@ class _Images:
     ids: NDArray[np.int64] | None  # None: not known before they are read
     stamp: str
     newest: int
-    foreign: tuple[str, ...] = ()  # other files beside them
+    foreign: tuple[str, ...] = ()  # other files next to them
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ def asked(config: RunConfig, rows: Sequence[int], round_: int) -> list[int]:
     if config.sampling != "size":
         return sorted(shuffled[:count])
     # systematic sampling of clients in random order (Madow 1949): a chance of exactly places x rows / all rows, for
-    # lengths of at most one step; in whole numbers, so that nobody is drawn twice
+    # lengths of at most one step; in whole numbers, so that no client is drawn twice
     always = _always(rows, count)
     rest = [client for client in shuffled if client not in always]
     places, step = count - len(always), sum(rows[client] for client in rest)

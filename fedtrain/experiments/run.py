@@ -181,7 +181,7 @@ def _in_processes(
                 try:
                     yield one, future.result()
                 except BrokenProcessPool:
-                    yield one, "its process died, perhaps for lack of memory; run the same command, it resumes"
+                    yield one, "its process died, perhaps for lack of memory; run the same command again to resume"
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
 

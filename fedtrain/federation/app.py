@@ -116,7 +116,7 @@ def write_app(
     local("folder", folder)
     local("--out", out or "")
     for config in run.configs(method, manifest, [subset] if subset else [], sets):
-        resolve.prepared(config)  # what cannot be is said now
+        resolve.prepared(config)  # report impossible settings now
     wanted = Wanted(
         method,
         anywhere(manifest),

@@ -19,7 +19,7 @@ from fedtrain.models.clip import Clip
 
 Words = Literal["auto", "name", "concat", "avg"]
 
-_MOST = 20  # fine labels that tell of a coarse one
+_MOST = 20  # fine labels that describe a coarse one
 _STATES = ("positive", "negative")
 
 

@@ -225,7 +225,7 @@ def as_papers(groups: Sequence[Group]) -> dict[str, dict[str, dict[str, str]]]:
             apart = f"; another protocol: {', '.join(other)}" if other else ""
             words = f"published on real {row.source}: {row.paper}, as {row.told} tells; not measured here{apart}"
             theirs = f"{row.method} ({words})"
-            tables[title][theirs] = tables[title].pop(theirs, cells)  # below all of ours
+            tables[title][theirs] = tables[title].pop(theirs, cells)  # below all measured ones
     return tables
 
 

@@ -85,7 +85,7 @@ def _has_runs(path: Path) -> bool:
     """Whether a path is a run or a folder of runs; else it is a dataset, or nothing."""
     try:
         return any(next(path.glob(f"{depth}{CONFIG}"), None) for depth in ("", "*/", "*/*/"))
-    except OSError:  # what is asked for a manifest next says why
+    except OSError:  # reading it as a manifest next says why
         return False
 
 

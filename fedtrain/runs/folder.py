@@ -221,7 +221,7 @@ def resumes(folder: Path, facts: Mapping[str, Any], *, overwrite: bool) -> bool:
         if not any(_says(folder / name / CONFIG) for name in ("", _NEXT)):
             found = ownership.foreign(folder, _vacant)
             if found is None and (folder / _LOCK).exists() and (folder / _LOCK).stat().st_size:
-                found = folder / _LOCK  # somebody else's: ours are empty
+                found = folder / _LOCK  # not fedkit's: ours are empty
             if found:
                 raise OutputError(f"{folder}: is not empty and holds no run ({found.name}); choose another --out")
             return False

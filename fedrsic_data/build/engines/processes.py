@@ -15,7 +15,7 @@ from fedrsic_data.build.engines.base import Containers, Task, pooled, write
 from fedrsic_data.build.shards import Receipt
 from fedrsic_data.errors import OutputError
 
-_here: Containers = {}  # of a worker: what every task reads from, sent once
+_here: Containers = {}  # containers that every task of a worker reads from, sent once
 
 
 class Processes:

@@ -22,7 +22,7 @@ from fedrsic_data.build.engines.base import Containers, Task, write
 from fedrsic_data.build.shards import Receipt
 from fedrsic_data.errors import OutputError, UsageError
 
-_RETRIES = 3  # of a task whose worker or node died, or whose file system failed
+_RETRIES = 3  # retries of a task whose worker or node died, or whose file system failed
 _PATIENCE = 20  # seconds that Ray has to answer
 _MEND = {  # whether it was "auto"
     False: "give HOST:PORT of its head, or auto",

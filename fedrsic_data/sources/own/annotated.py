@@ -33,7 +33,7 @@ from fedrsic_data.sources.own.walk import FolderFiles
 MAX_BYTES = 64 * 2**20
 """Largest annotation file of one image, and largest table of settings, in bytes."""
 
-_COPY = re.compile(r"(.+)\.rf\.[0-9A-Za-z]+\.[^.]+")  # the names that Roboflow gives to copies of a picture
+_COPY = re.compile(r"(.+)\.rf\.[0-9A-Za-z]+\.[^.]+")  # Roboflow's names for copies of an image
 
 
 @dataclass(frozen=True)
@@ -249,7 +249,7 @@ def small(root: Path, path: str) -> bytes:
     Raises:
         SourceError: It cannot be read, or is larger than ``MAX_BYTES``.
     """
-    if not (root / path).is_file():  # to open a pipe would be to wait for ever
+    if not (root / path).is_file():  # opening a pipe would block for ever
         raise SourceError(f"{root / path}: is not a regular file; remove it")
     data = FolderContainer(root).read([path])[0]
     if len(data) > MAX_BYTES:

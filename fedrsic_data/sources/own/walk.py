@@ -71,7 +71,7 @@ def walk(root: Path, note: Callable[[str], bool] = _no_note) -> FolderFiles:
                     todo.append((path + "/", (*above, here)))
             elif is_image(entry.name) and entry.is_file():
                 images.add(path, entry)
-            elif entry.is_file() and note(path):  # to open a pipe would be to wait for ever
+            elif entry.is_file() and note(path):  # opening a pipe would block for ever
                 notes.add(path, entry)
             else:
                 others.add(path, entry)

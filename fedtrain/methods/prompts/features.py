@@ -166,7 +166,7 @@ def _read(file: Path, key: str, shape: tuple[int, ...]) -> torch.Tensor | None:
     """The values of a cache file, or None unless it is whole and says that it is what is looked for."""
     from safetensors import SafetensorError, safe_open
 
-    if not file.is_file():  # to open a pipe would be to wait for ever
+    if not file.is_file():  # opening a pipe would block for ever
         return None
     try:
         with safe_open(file, framework="pt") as held:

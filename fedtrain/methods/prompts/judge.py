@@ -197,7 +197,7 @@ class ClipMethod(Method, Generic[S]):
             text = self.text(stacked(shared, [{}]), classes)[0]
             yield from ((client, text, shared) for client in range(count))
             return
-        step = _STACK if one else 1  # clients that received the same stand in one stack
+        step = _STACK if one else 1  # clients that received the same are in one stack
         for first in range(0, count, step):
             members = range(first, min(first + step, count))
             state = stacked(self.received(first, shared), [personal(client) for client in members])
