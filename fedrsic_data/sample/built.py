@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from fedrsic_data.sample.motifs import CAR_PAINT, COUNTS, blocks, fairway, houses, pool, road, spread, traffic, trees
+from fedrsic_data.sample.motifs import CAR_PAINT, COUNTS, fairway, houses, road, spread, steps, traffic, trees
 from fedrsic_data.sample.paint import COLOURS, Canvas, Frame, Lattice
 from fedrsic_data.sample.shapes import Grid, band, both, box, capsule, disc, either, ellipse, keep_off, repeated, wave
 
@@ -16,13 +16,27 @@ _TENNIS_COLOURS = (("blue", "green"), ("green", "tile"), ("green", "green"), ("t
 _BASKETBALL_COLOURS = (("grey", "blue"), ("clay", "red"), ("blue", "red"), ("tile", "green"), ("green", "clay"))
 
 
+def _blocks(frame: Frame, rows: float, streets: float, columns: float) -> tuple[Grid, Grid]:
+    """A street grid: distances across the nearest street along v, and along u."""
+    across = rows / 2 - np.abs(repeated(frame.v, rows))
+    side = columns / 2 - np.abs(repeated(frame.u, columns))
+    return across - streets, side - streets
+
+
+def _pool(frame: Frame, at: tuple[float, float], size: float) -> None:
+    """A small swimming pool."""
+    u, v = frame.u - at[0], frame.v - at[1]
+    frame.paint(capsule(u, v, size, size * 0.9), COLOURS["concrete"])
+    frame.paint(capsule(u, v, size, size * 0.6), COLOURS["pool"])
+
+
 def _suburb(c: Canvas, lot: float, house: tuple[float, float], leafy: float, tree: float) -> None:
     """Streets with a row of houses on each side; lots of the given width."""
     c.turf()
-    f = c.frame(at=(c.between(-0.5, 0.5), c.between(-0.5, 0.5)), angle=None)
+    f = c.anywhere(0.5)
     half = 0.07
     rows = 2 * (half + 0.05) + 4.4 * house[1] + 0.7 * (lot - 2 * house[0]) + 0.1
-    street, side = blocks(f, rows, half, c.between(6, 9) * lot)
+    street, side = _blocks(f, rows, half, c.between(6, 9) * lot)
     roadway = either(street, side)
     trees(c, f, tree, leafy, 0.02 - roadway)
     # The lots' rows: two to a block, the houses' long side along the street.
@@ -49,7 +63,7 @@ def medium_residential(c: Canvas) -> None:
     _suburb(c, c.between(0.46, 0.56), (0.15, 0.1), 0.75, 0.085)
     if c.chance(0.4):
         for place in spread(c, 2, 0.6):
-            pool(c.frame(place, None, reach=0.15), (0, 0), 0.035)
+            _pool(c.frame(place, None, reach=0.15), (0, 0), 0.035)
         c.note("with pools")
     c.note("leafy" if not c.dry else "sunburnt lawns")
 
@@ -57,7 +71,7 @@ def medium_residential(c: Canvas) -> None:
 def sparse_residential(c: Canvas) -> None:
     """One to three houses far apart in trees or scrub, each with its drive."""
     c.turf(0.2)
-    f = c.frame(angle=None)
+    f = c.anywhere()
     along = c.between(-0.8, 0.8) * c.extent
     lane = f.v - along + 0.05 * wave(f.u, 2.3)
     places = spread(c, int(c.between(1, 3.6)), 0.75)
@@ -77,7 +91,7 @@ def sparse_residential(c: Canvas) -> None:
 
         h.gable(plan, c.colour(c.pick("tile", "brown", "slate", "grey")), 0.12)
         if c.chance(0.3):
-            pool(h, (0.2, -0.25), 0.05)
+            _pool(h, (0.2, -0.25), 0.05)
             c.note("with a pool")
     c.note(COUNTS[len(places)] + (" house" if len(places) == 1 else " houses"))
 
@@ -85,7 +99,7 @@ def sparse_residential(c: Canvas) -> None:
 def mobile_home_park(c: Canvas) -> None:
     """Long pale units in slanted rows, close together, along narrow lanes."""
     c.rough(c.colour("concrete") * 0.8, 0.6, 0.1)
-    f = c.frame(at=(c.between(-0.3, 0.3), c.between(-0.3, 0.3)), angle=None)
+    f = c.anywhere(0.3)
     rows, lean = c.between(0.62, 0.75), c.between(-0.55, 0.55)
     lane = repeated(f.v, rows)
     f.paint(0.15 - band(lane, 0.15), c.leaves("grass"), 0.45)
@@ -105,7 +119,7 @@ def mobile_home_park(c: Canvas) -> None:
 def buildings(c: Canvas) -> None:
     """Large flat roofs with plant on them, long shadows, streets between."""
     c.rough(c.colour("asphalt") * 1.25, 0.5, 0.1)
-    f = c.frame(at=(c.between(-0.4, 0.4), c.between(-0.4, 0.4)), angle=None)
+    f = c.anywhere(0.4)
     pitch = (c.between(0.9, 1.3), c.between(0.7, 1.0))
     plots = Lattice(f, pitch, c.rng)
     plots.paint(box(plots.u, plots.v, pitch[0] / 2 - 0.09, pitch[1] / 2 - 0.09), COLOURS["concrete"] * 0.85)
@@ -133,7 +147,7 @@ def storage_tank(c: Canvas) -> None:
     c.ground(c.pick("concrete", "soil", "asphalt"), 0.6, 0.1)
     radius = c.between(0.17, 0.38)
     if c.chance(0.4):
-        f = c.frame(angle=None)
+        f = c.anywhere()
         f.paint(band(f.v + c.extent * 0.75, 0.14), c.leaves("grass"))
     places = spread(c, int(c.between(2, 7.9)), 2.35 * radius)
     paint = c.pick("white", "white", "cream", "silver")
@@ -151,11 +165,11 @@ def storage_tank(c: Canvas) -> None:
 def stadium(c: Canvas) -> None:
     """An oval bowl of seats round a field."""
     c.rough(c.colour(c.pick("concrete", "asphalt", "grey")), 0.5, 0.08)
-    g = c.frame(angle=None)
+    g = c.anywhere()
     cars = Lattice(g, (0.075, 0.22), c.rng)
     cars.paint(box(cars.u, cars.v, 0.024, 0.05) + cars.skip(c.between(0.2, 0.9)), cars.mixed(CAR_PAINT))
     _verge(c)
-    f = c.frame(at=(c.between(-0.1, 0.1), c.between(-0.1, 0.1)), angle=None)
+    f = c.anywhere(0.1)
     long, wide = c.between(0.72, 0.85), c.between(0.56, 0.68)
     bowl = f.solid(lambda u, v: ellipse(u, v, long, wide), c.colour(c.pick("white", "silver", "concrete")), 0.2)
     seats = c.pick("blue", "red", "grey", "tile")
@@ -175,28 +189,24 @@ def stadium(c: Canvas) -> None:
 
 def _verge(c: Canvas) -> None:
     """Grass, trees and parked cars on one side of a site, for variety."""
-    f = c.frame(angle=None)
+    f = c.anywhere()
     beyond = f.v + (c.between(0.75, 1.0) * c.extent)
     f.paint(beyond, c.leaves("grass"))
     trees(c, f, 0.07, 0.7, beyond)
 
 
-def _lines(frame: Frame, shapes: list[Grid], colour: Grid, half: float = 0.009) -> None:
+def _lines(frame: Frame, half: float, *shapes: Grid) -> None:
     """White lines along the edges of the given shapes."""
-    edge = np.abs(shapes[0])
-    for shape in shapes[1:]:
-        edge = either(edge, np.abs(shape))
-    frame.paint(edge - half, colour, 0.85)
+    frame.paint(either(*map(np.abs, shapes)) - half, COLOURS["white"], 0.85)
 
 
 def _courts(c: Canvas, size: tuple[float, float], gap: float) -> tuple[Frame, list[Frame]]:
     """Frames of one to four equal courts in a row, and the frame they stand in."""
     count = int(c.between(1, 4.9)) if size[0] < 0.35 else int(c.between(1, 3.4))
-    f = c.frame(at=(c.between(-0.12, 0.12), c.between(-0.12, 0.12)), angle=None)
+    f = c.anywhere(0.12)
     pitch = 2 * size[1] + gap
     count = min(count, max(1, int(1.9 * c.extent / pitch)))
-    steps = [(k - (count - 1) / 2) * pitch for k in range(count)]
-    return f, [replace(f, v=f.v - step) for step in steps]
+    return f, [replace(f, v=f.v - step) for step in steps(count, pitch)]
 
 
 def tennis_court(c: Canvas) -> None:
@@ -214,7 +224,7 @@ def tennis_court(c: Canvas) -> None:
         k.paint(edge, court)
         singles = both(band(k.v, size[1] * 0.75), band(k.u, size[0]))
         service = box(k.u, k.v, size[0] * 0.54, size[1] * 0.75)
-        _lines(k, [edge, singles, service, both(np.abs(k.v), service)], COLOURS["white"])
+        _lines(k, 0.009, edge, singles, service, both(np.abs(k.v), service))
         net = both(band(k.u, 0.008), band(k.v, size[1] * 1.08))
         k.paint(net, COLOURS["dark"], 0.8)
     c.note(COUNTS[len(courts)], f"{'clay' if inner == 'tile' else inner} surface")
@@ -239,7 +249,7 @@ def basketball_court(c: Canvas) -> None:
         middle = disc(k.u, k.v, 0.08)
         k.paint(middle, paint)
         arc = both(disc(far + 0.03, k.v, 0.21), edge)
-        _lines(k, [edge, both(np.abs(k.u), edge), lane, middle, arc], COLOURS["white"], 0.008)
+        _lines(k, 0.008, edge, both(np.abs(k.u), edge), lane, middle, arc)
     c.note(COUNTS[len(courts)], f"{'terracotta' if floor == 'tile' else floor} floor")
 
 

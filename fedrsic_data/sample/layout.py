@@ -16,14 +16,7 @@ import numpy as np
 from fedrsic_data.errors import UsageError
 from fedrsic_data.sample.labels import COARSE_NAME
 
-STRIPS: dict[str, float] = {
-    "road": 0.24,
-    "freeway": 0.42,
-    "runway": 0.42,
-    "dirt_track": 0.16,
-    "river": 0.5,
-    "canal": 0.3,
-}
+STRIPS = {"road": 0.24, "freeway": 0.42, "runway": 0.42, "dirt_track": 0.16, "river": 0.5, "canal": 0.3}
 """Things that run across the image, and their full width in world units."""
 
 _PATCH_LABELS = ("bare_soil", "chaparral", "field", "grass", "pavement", "sand")

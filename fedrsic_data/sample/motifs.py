@@ -9,10 +9,12 @@ from itertools import pairwise
 import numpy as np
 
 from fedrsic_data.sample.paint import COLOURS, Canvas, Frame, Lattice
-from fedrsic_data.sample.shapes import Grid, band, both, box, capsule, dashes, disc, either, keep_off, repeated, wave
+from fedrsic_data.sample.shapes import Grid, band, both, box, dashes, disc, either, keep_off
 
+_HUES = {"water": "dark", "blue water": "blue", "sea": "blue", "green": "green", "turquoise": "turquoise"}
+WATERS = {colour: f"{hue} water" for colour, hue in _HUES.items()}
 CAR_PAINT = ("white", "silver", "dark", "grey", "red", "blue")
-ROOFS = ("tile", "brown", "slate", "grey", "cream")
+_ROOFS = ("tile", "brown", "slate", "grey", "cream")
 COUNTS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 
 
@@ -33,13 +35,9 @@ def trees(c: Canvas, frame: Frame, radius: float, share: float, off: Grid | None
     spots = Lattice(frame, (pitch, pitch), c.rng, jitter=0.18, shuffle=True)
     size = spots.vary(0.55, 1.15) * radius - spots.skip(1 - share)
     gone = 0.0 if off is None else keep_off(off)
-
-    def crown(u: Grid, v: Grid) -> Grid:
-        return disc(u, v, size) + gone
-
     light = spots.sunward() * (-0.5 / radius)
     colour = c.leaves("tree") * (1.15 + np.clip(light, -0.6, 0.6))
-    spots.solid(crown, colour, radius)
+    spots.solid(lambda u, v: disc(u, v, size) + gone, colour, radius)
 
 
 def road(c: Canvas, frame: Frame, across: Grid, along: Grid, half: float, dashed: bool = True) -> None:
@@ -63,51 +61,25 @@ def traffic(c: Canvas, frame: Frame, across: Grid, along: Grid, lanes: tuple[flo
     places.paint(box(places.u, places.v, length, 0.026), places.mixed(CAR_PAINT))
 
 
-def houses(
-    c: Canvas,
-    spots: Lattice,
-    size: tuple[float, float],
-    skip: float = 0.0,
-    off: Grid | None = None,
-    roofs: tuple[str, ...] = ROOFS,
-) -> None:
+def houses(c: Canvas, spots: Lattice, size: tuple[float, float], skip: float, off: Grid) -> None:
     """Gabled houses of varied size and roof, one to a cell; only where ``off`` is negative."""
-    absent = spots.skip(skip) + (0.0 if off is None else keep_off(off))
+    absent = spots.skip(skip) + keep_off(off)
     long, wide = spots.vary(0.8, 1.15) * size[0], spots.vary(0.8, 1.15) * size[1]
-    if c.chance(0.5):
-        wing = spots.vary(-0.6, 0.6) * size[0]
+    wing = spots.vary(-0.6, 0.6) * size[0] if c.chance(0.5) else None
 
-        def plan(u: Grid, v: Grid) -> Grid:
-            main = box(u, v, long - absent, wide * 0.7)
-            return either(main, box(u - wing, v, wide * 0.55 - absent, wide * 1.25))
-
-    else:
-
-        def plan(u: Grid, v: Grid) -> Grid:
+    def plan(u: Grid, v: Grid) -> Grid:
+        if wing is None:
             return box(u, v, long - absent, wide)
+        main = box(u, v, long - absent, wide * 0.7)
+        return either(main, box(u - wing, v, wide * 0.55 - absent, wide * 1.25))
 
-    spots.gable(plan, spots.mixed(roofs), 0.07)
-
-
-def blocks(frame: Frame, rows: float, streets: float, columns: float) -> tuple[Grid, Grid]:
-    """A street grid: distances across the nearest street along v, and along u."""
-    across = rows / 2 - np.abs(repeated(frame.v, rows))
-    side = columns / 2 - np.abs(repeated(frame.u, columns))
-    return across - streets, side - streets
+    spots.gable(plan, spots.mixed(_ROOFS), 0.07)
 
 
 def water(c: Canvas, name: str) -> Grid:
     """The colour of water over the whole canvas, ``[3, size, size]``: broad drifts and fine ripples."""
     ripple: Grid = c.noise(0.9) * 0.1 + c.noise(0.09, stretch=2.0) * 0.07
     return c.colour(name, 0.15) * (1 + ripple)
-
-
-def meander(c: Canvas, frame: Frame, swing: float) -> Grid:
-    """Distance across a curving line along a frame's u axis (0 on the line), ``[h, w]``."""
-    length, phase = c.between(1.6, 3.2), c.between(0, 2)
-    bend = swing * wave(frame.u, length, phase)
-    bend += (0.35 * swing) * wave(frame.u, length * 0.43, phase * 1.7)
-    return frame.v - bend
 
 
 def boat(frame: Frame, length: float, colour: Grid, deck: Grid) -> None:
@@ -120,13 +92,6 @@ def boat(frame: Frame, length: float, colour: Grid, deck: Grid) -> None:
 
     frame.solid(hull, colour, length * 0.06)
     frame.paint(box(frame.u + 0.35 * half, frame.v, 0.28 * half, 0.6 * beam), deck)
-
-
-def pool(frame: Frame, at: tuple[float, float], size: float) -> None:
-    """A small swimming pool."""
-    u, v = frame.u - at[0], frame.v - at[1]
-    frame.paint(capsule(u, v, size, size * 0.9), COLOURS["concrete"])
-    frame.paint(capsule(u, v, size, size * 0.6), COLOURS["pool"])
 
 
 def spread(c: Canvas, count: int, gap: float) -> list[tuple[float, float]]:
@@ -148,3 +113,8 @@ def spread(c: Canvas, count: int, gap: float) -> list[tuple[float, float]]:
 def fairway(c: Canvas) -> Grid:
     """The colour of watered, mown grass: green in every season."""
     return c.colour("grass", 0.08) * 1.22
+
+
+def steps(count: int, pitch: float) -> list[float]:
+    """Places of ``count`` things in a row about the middle."""
+    return [float(place) for place in (np.arange(count) - (count - 1) / 2) * pitch]

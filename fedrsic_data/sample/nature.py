@@ -6,14 +6,21 @@ import math
 
 import numpy as np
 
-from fedrsic_data.sample.motifs import COUNTS, boat, canopy, fairway, meander, road, spread, traffic, trees, water
-from fedrsic_data.sample.paint import COLOURS, Canvas, Lattice
+from fedrsic_data.sample.motifs import COUNTS, WATERS, boat, canopy, fairway, road, spread, traffic, trees, water
+from fedrsic_data.sample.paint import COLOURS, Canvas, Frame, Lattice
 from fedrsic_data.sample.shapes import Grid, band, both, box, dashes, disc, either, ellipse, smooth, wave
+
+# Cover of a mountain's foot and of its top, and the height at which they meet.
+_HEIGHTS = {
+    "bare rock": ("rock", "soil", 0.6),
+    "wooded": ("tree", "rock", 0.75),
+    "snow covered": ("rock", "snow", 0.35),
+}
 
 
 def beach(c: Canvas) -> None:
     """Sea, surf, sand and what lies behind, along a wavy coast."""
-    f = c.frame(angle=None)
+    f = c.anywhere()
     inland = f.v + 0.16 * c.noise(1.1) + 0.03 * c.noise(0.2) + c.between(-0.2, 0.25)
     sea = c.pick("sea", "turquoise")
     deep = water(c, sea)
@@ -49,7 +56,7 @@ def chaparral(c: Canvas) -> None:
     thick = c.between(0.35, 0.95)
     size = c.between(0.04, 0.065)
     for scale in (1.0, 0.6):
-        f = c.frame(angle=None)
+        f = c.anywhere()
         spots = Lattice(f, (3.0 * size * scale, 3.0 * size * scale), c.rng, jitter=0.25, shuffle=True)
         radius = spots.vary(0.6, 1.4) * (size * scale) - spots.skip(1 - thick)
         radius += 0.02 * c.noise(0.05)
@@ -68,12 +75,12 @@ def forest(c: Canvas) -> None:
         c.note("autumn leaves")
     else:
         c.note("olive green" if c.dry else "deep green")
-    f = c.frame(angle=None)
+    f = c.anywhere()
     if c.chance(0.3):
         gap = c.noise(0.7) - 0.75
         f.paint(-0.3 * gap, c.leaves("grass"))
     if c.chance(0.25):
-        f.paint(band(meander(c, f, 0.15), 0.03), c.colour("soil"))
+        f.paint(band(_meander(c, f, 0.15), 0.03), c.colour("soil"))
         c.note("crossed by a track")
 
 
@@ -86,9 +93,7 @@ def mountain(c: Canvas) -> None:
         height += ridge * weight * (0.5 * 0.55**octave)
     light = c.relief(height * 0.33)
     kind = c.pick("bare rock", "wooded", "snow covered")
-    base = {"bare rock": "rock", "wooded": "tree", "snow covered": "rock"}[kind]
-    high = {"bare rock": "soil", "wooded": "rock", "snow covered": "snow"}[kind]
-    line = {"bare rock": 0.6, "wooded": 0.75, "snow covered": 0.35}[kind]
+    base, high, line = _HEIGHTS[kind]
     low = c.colour(base) * (1.25 if kind == "wooded" else 0.9)
     c.wash(low, c.colour(high, 0.05), smooth((height - line) * 3))
     c.rgb *= 1 + np.clip(light, -0.66, 0.12 if kind == "snow covered" else 0.5)
@@ -97,7 +102,7 @@ def mountain(c: Canvas) -> None:
 
 def desert(c: Canvas) -> None:
     """Dunes: long ridges across the wind, a sharp lee side, warm sand."""
-    f = c.frame(angle=None)
+    f = c.anywhere()
     length = c.between(0.22, 0.6)
     along = f.u + 0.3 * c.noise(0.8) + 0.05 * c.noise(0.3)
     phase = along / length
@@ -109,6 +114,14 @@ def desert(c: Canvas) -> None:
     c.note("long dunes" if length > 0.4 else "rippled dunes")
 
 
+def _meander(c: Canvas, frame: Frame, swing: float) -> Grid:
+    """Distance across a curving line along a frame's u axis (0 on the line), ``[h, w]``."""
+    length, phase = c.between(1.6, 3.2), c.between(0, 2)
+    bend = swing * wave(frame.u, length, phase)
+    bend += (0.35 * swing) * wave(frame.u, length * 0.43, phase * 1.7)
+    return frame.v - bend
+
+
 def river(c: Canvas) -> None:
     """A winding band of water through woods or fields."""
     wooded = c.chance(0.5)
@@ -117,8 +130,8 @@ def river(c: Canvas) -> None:
         c.note("through woods")
     else:
         c.turf(0.2)
-    f = c.frame(at=(c.between(-0.2, 0.2), c.between(-0.2, 0.2)), angle=None)
-    across = meander(c, f, c.between(0.12, 0.3))
+    f = c.anywhere(0.2)
+    across = _meander(c, f, c.between(0.12, 0.3))
     half = c.between(0.12, 0.26)
     edge = band(across + 0.04 * c.noise(0.3), half)
     f.paint(edge - 0.05, c.colour("sand") * 0.8, 0.7)
@@ -126,15 +139,12 @@ def river(c: Canvas) -> None:
     f.paint(edge, water(c, name))
     if not wooded:
         trees(c, f, 0.055, 0.45, band(np.abs(across) - (half + 0.2), 0.12))
-    c.note(
-        "wide" if half > 0.19 else "narrow",
-        {"water": "dark water", "blue water": "blue water"}.get(name, "green water"),
-    )
+    c.note("wide" if half > 0.19 else "narrow", WATERS[name])
 
 
 def _shore(c: Canvas, radius: float) -> Grid:
     """Distance to a ragged round blob near the middle of the picture."""
-    f = c.frame(at=(c.between(-0.15, 0.15), c.between(-0.15, 0.15)), angle=None)
+    f = c.anywhere(0.15)
     stretch = c.between(1.0, 1.45)
     ragged = c.noise(0.8) * 0.16 + c.noise(0.25) * 0.05
     return ellipse(f.u, f.v, radius * stretch, radius / stretch) + ragged * (radius / 0.5)
@@ -152,7 +162,7 @@ def lake(c: Canvas) -> None:
     f.paint(edge - 0.04, c.colour("sand"), 0.75)
     name = c.pick("water", "blue water", "turquoise")
     f.paint(edge, water(c, name))
-    c.note({"water": "dark water"}.get(name, f"{name.removesuffix(' water')} water"))
+    c.note(WATERS[name])
 
 
 def island(c: Canvas) -> None:
@@ -185,7 +195,7 @@ def cloud(c: Canvas) -> None:
 
 def agricultural(c: Canvas) -> None:
     """Crop rows: fine parallel stripes, perhaps two fields."""
-    f = c.frame(angle=None)
+    f = c.anywhere()
     crop = c.pick("green crop", "ripe crop", "bare soil")
     pair = {"green crop": ("grass", "soil"), "ripe crop": ("yellow", "soil"), "bare soil": ("soil", "brown")}[crop]
     period = c.between(0.1, 0.19)
@@ -224,8 +234,8 @@ def circular_farmland(c: Canvas) -> None:
 def golf_course(c: Canvas) -> None:
     """Mown fairways in rougher grass, greens, pale bunkers, trees, sometimes a pond."""
     c.turf(0.16)
-    f = c.frame(angle=None)
-    way = meander(c, f, c.between(0.15, 0.3)) + 0.05 * c.noise(0.4)
+    f = c.anywhere()
+    way = _meander(c, f, c.between(0.15, 0.3)) + 0.05 * c.noise(0.4)
     stripes = 1 + 0.07 * wave(f.u + f.v, 0.16)
     fair = fairway(c) * stripes
     lane = band(way, c.between(0.2, 0.3))
@@ -262,8 +272,6 @@ def ship(c: Canvas) -> None:
             wake = both(band(f.v, 0.04 + 0.12 * np.maximum(behind, 0)), -behind)
             f.paint(wake, COLOURS["white"], 0.55)
         boat(f, length, c.colour(c.pick("red", "dark", "grey", "white"), 0.1), COLOURS["white"])
-        f.paint(
-            both(box(f.u - 0.12 * length, f.v, 0.22 * length, 0.1 * length), dashes(f.u, 0.13, 0.7)),
-            c.colour(c.pick("tile", "silver", "brown")),
-        )
+        load = both(box(f.u - 0.12 * length, f.v, 0.22 * length, 0.1 * length), dashes(f.u, 0.13, 0.7))
+        f.paint(load, c.colour(c.pick("tile", "silver", "brown")))
     c.note(COUNTS[len(places)], "under way" if moving else "at rest")

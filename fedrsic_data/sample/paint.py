@@ -18,6 +18,8 @@ from numpy.typing import NDArray
 
 from fedrsic_data.sample.shapes import ABSENT, Grid, Shape
 
+Pair = tuple[float, float]
+
 _TABLE = 32  # cells of a lattice before its random values repeat, per axis
 
 
@@ -111,7 +113,7 @@ class Frame:
     v: Grid
     rgb: Grid
     px: float
-    sun: tuple[float, float]
+    sun: Pair
 
     def turned(self, angle: float) -> Frame:
         """The frame turned by an angle about its centre."""
@@ -173,12 +175,7 @@ class Lattice(Frame):
     """
 
     def __init__(
-        self,
-        frame: Frame,
-        pitch: tuple[float, float],
-        rng: np.random.Generator,
-        jitter: float = 0.0,
-        shuffle: bool = False,
+        self, frame: Frame, pitch: Pair, rng: np.random.Generator, jitter: float = 0.0, shuffle: bool = False
     ) -> None:
         self._rng = rng
         wrap = _TABLE - 1
@@ -263,22 +260,25 @@ class Canvas:
         """The colour of "grass" or "tree" in the picture's season."""
         return self.colour(f"dry {kind}" if self.dry else kind, spread)
 
-    def frame(
-        self, at: tuple[float, float] = (0.0, 0.0), angle: float | None = 0.0, reach: float | None = None
-    ) -> Frame:
+    def frame(self, at: Pair = (0.0, 0.0), angle: float | None = 0.0, reach: float | None = None) -> Frame:
         """A frame centred at a point, turned by an angle (None: any), within ``reach`` of the point."""
         angle = self.between(0, 2 * math.pi) if angle is None else angle
-        rows, columns = self._window(at[1], reach), self._window(at[0], reach)
+        rows, columns = self.window(at[1], reach), self.window(at[0], reach)
         x = self._axis[None, columns] - at[0]
         y = self._axis[rows, None] - at[1]
         return Frame(x, y, self.rgb[:, rows, columns], self.px, self.sun).turned(angle)
 
-    def _window(self, centre: float, reach: float | None) -> slice:
+    def anywhere(self, spread: float = 0.0) -> Frame:
+        """A frame at any angle, centred in the picture or within ``spread`` of that both ways."""
+        return self.frame((self.between(-spread, spread), self.between(-spread, spread)) if spread else (0, 0), None)
+
+    def window(self, centre: float, reach: float | None, least: int = 0) -> slice:
+        """The pixels within ``reach`` of a coordinate, at least so many; None: all."""
         if reach is None:
             return slice(0, self.size)
         low = math.floor((centre - reach + self.extent) / self.px)
         high = math.ceil((centre + reach + self.extent) / self.px)
-        return slice(min(max(low, 0), self.size), min(max(high, 0), self.size))
+        return slice(min(max(low, 0), self.size - least), min(max(high, least), self.size))
 
     def noise(self, cell: float, stretch: float = 1.0) -> Grid:
         """Smooth noise of the given grain (``stretch`` times as long in x), about -1..1, whole canvas."""

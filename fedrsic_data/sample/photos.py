@@ -20,8 +20,8 @@ from fedrsic_data.errors import UsageError
 from fedrsic_data.sample import habits, people, sensors
 from fedrsic_data.sample.covers import COVERS
 from fedrsic_data.sample.labels import COARSE, COARSE_OF, FINE, PHRASES
-from fedrsic_data.sample.layout import arrange
-from fedrsic_data.sample.plots import Site, wide_area
+from fedrsic_data.sample.layout import Area, arrange
+from fedrsic_data.sample.plots import Site
 from fedrsic_data.sample.structures import STRUCTURES, WOODS
 from fedrsic_data.sample.vehicles import VEHICLES
 
@@ -76,11 +76,7 @@ class Photograph:
         sensors.camera(self.camera)
         if self.number < 0:
             raise UsageError(f"number {self.number} is negative; give 0 or more")
-        if (
-            not self.fine
-            or list(self.fine) != sorted(set(self.fine))
-            or not 0 <= self.fine[0] <= self.fine[-1] < _KINDS
-        ):
+        if not self.fine or list(self.fine) != sorted(set(self.fine)) or not set(self.fine) <= set(range(_KINDS)):
             raise UsageError(f"fine={self.fine} should be one or more labels that increase, from 0 to {_KINDS - 1}")
 
     @classmethod
@@ -165,7 +161,8 @@ def render(photo: Photograph, *, seed: int, collection: str = "flair", size: int
     canvas = sensors.blank(size, how, [_stream(seed, collection), crc32(photo.user.encode()), photo.number])
     site = Site(canvas, float(canvas.rng.integers(4)) * (np.pi / 2) + canvas.between(-0.2, 0.2))
     layout = arrange([FINE[label] for label in photo.fine], canvas.extent, canvas.rng)
-    _GROUND[layout.base](site.plot(wide_area(canvas.extent)))
+    beyond = 3 * canvas.extent
+    _GROUND[layout.base](site.plot(Area(-beyond, beyond, -beyond, beyond)))
     for place in layout.grounds:
         if place.label != layout.base:
             _GROUND[place.label](site.plot(place.area))

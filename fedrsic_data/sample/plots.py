@@ -6,8 +6,6 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-import numpy as np
-
 from fedrsic_data.sample.layout import Area
 from fedrsic_data.sample.paint import Canvas, Frame, Lattice
 from fedrsic_data.sample.shapes import Grid, box, keep_off
@@ -59,17 +57,14 @@ class Plot:
         """Half the longer side and half the shorter one."""
         return max(self.half_u, self.half_v), min(self.half_u, self.half_v)
 
-    def spots(
-        self, size: tuple[float, float], most: int = 99, jitter: float = 0.0, lengthwise: bool = True
-    ) -> tuple[Lattice, Grid]:
+    def spots(self, size: tuple[float, float], most: int, jitter: float = 0.0) -> tuple[Lattice, Grid]:
         """Whole cells of about the given size over the area, at most so many each way.
 
         Returns:
-            The lattice, u along the longer side if ``lengthwise``, and what to add to the distance of a shape so
-            that it is painted only within the area.
+            The lattice, u along the longer side, and the distance to add to that of a shape so that it is painted only
+            within the area.
         """
-        f = self.lengthwise() if lengthwise else self.frame
-        half = self.sides if lengthwise else (self.half_u, self.half_v)
+        f, half = self.lengthwise(), self.sides
         count = [min(max(int(2 * h / s + 0.3), 1), most) for h, s in zip(half, size, strict=True)]
         # Few cells stay close together in the middle; many fill the area.
         pitch = [min(2 * h / n, 1.35 * s) for h, n, s in zip(half, count, size, strict=True)]
@@ -100,23 +95,7 @@ class Site:
         x, y = u * cos - v * sin, u * sin + v * cos
         reach_x = half_u * abs(cos) + half_v * abs(sin) + _PAD
         reach_y = half_u * abs(sin) + half_v * abs(cos) + _PAD
-        window = self._span(y, reach_y), self._span(x, reach_x)
+        window = self.canvas.window(y, reach_y, 1), self.canvas.window(x, reach_x, 1)
         f = self.frame
         frame = replace(f, u=f.u[window] - u, v=f.v[window] - v, rgb=f.rgb[:, *window])
         return Plot(self.canvas, frame, half_u, half_v, self.mottle[window], self.grain[window])
-
-    def _span(self, centre: float, reach: float) -> slice:
-        c = self.canvas
-        low = math.floor((centre - reach + c.extent) / c.px)
-        high = math.ceil((centre + reach + c.extent) / c.px)
-        return slice(min(max(low, 0), c.size - 1), min(max(high, 1), c.size))
-
-
-def wide_area(extent: float) -> Area:
-    """An area that reaches beyond the picture on all sides."""
-    return Area(-3 * extent, 3 * extent, -3 * extent, 3 * extent)
-
-
-def steps(count: int, pitch: float) -> list[float]:
-    """Places of ``count`` things in a row about the middle."""
-    return [float(place) for place in (np.arange(count) - (count - 1) / 2) * pitch]

@@ -1,4 +1,4 @@
-"""Scene classes: the table of classes, and `render`."""
+"""Scene classes: their table, `render`, and sentences that describe a scene."""
 
 from __future__ import annotations
 
@@ -11,6 +11,15 @@ from fedrsic_data.sample.sensors import Scene
 
 _HIGH = 1.35  # an extent from which a picture counts as seen from high above
 _HAZY = 0.16
+_TEMPLATES = (
+    "a {sensor} of {a_name}{details}.",
+    "{a_name}{details}, in a {sensor}.",
+    "{name}{details}: a {sensor} seen from above.",
+    "this {sensor} shows {a_name}{details}.",
+)
+_MASS = ("agricultural", "chaparral", "circular_farmland", "buildings")
+_NAMES = {"agricultural": "agricultural land"}
+_MOST = 3  # attributes a caption gives
 
 _PAINTERS = painters(vars(built)) | painters(vars(nature)) | painters(vars(transport))
 CLASSES: tuple[str, ...] = tuple(sorted(_PAINTERS))
@@ -45,3 +54,25 @@ def render(class_name: str, sensor: str, *, seed: int, index: int, size: int = 6
     if haze >= _HAZY:
         canvas.note("in haze")
     return Scene(pixels, class_name, sensor, tuple(canvas.notes))
+
+
+def caption(scene: Scene, variant: int = 0) -> str:
+    """One sentence about a scene: its class, its sensor and up to three of its attributes.
+
+    Args:
+        scene: What `render` returned.
+        variant: Which of the sentence forms; any integer, they repeat.
+
+    Returns:
+        Lower-case English, the class name with spaces for underscores.
+    """
+    name = scene.class_name.replace("_", " ")
+    noun = _NAMES.get(scene.class_name, name)
+    article = "" if scene.class_name in _MASS else "an " if noun[0] in "aeiou" else "a "
+    shown = scene.attributes[:_MOST]
+    return _TEMPLATES[variant % len(_TEMPLATES)].format(
+        sensor=sensors.spec(scene.sensor).words,
+        name=noun,
+        a_name=article + noun,
+        details=f" ({', '.join(shown)})" if shown else "",
+    )

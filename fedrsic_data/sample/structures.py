@@ -7,8 +7,9 @@ from functools import partial
 
 import numpy as np
 
+from fedrsic_data.sample.motifs import steps
 from fedrsic_data.sample.paint import COLOURS, Frame, Lattice, painters, rgb
-from fedrsic_data.sample.plots import Painter, Plot, steps
+from fedrsic_data.sample.plots import Painter, Plot
 from fedrsic_data.sample.shapes import Grid, band, both, box, capsule, dashes, disc, either, ellipse, keep_off, wave
 
 _TREES: dict[str, Grid] = {
@@ -189,10 +190,8 @@ def container_quay(p: Plot) -> None:
     f.paint(edge, COLOURS["concrete"])
     stacks = Lattice(replace(f, u=u, v=out), (0.15, 0.085), p.canvas.rng)
     inside = box(u, out - 0.42 * depth, 0.94 * p.half_u, 0.42 * depth)
-    stacks.paint(
-        both(box(stacks.u, stacks.v, 0.066, 0.034), inside) + stacks.skip(0.2),
-        stacks.mixed(("red", "blue", "green", "yellow", "tile", "white")),
-    )
+    boxes = both(box(stacks.u, stacks.v, 0.066, 0.034), inside) + stacks.skip(0.2)
+    stacks.paint(boxes, stacks.mixed(("red", "blue", "green", "yellow", "tile", "white")))
     beams = both(dashes(u, 0.5, 0.07), band(out - depth, 0.2))
     f.paint(both(beams, band(u, p.half_u)), rgb(0.95, 0.45, 0.10))
 

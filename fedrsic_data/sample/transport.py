@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from fedrsic_data.sample.motifs import CAR_PAINT, COUNTS, houses, road, spread, traffic, trees, water
+from fedrsic_data.sample.motifs import CAR_PAINT, COUNTS, WATERS, houses, road, spread, traffic, trees, water
 from fedrsic_data.sample.paint import COLOURS, Canvas, Frame, Lattice
 from fedrsic_data.sample.shapes import Grid, band, both, box, dashes, disc, either, keep_off, repeated
 
@@ -28,7 +28,7 @@ def airplane(c: Canvas) -> None:
     surface = c.pick("concrete", "asphalt")
     c.rough(c.colour(surface) * (1.0 if surface == "concrete" else 1.2), 0.7, 0.05)
     size = c.between(0.26, 0.42)
-    f = c.frame(angle=None)
+    f = c.anywhere()
     if c.chance(0.7):
         slabs = Lattice(f, (0.26, 0.26), c.rng)
         seam = 0.13 - both(np.abs(slabs.u), np.abs(slabs.v))
@@ -57,7 +57,7 @@ def runway(c: Canvas) -> None:
     """A broad straight strip with its markings, in grass."""
     c.turf()
     surface = c.pick("asphalt", "concrete")
-    f = c.frame(at=(c.between(-0.25, 0.25), c.between(-0.25, 0.25)), angle=None)
+    f = c.anywhere(0.25)
     half = c.between(0.2, 0.3)
     f.paint(band(f.v, half + 0.07), c.colour("soil"), 0.6)
     f.paint(band(f.v, half), c.colour(surface) * (1.0 if surface == "asphalt" else 0.85))
@@ -96,7 +96,7 @@ def _dual(c: Canvas, f: Frame, across: Grid, along: Grid, half: float, busy: flo
 def freeway(c: Canvas) -> None:
     """A dual carriageway across the picture, straight or gently curved."""
     c.turf(0.18)
-    f = c.frame(at=(c.between(-0.15, 0.15), c.between(-0.15, 0.15)), angle=None)
+    f = c.anywhere(0.15)
     curve = c.between(-0.15, 0.15) * f.u * f.u
     across = f.v - curve
     half = c.between(0.14, 0.19)
@@ -113,7 +113,7 @@ def freeway(c: Canvas) -> None:
 def overpass(c: Canvas) -> None:
     """One road carried over another, with its shadow, often with ramps."""
     c.turf(0.15)
-    f = c.frame(at=(c.between(-0.15, 0.15), c.between(-0.15, 0.15)), angle=None)
+    f = c.anywhere(0.15)
     half = c.between(0.12, 0.16)
     skew = c.between(1.05, 2.1)
     g = f.turned(skew)
@@ -137,7 +137,7 @@ def overpass(c: Canvas) -> None:
 def intersection(c: Canvas) -> None:
     """Two streets crossing at grade, with crosswalks, cars and corner lots."""
     c.turf()
-    f = c.frame(at=(c.between(-0.2, 0.2), c.between(-0.2, 0.2)), angle=None)
+    f = c.anywhere(0.2)
     half = c.between(0.16, 0.24)
     kind = c.pick("houses", "shops")
     off = either(np.abs(f.u), np.abs(f.v))
@@ -171,7 +171,7 @@ def intersection(c: Canvas) -> None:
 def roundabout(c: Canvas) -> None:
     """A ring road round a green island, with three to five arms."""
     c.turf()
-    f = c.frame(at=(c.between(-0.12, 0.12), c.between(-0.12, 0.12)), angle=None)
+    f = c.anywhere(0.12)
     ring, half = c.between(0.38, 0.5), c.between(0.1, 0.13)
     arms = int(c.between(3, 5.2))
     r = disc(f.u, f.v, 0.0)
@@ -210,7 +210,7 @@ def roundabout(c: Canvas) -> None:
 def parking_lot(c: Canvas) -> None:
     """Rows of parked cars between white lines on asphalt."""
     c.rough(c.colour("asphalt") * c.between(0.95, 1.35), 0.6, 0.06)
-    f = c.frame(at=(c.between(-0.2, 0.2), c.between(-0.2, 0.2)), angle=None)
+    f = c.anywhere(0.2)
     rows, bay = c.between(0.56, 0.66), c.between(0.1, 0.125)
     stalls = Lattice(replace(f, v=f.v + rows / 4), (bay, rows), c.rng)
     depth = np.abs(stalls.v) - 0.1
@@ -237,7 +237,7 @@ def parking_lot(c: Canvas) -> None:
 def railway(c: Canvas) -> None:
     """Parallel tracks on ballast, sometimes with trains."""
     c.turf(0.18)
-    f = c.frame(at=(c.between(-0.15, 0.15), c.between(-0.15, 0.15)), angle=None)
+    f = c.anywhere(0.15)
     across = f.v + c.between(-0.1, 0.1) * f.u * f.u
     tracks, pitch = int(c.between(2, 7.9)), 0.2
     half = tracks * pitch / 2
@@ -267,7 +267,7 @@ def railway(c: Canvas) -> None:
 def bridge(c: Canvas) -> None:
     """A road or rail deck straight over water, its shadow on the water."""
     c.turf(0.18) if c.chance(0.6) else c.rough(c.colour("concrete") * 0.8, 0.2, 0.2)
-    f = c.frame(at=(c.between(-0.1, 0.1), c.between(-0.1, 0.1)), angle=None)
+    f = c.anywhere(0.1)
     trees(c, f, 0.065, 0.4)
     name = c.pick("water", "blue water", "green")
     half = c.between(0.45, 0.75) * c.extent
@@ -288,14 +288,14 @@ def bridge(c: Canvas) -> None:
         f.paint(ribs, COLOURS["silver"], 0.6)
         c.note("with a truss")
     traffic(c, f, f.v, f.u, (-width * 0.45, width * 0.45), 0.25)
-    c.note("over " + {"water": "dark water", "blue water": "blue water"}.get(name, "green water"))
+    c.note("over " + WATERS[name])
 
 
 def harbor(c: Canvas) -> None:
     """Boats moored in rows at floating piers."""
     name = c.pick("water", "blue water", "sea")
     c.rgb[:] = water(c, name)
-    f = c.frame(at=(c.between(-0.3, 0.3), c.between(-0.3, 0.3)), angle=None)
+    f = c.anywhere(0.3)
     rows, berth = c.between(0.75, 0.95), c.between(0.15, 0.2)
     berths = Lattice(f, (berth, rows), c.rng)
     quay = f.u - (c.between(0.35, 0.7) * c.extent) if c.chance(0.5) else f.u - 9  # beyond any picture
@@ -313,15 +313,11 @@ def harbor(c: Canvas) -> None:
     berths.shade(hull(berths.u - berths.sun[0] * 0.03, side), 0.5)
     berths.paint(hull(berths.u, side), berths.mixed(("white", "white", "silver", "cream")))
     cabin = box(berths.u, side + 0.03, 0.027, 0.05) + gone
-    berths.paint(
-        cabin, np.where(upper, berths.mixed(("blue", "dark", "grey")), berths.mixed(("brown", "blue", "white")))
-    )
+    colours = np.where(upper, berths.mixed(("blue", "dark", "grey")), berths.mixed(("brown", "blue", "white")))
+    berths.paint(cabin, colours)
     berths.shade(band(berths.v - berths.sun[1] * 0.03, 0.035))
     berths.paint(band(berths.v, 0.035), COLOURS["cream"] * 0.92)
     f.paint(-quay, c.colour("concrete"))
     road(c, f, quay - 0.2, f.v, 0.07, dashed=False)
     traffic(c, f, quay - 0.09, f.v, (0.0,), 0.5)
-    c.note(
-        "crowded" if full > 0.75 else "half empty" if full < 0.62 else "well used",
-        "blue water" if name != "water" else "dark water",
-    )
+    c.note("crowded" if full > 0.75 else "half empty" if full < 0.62 else "well used", WATERS[name])

@@ -8,9 +8,9 @@ from functools import partial
 
 import numpy as np
 
-from fedrsic_data.sample.motifs import boat
+from fedrsic_data.sample.motifs import boat, steps
 from fedrsic_data.sample.paint import COLOURS, Frame, Lattice, painters, rgb
-from fedrsic_data.sample.plots import Painter, Plot, steps
+from fedrsic_data.sample.plots import Painter, Plot
 from fedrsic_data.sample.shapes import Grid, band, both, box, capsule, dashes, disc, either
 
 PlaneShape = Callable[[Grid, Grid, float], Grid]
@@ -91,13 +91,10 @@ def yellow_buses(p: Plot) -> None:
 def container_ship(p: Plot) -> None:
     """A long dark hull under rows of containers in many colours."""
     f, length = _ship(p, 1.5, 0.34)
-    hull, deck = rgb(0.20, 0.16, 0.22), COLOURS["tile"]
-    boat(f, length, hull, deck)
+    boat(f, length, rgb(0.20, 0.16, 0.22), COLOURS["tile"])
     boxes = Lattice(f, (0.1 * length, 0.075 * length), p.canvas.rng)
-    load = both(
-        box(boxes.u, boxes.v, 0.044 * length, 0.032 * length),
-        box(f.u - 0.04 * length, f.v, 0.34 * length, 0.14 * length),
-    )
+    hold = box(f.u - 0.04 * length, f.v, 0.34 * length, 0.14 * length)
+    load = both(box(boxes.u, boxes.v, 0.044 * length, 0.032 * length), hold)
     boxes.paint(load, boxes.mixed(("red", "blue", "green", "yellow", "white", "tile")))
     f.paint(box(f.u + 0.42 * length, f.v, 0.04 * length, 0.12 * length), COLOURS["white"])
 
@@ -131,12 +128,9 @@ def _ship(p: Plot, longest: float, beam: float) -> tuple[Frame, float]:
 
 
 def _wake(f: Frame, length: float, spread: float) -> None:
-    behind = -f.u - 0.3 * length
-    f.paint(
-        both(band(f.v, 0.05 * length + spread * np.maximum(behind, 0)), band(f.u + 0.7 * length, 0.4 * length)),
-        COLOURS["white"],
-        0.6,
-    )
+    wider = spread * np.maximum(-f.u - 0.3 * length, 0)
+    foam = both(band(f.v, 0.05 * length + wider), band(f.u + 0.7 * length, 0.4 * length))
+    f.paint(foam, COLOURS["white"], 0.6)
 
 
 def motorboats(p: Plot) -> None:
