@@ -94,7 +94,7 @@ def test_engines_and_copies_of_a_dataset_are_no_repetitions(runs: Path, tmp_path
     assert [group.seeds for group in groups] == [(0, 1), (0,), (0,)]
     assert [group.label.split()[2:] for group in groups] == [["engine=local"], ["engine=federation"], ["engine=local"]]
     assert groups[1].label.split()[1] == "manifest=data/sites"
-    assert [note.replace(str(tmp_path), "") for note in notes] == ["/again: is the same run as /sites, left out"]
+    assert [note.replace(str(tmp_path), "") for note in notes] == ["/again: is the same run as /sites and is left out"]
 
 
 def test_forms_tell_the_same(runs: Path) -> None:
