@@ -21,6 +21,11 @@ _ARGUMENTS = ("method", "manifest", "subset", "method_settings", "dp", "flower")
 _NESTED = ("dp", "flower")  # their fields are, with their names in front
 NEUTRAL = ("flower", "manifest", "cohort", "checkpoint_every", "store", "tensorboard")
 """Fields that do not change a result."""
+_LATER: dict[str, dict[str, Any]] = {
+    "dp": {"seed": None},
+    "method_settings": {"freeze_backbone": 0, "backbone_lr": None},
+}
+"""Settings that 0.1.0 did not have, with the values that say what it did."""
 
 
 def _no_login(name: str, value: object) -> None:
@@ -255,8 +260,21 @@ def identity(config: RunConfig, manifest: str, weights: Mapping[str, str]) -> st
 
 def identity_of(config: Mapping[str, Any], manifest: str, weights: Any) -> str:
     """``identity`` of a config as JSON has it, and as a run's folder holds it."""
+    return digest({"config": essence(config), "manifest": manifest, "weights": weights})
+
+
+def essence(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of a config, as JSON has it, that tell runs apart.
+
+    Fields that 0.1.0 did not have are left out where they say what it did, so that its runs resume.
+    """
     data = {key: value for key, value in config.items() if key not in NEUTRAL}
-    return digest({"config": data, "manifest": manifest, "weights": weights})
+    if data.get("weighting") == "unbiased" and data.get("sampling") != "size":
+        del data["weighting"]
+    for part, later in _LATER.items():
+        if isinstance(data.get(part), Mapping):
+            data[part] = {k: value for k, value in data[part].items() if k not in later or later[k] != value}
+    return data
 
 
 def group(config: Mapping[str, Any], manifest: Manifest, weights: Any) -> str:
@@ -267,7 +285,7 @@ def group(config: Mapping[str, Any], manifest: Manifest, weights: Any) -> str:
         manifest: Manifest of the dataset; the seed of its recipe makes no difference.
         weights: As for ``identity``.
     """
-    data = {key: value for key, value in config.items() if key not in (*NEUTRAL, "seed")}
+    data = {key: value for key, value in essence(config).items() if key != "seed"}
     recipe = {key: value for key, value in encode(manifest.recipe).items() if key != "seed"}
     return digest({"config": data, "recipe": digest(recipe), "weights": weights})
 

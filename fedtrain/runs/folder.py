@@ -13,7 +13,7 @@ from typing import Any
 from fedrsic_data.errors import OutputError
 from fedrsic_data.files import atomic, ownership
 from fedrsic_data.files.atomic import write, writing
-from fedtrain.config import NEUTRAL
+from fedtrain.config import essence
 from fedtrain.runs import seal
 from fedtrain.runs.files import (
     CHECKPOINT,
@@ -347,26 +347,24 @@ def _no_links(folder: Path) -> None:
 def _told(facts: Mapping[str, Any]) -> dict[str, Any]:
     """Facts that identify a run, apart from their digests."""
     config = facts.get("config")
-    held = {key: value for key, value in config.items() if key not in NEUTRAL} if isinstance(config, dict) else None
-    dataset = facts.get("dataset")
-    digest = dataset.get("digest") if isinstance(dataset, dict) else None
-    return {"run": facts.get("run"), "config": held, "dataset": digest}
+    held = essence(config) if isinstance(config, dict) else None
+    return {"run": facts.get("run"), "config": held, "dataset": _at(facts, "dataset.digest")}
 
 
 def _difference(there: Mapping[str, Any], here: Mapping[str, Any]) -> str:
     """Describe how the existing run in a folder differs from the requested one."""
-    old, new = there.get("config"), here["config"]
-    if isinstance(old, dict):
-        if there.get("dataset") != here["dataset"]:
-            return f"holds a run on another dataset, {old.get('manifest')} as it then was"
+    if isinstance(there.get("config"), dict):
+        old, new = essence(there["config"]), essence(here["config"])
+        if _at(there, "dataset.digest") != here["dataset"]["digest"]:
+            return f"holds a run on another dataset, {_at(there, 'config.manifest')} as it then was"
         if there.get("weights") != here["weights"]:
             return f"holds a run with other weights in the file of {' or '.join(here['weights']) or 'clip'}"
-        for key, value in new.items():
-            if key == "method_settings" and isinstance(held := old.get(key), dict) and held.keys() == value.keys():
-                key = next((name for name in value if held[name] != value[name]), key)
-                old, value = {**old, **held}, value.get(key, value)
-            if key not in NEUTRAL and old.get(key) != value:
-                return f"holds a run with {key}={json.dumps(old.get(key))}, not {json.dumps(value)}"
+        if isinstance(old.get("method_settings"), dict):
+            old, new = ({**one, **one.pop("method_settings")} for one in (old, new))
+        for key in {**new, **old}:
+            if old.get(key) != new.get(key):
+                held, wanted = (one.get(key, config["config"].get(key)) for one, config in ((old, there), (new, here)))
+                return f"holds a run with {key}={json.dumps(held)}, not {json.dumps(wanted)}"
     return "holds another run"
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from fedrsic_data.settings import local
-from fedtrain.config import NEUTRAL
+from fedtrain.config import essence
 from fedtrain.runs.files import CONFIG, RESULT
 from fedtrain.runs.folder import Result, load
 
@@ -193,7 +193,7 @@ def _labels(results: Sequence[Result]) -> list[str]:
 
 def _flat(result: Result) -> dict[str, Any]:
     config = result.facts["config"]
-    flat = {k: v for k, v in config.items() if k not in (*NEUTRAL, "seed", "method_settings")}
+    flat = {k: v for k, v in essence(config).items() if k not in ("seed", "method_settings")}
     noise = {f"dp.{key}": value for key, value in flat.pop("dp").items()}
     return {**flat, **noise, **config["method_settings"], "manifest": config["manifest"], "engine": engine(result)}
 
