@@ -71,7 +71,7 @@ def build(
         name: The name of a dataset that is made of images; a recipe has its own.
         subsets: Only these subsets of the recipe.
         partitioner: Replaces the recipe's partitioner.
-        sample: Use procedural stand-ins instead of the real images.
+        sample: Use rendered sample images instead of the real ones.
         sources: A folder that is searched for the sources, or the path of each source by its name.
         offline: Never download.
         overwrite: Replace another dataset at ``out``.

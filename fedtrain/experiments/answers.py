@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def check(form: str) -> None:
-    """Refuses a form of tables that does not exist.
+    """Refuse an unknown format of tables.
 
     Raises:
         UsageError: It does not.

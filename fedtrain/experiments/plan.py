@@ -24,7 +24,7 @@ class DataPlan:
     """A dataset of the experiment.
 
     Attributes:
-        place: Where it is, or is built: a folder, or an address on the Hub.
+        place: Folder where it is or is built, or its address on the Hub.
         recipe: The recipe's JSON; None for a dataset that is built already.
         subsets: Names of the subsets to train on; empty: all of a built dataset.
         facts: Its name and its settings that vary.
@@ -46,13 +46,13 @@ class Run:
     """A run of the experiment.
 
     Attributes:
-        dataset: What it trains on.
+        dataset: Its dataset.
         subset: Which of its subsets.
         method: The method's name.
         sets: Settings as ``key=value`` texts.
         seed: Its seed.
         folder: Its folder.
-        facts: What rows and columns of tables may name: method, dataset, subset, and every setting that varies.
+        facts: Names for rows and columns of tables: method, dataset, subset, and every setting that varies.
     """
 
     dataset: DataPlan
@@ -169,7 +169,7 @@ def heading(run_: Run, axes: Sequence[str], known: Sequence[str]) -> str:
 
     Args:
         run_: The run.
-        axes: What names it.
+        axes: Facts that name it.
         known: Every name that any run has, for the message.
 
     Raises:

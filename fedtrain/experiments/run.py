@@ -37,8 +37,8 @@ class Progress:
     """Receives the progress of an experiment; every call may be ignored.
 
     Attributes:
-        say: Called with what happens next, in words.
-        done: Called with a run, its number, the number of runs in all, and what failed, in words.
+        say: Called with a description of the next step.
+        done: Called with a run, its number, the total number of runs, and a description of its failure.
     """
 
     say: Callable[[str], None] = lambda _: None
@@ -52,7 +52,7 @@ class Finished:
     Attributes:
         folder: Its folder.
         runs: Its runs.
-        failed: Name of a run -> why it failed.
+        failed: Name of a run -> reason of its failure.
         tables: Its tables, filled.
     """
 
@@ -95,15 +95,15 @@ def run(
     cache: Path | None = None,
     progress: Progress = Progress(),
 ) -> Finished:
-    """Runs an experiment, or goes on with one that was stopped; finished runs are only read.
+    """Run or resume an experiment; finished runs are only read.
 
     Args:
         experiment: The experiment.
         out: Its folder; made if it is not there.
-        jobs: Runs at once, each in a process of its own.
+        jobs: Number of parallel runs, each in its own process.
         gpus: GPUs that the processes share, by the numbers that CUDA gives them; empty: all of them see all.
         only: Only runs whose name has this text.
-        places: Where sources of recipes are.
+        places: Places of the recipes' sources.
         cache: Folder for features of images.
         progress: Receives the progress.
 
@@ -156,7 +156,7 @@ def _here(runs: Sequence[Run], cache: Path | None) -> Iterator[tuple[Run, str | 
 
 
 def _trained(one: Run, cache: Path | None) -> str | None:
-    """Trains a run or goes on with it; gives what failed, in words."""
+    """Train or resume a run; return a description of its failure."""
     try:
         config = replace(draft(one.method, one.sets), manifest=one.dataset.place, subset=one.subset)
         train(config, one.folder, cache=cache)

@@ -1,4 +1,4 @@
-"""The file of an experiment: which datasets, methods and seeds, and which table."""
+"""The file of an experiment: datasets, methods, seeds and tables."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ class Data:
 
     Attributes:
         recipe: The name or path of a recipe, or a built dataset: its folder or ``hf://USER/NAME[@REVISION]``.
-        subsets: Which of its subsets; empty: all.
+        subsets: Names of its subsets; empty: all.
         partition: Replaces the recipe's partitioner.
-        sample: Use procedural stand-ins instead of the real images.
+        sample: Use rendered sample images instead of the real ones.
         set: Settings of the recipe as for ``fedkit build --set``. A list of values gives a dataset for each.
     """
 
@@ -57,9 +57,9 @@ class TableSpec:
 
     Attributes:
         metric: The metric in the cells, as ``fedkit compare`` prints it.
-        rows: What the rows are: ``method``, ``dataset``, ``subset`` or a setting that varies.
-        columns: The same of the columns.
-        better: Which value is the best of a column, in bold: the ``higher`` or the ``lower``.
+        rows: Meaning of the rows: ``method``, ``dataset``, ``subset`` or a setting that varies.
+        columns: Meaning of the columns, likewise.
+        better: Best value of a column, in bold: the ``higher`` or the ``lower``.
         against: A row; every other is compared with it over seeds, and the p-value printed. None: no test.
     """
 
@@ -77,10 +77,10 @@ class Experiment:
     Attributes:
         fedkit: Version of this format, 1.
         name: Its name, and that of its folder below ``experiments``.
-        datasets: What is trained on.
-        methods: What is trained: names, or objects with settings.
+        datasets: Its datasets.
+        methods: Its methods: names, or objects with settings.
         seeds: Seeds of the runs.
-        title: What it shows, in words.
+        title: A readable title.
         set: Settings of all runs.
         tables: The tables to make of it.
     """

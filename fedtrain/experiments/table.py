@@ -49,7 +49,7 @@ class Filled:
 
     Attributes:
         metric: The metric.
-        corner: What the rows are.
+        corner: Meaning of the rows.
         rows: Row names, in order.
         columns: Column names, in order.
         cells: ``(row, column)`` -> cell; without those that no run has.
@@ -73,9 +73,9 @@ def fill(
 
     Args:
         metric: The metric.
-        corner: What the rows are.
+        corner: Meaning of the rows.
         values: ``(row, column)`` -> seed -> the metric, in the order of the table.
-        better: Which mean of a column is the best.
+        better: Best mean of a column.
         against: The row that all others are tested against, seed by seed.
 
     Raises:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 def trained(results: Sequence[Result], sets: Sequence[str] = ()) -> Shown:
-    """Finished runs of one method, a column a subset, and what to do next.
+    """Table of finished runs of one method, one column per subset, and the next steps.
 
     Args:
         results: The runs.
@@ -50,7 +50,7 @@ def trained(results: Sequence[Result], sets: Sequence[str] = ()) -> Shown:
 
 
 def compared(groups: Sequence[Group], form: str) -> Shown:
-    """A table of groups of runs: figures down, groups across, mean and spread over seeds.
+    """A table of groups of runs: a row per metric, a column per group, with mean and spread over seeds.
 
     Args:
         groups: From ``grouped``.
@@ -184,7 +184,7 @@ def _markdown_table(corner: str, title: str, rows: Mapping[str, Mapping[str, str
 
 
 def _as_csv(groups: Sequence[Group]) -> str:
-    """A row a group and figure."""
+    """One row per group and metric."""
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
     writer.writerow(["dataset", "subset", "run", "figure", "mean", "std", "least", "most", "runs"])

@@ -1,4 +1,4 @@
-"""Pictures of runs: curves over rounds, clients, and what was sent; pure functions of finished runs."""
+"""Figures of runs: curves over rounds, over clients, and over traffic; pure functions of finished runs."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ _QUANTILES = (0.0, 0.1, 0.25, 0.5, 0.75, 0.9, 1.0)
 
 @dataclass(frozen=True)
 class Runs:
-    """A group of runs that differ in their seed alone, and how it is drawn.
+    """A group of runs that differ only in their seed, and its style.
 
     Attributes:
-        group: Its label and figures.
+        group: Its label and metrics.
         results: The runs.
         place: Its place among the groups of its method on its subset, from 0.
         series: Place of its method among those of the page but the reference, in order of appearance, from 0.
@@ -101,7 +101,7 @@ def parts(runs: Sequence[Runs]) -> list[list[Runs]]:
 
 
 def curve(subset: str, figure: str, runs: Sequence[Runs]) -> Drawing:
-    """A figure over rounds: the mean over seeds, and a band from the smallest to the largest."""
+    """Curves of a metric over rounds: the mean over seeds, and a band from the lowest to the highest."""
     rows: list[tuple[str | int | float | None, ...]] = []
     with style.look():
         from matplotlib.ticker import MaxNLocator
@@ -162,7 +162,7 @@ def clients(subset: str, split: str, figure: str, runs: Sequence[Runs]) -> Drawi
 
 
 def sent(subset: str, figure: str, runs: Sequence[Runs]) -> Drawing:
-    """A figure against the numbers that all clients together had sent by then; what sends nothing is a level line."""
+    """Curves of a metric against the numbers sent by all clients so far; a method that sends none is a level line."""
     rows: list[tuple[str | int | float | None, ...]] = []
     with style.look():
         drawn = style.figure(3.0 + 0.2 * (len(runs) // 2), sample=runs[0].group.sample)

@@ -33,11 +33,11 @@ _REPORT = re.compile(  # how a report begins; the second is of fedkit 0.1
     rb"""img-src data:; style-src 'unsafe-inline'; script-src 'sha256-)"""
 )
 CURVES = 9
-"""Most figures of a subset that are drawn over rounds; the others are in the tables."""
+"""Maximum number of metrics per subset that are drawn over rounds; the others are in the tables."""
 
 
 def report(paths: Sequence[Path], out: Path, *, images: bool = True) -> Shown:
-    """Writes a report of built datasets and finished runs, and says where it is.
+    """Write a report of built datasets and finished runs, and return its place.
 
     Args:
         paths: Manifests or their folders, runs, folders of runs.
@@ -45,7 +45,7 @@ def report(paths: Sequence[Path], out: Path, *, images: bool = True) -> Shown:
         images: Show thumbnails of sample images.
 
     Raises:
-        UsageError: ``out`` is a folder or an address.
+        UsageError: ``out`` is a folder or a URL.
         ManifestError: A dataset cannot be read.
         OutputError: A run is damaged or not finished, or the file cannot be written or is no report.
     """
@@ -90,7 +90,7 @@ def _has_runs(path: Path) -> bool:
 
 
 def check(out: Path) -> None:
-    """Refuses to write a report where something else is, before anything is looked at; errors as for ``report``."""
+    """Refuse to overwrite another file with a report, before reading anything; errors as for ``report``."""
     local("--out", out)
     with _writing(out):
         if out.is_dir():
@@ -153,7 +153,7 @@ def _runs(dataset: str, subset: str, runs: Sequence[Runs]) -> Section:
 
 
 def _finals(runs: Sequence[Runs]) -> Table:
-    """A row a method, a column a figure, as papers print them; the best of a column is marked."""
+    """One row per method and one column per metric, as papers print them; the best of a column is marked."""
     names = [n for n in dict.fromkeys(n for one in runs for n in one.group.figures) if not _of_class(n)]
     rows = []
     for one in runs:
@@ -191,14 +191,14 @@ def _papers(runs: Sequence[Runs]) -> list[Table]:
 
 
 def _classes(runs: Sequence[Runs]) -> Table:
-    """Figures of single classes: a row a class."""
+    """Metrics of single classes: one row per class."""
     names = dict.fromkeys(n for one in runs for n in one.group.figures if _of_class(n))
     rows = tuple((name, *(_cell(name, one.group.figures.get(name)) for one in runs)) for name in names)
     return Table("Figures of classes", Numbers(("figure", *(one.group.label for one in runs)), rows))
 
 
 def _configs(runs: Sequence[Runs]) -> Table:
-    """Configs side by side, what differs first and marked."""
+    """Configs side by side, with differences first and marked."""
     flat = [_flat(one.results[0].facts) for one in runs]
     keys = list(dict.fromkeys(key for config in flat for key in config))
     differs = [key for key in keys if len({config.get(key) for config in flat}) > 1]
@@ -217,7 +217,7 @@ def _flat(facts: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _single(runs: Sequence[Runs]) -> Table:
-    """Every run: where it is, and what it took."""
+    """Every run: its folder, time and traffic."""
     rows = []
     for one in runs:
         for run in one.results:
@@ -255,5 +255,5 @@ def _client_figures(runs: Sequence[Runs]) -> list[tuple[str, str]]:
 
 
 def _of_class(figure: str) -> bool:
-    """Whether a figure is of one class: ``test/AP/court``."""
+    """Whether a metric is of one class: ``test/AP/court``."""
     return "/AP/" in figure

@@ -1,4 +1,4 @@
-"""A run in the terminal while it trains: how far it is, and small curves of its loss and figures."""
+"""A training run in the terminal: its progress, and small curves of its loss and metrics."""
 
 from __future__ import annotations
 

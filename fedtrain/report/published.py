@@ -1,4 +1,4 @@
-"""Figures that papers publish, to print beside runs and never as ours: on real data, under their authors' protocol.
+"""Published results, to print next to runs and marked as such: on real data, under their authors' protocol.
 
 We had no access to the tables of FedLGT's paper. Its rows are from the prose of one summary by a third party, in
 Chinese, on www.1061937.com; no second source confirms them. How many clients COCO and VOC were dealt to is not known,
@@ -23,10 +23,10 @@ class PaperRow:
         told: Source of the published results.
         source: Name of the source, as in recipes.
         titles: Titles of the source that its images are of, as manifests have them: they say the year.
-        partition: How images were dealt to clients, by name of a partitioner.
+        partition: Name of the partitioner.
         labels: ``coarse`` or ``fine``.
-        method: What the row is of.
-        figures: Percent by name; those that we know.
+        method: Method of the row.
+        figures: Known metrics by name, in percent.
     """
 
     paper: str

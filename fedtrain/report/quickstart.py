@@ -24,8 +24,8 @@ class Part:
 
     Attributes:
         subset: The federation.
-        figure: The figure that its table is about.
-        words: What that figure is.
+        figure: The metric of its table.
+        words: Description of the metric.
         runs: Method -> ``key=value`` texts.
     """
 
@@ -77,14 +77,14 @@ def train_tour(
     cache: Path | None = None,
     listener: Listener = QUIET,
 ) -> Shown:
-    """Trains the tour, writes the report, and says what came out and what to do next.
+    """Train the tour, write the report, and return the results and next steps.
 
-    Runs that are finished are kept, one that was interrupted goes on.
+    Finished runs are kept, and an interrupted one is resumed.
 
     Args:
         datasets: Subset -> folder of the built dataset.
         out: Folder of runs and report.
-        tour: What to train.
+        tour: The runs to train.
         cache: Folder for results that can be recomputed.
         listener: Receives progress.
 
@@ -112,7 +112,7 @@ def train_tour(
 
 
 def _ranked(part: Part, results: Sequence[Result]) -> list[tuple[str, dict[str, Any]]]:
-    """Methods and their figures, the best first."""
+    """Methods and their metrics, the best first."""
     rows = []
     for result in results:
         counters = result.data["counters"]

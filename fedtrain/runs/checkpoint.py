@@ -1,4 +1,4 @@
-"""Checkpoints: a run killed at any moment goes on from the last one, bit for bit as if nothing had happened."""
+"""Checkpoints: a killed run resumes from the last one and gives the same result, bit for bit."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ class Counters:
 
     Attributes:
         updates: Updates that clients sent, refused ones included.
-        refused: Updates that were not finite.
-        dropped: Times that a client was asked and did not answer.
+        refused: Updates with NaN or infinity.
+        dropped: Number of times that a sampled client did not answer.
         floats: Floating-point numbers sent to the server, in all.
         bytes: Bytes sent to the server, in all.
         client_floats: The most that one client sent in one round.
@@ -47,7 +47,7 @@ class Counters:
 
 @dataclass(frozen=True)
 class Written:
-    """Amount of ``metrics.jsonl`` is on disk.
+    """The part of ``metrics.jsonl`` that is on disk.
 
     Attributes:
         bytes: Its length.
@@ -65,9 +65,9 @@ class Checkpoint:
     Attributes:
         round: The last finished round; 0: none yet.
         shared: The server's state.
-        personal: Client -> the round that its personal state, a file of its own, is of.
-        counters: What has been counted.
-        journal: What of ``metrics.jsonl`` it knows.
+        personal: Client -> round of its personal state, which is in a separate file.
+        counters: The counters.
+        journal: The part of ``metrics.jsonl`` up to this round.
     """
 
     round: int
@@ -105,7 +105,7 @@ def load(folder: Path, key: str, device: torch.device) -> Checkpoint | None:
     Args:
         folder: The checkpoint's folder.
         key: Digest that identifies the run.
-        device: Where the shared state is wanted.
+        device: Device for the shared state.
 
     Raises:
         OutputError: It is damaged, or of another run.
@@ -130,7 +130,7 @@ def load(folder: Path, key: str, device: torch.device) -> Checkpoint | None:
 
 
 def _seconds(folder: Path) -> float:
-    """The seconds of a run so far; 0 where nobody counted them."""
+    """The seconds of a run so far; 0 if they were not counted."""
     path = folder / CLOCK
     if not path.exists():
         return 0.0
@@ -147,14 +147,14 @@ class Journal:
     """``metrics.jsonl``: a line a round, each round once, whatever was interrupted."""
 
     def __init__(self, path: Path, known: Written) -> None:
-        """Opens it and cuts off what is newer than the checkpoint.
+        """Open it and remove lines that are newer than the checkpoint.
 
         Args:
-            path: The file; made if need be.
-            known: What of it the checkpoint knows.
+            path: The file; created if it is missing.
+            known: The part up to the checkpoint.
 
         Raises:
-            OutputError: That is not what it begins with.
+            OutputError: The file does not begin with that part.
         """
         self._path = path
         with writing(path):
@@ -175,7 +175,7 @@ class Journal:
         self._digest.update(data)
 
     def sync(self) -> Written:
-        """Sees that all lines are on disk and says what they are."""
+        """Write all lines to disk and return their length and digest."""
         with writing(self._path):
             os.fsync(self._file.fileno())
         return Written(os.fstat(self._file.fileno()).st_size, self._digest.hexdigest())

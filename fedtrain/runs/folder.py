@@ -1,4 +1,4 @@
-"""A run's folder: what is in it, who holds it, and whether it is the run that is wanted."""
+"""A run's folder: its files, its lock, and the check that it is the requested run."""
 
 from __future__ import annotations
 
@@ -111,10 +111,10 @@ class Result:
     """A finished run.
 
     Attributes:
-        folder: Where it is.
-        facts: What ``config.json`` holds: the resolved config, the dataset, digests of both.
-        data: What ``result.json`` holds: figures, per-client figures, counters.
-        trained: Whether it was trained just now; else it was there already.
+        folder: Its folder.
+        facts: Content of ``config.json``: the resolved config, the dataset, digests of both.
+        data: Content of ``result.json``: metrics, per-client metrics, counters.
+        trained: Whether it was trained just now, and did not exist before.
     """
 
     folder: Path
@@ -130,12 +130,12 @@ class Result:
 
 @dataclass(frozen=True)
 class Held:
-    """A run's folder, kept from other processes.
+    """A run's folder, locked against other processes.
 
     Attributes:
-        folder: Where it is.
-        facts: What its ``config.json`` is to hold.
-        goes_on: Whether it holds this run already, begun or finished.
+        folder: Its folder.
+        facts: Content for its ``config.json``.
+        goes_on: Whether it already holds this run, started or finished.
         standing: The existing run, if it is finished.
     """
 
@@ -145,10 +145,10 @@ class Held:
     standing: Result | None
 
     def begin(self) -> Path:
-        """Makes the folder this run's; one that it goes on with stays as it is.
+        """Make the folder this run's; a folder that it resumes stays unchanged.
 
         Returns:
-            Where to train: another folder inside it, if the run that is there has something to lose; see ``replace``.
+            Folder to train in: another one inside it, if the existing run has something to lose; see ``replace``.
 
         Raises:
             OutputError: It cannot be written.
@@ -165,13 +165,13 @@ class Held:
         return place
 
     def replace(self) -> Path:
-        """Puts the run that ``begin`` gave another folder for in the place of the old one, which goes.
+        """Move the run that ``begin`` gave another folder to the place of the old one, which is removed.
 
         Returns:
             The run's folder.
 
         Raises:
-            OutputError: Something was put there that fedkit did not write, or it cannot be written.
+            OutputError: It holds a new file that fedkit did not write, or it cannot be written.
         """
         with writing(self.folder):
             ownership.refuse_foreign(self.folder, _known)
@@ -183,10 +183,10 @@ class Held:
 
 @contextmanager
 def holding(folder: Path, facts: dict[str, Any], *, overwrite: bool) -> Iterator[Held]:
-    """Holds the run's folder for this process. Nothing in it is changed before ``Held.begin``.
+    """Lock the run's folder for this process. Nothing in it is changed before ``Held.begin``.
 
     Raises:
-        OutputError: It cannot be written, is held by another process, or holds something else.
+        OutputError: It cannot be written, is locked by another process, or holds something else.
     """
     with ExitStack() as stack:
         with writing(folder):
@@ -205,7 +205,7 @@ def holding(folder: Path, facts: dict[str, Any], *, overwrite: bool) -> Iterator
 
 
 def resumes(folder: Path, facts: Mapping[str, Any], *, overwrite: bool) -> bool:
-    """Whether a folder holds a run, begun or finished, that this one goes on with.
+    """Whether a folder holds a run, started or finished, that this one resumes.
 
     A run that has no checkpoint yet has nothing to lose and gives way to another.
 
@@ -239,8 +239,8 @@ def load(folder: Path, *, proved: bool = True) -> Result:
     """A finished run.
 
     Args:
-        folder: Where it is.
-        proved: Compare it with its seal, and with what can be counted again.
+        folder: Its folder.
+        proved: Compare it with its seal, and with recomputed values.
 
     Raises:
         OutputError: It holds no run, or one that is damaged or not finished, or was changed since.
@@ -262,7 +262,7 @@ def load(folder: Path, *, proved: bool = True) -> Result:
 
 @contextmanager
 def _locked(folder: Path) -> Iterator[None]:
-    """Keeps other processes out; whoever is refused leaves everything as it is."""
+    """Lock out other processes; a refused process changes nothing."""
     made = not folder.exists()
     file = atomic.lock(folder / _LOCK)
     if file is None:
@@ -301,7 +301,7 @@ def _known(name: str) -> bool:
 
 
 def _settle(folder: Path) -> None:
-    """Ends what was cut short. A run that was to take another's place does so if it got through its first round.
+    """Finish an interrupted replacement. A new run replaces the old one if it finished its first round.
 
     All is moved from the old run first, and its config last; then all of the new one, and its config last. So both
     configs are there while the first is to be gone on with, and that of the new one alone while the second is.
