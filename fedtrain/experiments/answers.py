@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 
 from fedrsic_data.answer import Shown, together
 from fedrsic_data.errors import UsageError
-from fedtrain.experiments.table import FORMS, written
+from fedtrain.report.seed_table import FORMS, written
 
 if TYPE_CHECKING:
-    from fedtrain.experiments.plan import DataPlan, Run
+    from fedtrain.experiments.plan import DataPlan, PlannedRun
     from fedtrain.experiments.run import Finished
 
 
@@ -24,7 +24,7 @@ def check(form: str) -> None:
         raise UsageError(f"--table {form}: should be one of {', '.join(FORMS)}")
 
 
-def listed(datasets: Sequence[DataPlan], runs: Sequence[Run]) -> Shown:
+def listed(datasets: Sequence[DataPlan], runs: Sequence[PlannedRun]) -> Shown:
     """The datasets and runs of an experiment, before anything is built."""
     finished = [(run.folder / "result.json").is_file() for run in runs]
     lines = [f"{len(datasets)} datasets, {len(runs)} runs, {sum(finished)} of them finished"]
@@ -39,7 +39,7 @@ def listed(datasets: Sequence[DataPlan], runs: Sequence[Run]) -> Shown:
     return Shown(data, together(lines))
 
 
-def line(run: Run, number: int, runs: int, failed: str | None) -> str:
+def line(run: PlannedRun, number: int, runs: int, failed: str | None) -> str:
     """A line of progress."""
     return f"run {number} of {runs}: {run.name}" + (f" failed: {failed}" if failed else "")
 

@@ -42,7 +42,7 @@ class DataPlan:
 
 
 @dataclass(frozen=True)
-class Run:
+class PlannedRun:
     """A run of the experiment.
 
     Attributes:
@@ -113,7 +113,7 @@ def _datasets(data: Data, out: Path, vary: Sequence[str]) -> Iterator[DataPlan]:
 
 def runs(
     experiment: Experiment, found: Mapping[str, Sequence[str]], planned: Sequence[DataPlan], out: Path
-) -> list[Run]:
+) -> list[PlannedRun]:
     """Every run of an experiment, seeds last, so that a table fills row by row.
 
     Args:
@@ -127,7 +127,7 @@ def runs(
     """
     methods = [Trained(one) if isinstance(one, str) else one for one in experiment.methods]
     vary = varying(experiment.set, *(method.set for method in methods))
-    made: dict[Path, Run] = {}
+    made: dict[Path, PlannedRun] = {}
     for dataset in planned:
         for subset in found[dataset.place]:
             for method in methods:
@@ -144,7 +144,7 @@ def runs(
 
 def _run(
     dataset: DataPlan, subset: str, method: str, values: Mapping[str, Any], vary: Sequence[str], seed: int, out: Path
-) -> Run:
+) -> PlannedRun:
     for key in _KEPT:
         if key in values:
             raise UsageError(f"set.{key}: is given by the experiment's seeds or by the command; leave it out")
@@ -155,7 +155,7 @@ def _run(
     plain = "-".join(map(_plain, dict.fromkeys([method, str(dataset.facts["dataset"]), subset])))
     digest = hashlib.sha256(json.dumps([dataset.name, subset, method, sorted(sets)]).encode()).hexdigest()[:8]
     folder = out / "runs" / "-".join([plain, *words, f"seed{seed}", digest])
-    return Run(
+    return PlannedRun(
         dataset, subset, method, sets, seed, folder, {**dataset.facts, "method": method, "subset": subset, **held}
     )
 
@@ -164,7 +164,7 @@ def _rest(dataset: DataPlan) -> dict[str, Any]:
     return {key: value for key, value in dataset.facts.items() if key not in AXES}
 
 
-def heading(run_: Run, axes: Sequence[str], known: Sequence[str]) -> str:
+def heading(run_: PlannedRun, axes: Sequence[str], known: Sequence[str]) -> str:
     """The name of a run's row or column: ``fedpgp, alpha 0.1``.
 
     Args:

@@ -20,9 +20,10 @@ from fedrsic_data.files import atomic
 from fedrsic_data.recipes import from_json
 from fedrsic_data.settings import encode, local, suggest
 from fedrsic_data.sources.locate import Places
-from fedtrain.experiments import plan, table
-from fedtrain.experiments.plan import DataPlan, Run
+from fedtrain.experiments import plan
+from fedtrain.experiments.plan import DataPlan, PlannedRun
 from fedtrain.experiments.spec import AXES, Experiment, TableSpec
+from fedtrain.report import seed_table
 from fedtrain.run import draft, train
 from fedtrain.runs.folder import load
 from fedtrain.runs.results import figures
@@ -42,7 +43,7 @@ class Progress:
     """
 
     say: Callable[[str], None] = lambda _: None
-    done: Callable[[Run, int, int, str | None], None] = lambda _run, _number, _all, _failed: None
+    done: Callable[[PlannedRun, int, int, str | None], None] = lambda _run, _number, _all, _failed: None
 
 
 @dataclass(frozen=True)
@@ -57,12 +58,12 @@ class Finished:
     """
 
     folder: Path
-    runs: tuple[Run, ...]
+    runs: tuple[PlannedRun, ...]
     failed: Mapping[str, str]
-    tables: tuple[table.Filled, ...]
+    tables: tuple[seed_table.Filled, ...]
 
 
-def planned(experiment: Experiment, out: Path, only: str = "") -> tuple[list[DataPlan], list[Run]]:
+def planned(experiment: Experiment, out: Path, only: str = "") -> tuple[list[DataPlan], list[PlannedRun]]:
     """The datasets and the runs of an experiment; nothing is built.
 
     Args:
@@ -150,7 +151,7 @@ def _claim(experiment: Experiment, out: Path) -> None:
         raise OutputError(f"{file}: is no experiment of fedkit; choose another --out") from None
 
 
-def _here(runs: Sequence[Run], cache: Path | None) -> Iterator[tuple[Run, str | None]]:
+def _here(runs: Sequence[PlannedRun], cache: Path | None) -> Iterator[tuple[PlannedRun, str | None]]:
     for one in runs:
         yield one, _trained(one, cache)
 
@@ -166,8 +167,8 @@ def _trained(one: Run, cache: Path | None) -> str | None:
 
 
 def _in_processes(
-    runs: Sequence[Run], jobs: int, gpus: Sequence[str], cache: Path | None
-) -> Iterator[tuple[Run, str | None]]:
+    runs: Sequence[PlannedRun], jobs: int, gpus: Sequence[str], cache: Path | None
+) -> Iterator[tuple[PlannedRun, str | None]]:
     """The same in processes; results are those of one process, since a run's draws depend on its config alone."""
     context = multiprocessing.get_context("spawn")  # a fork would copy the locks of other threads
     queue = context.Queue()
@@ -201,7 +202,7 @@ def _begin(queue: multiprocessing.Queue[str | None]) -> None:
     threading.Thread(target=follow, daemon=True).start()
 
 
-def _check_metrics(experiment: Experiment, done: Run) -> None:
+def _check_metrics(experiment: Experiment, done: PlannedRun) -> None:
     """Refuses a table of a metric that the first finished run does not have, before all others are trained."""
     known = figures(load(done.folder))
     for wanted in experiment.tables:
@@ -209,15 +210,17 @@ def _check_metrics(experiment: Experiment, done: Run) -> None:
             raise UsageError(f"tables: {done.name} has no metric {wanted.metric!r}{suggest(wanted.metric, known)}")
 
 
-def _axes(runs: Sequence[Run]) -> tuple[str, ...]:
+def _axes(runs: Sequence[PlannedRun]) -> tuple[str, ...]:
     return tuple(dict.fromkeys([*AXES, *(axis for one in runs for axis in one.facts)]))
 
 
-def _filled(wanted: TableSpec, done: Sequence[Run], runs: Sequence[Run], *, some: bool) -> table.Filled:
+def _filled(
+    wanted: TableSpec, done: Sequence[PlannedRun], runs: Sequence[PlannedRun], *, some: bool
+) -> seed_table.Filled:
     """A table from the finished runs; rows and columns keep the order of all runs, which may be ``some`` of them."""
     known = _axes(runs)
     values: dict[tuple[str, str], dict[int, float]] = {}
-    owners: dict[tuple[str, str, int], Run] = {}
+    owners: dict[tuple[str, str, int], PlannedRun] = {}
     finished = {one.name for one in done}
     for one in runs:
         key = plan.heading(one, wanted.rows, known), plan.heading(one, wanted.columns, known)
@@ -232,16 +235,16 @@ def _filled(wanted: TableSpec, done: Sequence[Run], runs: Sequence[Run], *, some
         if value is not None:
             held[one.seed] = value
     against = None if some and wanted.against not in {row for row, _ in values} else wanted.against
-    return table.fill(wanted.metric, ", ".join(wanted.rows), values, wanted.better, against)
+    return seed_table.fill(wanted.metric, ", ".join(wanted.rows), values, wanted.better, against)
 
 
-def _write(out: Path, tables: Sequence[table.Filled]) -> None:
+def _write(out: Path, tables: Sequence[seed_table.Filled]) -> None:
     """Writes every table in every form; files of these names are of this experiment."""
     try:
         out.mkdir(exist_ok=True)
         for number, filled in enumerate(tables, 1):
             for form, suffix in _SUFFIXES.items():
                 with atomic.replacing(out / f"{number}.{suffix}") as file:
-                    file.write(table.written(filled, form).encode())
+                    file.write(seed_table.written(filled, form).encode())
     except OSError as error:
         raise OutputError(f"{out}: cannot be written ({error.strerror})") from None

@@ -74,7 +74,7 @@ class Runs:
         Raises:
             OutputError: One is damaged.
         """
-        return tuple(_lines(result) for result in self.results)
+        return tuple(rounds_of(result) for result in self.results)
 
     def curve(self, figure: str) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
         """A figure, or ``loss``, in the rounds in which every run has it: int64 [rounds], float64 [runs, rounds]."""
@@ -238,7 +238,12 @@ def _value(line: dict[str, Any], figure: str) -> float | None:
     return value
 
 
-def _lines(result: Result) -> tuple[dict[str, Any], ...]:
+def rounds_of(result: Result) -> tuple[dict[str, Any], ...]:
+    """The lines of ``metrics.jsonl`` of a run, one per round; none where nothing was trained.
+
+    Raises:
+        OutputError: The file is damaged.
+    """
     path = result.folder / METRICS
     if not path.is_file():  # nothing was trained
         return ()

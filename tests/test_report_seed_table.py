@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from fedrsic_data.errors import UsageError
-from fedtrain.experiments.table import Filled, fill, paired, written
+from fedtrain.report.seed_table import Filled, fill, paired, written
 
 VALUES = {
     ("fedpgp", "alpha 0.1"): {0: 80.0, 1: 82.0, 2: 84.0},

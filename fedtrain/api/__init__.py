@@ -1,0 +1,1 @@
+"""Training and comparing runs from Python: ``fedtrain.train(...)`` and its like."""

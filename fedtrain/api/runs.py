@@ -1,0 +1,224 @@
+"""Train, load and compare runs from Python; the command line calls the same functions."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fedrsic_data.dataset.reader import Dataset, Subset
+from fedrsic_data.errors import UsageError
+from fedrsic_data.files.cache import cache_folder
+from fedrsic_data.settings import suggest
+from fedtrain.progress import QUIET, Listener
+from fedtrain.report.curves import Runs, curve, rounds_of
+from fedtrain.report.seed_table import Cell, Filled, written
+from fedtrain.runs.folder import Result
+from fedtrain.runs.results import by_seed, figures, found, grouped
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.figure import Figure
+
+Place = str | os.PathLike[str]
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """A finished run.
+
+    Attributes:
+        result: What its folder holds.
+    """
+
+    result: Result
+
+    @property
+    def folder(self) -> Path:
+        """Its folder, which ``load`` and ``compare`` take too."""
+        return self.result.folder
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """Every setting of the run, none left to choose."""
+        return dict(self.result.facts["config"])
+
+    @cached_property
+    def metrics(self) -> tuple[dict[str, Any], ...]:
+        """A row per round: ``round``, ``loss``, what was sent, and the metrics of the rounds that were evaluated."""
+        rows = (dict(row) for row in rounds_of(self.result))
+        return tuple({**row, **row.pop("figures", {})} for row in rows)
+
+    @property
+    def final(self) -> dict[str, float | None]:
+        """The metrics of the model that the run ended with; percentages are 0 to 100."""
+        return dict(self.result.data["figures"])
+
+    @property
+    def clients(self) -> dict[str, dict[str, dict[str, float | None]]]:
+        """Split -> metric -> client -> value."""
+        return dict(self.result.data["clients"])
+
+    def to_pandas(self) -> pd.DataFrame:
+        """``metrics`` as a table with a row per round. pandas has to be installed."""
+        import pandas as pd
+
+        return pd.DataFrame(list(self.metrics)).set_index("round")
+
+    def plot(self, metric: str = "loss") -> Figure:
+        """A curve of a metric over the rounds.
+
+        Raises:
+            UsageError: The run has no metric of this name.
+        """
+        known = dict.fromkeys(name for row in self.metrics for name in row if name != "round")
+        if metric not in known:
+            raise UsageError(f"plot({metric!r}): the run has no such metric{suggest(metric, known)}")
+        (group,) = grouped([self.result])
+        figure: Figure = curve(self.config["subset"], metric, [Runs(group, (self.result,), 0)]).figure
+        return figure
+
+    def __repr__(self) -> str:
+        config = self.config
+        return f"<Run of {config['method']} on {config['subset']}, seed {config['seed']}, in {self.folder}>"
+
+
+@dataclass(frozen=True, eq=False)
+class Comparison:
+    """Runs side by side: a row per metric, a column per group of runs that differ in their seed alone.
+
+    Attributes:
+        table: The table, with the value of every seed in each cell.
+    """
+
+    table: Filled
+
+    def to_markdown(self) -> str:
+        """The table in Markdown: mean ± standard deviation over seeds."""
+        return written(self.table, "markdown")
+
+    def to_latex(self) -> str:
+        """The table in LaTeX, for the package booktabs."""
+        return written(self.table, "latex")
+
+    def to_csv(self) -> str:
+        """A row per cell with its mean, standard deviation and number of runs."""
+        return written(self.table, "csv")
+
+    def to_pandas(self) -> pd.DataFrame:
+        """The means. pandas has to be installed."""
+        import pandas as pd
+
+        means = pd.Series({key: cell.mean for key, cell in self.table.cells.items()})
+        return means.unstack().reindex(index=self.table.rows, columns=self.table.columns)
+
+    def __repr__(self) -> str:
+        return written(self.table, "text").rstrip()
+
+
+def train(
+    method: str,
+    data: Subset | Dataset | Place,
+    *,
+    subset: str | None = None,
+    out: Place | None = None,
+    overwrite: bool = False,
+    engine: str = "local",
+    listener: Listener = QUIET,
+    **settings: Any,
+) -> Run:
+    """Train a method on a federation, or go on with a run that was stopped; a finished run is only read.
+
+    >>> run = fedtrain.train("fedpgp", data["fed-ucmerced"], rounds=20, seed=0)  # doctest: +SKIP
+
+    Args:
+        method: The name of a method; see ``fedkit list methods``.
+        data: A subset; or a dataset, opened or by its path or address, with ``subset`` where it has several.
+        subset: Which subset of the dataset.
+        out: The run's folder; None: ``runs/METHOD-DATASET-SUBSET-seedN``.
+        overwrite: Replace another run in the folder.
+        engine: ``local``, in this process, or ``flower``, in its simulation.
+        listener: Receives the progress.
+        **settings: Settings of the run and the method, such as ``rounds=20, lr=0.1``; a dotted one is given as
+            ``**{"dp.noise": 0.5}``.
+
+    Raises:
+        UsageError: An unknown method, subset or setting, or a value that cannot be used with this dataset.
+        OutputError: The folder cannot be written, or holds another run.
+    """
+    from fedtrain import engines, run
+
+    config = run.draft(method, _texts(settings))
+    chosen = _subset(data, subset)
+    wanted = replace(config, manifest=chosen.dataset.where, subset=chosen.name)
+    return Run(
+        run.train(
+            wanted,
+            Path(out) if out is not None else None,
+            overwrite=overwrite,
+            cache=cache_folder(),
+            listener=listener,
+            engine=engines.chosen(engine),
+        )
+    )
+
+
+def load(place: Place) -> Run:
+    """A finished run from its folder.
+
+    Raises:
+        OutputError: The folder holds no finished run, or one that was changed.
+    """
+    from fedtrain.runs import folder
+
+    return Run(folder.load(Path(place)))
+
+
+def compare(runs: Iterable[Run | Place]) -> Comparison:
+    """Runs side by side; runs that differ in their seed alone share a column.
+
+    Args:
+        runs: Runs, folders of runs, or folders of such folders.
+
+    Raises:
+        UsageError: There is none.
+        OutputError: A folder holds no finished run, or one that was changed.
+    """
+    results = found([one.folder if isinstance(one, Run) else Path(one) for one in runs])
+    if not results:
+        raise UsageError("compare: there are no runs to compare")
+    groups, sets = grouped(results), by_seed(results)
+    several = len({group.subset for group in groups}) > 1
+    names = [f"{group.label} ({group.subset})" if several else group.label for group in groups]
+    cells: dict[tuple[str, str], dict[int, float]] = {}
+    for name, members in zip(names, sets, strict=True):
+        for result in members:
+            for metric, value in figures(result).items():
+                if value is not None:
+                    cells.setdefault((metric, name), {})[result.facts["config"]["seed"]] = value
+    rows = tuple(dict.fromkeys(row for row, _ in cells))
+    held = {key: Cell(values) for key, values in cells.items()}
+    return Comparison(Filled("all metrics", "metric", rows, tuple(names), held))
+
+
+def _subset(data: Subset | Dataset | Place, name: str | None) -> Subset:
+    if isinstance(data, Subset):
+        if name not in (None, data.name):
+            raise UsageError(f"subset={name!r}: the subset {data.name} is given already; leave it out")
+        return data
+    dataset = data if isinstance(data, Dataset) else Dataset(data)
+    if name is None and len(dataset) > 1:
+        known = ", ".join(dataset.subsets)
+        raise UsageError(f"{dataset.where}: has {len(dataset)} subsets; give one as subset=, of {known}")
+    return dataset.subset(name) if name is not None else dataset[0]
+
+
+def _texts(settings: dict[str, Any]) -> list[str]:
+    try:
+        return [f"{key}={json.dumps(value)}" for key, value in settings.items()]
+    except TypeError as error:
+        raise UsageError(f"a setting cannot be written as JSON ({error})") from None
