@@ -156,7 +156,7 @@ def _here(runs: Sequence[PlannedRun], cache: Path | None) -> Iterator[tuple[Plan
         yield one, _trained(one, cache)
 
 
-def _trained(one: Run, cache: Path | None) -> str | None:
+def _trained(one: PlannedRun, cache: Path | None) -> str | None:
     """Train or resume a run; return a description of its failure."""
     try:
         config = replace(draft(one.method, one.sets), manifest=one.dataset.place, subset=one.subset)
