@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from typing import Any
 
 from fedrsic_data.dataset.manifest import SourceEntry, SubsetEntry
-from fedrsic_data.dataset.recipe import Recipe
+from fedrsic_data.dataset.recipe import SAMPLE_WARNING, Recipe
 
-_SAMPLE = (
-    "**Sample data**: procedurally rendered stand-ins, under the real class names or, for label sets, their own. "
-    "Figures measured on them say nothing about the real datasets."
-)
 _FILES = """
 `client_id` is a column, and a row group never holds two clients. `clients.parquet` says where each client's
 rows are, `plan.parquet` who owns which image, and `manifest.json` holds the recipe and the digest of every file.
@@ -22,7 +19,7 @@ def render(recipe: Recipe, sources: Mapping[str, SourceEntry], subsets: Mapping[
     """The card's text: YAML that maps each subset to its files, then prose and tables."""
     lines = ["---", *_yaml(recipe, subsets), "---", "", f"# {recipe.name}", "", _text(recipe.title or recipe.name), ""]
     if recipe.sample is not None:
-        lines += [_SAMPLE, ""]
+        lines += [f"**Sample data**: {SAMPLE_WARNING}", ""]
     lines += ["| subset | classes | clients | rows | partition |", "|---|---|---|---|---|"]
     for name, subset in subsets.items():
         rows = ", ".join(f"{split} {n:,}" for split, n in subset.rows.items())
@@ -38,14 +35,24 @@ def render(recipe: Recipe, sources: Mapping[str, SourceEntry], subsets: Mapping[
     return "\n".join(lines) + "\n"
 
 
+def configs(subsets: Mapping[str, SubsetEntry]) -> list[dict[str, Any]]:
+    """How ``datasets`` finds the files of each subset."""
+    found: list[dict[str, Any]] = []
+    for name, subset in subsets.items():
+        splits = dict.fromkeys(shard.split for shard in subset.shards)
+        files = [{"split": split, "path": f"{name}/{split}/*.parquet"} for split in splits]
+        found.append({"config_name": name, "data_files": files, **({} if found else {"default": True})})
+    return found
+
+
 def _yaml(recipe: Recipe, subsets: Mapping[str, SubsetEntry]) -> list[str]:
     # a JSON string is a YAML string, whatever is in it
     lines = ["configs:"]
-    for i, (name, subset) in enumerate(subsets.items()):
-        lines += [f"- config_name: {json.dumps(name)}", "  data_files:"]
-        for split in dict.fromkeys(shard.split for shard in subset.shards):
-            lines += [f"  - split: {json.dumps(split)}", f"    path: {json.dumps(f'{name}/{split}/*.parquet')}"]
-        lines += ["  default: true"] if i == 0 else []
+    for config in configs(subsets):
+        lines += [f"- config_name: {json.dumps(config['config_name'])}", "  data_files:"]
+        for files in config["data_files"]:
+            lines += [f"  - split: {json.dumps(files['split'])}", f"    path: {json.dumps(files['path'])}"]
+        lines += ["  default: true"] if "default" in config else []
     lines += ["task_categories:", "- image-classification", "tags:", "- federated-learning"]
     return [*lines, "- sample-data"] if recipe.sample is not None else lines
 

@@ -44,11 +44,13 @@ class BuildListener:
         step: Called with a description of the next step.
         images: Called with ``(images written, total images)``.
         download: Makes a progress callback for a file name.
+        described: Called with the manifest before the dataset is moved into place; an exception prevents that.
     """
 
     step: Callable[[str], None] = lambda _: None
     images: Callable[[int, int], None] = lambda _done, _total: None
     download: Callable[[str], Progress] | None = None
+    described: Callable[[Manifest], None] = lambda _: None
 
 
 QUIET = BuildListener()
@@ -115,7 +117,6 @@ def build(
     overwrite: bool = False,
     listener: BuildListener = QUIET,
     engine: BuildEngine = _THREADS,
-    check: Callable[[Manifest], None] = lambda _: None,
 ) -> Built:
     """Write a planned dataset to a temporary folder, the manifest last, and rename the folder into place.
 
@@ -128,7 +129,6 @@ def build(
         overwrite: Replace an existing dataset.
         listener: Receives progress.
         engine: Where shards are written; the bytes are the same.
-        check: Called with the manifest before the dataset is moved into place; an exception prevents that.
 
     Raises:
         UsageError: The folder is a URL.
@@ -139,9 +139,9 @@ def build(
     with workspace.opened(out) as work:
         standing = _standing(planned, out, overwrite) if out.exists() else None
         if standing is None:
-            built, changed = _made(planned, out, work, listener, engine, check, overwrite=overwrite), None
+            built, changed = _made(planned, out, work, listener, engine, overwrite=overwrite), None
         else:
-            check(standing)
+            listener.described(standing)
             changed = _changed(planned, work, out, standing, listener, engine)
             built = Built(out, standing, 0) if changed else _mend(planned, out, standing, listener, work)
             work.discard()
@@ -158,7 +158,6 @@ def _made(
     work: workspace.Workspace,
     listener: BuildListener,
     engine: BuildEngine,
-    check: Callable[[Manifest], None],
     *,
     overwrite: bool,
 ) -> Built:
@@ -167,7 +166,7 @@ def _made(
     _not_empty(receipts)
     with memory.returned():
         described = describe(planned, work.folder, receipts)
-    check(described)
+    listener.described(described)
     (work.folder / manifest.NAME).write_text(manifest.dumps(described), encoding="utf-8")
     work.finish([manifest.NAME, *(file.path for file in manifest.files(described))], overwrite=overwrite)
     return Built(out, described, sum(len(r) for r in receipts.values()) - len(work.kept))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -95,14 +96,17 @@ def build(
     memory.frugal()
     with listening(quiet=json) as listener:
         planned = pipeline.prepare(wanted, places, listener)
-        published.check_plan(planned)
+        if published is not None:
+            published.check_plan(planned)
+            listener = replace(listener, described=published.check)
         if dry_run:
             answer(tables.planned(planned), json)
             return
         place = out or str(Path("data") / wanted.name)
-        built = object_store.build(
-            planned, place, overwrite=overwrite, listener=listener, engine=runs, check=published.check
-        )
+        if "://" in place:
+            built = object_store.build(planned, place, overwrite=overwrite, listener=listener, engine=runs)
+        else:
+            built = pipeline.build(planned, Path(place), overwrite=overwrite, listener=listener, engine=runs)
     answer(tables.built(built), json)
 
 

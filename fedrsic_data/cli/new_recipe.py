@@ -266,7 +266,7 @@ def shown(target: Path, drafted: Draft) -> Shown:
     lines += [
         f"  {left['count']:,} left out: {left['reason']} ({left['examples'][0]}, ...)" for left in seen["left_out"]
     ]
-    spec = " ".join([partition["name"], *(f"{key}={value}" for key, value in partition.items() if key != "name")])
+    spec = recipe.partition_in_words(partition)
     lines.append(f"{target}: {spec}: {len(planned.clients):,} clients of {sizes.min():,} to {sizes.max():,} images")
     lines += [f"  {hint}" for hint in drafted.hints]
     method = "fedavg" if seen["multi_label"] else "promptfl"

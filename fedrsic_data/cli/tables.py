@@ -265,7 +265,7 @@ def _many(count: int, noun: str) -> str:
 
 
 def _sample(wanted: recipe.Recipe) -> str:
-    return " (procedural sample, not real data)" if wanted.sample is not None else ""
+    return f" ({recipe.SAMPLE})" if wanted.sample is not None else ""
 
 
 def _rows(rows: Mapping[str, int]) -> str:

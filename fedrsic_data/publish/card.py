@@ -9,8 +9,10 @@ from typing import Any
 import yaml
 
 from fedrsic_data.answer import markdown
+from fedrsic_data.build.card import configs
 from fedrsic_data.build.finish import SAMPLE_LICENCE
 from fedrsic_data.dataset.manifest import Manifest, SubsetEntry
+from fedrsic_data.dataset.recipe import SAMPLE_WARNING, partition_in_words
 from fedrsic_data.partition import PARTITIONERS
 from fedrsic_data.publish.rebuild import command
 from fedrsic_data.report.figures import Picture
@@ -28,10 +30,6 @@ _LICENCES = {
     "pddl-1.0": "pddl",
     SAMPLE_LICENCE.lower().replace(" ", "-"): "apache-2.0",
 }
-_SAMPLE = (
-    "> **Sample data**: procedurally rendered stand-ins, under the real class names or, for label sets, their own. "
-    "Figures measured on them say nothing about the real datasets."
-)
 _REFERENCE = (
     "> **Without images**: this repository says who has which image, in `plan.parquet` and `clients.parquet`. The "
     "images are built from the sources, see below, and must then have the digests in `manifest.json`."
@@ -52,7 +50,7 @@ def render(built: Manifest, repo: str, tag: str, pictures: Sequence[Picture]) ->
         f"---\n{head}---",
         f"# {markdown(built.name)}",
         markdown(built.recipe.title or built.name),
-        *([_SAMPLE] if built.recipe.sample is not None else []),
+        *([f"> **Sample data**: {SAMPLE_WARNING}"] if built.recipe.sample is not None else []),
         *([_REFERENCE] if built.reference else []),
         _table(built),
         *(f"![{markdown(picture.alt)}]({picture.name})" for picture in pictures),
@@ -84,7 +82,7 @@ def _head(built: Manifest, repo: str) -> dict[str, Any]:
         ],
         "tags": tags,
         "size_categories": [next((words for most, words in _SIZES if rows < most), "n>10M")],
-        "configs": _reference_configs(built) if built.reference else _configs(built),
+        "configs": _reference_configs(built) if built.reference else configs(built.subsets),
         **({} if built.reference else {"dataset_info": [_info(name, s) for name, s in built.subsets.items()]}),
     }
 
@@ -98,14 +96,6 @@ def _licence(built: Manifest, repo: str) -> dict[str, str]:
         return {"license": known.pop()}
     link = f"https://huggingface.co/datasets/{repo}#sources-and-licences"
     return {"license": "other", "license_name": "see-sources", "license_link": link}
-
-
-def _configs(built: Manifest) -> list[dict[str, Any]]:
-    configs: list[dict[str, Any]] = []
-    for name, subset in built.subsets.items():
-        files = [{"split": split, "path": f"{name}/{split}/*.parquet"} for split in _splits(subset)]
-        configs.append({"config_name": name, "data_files": files, **({} if configs else {"default": True})})
-    return configs
 
 
 def _reference_configs(built: Manifest) -> list[dict[str, Any]]:
@@ -167,8 +157,7 @@ def _partition(built: Manifest, tag: str) -> Iterator[str]:
     for name, subset in built.subsets.items():
         spec = built.recipe.partition_of(name)
         kind = PARTITIONERS.get(spec["name"])
-        settings = ", ".join(f"{key} {json.dumps(value)}" for key, value in spec.items() if key != "name")
-        how = f"{markdown(spec['name'])} ({markdown(settings)}), seed {built.recipe.seed}."
+        how = f"{markdown(partition_in_words(spec))}, seed {built.recipe.seed}."
         how += f" {markdown(kind.cites)}." if kind is not None else ""
         yield f"**{markdown(name)}**: {how}"
         yield _skew(subset.skew)

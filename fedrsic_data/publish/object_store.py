@@ -14,7 +14,7 @@ import json
 import re
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -59,32 +59,27 @@ def build(
     overwrite: bool = False,
     listener: BuildListener = QUIET,
     engine: BuildEngine | None = None,
-    check: Callable[[manifest.Manifest], None] = lambda _: None,
 ) -> Built:
-    """Writes a planned dataset to a folder or to a URI; see ``build.build``.
+    """Write a planned dataset to a URI; see ``pipeline.build``.
 
     Args:
-        planned: From ``build.prepare``.
-        out: A folder, or a URI such as ``s3://bucket/data/fed-rsic``. Its dataset is built in the cache and removed
+        planned: From ``pipeline.prepare``.
+        out: A URI such as ``s3://bucket/data/fed-rsic``. Its dataset is built in the cache and removed
             from there once all of it is at the URI, so this machine needs room for it.
         overwrite: Replace an existing dataset.
         listener: Receives progress.
         engine: Where shards are written.
-        check: See ``build.build``.
 
     Raises:
         UsageError: No file system is known for the URI.
         OutputError: It cannot be written, or holds something else.
         SourceError: A file cannot be read or is no image.
     """
-    engine = engine or chosen()
-    if "://" not in out:
-        return pipeline.build(planned, Path(out), overwrite=overwrite, listener=listener, engine=engine, check=check)
     remote, root = _opened(out)
     shown = masked(out)
     standing = _standing(remote, root, out, planned, overwrite=overwrite)
     staged = cache_folder() / "staged" / hashlib.sha256(out.encode()).hexdigest()[:16]
-    built = pipeline.build(planned, staged, overwrite=overwrite, listener=listener, engine=engine, check=check)
+    built = pipeline.build(planned, staged, overwrite=overwrite, listener=listener, engine=engine or chosen())
     whole = {file.path: file.bytes for file in manifest.files(built.manifest)}
     written = built.written
     with _speaking(out):

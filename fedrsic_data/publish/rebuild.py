@@ -17,7 +17,7 @@ from fedrsic_data.recipes import from_json, load, override
 from fedrsic_data.sources import configured
 
 
-def recipe_of(name: str, changes: Mapping[str, Any]) -> tuple[Recipe, Expected]:
+def recipe_of(name: str, changes: Mapping[str, Any]) -> tuple[Recipe, Published | None]:
     """A recipe to build, and the expected result.
 
     Args:
@@ -29,7 +29,7 @@ def recipe_of(name: str, changes: Mapping[str, Any]) -> tuple[Recipe, Expected]:
         HubError: The Hub cannot be reached, or has no such dataset.
     """
     if not is_address(name):
-        return from_json(override(load(name), **changes), f"recipe {name}"), Expected()
+        return from_json(override(load(name), **changes), f"recipe {name}"), None
     if any(changes.values()):
         raise UsageError(
             f"{name}: can only be built as it was published; build it without options, then run fedkit resplit"
@@ -57,17 +57,7 @@ def _found(recipe: Recipe, name: str) -> Literal["by path", "by name", "fetched"
     return "fetched" if source.settings.path is None else "by path"
 
 
-class Expected:
-    """No expectation: a build may give anything."""
-
-    def check_plan(self, planned: Planned) -> None:
-        """Sees the plan before any image is read."""
-
-    def check(self, built: Manifest) -> None:
-        """Sees what was built before it is put in place."""
-
-
-class Published(Expected):
+class Published:
     """The published dataset, to compare a build with."""
 
     def __init__(self, text: str) -> None:

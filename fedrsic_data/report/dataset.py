@@ -15,8 +15,6 @@ from fedrsic_data.report.page import Block, Cell, Figure, Section, Table, facts
 from fedrsic_data.report.style import Numbers
 from fedrsic_data.report.summary import Summary, ordered, summarise
 
-SAMPLE = "Sample data: procedural stand-ins. Figures measured on them say nothing about the real datasets."
-
 
 def sections(dataset: Dataset, *, images: bool = True) -> tuple[Section, ...]:
     """A section for every subset, and one on sources and provenance.

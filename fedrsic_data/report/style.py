@@ -18,6 +18,8 @@ from dataclasses import dataclass
 from html import escape
 from typing import TYPE_CHECKING, Any
 
+from fedrsic_data.dataset.recipe import SAMPLE
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
@@ -59,9 +61,6 @@ WIDTH = 5.0
 
 SOFTWARE = "fedkit"
 """By what a picture says that it was drawn."""
-
-SAMPLE = "procedural sample, not real data"
-"""Note on every figure of sample data."""
 
 _FONT = 11.0
 _RC: dict[str, Any] = {

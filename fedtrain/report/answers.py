@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fedrsic_data.answer import Shown, as_json, csv_cell, markdown, plain, together
+from fedrsic_data.dataset.recipe import SAMPLE
 from fedrsic_data.errors import UsageError
 from fedrsic_data.settings import encode, suggest
 from fedtrain.report import published
@@ -33,7 +34,7 @@ def trained(results: Sequence[Result], sets: Sequence[str] = ()) -> Shown:
     data = {"runs": [_run(result) for result in results]}
     first = results[0].facts["config"]
     columns = {r.facts["config"]["subset"]: {name: _cell(name, v) for name, v in figures(r).items()} for r in results}
-    sample = " (procedural sample, not real data)" if results[0].facts["dataset"]["sample"] else ""
+    sample = f" ({SAMPLE})" if results[0].facts["dataset"]["sample"] else ""
     parts: list[RenderableType] = [f"{first['method']} on {results[0].facts['dataset']['name']}{sample}"]
     parts += [f"  {result.folder}: {story(result)}" for result in results]
     parts += [_table("figure", columns), "next:"]
@@ -150,7 +151,7 @@ def _by_subset(groups: Sequence[Group]) -> dict[str, dict[str, dict[str, str]]]:
     """Title of a table -> label of a group -> figure -> cell."""
     tables: dict[str, dict[str, dict[str, str]]] = {}
     for group in groups:
-        title = f"{group.subset} of {group.dataset}" + (" (procedural sample, not real data)" if group.sample else "")
+        title = f"{group.subset} of {group.dataset}" + (f" ({SAMPLE})" if group.sample else "")
         label = f"{group.label} ({len(group.seeds)} runs)" if len(group.seeds) > 1 else group.label
         columns = tables.setdefault(title, {})
         if label in columns:  # the dataset was built anew in between
@@ -215,7 +216,7 @@ def as_papers(groups: Sequence[Group]) -> dict[str, dict[str, dict[str, str]]]:
         known = [row for key in _published_keys(group) for row in published.of(*key)]
         if not known or "test/C-AP" not in group.figures:
             continue
-        stand_in = " (procedural sample, not real data)" if group.sample else ""
+        stand_in = f" ({SAMPLE})" if group.sample else ""
         title = f"{group.subset} of {group.dataset}{stand_in}, {group.labels} labels, as papers print them"
         ours = {name: _cell(name, group.figures.get(f"test/{name}")) for name in published.COLUMNS}
         tables.setdefault(title, {})[f"{group.label} ({_runs(len(group.seeds))}, ours)"] = ours

@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING, Any
 from fedrsic_data.answer import Shown, together
 from fedrsic_data.dataset.manifest import located
 from fedrsic_data.dataset.reader import Dataset
+from fedrsic_data.dataset.recipe import SAMPLE_WARNING
 from fedrsic_data.errors import OutputError, UsageError
 from fedrsic_data.files import ownership
 from fedrsic_data.files.atomic import write
 from fedrsic_data.report import style
-from fedrsic_data.report.dataset import SAMPLE, sections
+from fedrsic_data.report.dataset import sections
 from fedrsic_data.report.page import Block, Cell, Figure, Page, Section, Table, render
 from fedrsic_data.report.style import Drawing, Numbers
 from fedrsic_data.settings import local
@@ -78,7 +79,7 @@ def page(paths: Sequence[Path], *, images: bool = True) -> Page:
         Section(f"{s.name}-{i}" if ids.count(s.name) > 1 else s.name, s.title, s.words, s.blocks)
         for i, s in enumerate(parts)
     ]
-    return Page(" and ".join(names), tuple(words), tuple(parts), SAMPLE if sample else "")
+    return Page(" and ".join(names), tuple(words), tuple(parts), f"Sample data: {SAMPLE_WARNING}" if sample else "")
 
 
 def _has_runs(path: Path) -> bool:

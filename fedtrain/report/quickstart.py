@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fedrsic_data.answer import Shown, together
+from fedrsic_data.dataset.recipe import SAMPLE
 from fedtrain import run
 from fedtrain.progress import QUIET, Listener
 from fedtrain.report import html
@@ -139,7 +140,7 @@ def _text(
         for method, facts in tables[part.subset]:
             value = facts[part.figure]
             table.add_row(method, "-" if value is None else f"{value:.1f}", f"{facts['sent']:,}")
-        parts += [f"{part.subset} (procedural sample, not real data): {part.words}", table]
+        parts += [f"{part.subset} ({SAMPLE}): {part.words}", table]
     scenes, report = shlex.quote(str(datasets[tour[0].subset])), out / "report.html"
     steps = [
         "next:",
