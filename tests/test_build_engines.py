@@ -277,7 +277,7 @@ def test_parquet_files_without_a_manifest_are_nobodys_copy(memory: fsspec.Abstra
 @pytest.mark.parametrize("out", ["://x", "./a://x", ":/x", "s3:/bucket/fed"])
 def test_what_is_neither_address_nor_folder(out: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(UsageError, match="--out .*: is (not )?a URL"):
+    with pytest.raises(UsageError, match="--out .*: is not a URL"):
         object_store.build(planned(), out)
     assert os.listdir(tmp_path) == []
 

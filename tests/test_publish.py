@@ -441,12 +441,12 @@ def test_messages_are_discreet(words: str, shown: str) -> None:
 def test_text_on_the_card_is_text(words: str) -> None:
     from markdown_it import MarkdownIt
 
-    from fedrsic_data.publish.card import text
+    from fedrsic_data.answer import markdown
 
     told = " ".join(words.split())
-    assert MarkdownIt("gfm-like", {"linkify": False}).render(text(words)) == f"<p>{html.escape(told)}</p>\n"
-    assert "$" not in text(words)
-    assert "\\\\" not in text(words), "a formula, to the Hub"
+    assert MarkdownIt("gfm-like", {"linkify": False}).render(markdown(words)) == f"<p>{html.escape(told)}</p>\n"
+    assert "$" not in markdown(words)
+    assert "\\\\" not in markdown(words), "a formula, to the Hub"
 
 
 def test_the_command_that_builds_again() -> None:

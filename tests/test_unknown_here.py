@@ -85,5 +85,5 @@ def test_it_is_published_with_a_card_that_says_how_to_build_it(far: Path, tmp_pa
         done = fedkit("publish", far, "--repo", "me/far", "--redistribute", **around(hub, tmp_path))
         assert done.returncode == 0, done.stderr
         card = at(hub, "me/far")["README.md"].decode()
-    assert '**one**: weekday (clients 3, min\\_size 1, day "monday"), seed 0.\n' in card
+    assert "**one**: weekday clients=3 min\\_size=1 day=monday, seed 0.\n" in card
     assert "fedkit build hf://me/far --source elsewhere=PATH" in card
