@@ -1,4 +1,4 @@
-"""Build, split anew, verify, hand out and publish datasets from Python; the commands call the same functions."""
+"""Build, resplit, verify, split and publish datasets from Python; the commands call the same functions."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ Place = str | os.PathLike[str]
 
 @dataclass(frozen=True)
 class Verified:
-    """What ``verify`` found; true where nothing is wrong.
+    """Result of ``verify``; true if nothing is wrong.
 
     Attributes:
         manifest: The manifest.
-        problems: What is not as the manifest says.
-        notes: What could not be compared, in words.
+        problems: Differences from the manifest.
+        notes: Descriptions of what could not be compared.
     """
 
     manifest: Manifest
@@ -68,7 +68,7 @@ def build(
         recipe: The name or path of a recipe, its JSON as a dict, ``hf://USER/NAME[@REVISION]``; or images: a
             ``datasets.Dataset``, or a pair of images and labels (see ``in_memory.parquet_of``).
         out: The folder to write; None: ``data/NAME``.
-        name: The name of a dataset that is made of images; a recipe has its own.
+        name: The name of a dataset made of images; a recipe has its own.
         subsets: Only these subsets of the recipe.
         partitioner: Replaces the recipe's partitioner.
         sample: Use rendered sample images instead of the real ones.
@@ -120,7 +120,7 @@ def resplit(
     listener: BuildListener = QUIET,
     **settings: Any,
 ) -> Dataset:
-    """Give the images of a built dataset to other clients; its sources are not needed.
+    """Redistribute the images of a built dataset over new clients, without its sources.
 
     >>> again = fedrsic_data.resplit(data, "data/ucm-0.1", alpha=0.1)  # doctest: +SKIP
 
@@ -194,12 +194,12 @@ def publish(
 
     Args:
         dataset: A dataset in a folder, opened or by its path.
-        repo: ``USER/NAME`` of the dataset repository; it is made if need be.
+        repo: ``USER/NAME`` of the dataset repository; created if it does not exist.
         private: Make a new repository private.
         revision: The branch; None: the main one.
         create_pr: Open a pull request instead.
         reference_only: Publish the assignment of images to clients, without the images.
-        redistribute: Publish images whose licence does not say that this is allowed.
+        redistribute: Publish images even if their licence does not state that you may.
         dry_run: Send nothing.
 
     Returns:
