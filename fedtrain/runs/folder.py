@@ -354,18 +354,24 @@ def _told(facts: Mapping[str, Any]) -> dict[str, Any]:
 def _difference(there: Mapping[str, Any], here: Mapping[str, Any]) -> str:
     """Describe how the existing run in a folder differs from the requested one."""
     if isinstance(there.get("config"), dict):
-        old, new = essence(there["config"]), essence(here["config"])
+        old, new = _flat(there["config"]), _flat(here["config"])
         if _at(there, "dataset.digest") != here["dataset"]["digest"]:
             return f"holds a run on another dataset, {_at(there, 'config.manifest')} as it then was"
         if there.get("weights") != here["weights"]:
             return f"holds a run with other weights in the file of {' or '.join(here['weights']) or 'clip'}"
-        if isinstance(old.get("method_settings"), dict):
-            old, new = ({**one, **one.pop("method_settings")} for one in (old, new))
         for key in {**new, **old}:
             if old.get(key) != new.get(key):
                 held, wanted = (one.get(key, config["config"].get(key)) for one, config in ((old, there), (new, here)))
                 return f"holds a run with {key}={json.dumps(held)}, not {json.dumps(wanted)}"
     return "holds another run"
+
+
+def _flat(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields that tell runs apart, with the method's settings among them."""
+    fields = essence(config)
+    settings = fields.pop("method_settings", None)
+    own = settings if isinstance(settings, dict) else {}
+    return {**fields, **{f"method.{key}" if key in fields else key: value for key, value in own.items()}}
 
 
 def _at(data: Any, field: str) -> Any:
