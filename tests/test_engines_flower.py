@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import answer, contents, fedkit, sampled
+from small_backbone import small_backbone
 from softmax_runs import lines
 
 if find_spec("flwr") is None:
@@ -35,6 +36,7 @@ from fedtrain.engines.flower.wire import Judged
 from fedtrain.federation import app, launch
 from fedtrain.methods.base import Evaluation, State, Update
 from fedtrain.methods.promptfl import PromptFL
+from fedtrain.models import label_transformer
 from fedtrain.progress import Listener
 from fedtrain.runs.files import CHECKPOINT
 from fedtrain.runs.state import load_state
@@ -46,7 +48,8 @@ NETWORK = ("image_size=64", "epochs=1", "device=cpu", "clients_per_round=4", "he
 
 
 @pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
+def _quick(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr(label_transformer, "backbone", small_backbone)
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield

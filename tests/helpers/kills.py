@@ -14,7 +14,6 @@ import shutil
 import signal
 import sys
 import tempfile
-from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -120,17 +119,13 @@ def split_sites(top: Path, dataset: Path) -> dict[str, Any]:
 
 def fedlgt(top: Path, dataset: Path) -> dict[str, Any]:
     import torch
-    from torch import nn
+    from small_backbone import small_backbone
 
     torch.set_num_threads(1)
     from fedtrain import run
     from fedtrain.models import label_transformer
 
-    def small() -> nn.Sequential:  # instead of a ResNet: it is killed forty times
-        parts = nn.Conv2d(3, 8, 32, stride=32), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 512, 1)
-        return nn.Sequential(OrderedDict(zip(("conv1", "bn1", "relu", "layer4"), parts, strict=True)))
-
-    label_transformer.backbone = small
+    label_transformer.backbone = small_backbone  # it is killed forty times
     sets = ["rounds=2", "clients_per_round=2", "epochs=1", "image_size=64", "max_images=1", "layers=1", "hidden=32"]
     sets += ["device=cpu", "clip=tiny", 'splits=["val"]']
     (config,) = run.configs("fedlgt", dataset, ["flair"], sets)
