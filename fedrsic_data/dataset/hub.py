@@ -255,7 +255,7 @@ class HubFiles:
         raise HubError(f"{fetched}: disappears as soon as it is downloaded; choose another cache with FEDKIT_CACHE")
 
     def prove_tables(self) -> None:
-        """See ``Files.prove_tables``: they are proved when they are fetched, and only fetched to be read."""
+        """Do nothing: tables are verified when they are fetched, and fetched only to be read."""
 
     def parquet(self, name: str) -> Any:
         if name in (self.manifest.plan.path, self.manifest.clients.path):

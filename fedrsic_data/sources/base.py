@@ -113,7 +113,7 @@ class ClassFolders:
         return self.name
 
     def index(self, path: Path, *, allow_partial: bool = False) -> Index:
-        """See ``Source.index``. Classes without an image are not in the label space of a partial copy."""
+        """Read names and labels. Classes without an image are not in the label space of a partial copy."""
         found = classfolders.find(path, self.name, self.classes, self.facts.layout)
         counts = {name: len(found.files[name]) for name in self.classes if name in found.files}
         missing = self._missing(path, counts, allow_partial)

@@ -123,7 +123,7 @@ class Coco:
         )
 
     def index(self, path: Path, *, allow_partial: bool = False) -> Index:
-        """See ``Source.index``. A copy is complete if every image that its annotation files list is there."""
+        """Read names and labels. A copy is complete if every image that its annotation files list is there."""
         year = self.settings.year
         tree = Tree(path, [remote.filename for remote in self.facts.downloads])
         annotations = tree.files("annotations")

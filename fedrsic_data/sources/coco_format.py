@@ -94,7 +94,7 @@ def read(root: Path, _: AnnotatedSettings) -> Annotations:
 
 
 def mark(root: Path, paths: Sequence[str]) -> str | None:
-    """See ``Annotated.mark``."""
+    """The file that shows this format; see ``Annotated.mark``."""
     return next((path for path in paths if path.lower().endswith(".json") and _is_coco(root / path)), None)
 
 

@@ -87,7 +87,7 @@ class Flair:
         return self.name
 
     def index(self, path: Path, *, allow_partial: bool = False) -> Index:
-        """See ``Source.index``. The label spaces are those of the metadata, whichever images are there."""
+        """Read names and labels. The label spaces are those of the metadata, whichever images are there."""
         with reading(path):
             found = _look(path)
             if found.metadata:

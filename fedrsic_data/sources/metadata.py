@@ -103,7 +103,7 @@ def read(root: Path, its: MetadataSettings) -> Annotations:
 
 
 def mark(_: Path, paths: Sequence[str]) -> str | None:
-    """See ``Annotated.mark``."""
+    """The file that shows this format; see ``Annotated.mark``."""
     return next((path for path in paths if posixpath.basename(path) in (*NAMES, _UNREAD)), None)
 
 

@@ -112,7 +112,7 @@ class ColumnsSource:
         )
 
     def index(self, path: Path, *, allow_partial: bool = False) -> Index:
-        """See ``Source.index``. A copy is known to be partial only where the Hub says so in the names of folders."""
+        """Read names and labels. A copy is known to be partial only where the Hub says so in the names of folders."""
         return self.look(path, allow_partial=allow_partial)[1]
 
     def look(self, path: Path, *, allow_partial: bool = False) -> tuple[ColumnsSettings, Index]:

@@ -126,7 +126,7 @@ class Voc:
         )
 
     def index(self, path: Path, *, allow_partial: bool = False) -> Index:
-        """See ``Source.index``. A copy is complete if every image that its lists name is there."""
+        """Read names and labels. A copy is complete if every image that its lists name is there."""
         tree = Tree(path, [remote.filename for remote in self.facts.downloads])
         years = {year: _Year.of(tree, year) for year in sorted({year for year, _ in _LISTS[self.settings.years]})}
         wanted = _LISTS[self.settings.years]

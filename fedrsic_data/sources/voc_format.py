@@ -116,7 +116,7 @@ def _found(
 
 
 def mark(root: Path, paths: Sequence[str]) -> str | None:
-    """See ``Annotated.mark``."""
+    """The file that shows this format; see ``Annotated.mark``."""
     for path in [path for path in paths if path.lower().endswith(".xml")][:_TRIED]:
         try:
             voc_xml.read(annotated.small(root, path))

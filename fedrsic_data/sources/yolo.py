@@ -81,7 +81,7 @@ def read(root: Path, its: AnnotatedSettings) -> Annotations:
 
 
 def mark(root: Path, paths: Sequence[str]) -> str | None:
-    """See ``Annotated.mark``."""
+    """The file that shows this format; see ``Annotated.mark``."""
     texts = [path for path in paths if path.endswith(".txt")]
     stems = {candidate for path in paths if is_image(posixpath.basename(path)) for candidate in _candidates(path)}
     for path in [path for path in texts if path in stems][:_TRIED]:

@@ -46,7 +46,7 @@ class Ray:
         self.cpus = cpus
 
     def run(self, tasks: Iterator[Task], containers: Containers, folder: Path) -> Iterator[tuple[Task, Receipt]]:
-        """See ``BuildEngine.run``; twice as many tasks wait or run as there are CPUs."""
+        """Run tasks, see ``BuildEngine.run``; twice as many tasks wait or run as there are CPUs."""
         with _connected(self.address, self.cpus) as ray:
             remote = ray.remote(write).options(num_cpus=1, max_retries=_RETRIES, retry_exceptions=[OSError])
             held, where = ray.put(dict(containers)), folder.resolve()

@@ -20,7 +20,7 @@ class Threads:
     shared = False
 
     def run(self, tasks: Iterator[Task], containers: Containers, folder: Path) -> Iterator[tuple[Task, Receipt]]:  # noqa: ARG002
-        """See ``BuildEngine.run``; the rows have their containers already."""
+        """Run tasks, see ``BuildEngine.run``; the rows have their containers already."""
         with ThreadPoolExecutor(_WORKERS) as pool:
 
             def submit(task: Task) -> Future[Receipt]:

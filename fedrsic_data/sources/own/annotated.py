@@ -131,7 +131,7 @@ class Annotated:
         return common.facts(its.title or self.name or self.kind, its.licence, its.citation, self.layout, hub=None)
 
     def index(self, path: Path, *, allow_partial: bool = False) -> Index:  # noqa: ARG002
-        """See ``Source.index``. An annotation of an image that is not there is refused, whatever ``allow_partial``."""
+        """Read names and labels. An annotation of an image that is not there is refused, whatever ``allow_partial``."""
         return self.look(path)[1]
 
     def look(self, path: Path) -> tuple[AnnotatedSettings, Index]:

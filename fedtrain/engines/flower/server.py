@@ -223,14 +223,14 @@ class Sites:
             self._since[update.client] = round_
 
     def aggregate(self, server: State, updates: Iterable[Update]) -> State:
-        """See ``rounds.Clients.aggregate``; with central privacy, the noisy mean."""
+        """Aggregate updates; with central privacy, the noisy mean. See ``rounds.Clients.aggregate``."""
         if self._central is None:
             return self._method.aggregate(server, updates)
         noisy = self._central.noisy([self._replies[update.client] for update in updates], self._context.device)
         return {n: noisy[n].to(value) if value.is_floating_point() else value for n, value in server.items()}
 
     def evaluate(self, shared: State, splits: Sequence[str], round_: int) -> dict[str, Evaluation]:
-        """See ``rounds.Clients.evaluate``: every client with held-out rows evaluates the model on them.
+        """Evaluate the model at every client with held-out rows; see ``rounds.Clients.evaluate``.
 
         Raises:
             FedkitError: None of them answered.
@@ -262,11 +262,11 @@ class Sites:
         return {split: merge.merged(said, count) for split, said in found.items()}
 
     def flush(self) -> dict[int, int]:
-        """See ``rounds.Clients.flush``: sites write theirs at once."""
+        """Rounds of the clients' states, which sites write at once; see ``rounds.Clients.flush``."""
         return dict(self._since)
 
     def prune(self) -> None:
-        """See ``rounds.Clients.prune``: sites do, when they are next asked."""
+        """Do nothing: sites remove old states at the next order. See ``rounds.Clients.prune``."""
 
     def _meet(self) -> None:
         """Update the list of nodes and their clients."""
