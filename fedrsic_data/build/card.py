@@ -36,7 +36,7 @@ def render(recipe: Recipe, sources: Mapping[str, SourceEntry], subsets: Mapping[
 
 
 def configs(subsets: Mapping[str, SubsetEntry]) -> list[dict[str, Any]]:
-    """How ``datasets`` finds the files of each subset."""
+    """Configs by which ``datasets`` finds the files of each subset."""
     found: list[dict[str, Any]] = []
     for name, subset in subsets.items():
         splits = dict.fromkeys(shard.split for shard in subset.shards)

@@ -23,13 +23,13 @@ DEFAULT_PARTITION = {"name": "dirichlet"}
 """The partition of a recipe that names none."""
 
 SAMPLE = "procedural sample, not real data"
-"""What a line that shows figures of a sample says of it."""
+"""Note on lines that show metrics of a sample."""
 
 SAMPLE_WARNING = (
     "procedurally rendered stand-ins, under the real class names or, for label sets, their own. Figures measured on "
     "them say nothing about the real datasets."
 )
-"""What a page about a sample says of it; the card of every built sample holds these words."""
+"""Note on pages about a sample; the card of every built sample holds these words."""
 
 By = Literal["sample", "client", "group", "source"]
 """Unit that is held out: images of every client, clients, or natural users; or the splits of the source."""
