@@ -161,7 +161,7 @@ def test_a_cluster_of_two_nodes(cluster: str, tmp_path: Path, reference: dict[st
 def test_no_cluster_there(tmp_path: Path) -> None:
     address = f"127.0.0.1:{free_port()}"
     done = fedkit(*WANTED, *SETS, "--engine", "ray", "--ray-address", address, "--out", tmp_path / "fed", **QUIET)
-    fails(2, f"--ray-address {address}", "no Ray answers", done=done)
+    fails(2, f"--ray-address {address}", "no Ray cluster answers", done=done)
     assert not list(tmp_path.glob("fed*"))
 
 
