@@ -17,8 +17,8 @@ _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 def frugal() -> None:
     """Make glibc release the memory of image windows, in a process that builds and ends.
 
-    It would otherwise keep blocks as large as the largest that was ever freed: met when the peak of a build grew by
-    14 MB from 73,500 images to 200,000. Elsewhere, nothing to do.
+    It would otherwise keep blocks as large as the largest that was ever freed: met in a build of 73,500 images, whose
+    peak was 159 MB instead of 144, and of 200,000, with 179 MB instead of 149. Elsewhere, nothing to do.
     """
     mallopt = _glibc("mallopt")
     if mallopt is not None:
