@@ -1,0 +1,54 @@
+"""The pages on Python and on experiments: every block runs, in the order of the page."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import ROOT
+
+from fedrsic_data.partition import PARTITIONERS
+from fedrsic_data.settings import decode
+from fedtrain.experiments import run
+from fedtrain.experiments.spec import Experiment
+
+
+def blocks(name: str, language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", (ROOT / "docs" / name).read_text(encoding="utf-8"), re.DOTALL)
+
+
+def test_the_page_on_python_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, object] = {"__name__": "page"}
+    try:
+        for block in blocks("python.md", "python"):
+            small = block.replace("sample=True,", "sample=True, **{'sample.per_class': 4, 'sample.size': 32},")
+            exec(compile(small, "python.md", "exec", dont_inherit=True), names)
+    finally:
+        PARTITIONERS.pop("halves", None)
+    assert len(names["split"].indices) == 20  # type: ignore[attr-defined]
+    assert (tmp_path / "runs/first/result.json").is_file()
+    owner = names["halves"].owner  # type: ignore[attr-defined]
+    assert np.array_equal(owner >= 3, np.arange(400) % 5 % 2 == 1)
+
+
+def test_the_experiment_of_its_page_is_planned(tmp_path: Path) -> None:
+    (text,) = blocks("experiments.md", "json")
+    experiment = decode(Experiment, json.loads(text), "docs")
+    datasets, runs = run.planned(experiment, tmp_path)
+    assert (len(datasets), len(runs)) == (2, 2 * 3 * 3)
+
+
+def test_the_experiment_of_its_page_runs_from_python(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (text,) = blocks("experiments.md", "json")
+    small = json.loads(text) | {"set": {"rounds": 1}, "seeds": [0], "methods": ["local", "promptfl"]}
+    small["datasets"][0]["set"] = {"alpha": [0.1], "clients": 2, "sample.per_class": 4, "sample.size": 32}
+    (tmp_path / "alpha.json").write_text(json.dumps(small))
+    (code,) = blocks("experiments.md", "python")
+    names: dict[str, object] = {}
+    exec(code, names)
+    assert not names["done"].failed  # type: ignore[attr-defined]
