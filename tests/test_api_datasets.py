@@ -131,6 +131,7 @@ def test_the_same_images_give_the_same_dataset(tmp_path: Path) -> None:
     ("given", "more", "words"),
     [
         ("fed-rsik", {}, "fed-rsik"),
+        ("fed-rsic", {"out": "s3://bucket/x"}, "s3://...: is a URL; give a local folder"),
         ("fed-rsic", {"alhpa": 1}, "did you mean 'alpha'?"),
         ("fed-rsic", {"alpha": object()}, "a setting cannot be written as JSON"),
         ("fed-rsic", {"alpha": -1}, "alpha=-1"),
@@ -149,7 +150,7 @@ def test_the_same_images_give_the_same_dataset(tmp_path: Path) -> None:
 )
 def test_bad_input_is_one_line(given: Any, more: dict[str, Any], words: str, tmp_path: Path) -> None:
     with pytest.raises(FedkitError) as caught:
-        fedrsic_data.build(given, tmp_path / "out", **{"sample": isinstance(given, str), **more})
+        fedrsic_data.build(given, **{"out": tmp_path / "out", "sample": isinstance(given, str), **more})
     assert words in str(caught.value)
     assert "\n" not in str(caught.value)
 

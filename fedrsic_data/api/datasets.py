@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from fedrsic_data import recipes
 from fedrsic_data.api import in_memory
-from fedrsic_data.build import engines, memory, pipeline
+from fedrsic_data.build import engines, pipeline
 from fedrsic_data.build.pipeline import QUIET, BuildListener
 from fedrsic_data.dataset.manifest import Manifest
 from fedrsic_data.dataset.reader import Dataset
@@ -20,8 +20,8 @@ from fedrsic_data.dataset.verify import Problem
 from fedrsic_data.derive import sites
 from fedrsic_data.derive.resplit import prepare
 from fedrsic_data.errors import UsageError
-from fedrsic_data.publish import object_store, rebuild
-from fedrsic_data.settings import encode
+from fedrsic_data.publish import rebuild
+from fedrsic_data.settings import encode, local
 from fedrsic_data.sources.locate import Places
 
 Place = str | os.PathLike[str]
@@ -95,18 +95,17 @@ def build(
         wanted, published = rebuild.recipe_of(os.fspath(recipe), changes)
     else:
         data = dict(recipe) if isinstance(recipe, Mapping) else in_memory.recipe_of(recipe, name)
-        wanted, published = recipes.from_json(recipes.override(data, **changes), "recipe"), rebuild.Expected()
+        wanted, published = recipes.from_json(recipes.override(data, **changes), "recipe"), None
+    place = Path(out) if out is not None else Path("data") / wanted.name
+    local("out", place)
     given = sources if isinstance(sources, Mapping) else {}
     folder = Path(sources) if sources is not None and not isinstance(sources, Mapping) else None
-    memory.frugal()
     planned = pipeline.prepare(wanted, Places(folder=folder, given=given, offline=offline), listener)
-    published.check_plan(planned)
-    place = os.fspath(out) if out is not None else os.fspath(Path("data") / wanted.name)
-    done = object_store.build(
-        planned, place, overwrite=overwrite, listener=listener, engine=engines.chosen(jobs=jobs), check=published.check
-    )
-    if done.uri is not None:
-        raise UsageError(f"{done.uri}: is written; open it where its files are mounted, or build into a folder")
+    if published is not None:
+        published.check_plan(planned)
+        listener = replace(listener, described=published.check)
+    engine = engines.chosen(jobs=jobs)
+    done = pipeline.build(planned, place, overwrite=overwrite, listener=listener, engine=engine)
     return Dataset(done.path)
 
 
@@ -144,7 +143,6 @@ def resplit(
         data = recipes.override(encode(old), subsets=subsets, partitioner=partitioner, sets=_texts(settings))
         return recipes.from_json(data, f"recipe of {path}", built=True)
 
-    memory.frugal()
     planned = prepare(path, change, listener)
     return Dataset(pipeline.build(planned, Path(out), overwrite=overwrite, listener=listener).path)
 
