@@ -48,7 +48,6 @@ from fedrsic_data.sources.locate import Places
 from fedtrain.methods.aggregate import WeightedMean
 from fedtrain.methods.base import Context
 from fedtrain.methods.fedlgt import FedLGT, FedLGTSettings, known_labels, states_of, uncertain, unknown_loss
-from fedtrain.methods.networks.network import Network
 from fedtrain.models.label_transformer import LabelTransformer
 
 LABELS = {"coarse": 17, "fine": 1628}
@@ -242,11 +241,17 @@ def main() -> None:
         clients = [c for c in subset.clients if subset.client(c).rows("train")]
         rows = [subset.client(c).rows("train") for c in clients]
         context = Context(subset, subset.clients, (*rows, 0), 0, device, clip="tiny")
-        method = FedLGT(context, settings)
         draws = torch.Generator().manual_seed(0)
         table = F.normalize(torch.randn(LABELS[arguments.labels], 512, generator=draws), dim=1)
         states = torch.cat([torch.zeros(1, 512), F.normalize(torch.randn(2, 512, generator=draws), dim=1)])
-        method.network = Network(context, settings, lambda: LabelTransformer(len(table), table, states))
+
+        class Drawn(FedLGT):
+            """FedLGT with random embeddings of its labels."""
+
+            def build(self) -> nn.Module:
+                return LabelTransformer(len(table), table, states)
+
+        method = Drawn(context, settings)
         files = []
         for client in clients:
             part = subset.client(client).read("train")

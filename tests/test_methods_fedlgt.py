@@ -104,7 +104,7 @@ def bound(path: Path, method: type = FedLGT, seed: int = 0, **settings: object) 
 
 
 def some(method: FedLGT | FedAvg, count: int = 3) -> list[int]:
-    rows = method.network.context.rows
+    rows = method.context.rows
     return sorted(range(len(rows)), key=lambda client: -rows[client])[:count]
 
 
@@ -157,7 +157,7 @@ def test_updates_do_not_depend_on_who_else_is_in_the_cohort(flair: Path) -> None
 
 def test_the_guide_is_in_evaluation_mode_and_leaves_no_trace(flair: Path) -> None:
     method = bound(flair)
-    network = method.network
+    network = method
     network.module.train()
     before = network.flat.state()
     counters = [m.num_batches_tracked.clone() for m in network.module.modules() if hasattr(m, "num_batches_tracked")]
@@ -176,13 +176,13 @@ def test_the_guide_is_in_evaluation_mode_and_leaves_no_trace(flair: Path) -> Non
 def test_the_guide_is_the_servers_model_of_this_round(flair: Path) -> None:
     method = bound(flair, margin=0.49)  # nearly every label is unsure
     seen: list[torch.Tensor] = []
-    judge = method.network.judge
+    judge = method.judge
 
     def spy(images: torch.Tensor) -> torch.Tensor:
-        seen.append(method.network.flat.parameters.detach().clone())
+        seen.append(method.flat.parameters.detach().clone())
         return judge(images)
 
-    method.network.judge = spy  # type: ignore[method-assign]
+    method.judge = spy  # type: ignore[method-assign]
     start = method.shared()
     list(method.train(start, [], some(method), 1))
     assert len(seen) == 3
@@ -193,7 +193,7 @@ def test_the_last_partial_batch_counts(flair: Path) -> None:
     method = bound(flair, batch=3, max_images=4)
     client = some(method, 1)[0]
     steps: list[int] = []
-    method.network.module.register_forward_hook(lambda _m, arguments, _o: steps.append(len(arguments[0])))
+    method.module.register_forward_hook(lambda _m, arguments, _o: steps.append(len(arguments[0])))
     update = next(iter(method.train(method.shared(), [], [client], 1)))
     assert steps == [4, 3, 1]  # the guide on all, then two steps
     assert update.rows == 4
@@ -201,7 +201,7 @@ def test_the_last_partial_batch_counts(flair: Path) -> None:
 
 def test_neither_frozen_tables_nor_counters_travel(flair: Path) -> None:
     frozen, learned = bound(flair), bound(flair, ule="none")
-    network = frozen.network.module
+    network = frozen.module
     trained = sum(p.numel() for p in network.parameters())
     statistics = sum(m.running_mean.numel() * 2 for m in network.modules() if hasattr(m, "running_mean"))
     update = next(iter(frozen.train(frozen.shared(), [], some(frozen, 1), 1)))
@@ -211,7 +211,7 @@ def test_neither_frozen_tables_nor_counters_travel(flair: Path) -> None:
     }
     assert all(value.is_floating_point() for value in update.shared.values())
     assert update.personal == {}
-    table = len(frozen.network.names) * network.states.shape[1]
+    table = len(frozen.names) * network.states.shape[1]
     assert learned.shared()["parameters"].numel() == trained + table
 
 
@@ -225,10 +225,8 @@ def test_statistics_stay_with_frozen_batch_norm(flair: Path) -> None:
 
 def backbone_of(method: FedLGT | FedAvg, state: State) -> torch.Tensor:
     """What a state has for the backbone: parameters and statistics."""
-    method.network.flat.load(state)
-    return torch.cat(
-        [v.reshape(-1).clone() for n, v in method.network.module.backbone.state_dict().items() if "num" not in n]
-    )
+    method.flat.load(state)
+    return torch.cat([v.reshape(-1).clone() for n, v in method.module.backbone.state_dict().items() if "num" not in n])
 
 
 @pytest.mark.parametrize("kind", [FedLGT, FedAvg])
@@ -252,7 +250,7 @@ def test_a_backbone_frozen_for_good_does_not_travel(flair: Path, settings: dict[
     start = method.shared()
     before = backbone_of(method, start)
     update = next(iter(method.train(start, [], some(method, 1), 1)))
-    trunk = sum(p.numel() for p in method.network.module.backbone.parameters())
+    trunk = sum(p.numel() for p in method.module.backbone.parameters())
     assert {n: len(v) for n, v in update.shared.items()} == {"parameters": len(whole.shared()["parameters"]) - trunk}
     assert not torch.equal(update.shared["parameters"], start["parameters"])
     assert torch.equal(backbone_of(method, update.shared), before)
@@ -265,8 +263,8 @@ def test_the_backbone_has_a_learning_rate_of_its_own(flair: Path) -> None:
     start = method.shared()
     update = next(iter(method.train(start, [], some(method, 1), 1))).shared
     moved = (update["parameters"] - start["parameters"]).abs()
-    method.network.flat.parameters.data.copy_(moved)
-    named = dict(method.network.module.named_parameters())
+    method.flat.parameters.data.copy_(moved)
+    named = dict(method.module.named_parameters())
     steps = {n: float(v.detach().max()) for n, v in named.items() if v.detach().max() > 0}
     assert {f"{v:.0e}" for n, v in steps.items() if n.startswith("backbone.")} == {"1e-05"}
     assert {f"{v:.0e}" for n, v in steps.items() if not n.startswith("backbone.")} == {"1e-03"}
@@ -277,11 +275,11 @@ def test_the_backbone_has_a_learning_rate_of_its_own(flair: Path) -> None:
 
 def test_images_that_do_not_fit_the_memory_are_decoded_again(flair: Path) -> None:
     kept, never = bound(flair), bound(flair, memory=0)
-    assert not never.network.album._kept
+    assert not never.album._kept
     one, other = (rounds(m, 2)[0] for m in (kept, never))
     assert torch.equal(one["parameters"], other["parameters"])
-    assert kept.network.album._kept
-    assert not never.network.album._kept
+    assert kept.album._kept
+    assert not never.album._kept
 
 
 @pytest.mark.parametrize(

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from fedrsic_data.settings import at_least
-from fedtrain.methods.base import Context, State
-from fedtrain.methods.lazy import functional, torch
+from fedtrain.methods.base import State
+from fedtrain.methods.lazy import functional, nn, torch
 from fedtrain.methods.networks.album import Pictures
-from fedtrain.methods.networks.network import Loss, Network, NetworkMethod, PictureSettings, label_space
+from fedtrain.methods.networks.network import Loss, NetworkMethod, PictureSettings
 
 
 @dataclass(frozen=True)
@@ -31,25 +31,24 @@ class FedAvgSettings(PictureSettings):
         at_least("mu", self.mu, 0)
 
 
-class FedAvg(NetworkMethod):
+class FedAvg(NetworkMethod[FedAvgSettings]):
     """FedAvg (arXiv 1602.05629), or FedProx (arXiv 1812.06127, equation 2): what FedLGT is compared with."""
 
     Settings = FedAvgSettings
     rounds: ClassVar[int] = 50
     clients_per_round: ClassVar[int] = 50
 
-    def __init__(self, context: Context, settings: FedAvgSettings) -> None:
+    def build(self) -> nn.Module:
+        """ResNet-18 with a linear layer."""
         from fedtrain.models.label_transformer import LinearHead
 
-        super().__init__(context, settings)
-        names, _ = label_space(context, settings.labels)
-        self.network = Network(context, settings, lambda: LinearHead(len(names)))
+        return LinearHead(len(self.names))
 
     def loss(self, client: int, pictures: Pictures, shared: State, round_: int) -> Loss:  # noqa: ARG002
         """Binary cross-entropy summed over labels and images, and the proximal term."""
 
         def loss(images: torch.Tensor, targets: torch.Tensor, rows: torch.Tensor, epoch: int) -> torch.Tensor:  # noqa: ARG001
-            logits = self.network.module(images).float()
+            logits = self.module(images).float()
             value = functional.binary_cross_entropy_with_logits(logits, targets.float(), reduction="sum")
             if self.settings.mu:
                 value = value + self.settings.mu / 2 * self._distance(shared["parameters"])
@@ -59,5 +58,5 @@ class FedAvg(NetworkMethod):
 
     def _distance(self, start: torch.Tensor) -> torch.Tensor:
         """Squared distance of the live parameters to the server's, with a gradient."""
-        trained = [p.reshape(-1) for p in self.network.flat.trained]
+        trained = [p.reshape(-1) for p in self.flat.trained]
         return (torch.cat(trained) - start).square().sum()

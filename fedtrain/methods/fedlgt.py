@@ -12,9 +12,9 @@ from typing import ClassVar, Literal
 
 from fedrsic_data.errors import UsageError
 from fedtrain.methods.base import Context, State
-from fedtrain.methods.lazy import functional, torch
+from fedtrain.methods.lazy import functional, nn, torch
 from fedtrain.methods.networks.album import Pictures
-from fedtrain.methods.networks.network import Loss, Network, NetworkMethod, PictureSettings, label_space
+from fedtrain.methods.networks.network import Loss, NetworkMethod, PictureSettings
 from fedtrain.seeds import generator
 
 
@@ -62,7 +62,7 @@ class FedLGTSettings(PictureSettings):
                 raise UsageError(f"{name}={getattr(self, name)} should be at least 1")
 
 
-class FedLGT(NetworkMethod):
+class FedLGT(NetworkMethod[FedLGTSettings]):
     """FedLGT (arXiv 2312.07165) and its ablations.
 
     Deviations: no dropout on attention weights (see ``fedtrain.models.label_transformer.Layer``); the server's model
@@ -78,33 +78,32 @@ class FedLGT(NetworkMethod):
     def __init__(self, context: Context, settings: FedLGTSettings) -> None:
         from fedtrain.models import clip
         from fedtrain.models.label_text import embed, told
-        from fedtrain.models.label_transformer import LabelTransformer
 
-        super().__init__(context, settings)
-        names, counts = label_space(context, settings.labels)
         encoder = clip.load(context.clip, context.device)
         if encoder.embed_dim % settings.heads:
             raise UsageError(f"heads={settings.heads}: should divide the text encoder's {encoder.embed_dim} features")
         context.say("encoding the labels")
         words = "name" if settings.ule == "none" else settings.ule
-        labels, states = embed(encoder, told(context.subset.entry, settings.labels, words, encoder), context.cache)
-        if settings.state_embeddings == "none":
-            states = torch.zeros_like(states)
-
-        def build() -> LabelTransformer:
-            return LabelTransformer(
-                len(names),
-                None if settings.ule == "none" else labels,
-                states,
-                heads=settings.heads,
-                layers=settings.layers,
-                hidden=settings.hidden,
-                dropout=settings.dropout,
-            )
-
+        texts = told(context.subset.entry, settings.labels, words, encoder)
+        self._labels, self._states = embed(encoder, texts, context.cache)
+        super().__init__(context, settings)
         self.counts_labels = settings.class_weights == "inverse"  # a server then tells its sites the counts of all
-        self.network = Network(context, settings, build)
-        self.weights = _weights(counts).to(context.device) if settings.class_weights == "inverse" else None
+        self.weights = _weights(self.counts).to(context.device) if self.counts_labels else None
+
+    def build(self) -> nn.Module:
+        """The transformer over the labels' embeddings and the states'."""
+        from fedtrain.models.label_transformer import LabelTransformer
+
+        settings, states = self.settings, self._states
+        return LabelTransformer(
+            len(self.names),
+            None if settings.ule == "none" else self._labels,
+            torch.zeros_like(states) if settings.state_embeddings == "none" else states,
+            heads=settings.heads,
+            layers=settings.layers,
+            hidden=settings.hidden,
+            dropout=settings.dropout,
+        )
 
     def loss(self, client: int, pictures: Pictures, shared: State, round_: int) -> Loss:  # noqa: ARG002
         """Binary cross-entropy summed over the unknown labels of every image of a batch.
@@ -114,7 +113,7 @@ class FedLGT(NetworkMethod):
         settings, count = self.settings, len(pictures.targets)
         unsure = torch.zeros_like(pictures.targets)
         if settings.ca_mle:
-            unsure = uncertain(self.network.judge(pictures.images), settings.margin)
+            unsure = uncertain(self.judge(pictures.images), settings.margin)
         dropout = generator(
             self.context.seed, "dropout", round_, self.context.number(client), device=self.context.device
         )
@@ -126,7 +125,7 @@ class FedLGT(NetworkMethod):
                 most = settings.known if settings.label_masks else 0.0
                 masks[epoch] = known_labels(count, targets.shape[1], most, draws).to(targets.device)
             known = masks[epoch][rows] & ~unsure[rows]
-            logits = self.network.module(images, states_of(targets, known), dropout)
+            logits = self.module(images, states_of(targets, known), dropout)
             return unknown_loss(logits, targets, known, self.weights)
 
         return loss

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, TypeAlias
+from typing import Any, ClassVar, Generic, Literal, TypeAlias, TypeVar
 
 from fedrsic_data.errors import DownloadError, UsageError
 from fedrsic_data.settings import at_least, positive
@@ -74,24 +74,34 @@ class PictureSettings:
             raise UsageError(f"image_size={self.image_size} should be from 64 to 2,048 pixels")
 
 
-class Network:
-    """One network on a federation's images: in memory once, whatever the cohort.
+S = TypeVar("S", bound=PictureSettings)
+
+
+class NetworkMethod(Method, Generic[S]):
+    """A method that trains one network on clients' own images, client after client; all of it is shared.
+
+    A subclass gives ``build`` and ``loss``. The network is in memory once, whatever the cohort.
 
     Attributes:
         names: Names of the labels, in index order.
         counts: Training rows of each.
+        album: The images.
         module: The network.
         flat: Its trained parameters and statistics.
     """
 
-    def __init__(self, context: Context, settings: PictureSettings, build: Callable[[], nn.Module]) -> None:
-        """Draws fresh weights from the run's seed, and loads the backbone's where they are wanted.
+    settings: S
+    multi_label: ClassVar[bool] = True
+    files: ClassVar[tuple[str, ...]] = ("backbone_weights",)
+
+    def __init__(self, context: Context, settings: S) -> None:
+        """Draws fresh weights from the run's seed, and loads the backbone's if the settings name some.
 
         Raises:
             UsageError: There are no fine labels, or the weights do not fit.
             DownloadError: The weights cannot be had.
         """
-        self.context, self.settings = context, settings
+        super().__init__(context, settings)
         self.names, self.counts = label_space(context, settings.labels)
         recipe = context.subset.dataset.manifest.recipe
         size = settings.image_size or (max(64, recipe.sample.size) if recipe.sample else 256)
@@ -99,7 +109,7 @@ class Network:
         self.album = Album(context.subset, column, len(self.names), size, context.device, settings.memory)
         with torch.random.fork_rng(devices=[]):  # modules draw their weights from torch's default generator
             torch.manual_seed(generator(context.seed, "weights").initial_seed())
-            self.module = build()
+            self.module = self.build()
         weights = settings.backbone_weights
         weights = ("none" if recipe.sample else "imagenet") if weights == "auto" else weights
         if weights != "none":
@@ -107,6 +117,56 @@ class Network:
         if settings.freeze_backbone == "always":
             self._backbone.requires_grad_(False)
         self.flat = Flat(self.module.to(context.device))
+
+    def build(self) -> nn.Module:
+        """A fresh network that has a ``backbone``: images ``[B, 3, H, W]`` to logits ``[B, L]``."""
+        raise NotImplementedError
+
+    def loss(self, client: int, pictures: Pictures, shared: State, round_: int) -> Loss:
+        """The loss of a client in a round; called while the network is the server's.
+
+        Args:
+            client: Its number.
+            pictures: The images that it trains on.
+            shared: The server's state.
+            round_: Which round.
+        """
+        raise NotImplementedError
+
+    def shared(self) -> State:
+        """Trained parameters and batch-norm statistics, no table and no counter."""
+        return self.flat.state()
+
+    def train(self, shared: State, personal: Sequence[State], clients: Sequence[int], round_: int) -> Iterator[Update]:  # noqa: ARG002
+        """Trains clients in turn; see ``Method.train``."""
+        return (self._trained(shared, client, round_) for client in clients)
+
+    def evaluate(self, shared: State, personal: Callable[[int], State], split: str) -> Evaluation:  # noqa: ARG002
+        """Judges the server's network on a whole split; see ``figures``."""
+        return self.figures(self.scores(shared, split))
+
+    def scores(self, shared: State, split: str) -> State:
+        """Probabilities ``scores`` float32 and ``targets`` bool, ``[N, L]``, and ``owner`` int64 ``[N]`` of a split."""
+        self.flat.load(shared)
+        parts = [(self.judge(p.images), p.targets, p.owner) for p in self.album.split(split)]
+        names = ("scores", "targets", "owner")
+        return dict(zip(names, map(torch.cat, zip(*parts, strict=True)), strict=True)) if parts else {}
+
+    def figures(self, scores: State) -> Evaluation:
+        """Figures of scores of all clients; ``AP/<label>`` for up to 100 labels, but not of a site by itself."""
+        if not scores:
+            return Evaluation({})
+        judged, targets, owner = (scores[name] for name in ("scores", "targets", "owner"))
+        figures, names = multilabel.figures(judged, targets, top=3), self.names
+        if len(names) <= 100 and not self.context.numbers:
+            each = multilabel.average_precision(judged, targets)
+            figures |= {f"AP/{name}": 100 * float(ap) for name, ap in zip(names, each, strict=True)}
+        clients = len(self.context.clients)
+        return Evaluation(
+            metrics=figures,
+            clients={"O-F1 of clients": multilabel.overlap(judged, targets, owner, clients).tolist()},
+            rows=torch.bincount(owner, minlength=clients).tolist(),
+        )
 
     @property
     def _backbone(self) -> nn.Module:
@@ -123,18 +183,11 @@ class Network:
         )
         return whole.take(drawn[:most].sort().values.to(whole.owner.device))
 
-    def train(self, shared: State, client: int, round_: int, pictures: Pictures, loss: Loss) -> Update:
-        """Trains at one client from the server's state.
-
-        Args:
-            shared: From ``flat.state()``.
-            client: Its number.
-            round_: Which round.
-            pictures: Its images.
-            loss: The loss to minimise; the method sums or averages it over the batch.
-        """
-        settings, count = self.settings, len(pictures.owner)
+    def _trained(self, shared: State, client: int, round_: int) -> Update:
+        pictures = self.pictures(client, round_)
         self.flat.load(shared)
+        loss = self.loss(client, pictures, shared, round_)
+        settings, count = self.settings, len(pictures.owner)
         frozen = settings.freeze_backbone == "always" or round_ <= settings.freeze_backbone
         groups = self._groups(frozen)
         learning = [part for group in groups for part in group["params"]]
@@ -203,69 +256,6 @@ def label_space(context: Context, labels: str) -> tuple[tuple[str, ...], tuple[i
     if entry.fine is None:
         raise UsageError(f"labels=fine: {context.subset.name} has no finer labels; use labels=coarse")
     return entry.fine.classes, entry.fine.train_counts
-
-
-class NetworkMethod(Method):
-    """A method that trains one network on clients' own images, client after client; all of it is shared.
-
-    A subclass binds ``network`` in its ``__init__`` and gives ``loss``.
-
-    Attributes:
-        network: The network on the federation's images.
-    """
-
-    multi_label: ClassVar[bool] = True
-    files: ClassVar[tuple[str, ...]] = ("backbone_weights",)
-    network: Network
-
-    def loss(self, client: int, pictures: Pictures, shared: State, round_: int) -> Loss:
-        """The loss of a client in a round; called while the network is the server's.
-
-        Args:
-            client: Its number.
-            pictures: The images that it trains on.
-            shared: The server's state.
-            round_: Which round.
-        """
-        raise NotImplementedError
-
-    def shared(self) -> State:
-        """Trained parameters and batch-norm statistics, no table and no counter."""
-        return self.network.flat.state()
-
-    def train(self, shared: State, personal: Sequence[State], clients: Sequence[int], round_: int) -> Iterator[Update]:  # noqa: ARG002
-        """Trains clients in turn; see ``Method.train``."""
-        for client in clients:
-            pictures = self.network.pictures(client, round_)
-            self.network.flat.load(shared)
-            yield self.network.train(shared, client, round_, pictures, self.loss(client, pictures, shared, round_))
-
-    def evaluate(self, shared: State, personal: Callable[[int], State], split: str) -> Evaluation:  # noqa: ARG002
-        """Judges the server's network on a whole split; see ``figures``."""
-        return self.figures(self.scores(shared, split))
-
-    def scores(self, shared: State, split: str) -> State:
-        """Probabilities ``scores`` float32 and ``targets`` bool, ``[N, L]``, and ``owner`` int64 ``[N]`` of a split."""
-        self.network.flat.load(shared)
-        parts = [(self.network.judge(p.images), p.targets, p.owner) for p in self.network.album.split(split)]
-        names = ("scores", "targets", "owner")
-        return dict(zip(names, map(torch.cat, zip(*parts, strict=True)), strict=True)) if parts else {}
-
-    def figures(self, scores: State) -> Evaluation:
-        """Figures of scores of all clients; ``AP/<label>`` for up to 100 labels, but not of a site by itself."""
-        if not scores:
-            return Evaluation({})
-        judged, targets, owner = (scores[name] for name in ("scores", "targets", "owner"))
-        figures, names = multilabel.figures(judged, targets, top=3), self.network.names
-        if len(names) <= 100 and not self.context.numbers:
-            each = multilabel.average_precision(judged, targets)
-            figures |= {f"AP/{name}": 100 * float(ap) for name, ap in zip(names, each, strict=True)}
-        clients = len(self.context.clients)
-        return Evaluation(
-            metrics=figures,
-            clients={"O-F1 of clients": multilabel.overlap(judged, targets, owner, clients).tolist()},
-            rows=torch.bincount(owner, minlength=clients).tolist(),
-        )
 
 
 def _load_backbone(backbone: nn.Module, weights: str) -> None:
