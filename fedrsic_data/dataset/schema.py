@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 TRAIN, NOVEL = "train", "novel"
@@ -90,6 +91,12 @@ def class_names(schema: pa.Schema, column: str = "label") -> tuple[str, ...]:
 def whole(column: pa.ChunkedArray) -> pa.Array:
     """A column in one piece; not copied where it is in one already."""
     return column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
+
+
+def repeated(column: pa.Array | pa.ChunkedArray) -> pa.Array:
+    """The values that a column has more than once, in the order in which they first occur."""
+    counts = pc.value_counts(column)
+    return counts.field("values").filter(pc.greater(counts.field("counts"), 1))
 
 
 def content_digest(table: pa.Table) -> str:

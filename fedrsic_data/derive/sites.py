@@ -27,7 +27,7 @@ from fedrsic_data.build.workspace import place
 from fedrsic_data.dataset import manifest, schema, skew
 from fedrsic_data.dataset.manifest import CARD, CLIENTS, PLAN, Manifest, Plan, Shard, SubsetEntry
 from fedrsic_data.dataset.reader import Dataset, Subset
-from fedrsic_data.dataset.schema import TRAIN
+from fedrsic_data.dataset.schema import TRAIN, repeated
 from fedrsic_data.errors import OutputError, UsageError, VerificationError, translated
 from fedrsic_data.files.atomic import file_digest
 from fedrsic_data.settings import at_least
@@ -165,8 +165,7 @@ class _Rows:
     def of(cls, subset: Subset, clients: tuple[str, ...]) -> _Rows:
         whole = subset.client_table
         table = whole.filter(pc.is_in(whole.column("client_id"), value_set=pa.array(clients, pa.string())))
-        counts = pc.value_counts(whole.column("file")).to_pylist()
-        return cls(subset, clients, table, frozenset(e["values"] for e in counts if e["counts"] > 1))
+        return cls(subset, clients, table, frozenset(repeated(whole.column("file")).to_pylist()))
 
     def paths(self) -> list[str]:
         """Where the shards of these clients go, in the order of their rows."""

@@ -13,6 +13,7 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from fedrsic_data.dataset.schema import repeated
 from fedrsic_data.errors import UsageError
 from fedrsic_data.files.atomic import file_digest
 
@@ -77,9 +78,7 @@ def locate(wanted: pa.Array, ids: pa.ChunkedArray, path: Path) -> NDArray[np.int
         return np.arange(len(wanted))
     if ids.null_count:
         raise UsageError(f"{path}: {ids.null_count:,} rows have no sample_id")
-    if len(ids.unique()) < len(ids):
-        counted = pc.value_counts(ids)
-        twice = counted.field("values").filter(pc.greater(counted.field("counts"), 1))
+    if len(twice := repeated(ids)):
         raise UsageError(f"{path}: {_some(twice)} more than once; keep one row each")
     found = pc.index_in(wanted, value_set=ids)
     if found.null_count:

