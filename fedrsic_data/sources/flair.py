@@ -16,7 +16,7 @@ from __future__ import annotations
 import os
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -160,9 +160,9 @@ def _native(path: Path, found: _Found, allow_partial: bool) -> Index:
         stamp=[stamp, images.stamp],
         newest=max(newest, images.newest),
         left_out=(
-            *_left_out(f"listed in {metadata.name} and absent", [f"{name}.jpg" for name in absent[:5]], len(absent)),
-            *_left_out(f"not listed in {metadata.name}", [f"{name}.jpg" for name in unlisted[:5]], len(unlisted)),
-            *_left_out("not named as an image of the set", sorted(images.foreign)[:5], len(images.foreign)),
+            *LeftOut.of(f"listed in {metadata.name} and absent", [f"{name}.jpg" for name in absent]),
+            *LeftOut.of(f"not listed in {metadata.name}", [f"{name}.jpg" for name in unlisted]),
+            *LeftOut.of("not named as an image of the set", sorted(images.foreign)),
         ),
         missing=(f"{len(absent):,} of {len(ids):,} images are absent",) if len(absent) else (),
     )
@@ -251,11 +251,6 @@ def _packed(archives: Sequence[Path], *, listed: bool) -> _Images:
 
 def _ids(names: Iterable[str]) -> NDArray[np.int64]:
     return np.fromiter((int(match[1]) for match in map(IMAGE.fullmatch, names) if match), np.int64)
-
-
-def _left_out(reason: str, examples: Sequence[str], count: int) -> Iterator[LeftOut]:
-    if count:
-        yield LeftOut(reason, count, tuple(examples))
 
 
 def _numbered(rows: NDArray[np.int64]) -> pa.Array:
