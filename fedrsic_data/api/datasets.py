@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -101,9 +101,7 @@ def build(
     given = sources if isinstance(sources, Mapping) else {}
     folder = Path(sources) if sources is not None and not isinstance(sources, Mapping) else None
     planned = pipeline.prepare(wanted, Places(folder=folder, given=given, offline=offline), listener)
-    if published is not None:
-        published.check_plan(planned)
-        listener = replace(listener, described=published.check)
+    listener = rebuild.comparing(published, planned, listener)
     engine = engines.chosen(jobs=jobs)
     done = pipeline.build(planned, place, overwrite=overwrite, listener=listener, engine=engine)
     return Dataset(done.path)

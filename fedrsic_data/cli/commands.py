@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -96,9 +95,7 @@ def build(
     memory.frugal()
     with listening(quiet=json) as listener:
         planned = pipeline.prepare(wanted, places, listener)
-        if published is not None:
-            published.check_plan(planned)
-            listener = replace(listener, described=published.check)
+        listener = rebuild.comparing(published, planned, listener)
         if dry_run:
             answer(tables.planned(planned), json)
             return

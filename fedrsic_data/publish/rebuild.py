@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, Literal
 
 from fedrsic_data.build.finish import writer
+from fedrsic_data.build.pipeline import BuildListener
 from fedrsic_data.build.plan import Planned
 from fedrsic_data.dataset import manifest
 from fedrsic_data.dataset.hub import HubFiles
@@ -36,6 +38,18 @@ def recipe_of(name: str, changes: Mapping[str, Any]) -> tuple[Recipe, Published 
         )
     published = Published(name)
     return published.manifest.recipe, published
+
+
+def comparing(published: Published | None, planned: Planned, listener: BuildListener) -> BuildListener:
+    """The listener of a build that must give what was published, if anything: the plan is compared at once.
+
+    Raises:
+        VerificationError: The plan is another one.
+    """
+    if published is None:
+        return listener
+    published.check_plan(planned)
+    return replace(listener, described=published.check)
 
 
 def command(recipe: Recipe, where: str) -> str:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fedrsic_data.answer import Shown, as_json, csv_cell, markdown, plain, together
+from fedrsic_data.answer import Shown, as_json, csv_cell, markdown, table, together
 from fedrsic_data.dataset.recipe import SAMPLE
 from fedrsic_data.errors import UsageError
 from fedrsic_data.settings import encode, suggest
@@ -174,7 +174,7 @@ def _as_text(groups: Sequence[Group]) -> RenderableType:
 def _as_markdown(groups: Sequence[Group]) -> str:
     tables = [("figure", title, _by_row(columns)) for title, columns in _by_subset(groups).items()]
     tables += [("method", title, rows) for title, rows in as_papers(groups).items()]
-    return "\n".join(_markdown_table(*table) for table in tables)
+    return "\n".join(_markdown_table(*parts) for parts in tables)
 
 
 def _markdown_table(corner: str, title: str, rows: Mapping[str, Mapping[str, str]]) -> str:
@@ -249,17 +249,9 @@ def _table(corner: str, columns: Mapping[str, Mapping[str, str]]) -> RenderableT
 
 
 def _rows(corner: str, rows: Mapping[str, Mapping[str, str]], *, right: bool = False) -> RenderableType:
-    from rich import box
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column(corner, overflow="fold")
-    for name in _names(rows):
-        table.add_column(Text(plain(name)), justify="right" if right else "left", overflow="fold")
-    for name, cells in rows.items():
-        table.add_row(*(Text(plain(cell)) for cell in (name, *cells.values())))
-    return table
+    header = [corner, *_names(rows)]
+    cells = [[name, *row.values()] for name, row in rows.items()]
+    return table(header, cells, right=range(1, len(header)) if right else ())
 
 
 def _verbatim(text: str) -> RenderableType:

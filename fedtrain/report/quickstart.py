@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fedrsic_data.answer import Shown, together
+from fedrsic_data.answer import Shown, table, together
 from fedrsic_data.dataset.recipe import SAMPLE
 from fedtrain import run
 from fedtrain.progress import QUIET, Listener
@@ -128,19 +128,14 @@ def _text(
     datasets: Mapping[str, Path],
     out: Path,
 ) -> RenderableType:
-    from rich import box
-    from rich.table import Table
-
     parts: list[RenderableType] = []
     for part in tour:
-        table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-        table.add_column("method")
-        table.add_column(part.figure, justify="right")
-        table.add_column("numbers sent, client and round", justify="right")
+        rows = []
         for method, facts in tables[part.subset]:
             value = facts[part.figure]
-            table.add_row(method, "-" if value is None else f"{value:.1f}", f"{facts['sent']:,}")
-        parts += [f"{part.subset} ({SAMPLE}): {part.words}", table]
+            rows.append([method, "-" if value is None else f"{value:.1f}", f"{facts['sent']:,}"])
+        header = ["method", part.figure, "numbers sent, client and round"]
+        parts += [f"{part.subset} ({SAMPLE}): {part.words}", table(header, rows, right=(1, 2))]
     scenes, report = shlex.quote(str(datasets[tour[0].subset])), out / "report.html"
     steps = [
         "next:",
