@@ -119,6 +119,19 @@ hints_of: Callable[[Any], dict[str, Any]] = cache(_hints)
 """The annotations of a dataclass's fields, by name."""
 
 
+def texts(values: Mapping[str, Any]) -> list[str]:
+    """Settings as ``key=value`` texts, the inverse of ``assigned`` and ``parsed``.
+
+    Raises:
+        UsageError: JSON has no form for a value.
+    """
+    try:
+        plain = {key: isinstance(value, str) and parsed(value) == value for key, value in values.items()}
+        return [f"{key}={value if plain[key] else json.dumps(value)}" for key, value in values.items()]
+    except TypeError as error:
+        raise UsageError(f"a setting cannot be written as JSON ({error})") from None
+
+
 def hint_at(cls: type, path: Iterable[str]) -> Any:
     """The annotation of the setting that a path of keys leads to, below a dataclass; ``Any`` where nothing says."""
     hint: Any = cls

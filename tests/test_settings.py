@@ -10,7 +10,7 @@ import pytest
 from fedrsic_data.cli import new_recipe
 from fedrsic_data.errors import UsageError
 from fedrsic_data.recipes import override
-from fedrsic_data.settings import assigned, decode, encode, hint_at, parsed
+from fedrsic_data.settings import assigned, decode, encode, hint_at, parsed, texts
 from fedtrain.config import RunConfig, changed
 
 
@@ -92,6 +92,18 @@ def test_a_typed_value_has_one_meaning(text: str, meaning: object) -> None:
 def test_a_number_is_text_where_the_setting_is_text() -> None:
     assert (parsed("2024", str), parsed("007", str | None), parsed("1e3", int | None)) == ("2024", "007", 1000.0)
     assert (parsed("none", str | None), parsed("true", str)) == (None, True)
+
+
+@pytest.mark.parametrize(
+    "value", [None, True, 3, 0.5, [1, "a"], "uc", "none", "True", "2024", '"x"', "a=b", "", {"test": None}]
+)
+def test_a_setting_is_written_as_it_is_read(value: object) -> None:
+    (text,) = texts({"key": value})
+    key, typed = assigned(text)
+    assert (key, parsed(typed)) == ("key", value)
+    assert texts({"a": "uc", "b": 1}) == ["a=uc", "b=1"]
+    with pytest.raises(UsageError, match="a setting cannot be written as JSON"):
+        texts({"key": object()})
 
 
 @pytest.mark.parametrize("text", ["lr", "=3", ""])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -21,7 +20,7 @@ from fedrsic_data.derive import sites
 from fedrsic_data.derive.resplit import prepare
 from fedrsic_data.errors import UsageError
 from fedrsic_data.publish import rebuild
-from fedrsic_data.settings import encode, local
+from fedrsic_data.settings import encode, local, texts
 from fedrsic_data.sources.locate import Places
 
 Place = str | os.PathLike[str]
@@ -89,7 +88,7 @@ def build(
         "subsets": list(subsets),
         "partitioner": partitioner,
         "sample": sample,
-        "sets": _texts(settings),
+        "sets": texts(settings),
     }
     if isinstance(recipe, str | os.PathLike):
         wanted, published = rebuild.recipe_of(os.fspath(recipe), changes)
@@ -138,7 +137,7 @@ def resplit(
     path = _folder(dataset)
 
     def change(old: Recipe) -> Recipe:
-        data = recipes.override(encode(old), subsets=subsets, partitioner=partitioner, sets=_texts(settings))
+        data = recipes.override(encode(old), subsets=subsets, partitioner=partitioner, sets=texts(settings))
         return recipes.from_json(data, f"recipe of {path}", built=True)
 
     planned = prepare(path, change, listener)
@@ -224,11 +223,3 @@ def _folder(dataset: Dataset | Place) -> Path:
     if "://" in dataset.where:
         raise UsageError(f"{dataset.where}: is on the Hub, and a folder is needed; download it with: hf download")
     return dataset.folder
-
-
-def _texts(settings: Mapping[str, Any]) -> list[str]:
-    """Keyword arguments as the ``key=value`` texts of ``--set``."""
-    try:
-        return [f"{key}={json.dumps(value)}" for key, value in settings.items()]
-    except TypeError as error:
-        raise UsageError(f"a setting cannot be written as JSON ({error})") from None

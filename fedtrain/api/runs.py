@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -13,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from fedrsic_data.dataset.reader import Dataset, Subset
 from fedrsic_data.errors import UsageError
 from fedrsic_data.files.cache import cache_folder
-from fedrsic_data.settings import suggest
+from fedrsic_data.settings import suggest, texts
 from fedtrain.progress import QUIET, Listener
 from fedtrain.report.curves import Runs, curve, rounds_of
 from fedtrain.report.seed_table import Cell, Filled, written
@@ -152,7 +151,7 @@ def train(
     """
     from fedtrain import engines, run
 
-    config = run.draft(method, _texts(settings))
+    config = run.draft(method, texts(settings))
     chosen = _subset(data, subset)
     wanted = replace(config, manifest=chosen.dataset.where, subset=chosen.name)
     return Run(
@@ -215,10 +214,3 @@ def _subset(data: Subset | Dataset | Place, name: str | None) -> Subset:
         known = ", ".join(dataset.subsets)
         raise UsageError(f"{dataset.where}: has {len(dataset)} subsets; give one as subset=, of {known}")
     return dataset.subset(name) if name is not None else dataset[0]
-
-
-def _texts(settings: dict[str, Any]) -> list[str]:
-    try:
-        return [f"{key}={json.dumps(value)}" for key, value in settings.items()]
-    except TypeError as error:
-        raise UsageError(f"a setting cannot be written as JSON ({error})") from None

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from fedrsic_data.errors import UsageError
-from fedrsic_data.settings import suggest
+from fedrsic_data.settings import suggest, texts
 from fedtrain import run
-from fedtrain.experiments.spec import AXES, Data, Experiment, Trained, texts, varied, varying
+from fedtrain.experiments.spec import AXES, Data, Experiment, Trained, varied, varying
 
 _KEPT = ("seed", "device")
 """Settings that the experiment or the command gives, and no ``set`` may."""

@@ -15,7 +15,7 @@ from pathlib import Path
 from fedrsic_data import interrupts
 from fedrsic_data.dataset.reader import Dataset
 from fedrsic_data.derive import find
-from fedrsic_data.errors import FedkitError, OutputError, UsageError
+from fedrsic_data.errors import FedkitError, OutputError, UsageError, translated
 from fedrsic_data.files import atomic
 from fedrsic_data.recipes import from_json
 from fedrsic_data.settings import encode, local, suggest
@@ -240,11 +240,9 @@ def _filled(
 
 def _write(out: Path, tables: Sequence[seed_table.Filled]) -> None:
     """Writes every table in every form; files of these names are of this experiment."""
-    try:
+    with translated(OutputError, str(out), "cannot be written"):
         out.mkdir(exist_ok=True)
         for number, filled in enumerate(tables, 1):
             for form, suffix in _SUFFIXES.items():
                 with atomic.replacing(out / f"{number}.{suffix}") as file:
                     file.write(seed_table.written(filled, form).encode())
-    except OSError as error:
-        raise OutputError(f"{out}: cannot be written ({error.strerror})") from None

@@ -135,8 +135,3 @@ def varied(values: Values) -> Iterator[Values]:
 def varying(*of: Mapping[str, Any]) -> tuple[str, ...]:
     """Names of the settings that have several values in any of some mappings."""
     return tuple(dict.fromkeys(key for one in of for key, value in one.items() if isinstance(value, list)))
-
-
-def texts(values: Values) -> list[str]:
-    """Settings as ``key=value`` texts, the form in which ``--set`` takes them."""
-    return [f"{key}={value if isinstance(value, str) else json.dumps(value)}" for key, value in values.items()]

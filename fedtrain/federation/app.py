@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from fedrsic_data.answer import Shown, plain, together
-from fedrsic_data.errors import FedkitError, OutputError, UsageError
+from fedrsic_data.errors import FedkitError, OutputError, UsageError, translated
 from fedrsic_data.files import atomic, ownership
 from fedrsic_data.settings import local
 from fedtrain.engines.flower.site import anywhere
@@ -132,7 +132,7 @@ def write_app(
         f"{PACKAGE}/server.py": _SERVER,
         f"{PACKAGE}/site.py": _SITE,
     }
-    try:
+    with translated(OutputError, str(folder), "cannot be written", "choose another folder"):
         _ours(folder, files)
         folder.mkdir(parents=True, exist_ok=True)
         for name, text in files.items():
@@ -143,8 +143,6 @@ def write_app(
             (folder / name).parent.mkdir(exist_ok=True)
             with atomic.replacing(folder / name) as file:
                 file.write(text.encode())
-    except OSError as error:
-        raise OutputError(f"{folder}: cannot be written ({error.strerror}); choose another folder") from None
     words = [f"{folder}: the app of {method} on {manifest}", f"  its run will be in {wanted.out}, on the server"]
     words += ["next:", f"  fedkit flower run {shlex.quote(str(folder))} CONNECTION"]
     return Shown({"app": str(folder), **vars(wanted)}, together(words))

@@ -13,7 +13,7 @@ from typing import Any
 
 from fedrsic_data.answer import Shown, together
 from fedrsic_data.distribution import install
-from fedrsic_data.errors import FedkitError, UsageError
+from fedrsic_data.errors import FedkitError, UsageError, translated
 from fedrsic_data.settings import local
 from fedtrain.federation.app import OURS, PACKAGE, Wanted
 
@@ -104,10 +104,8 @@ def _flwr(*arguments: str, folder: Path | None = None) -> dict[str, Any]:
     Raises:
         FedkitError: It cannot be run, or says no JSON.
     """
-    try:
+    with translated(UsageError, "flwr", "cannot be run", install("flower")):
         done = subprocess.run(["flwr", *arguments], cwd=folder, capture_output=True, text=True, check=False)
-    except OSError as error:
-        raise UsageError(f"flwr: cannot be run ({error.strerror}); {install('flower')}") from None
     try:
         said: dict[str, Any] = json.loads(done.stdout)
     except ValueError:

@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +14,7 @@ from fedrsic_data.answer import Shown, together
 from fedrsic_data.dataset.manifest import located
 from fedrsic_data.dataset.reader import Dataset
 from fedrsic_data.dataset.recipe import SAMPLE_WARNING
-from fedrsic_data.errors import OutputError, UsageError
+from fedrsic_data.errors import OutputError, UsageError, translated
 from fedrsic_data.files import ownership
 from fedrsic_data.files.atomic import write
 from fedrsic_data.report import style
@@ -53,7 +52,7 @@ def report(paths: Sequence[Path], out: Path, *, images: bool = True) -> Shown:
     check(out)
     made = page(paths, images=images)
     html = render(made).encode()
-    with _writing(out):
+    with translated(OutputError, f"--out {out}", "cannot be written", "choose another"):
         out.parent.mkdir(parents=True, exist_ok=True)
     write(out, html)
     data = {"report": str(out), "bytes": len(html), "sections": [section.title for section in made.sections]}
@@ -93,20 +92,12 @@ def _has_runs(path: Path) -> bool:
 def check(out: Path) -> None:
     """Refuse to overwrite another file with a report, before reading anything; errors as for ``report``."""
     local("--out", out)
-    with _writing(out):
+    with translated(OutputError, f"--out {out}", "cannot be written", "choose another"):
         if out.is_dir():
             raise UsageError(f"--out {out}: is a folder; name a file, such as {out / 'report.html'}")
         if out.suffix.lower() not in (".html", ".htm"):
             raise UsageError(f"--out {out}: should end in .html")
         ownership.check_file(out, lambda text: _REPORT.match(text) is not None, "report", "choose another --out")
-
-
-@contextmanager
-def _writing(out: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise OutputError(f"--out {out}: cannot be written ({error.strerror}); choose another") from None
 
 
 def _grouped(paths: Sequence[Path], note: Callable[[str], None]) -> list[Runs]:

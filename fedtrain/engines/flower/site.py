@@ -14,7 +14,7 @@ from flwr.clientapp import ClientApp
 from flwr.clientapp.mod import LocalDpMod, fixedclipping_mod
 
 from fedrsic_data.dataset.reader import Dataset
-from fedrsic_data.errors import FedkitError, OutputError, UsageError
+from fedrsic_data.errors import FedkitError, OutputError, UsageError, translated
 from fedrsic_data.settings import decode
 from fedtrain import methods
 from fedtrain.config import digest, from_json, to_json
@@ -126,12 +126,9 @@ def _usable(place: Node) -> None:
         words = str(error).splitlines()[0][:120]
         raise UsageError(f"the node's config: device={place.device!r} cannot be used ({words}); use cpu") from None
     if place.states is not None:
-        try:
+        where = f"the node's config: state-dir={place.states!r}"
+        with translated(UsageError, where, "cannot be made", "name another folder"):
             Path(place.states).mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise UsageError(
-                f"the node's config: state-dir={place.states!r} cannot be made ({error.strerror}); name another folder"
-            ) from None
 
 
 def _trained(message: Message, context: Context, place: Node) -> RecordDict:
