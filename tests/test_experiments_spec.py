@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from fedrsic_data.errors import UsageError
-from fedtrain.experiments.spec import Experiment, Trained, load, texts, varied, varying
+from fedrsic_data.settings import texts
+from fedtrain.experiments.spec import Experiment, Trained, load, varied, varying
 
 SMALL: dict[str, Any] = {
     "fedkit": 1,
