@@ -129,16 +129,6 @@ def fedkit(*arguments: object, cwd: Path | None = None, **env: str) -> subproces
     )
 
 
-def fails(code: int, *words: str, done: subprocess.CompletedProcess[str]) -> None:
-    """One line on the standard error that says all of ``words``, and this exit code."""
-    errors = [line for line in done.stderr.splitlines() if not line.endswith(" ...")]
-    assert done.returncode == code, done.stderr
-    assert len(errors) == 1, done.stderr
-    assert errors[0].startswith("error: ")
-    for word in words:
-        assert word in errors[0], errors[0]
-
-
 def refused(done: Done[str], *words: object, codes: tuple[int, ...] = (1, 2)) -> str:
     """One line that says all of ``words``, and is not the line for what nobody thought of."""
     errors = [line for line in done.stderr.splitlines() if not line.endswith(" ...")]

@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 import yaml
-from conftest import ROOT, fails, fedkit
+from conftest import ROOT, fedkit, refused
 from rich.console import Console
 
 from fedrsic_data import answer
@@ -215,7 +215,7 @@ def test_a_login_in_an_address_is_said_and_kept_nowhere(
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
     done = command(*(str(sample_build) if word == "DATASET" else word for word in words))
-    fails(done.returncode, done=done)
+    refused(done)
     assert done.returncode in (1, 2)
     assert "this is a bug" not in done.stderr
     assert "SuPerSecret" not in done.stdout + done.stderr
@@ -224,7 +224,7 @@ def test_a_login_in_an_address_is_said_and_kept_nowhere(
 
 def test_an_address_as_a_cache_is_refused(tmp_path: Path) -> None:
     done = fedkit("build", "fed-rsic", "--subset", "fed-ucmerced", cwd=tmp_path, FEDKIT_CACHE=LOGIN)
-    fails(2, "FEDKIT_CACHE s3://...: is an address", done=done)
+    refused(done, "FEDKIT_CACHE s3://...: is an address", codes=(2,))
     assert os.listdir(tmp_path) == []
 
 

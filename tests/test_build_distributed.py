@@ -13,7 +13,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
-from conftest import answer, contents, environment, fails, fedkit, sampled
+from conftest import answer, contents, environment, fedkit, refused, sampled
 
 pytestmark = [
     pytest.mark.distributed,
@@ -161,7 +161,7 @@ def test_a_cluster_of_two_nodes(cluster: str, tmp_path: Path, reference: dict[st
 def test_no_cluster_there(tmp_path: Path) -> None:
     address = f"127.0.0.1:{free_port()}"
     done = fedkit(*WANTED, *SETS, "--engine", "ray", "--ray-address", address, "--out", tmp_path / "fed", **QUIET)
-    fails(2, f"--ray-address {address}", "no Ray cluster answers", done=done)
+    refused(done, f"--ray-address {address}", "no Ray cluster answers", codes=(2,))
     assert not list(tmp_path.glob("fed*"))
 
 
@@ -174,7 +174,7 @@ def test_what_listens_there_is_no_ray(tmp_path: Path, given: str) -> None:
         began = time.monotonic()
         wanted = (*WANTED, *SETS, "--engine", "ray", "--ray-address", asked, "--out", tmp_path / "fed")
         done = fedkit(*wanted, **QUIET, RAY_ADDRESS=address)
-    fails(2, f"--ray-address {asked}: no Ray cluster answers there", "HOST:PORT", done=done)
+    refused(done, f"--ray-address {asked}: no Ray cluster answers there", "HOST:PORT", codes=(2,))
     assert time.monotonic() - began < 60
     assert not list(tmp_path.glob("fed*"))
 
@@ -213,6 +213,6 @@ def test_s3_has_what_a_folder_has(bucket: str, reference: dict[str, bytes]) -> N
 
     assert there() == reference
     assert answer(fedkit(*WANTED, *SETS, "--out", out, "--json"))["shards_written"] == 0
-    fails(1, out, "--overwrite", done=fedkit(*WANTED, *SETS, "--clients", 3, "--out", out))
-    fails(1, "s3://absent/fed", done=fedkit(*WANTED, *SETS, "--out", "s3://absent/fed"))
+    refused(fedkit(*WANTED, *SETS, "--clients", 3, "--out", out), out, "--overwrite", codes=(1,))
+    refused(fedkit(*WANTED, *SETS, "--out", "s3://absent/fed"), "s3://absent/fed", codes=(1,))
     assert there() == reference

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import fsspec
 import pytest
-from conftest import ROOT, answer, contents, fails, fedkit, make, mirrored, sampled
+from conftest import ROOT, answer, contents, fedkit, make, mirrored, refused, sampled
 
 from fedrsic_data import recipes
 from fedrsic_data.build import engines, pipeline, shards
@@ -161,9 +161,9 @@ def test_the_command(tmp_path: Path) -> None:
     one = answer(fedkit(*wanted, "--out", tmp_path / "one", "--json"))
     assert told["digest"] == one["digest"]
     assert contents(tmp_path / "one") == contents(tmp_path / "two")
-    fails(2, "--out nowhere://x/y", "no file system", done=fedkit(*wanted, "--out", "nowhere://x/y"))
+    refused(fedkit(*wanted, "--out", "nowhere://x/y"), "--out nowhere://x/y", "no file system", codes=(2,))
     for passing in ("memory://x", "mock://x/y"):
-        fails(2, f"--out {passing}: goes with this process", done=fedkit(*wanted, "--out", passing))
+        refused(fedkit(*wanted, "--out", passing), f"--out {passing}: goes with this process", codes=(2,))
     assert sorted(p.name for p in tmp_path.iterdir() if p.name != "cache") == ["one", "two"]
     assert str(ROOT)
 
@@ -361,4 +361,4 @@ def test_a_bucket_of_google_without_credentials_ends_in_seconds(tmp_path: Path) 
         "sample.per_class=4",
     )
     done = fedkit(*wanted, "--out", "gs://bucket/folder", cwd=tmp_path, **nowhere)
-    fails(1, "gs://bucket/folder", "does not answer within 10 s", "log in", done=done)
+    refused(done, "gs://bucket/folder", "does not answer within 10 s", "log in", codes=(1,))

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, answer, fails, fedkit
+from conftest import ROOT, answer, fedkit, refused
 from rich.console import Console
 
 from fedrsic_data.answer import together
@@ -55,8 +55,8 @@ def test_resplit(sample_build: Path, tmp_path: Path) -> None:
     anew = answer(fedkit("resplit", sample_build, "--clients", 3, "--out", "x", "--json", cwd=tmp_path))
     assert anew["subsets"]["fed-ucmerced"]["clients"] == 3
     assert fedkit("verify", "x", cwd=tmp_path).returncode == 0
-    fails(2, "--out", done=fedkit("resplit", sample_build, cwd=tmp_path))
-    fails(1, "does not exist", done=fedkit("resplit", "no", "--out", "y", cwd=tmp_path))
+    refused(fedkit("resplit", sample_build, cwd=tmp_path), "--out", codes=(2,))
+    refused(fedkit("resplit", "no", "--out", "y", cwd=tmp_path), "does not exist", codes=(1,))
 
 
 def test_verify_fails_with_one(dataset: Path) -> None:
@@ -78,8 +78,8 @@ def test_usage_errors_are_one_line(tmp_path: Path) -> None:
         (("list", "recipies"), "recipes"),
         (("inspect", "x", "--clients", "-1"), "--clients"),
     ):
-        fails(2, words, done=fedkit(*arguments, cwd=tmp_path))
-    fails(1, "does not exist", done=fedkit("inspect", "x", cwd=tmp_path))
+        refused(fedkit(*arguments, cwd=tmp_path), words, codes=(2,))
+    refused(fedkit("inspect", "x", cwd=tmp_path), "does not exist", codes=(1,))
 
 
 def test_debug_shows_where() -> None:
@@ -108,4 +108,4 @@ def test_answers_are_texts_and_never_markup() -> None:
 @pytest.mark.parametrize("option", [("--sources", "somewhere"), ("--source", "ucmerced=somewhere")])
 def test_a_place_for_sources_is_not_passed_over_for_a_sample(option: tuple[str, str], tmp_path: Path) -> None:
     done = fedkit("build", "fed-rsic", "--sample", *option, "--dry-run", cwd=tmp_path)
-    fails(2, option[0], "cannot be combined with --sample", done=done)
+    refused(done, option[0], "cannot be combined with --sample", codes=(2,))

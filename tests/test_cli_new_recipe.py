@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from conftest import answer, fails, fedkit, tiny_image
+from conftest import answer, fedkit, refused, tiny_image
 
 import fedrsic_data
 from fedrsic_data.build.verify import verify
@@ -101,7 +101,7 @@ def test_a_parquet_file_from_new_to_verify(tmp_path: Path) -> None:
     images = pa.array([{"bytes": tiny_image(i, ".png"), "path": None} for i in range(60)], schema.IMAGE)
     species = [("owl", "jay", "tit")[i % 3] for i in range(60)]
     pq.write_table(pa.table({"photo": images, "species": species, "x": [0.5] * 60}), tmp_path / "birds.parquet")
-    fails(1, "no label column", done=fedkit("new", "my.json", "--parquet", "birds.parquet", cwd=tmp_path))
+    refused(fedkit("new", "my.json", "--parquet", "birds.parquet", cwd=tmp_path), "no label column", codes=(1,))
     arguments = ("new", "my.json", "--parquet", "birds.parquet", "--set", "label=species", "--set", "licence=CC0")
     seen = answer(fedkit(*arguments, "--json", cwd=tmp_path))
     assert (seen["name"], seen["classes"], seen["clients"]) == ("birds", ["jay", "owl", "tit"], 3)
@@ -199,13 +199,13 @@ def test_a_recipe_is_never_written_over(tmp_path: Path) -> None:
     office(tmp_path / "office")
     (tmp_path / "my.json").write_text("mine")
     arguments = ("new", "my.json", "--folder", "office")
-    fails(1, "my.json: already exists", "--force", done=fedkit(*arguments, cwd=tmp_path))
+    refused(fedkit(*arguments, cwd=tmp_path), "my.json: already exists", "--force", codes=(1,))
     assert (tmp_path / "my.json").read_text() == "mine"
-    fails(1, "my.json", "is not a recipe of fedkit", done=fedkit(*arguments, "--force", cwd=tmp_path))
+    refused(fedkit(*arguments, "--force", cwd=tmp_path), "my.json", "is not a recipe of fedkit", codes=(1,))
     assert (tmp_path / "my.json").read_text() == "mine"
     (tmp_path / "my.json").unlink()
     assert fedkit(*arguments, cwd=tmp_path).returncode == 0
-    fails(1, "my.json: already exists", "--force", done=fedkit(*arguments, cwd=tmp_path))
+    refused(fedkit(*arguments, cwd=tmp_path), "my.json: already exists", "--force", codes=(1,))
     (tmp_path / "my.json.tmp").write_text("mine")
     assert fedkit(*arguments, "--force", cwd=tmp_path).returncode == 0
     assert (tmp_path / "my.json.tmp").read_text() == "mine"
@@ -249,7 +249,7 @@ def test_one_class_that_two_sources_spell_in_two_ways_is_refused(tmp_path: Path)
     data = {"name": "both", "subsets": {"all": {"sources": ["one", "two"]}}, "sources": sources, "partition": partition}
     (tmp_path / "both.json").write_text(json.dumps({"fedkit": 1, **data}))
     words = "class 'storage_tank' of one is spelled 'Storage Tank' in two; rename one of them"
-    fails(2, words, done=fedkit("build", "both.json", "--dry-run", cwd=tmp_path))
+    refused(fedkit("build", "both.json", "--dry-run", cwd=tmp_path), words, codes=(2,))
 
 
 def test_a_class_without_images_is_in_the_label_space_of_a_build_if_asked(tmp_path: Path) -> None:

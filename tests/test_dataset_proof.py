@@ -12,7 +12,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from conftest import fails, fedkit, sampled
+from conftest import fedkit, refused, sampled
 from hubserver import Hub
 from PIL import Image
 from test_dataset_verify import rewrite, swap
@@ -147,7 +147,7 @@ def test_a_changed_client_table_is_one_line_to_a_person_who_trains(dataset: Path
     name, change = TABLES["files of two clients swapped"]
     pq.write_table(change(pq.read_table(dataset / name)), dataset / name)
     done = fedkit("train", "zeroshot", "--manifest", dataset, "--out", tmp_path / "run")
-    fails(1, "clients.parquet: does not match the manifest; run: fedkit verify", done=done)
+    refused(done, "clients.parquet: does not match the manifest; run: fedkit verify", codes=(1,))
     assert not (tmp_path / "run").exists()
 
 
@@ -241,5 +241,5 @@ def test_a_table_that_a_method_does_not_read_is_proved_all_the_same(name: str, d
     data[len(data) // 2] ^= 1
     (dataset / name).write_bytes(data)
     done = fedkit("train", "zeroshot", "--manifest", dataset, "--set", "clip=tiny", "--out", tmp_path / "run")
-    fails(1, name, "does not match the manifest", done=done)
+    refused(done, name, "does not match the manifest", codes=(1,))
     assert not (tmp_path / "run").exists()

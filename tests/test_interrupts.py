@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import ROOT, environment, fails
+from conftest import ROOT, environment, refused
 
 from fedrsic_data.build import record
 from fedrsic_data.cli import console
@@ -441,7 +441,7 @@ def limited(kilobytes: int, *words: object, cwd: Path) -> subprocess.CompletedPr
 )
 def test_too_little_memory_is_one_line(sample_build: Path, tmp_path: Path, words: list[str], kilobytes: int) -> None:
     done = limited(kilobytes, *(sample_build if word == "DATASET" else word for word in words), cwd=tmp_path)
-    fails(1, "not enough memory", "ulimit -v", done=done)
+    refused(done, "not enough memory", "ulimit -v", codes=(1,))
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full")
@@ -456,7 +456,7 @@ def test_help_that_cannot_be_printed_is_one_line(words: list[str]) -> None:
             env=environment(),
             check=False,
         )
-    fails(1, "cannot be written (No space left on device)", done=done)
+    refused(done, "cannot be written (No space left on device)", codes=(1,))
 
 
 @pytest.mark.parametrize(

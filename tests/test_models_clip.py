@@ -140,7 +140,7 @@ def test_a_pickle_is_not_run(tmp_path: Path) -> None:
 
     file = tmp_path / "weights.pt"
     torch.save({"visual": Trap()}, file)
-    refused(f"{ARCH}:{file}", ManifestError, "does not hold the weights")
+    no_clip(f"{ARCH}:{file}", ManifestError, "does not hold the weights")
     assert not (tmp_path / "sprung").exists()
 
 
@@ -172,7 +172,7 @@ def test_weights_that_cannot_be_fetched_are_said_in_one_line(monkeypatch: pytest
 
     monkeypatch.setattr(open_clip, "download_pretrained", fetch)
     monkeypatch.setattr(huggingface_hub, "get_session", Reachable)
-    refused("ViT-B-16:openai", DownloadError, r"no route to host.*ViT-B-16:PATH")
+    no_clip("ViT-B-16:openai", DownloadError, r"no route to host.*ViT-B-16:PATH")
 
 
 def test_without_a_network_the_hub_is_asked_once(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -185,7 +185,7 @@ def test_without_a_network_the_hub_is_asked_once(monkeypatch: pytest.MonkeyPatch
 
     monkeypatch.setattr(open_clip, "download_pretrained", fetch)
     monkeypatch.setattr(huggingface_hub, "get_session", Unreachable)
-    refused(
+    no_clip(
         "ViT-B-16:openai", DownloadError, r"service not known\); connect once, or give a file: --set clip=ViT-B-16:PATH"
     )
 
@@ -210,21 +210,21 @@ def test_what_is_not_a_clip_is_refused(tmp_path: Path) -> None:
     (tmp_path / "broken.safetensors").write_bytes(b"\xff" * 40)
     save_file({"visual.proj": torch.zeros(3)}, tmp_path / "other.safetensors")
     (tmp_path / "weights.npz").write_bytes(b"")
-    refused("tinny", UsageError, "near: tiny.*give tiny, ARCH:TAG or ARCH:PATH")
-    refused("ViT-B-16", UsageError, "give tiny, ARCH:TAG or ARCH:PATH")
-    refused("ViT-B-166:openai", UsageError, "near: ViT-B-16")
-    refused("local-dir:/tmp", UsageError, "give tiny, ARCH:TAG or ARCH:PATH")
-    refused("ViT-B-16:opnai", UsageError, "no file 'opnai' and no tag.*openai")
-    refused(f"{ARCH}:{tmp_path / 'broken.safetensors'}", ManifestError, "does not hold the weights")
-    refused(f"{ARCH}:{tmp_path / 'other.safetensors'}", ManifestError, "does not hold the weights")
-    refused(f"{ARCH}:{tmp_path / 'weights.npz'}", UsageError, r"should end in .*\.safetensors")
-    refused("roberta-ViT-B-32:random", UsageError, "text tower is not open_clip's")
-    refused("coca_ViT-B-32:random", UsageError, "text tower is not open_clip's")
+    no_clip("tinny", UsageError, "near: tiny.*give tiny, ARCH:TAG or ARCH:PATH")
+    no_clip("ViT-B-16", UsageError, "give tiny, ARCH:TAG or ARCH:PATH")
+    no_clip("ViT-B-166:openai", UsageError, "near: ViT-B-16")
+    no_clip("local-dir:/tmp", UsageError, "give tiny, ARCH:TAG or ARCH:PATH")
+    no_clip("ViT-B-16:opnai", UsageError, "no file 'opnai' and no tag.*openai")
+    no_clip(f"{ARCH}:{tmp_path / 'broken.safetensors'}", ManifestError, "does not hold the weights")
+    no_clip(f"{ARCH}:{tmp_path / 'other.safetensors'}", ManifestError, "does not hold the weights")
+    no_clip(f"{ARCH}:{tmp_path / 'weights.npz'}", UsageError, r"should end in .*\.safetensors")
+    no_clip("roberta-ViT-B-32:random", UsageError, "text tower is not open_clip's")
+    no_clip("coca_ViT-B-32:random", UsageError, "text tower is not open_clip's")
     with pytest.raises(UsageError, match="random=3 works only with ARCH:random"):
         load("tiny", random=3)
 
 
-def refused(spec: str, kind: type[FedkitError], words: str) -> None:
+def no_clip(spec: str, kind: type[FedkitError], words: str) -> None:
     with pytest.raises(kind, match=words) as caught:
         load(spec)
     assert "\n" not in str(caught.value)

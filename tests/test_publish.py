@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 import yaml
-from conftest import ROOT, answer, contents, environment, fails, fedkit, make, tiny_image
+from conftest import ROOT, answer, contents, environment, fedkit, make, refused, tiny_image
 from hubserver import READER, WRITER, Fault, Hub, Repo, broken, serving
 
 import fedrsic_data
@@ -193,9 +193,9 @@ def test_images_are_kept_back_unless_asked_for(barred: Path, optimal31: Path, hu
     image = other / "OPTIMAL-31/beach/beach(7).jpg"
     image.write_bytes(tiny_image(200_000, ".jpg"))
     given = ("--source", f"optimal31={other}", "--offline", "--out", tmp_path / "wrong")
-    fails(1, "has other bytes here than in hf://me/fed@", done=fedkit("build", "hf://me/fed", *given, **env))
+    refused(fedkit("build", "hf://me/fed", *given, **env), "has other bytes here than in hf://me/fed@", codes=(1,))
     assert not (tmp_path / "wrong").exists()
-    fails(2, "resplit", done=fedkit("build", "hf://me/fed", *at_home, "--alpha", "1", **env))
+    refused(fedkit("build", "hf://me/fed", *at_home, "--alpha", "1", **env), "resplit", codes=(2,))
 
     asked = answer(fedkit("publish", barred, "--repo", "me/fed", "--redistribute", "--json", **env))
     assert len([one for one in asked["sent"] if one["path"].endswith(".parquet")]) > 10
@@ -261,7 +261,7 @@ def test_refusals_are_one_line(sample_build: Path, hub: Hub, tmp_path: Path) -> 
     ]
     done = commands(env, *((arguments, token) for arguments, token, _, _ in asked))
     for one, (_, _, code, words) in zip(done, asked, strict=True):
-        fails(code, words, done=one)
+        refused(one, words, codes=(code,))
     assert {one.path for one in hub.changed()} == {"/api/repos/create"}
     assert "me/fed" not in hub.repos
 
@@ -477,10 +477,12 @@ def test_a_login_that_cannot_be_read(sample_build: Path, tmp_path: Path, monkeyp
 
 def test_settings_of_the_client_that_cannot_be_used(hub: Hub, tmp_path: Path) -> None:
     env = around(hub, tmp_path)
-    fails(
-        1, "HF_* environment variables", done=fedkit("inspect", "hf://me/fed", **{**env, "HF_HUB_ETAG_TIMEOUT": "abc"})
+    refused(
+        fedkit("inspect", "hf://me/fed", **{**env, "HF_HUB_ETAG_TIMEOUT": "abc"}),
+        "HF_* environment variables",
+        codes=(1,),
     )
-    fails(1, "fix HF_ENDPOINT", done=fedkit("inspect", "hf://me/fed", **{**env, "HF_ENDPOINT": "nonsense"}))
+    refused(fedkit("inspect", "hf://me/fed", **{**env, "HF_ENDPOINT": "nonsense"}), "fix HF_ENDPOINT", codes=(1,))
 
 
 @pytest.mark.parametrize("sha", ["a" * 5000, "../../etc", "", None, 5])
@@ -499,10 +501,10 @@ def test_a_cache_that_cannot_be_used(sample_build: Path, hub: Hub, tmp_path: Pat
     kept.write_bytes(whole[:100])
     again, damaged = (("inspect", "hf://me/fed"), {}), {"FEDKIT_CACHE": str(kept)}
     first, second, third = commands(env, again, again, (again[0], damaged))
-    fails(1, "not valid JSON", done=first)
+    refused(first, "not valid JSON", codes=(1,))
     assert second.returncode == 0
     assert kept.read_bytes() == whole, "it was fetched again"
-    fails(1, "the cache cannot be used", "FEDKIT_CACHE", done=third)
+    refused(third, "the cache cannot be used", "FEDKIT_CACHE", codes=(1,))
 
 
 @pytest.mark.parametrize(("status", "size"), [(200, 10), (206, 10), (206, 11), (206, 9)])

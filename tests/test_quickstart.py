@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from browser import CONTRAST, LAYOUT, OVERLAPS, opened
-from conftest import fails, fedkit
+from conftest import fedkit, refused
 from matplotlib.colors import to_hex
 from rich.console import Console
 
@@ -137,7 +137,7 @@ def test_what_cannot_be_reported_is_said(toured: tuple[Path, Shown], tmp_path: P
     for file in ("config.json", "result.json"):
         (damaged / file).write_bytes((done / file).read_bytes())
     (damaged / "metrics.jsonl").write_text("{not json")
-    fails(1, "metrics.jsonl", "damaged", done=fedkit("report", damaged, "--out", tmp_path / "r.html"))
+    refused(fedkit("report", damaged, "--out", tmp_path / "r.html"), "metrics.jsonl", "damaged", codes=(1,))
     assert not list(tmp_path.glob("r.html*"))
 
 

@@ -78,7 +78,7 @@ def make_tar(path: Path, *members: tuple[str, bytes | None, dict[str, Any]]) -> 
     return packed_as(path, buffer.getvalue())
 
 
-def refused(
+def unsafe(
     path: Path,
     match: str,
     limits: archives.Limits = archives.DEFAULT_LIMITS,
@@ -166,7 +166,7 @@ def test_zip_threads_read_the_same(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", [*HOSTILE_NAMES, "a\0b"])
 def test_zip_hostile_names(tmp_path: Path, name: Any) -> None:
     path = make_zip(tmp_path / "a.zip", entry("good"), entry(name))
-    refused(path, r"member '.*' (has|leaves)")
+    unsafe(path, r"member '.*' (has|leaves)")
 
 
 @pytest.mark.parametrize("name", ["..x", "x..", "a..b/c", "...", "ab:c"])
@@ -194,7 +194,7 @@ def test_zip_odd_but_harmless_names(tmp_path: Path, name: str) -> None:
     ],
 )
 def test_zip_attacks(tmp_path: Path, entries: list[Any], reason: str) -> None:
-    refused(make_zip(tmp_path / "a.zip", *entries), reason)
+    unsafe(make_zip(tmp_path / "a.zip", *entries), reason)
 
 
 def test_zip_quoted_overlap_bomb(tmp_path: Path) -> None:
@@ -205,7 +205,7 @@ def test_zip_quoted_overlap_bomb(tmp_path: Path) -> None:
     quote = struct.pack("<BHH", 0, 36, 36 ^ 0xFFFF)  # a stored block of the length of that header
     outer = entry("outer", b"", packed=quote + inner, size=50_036)
     path = make_zip(tmp_path / "a.zip", outer, kernel | {"at": 30 + 5 + len(quote)})
-    refused(path, "member 'outer' overlaps")
+    unsafe(path, "member 'outer' overlaps")
 
 
 def test_zip_local_header_reaching_into_the_next_member(tmp_path: Path) -> None:
@@ -213,10 +213,10 @@ def test_zip_local_header_reaching_into_the_next_member(tmp_path: Path) -> None:
     damaged = bytearray(path.read_bytes())
     damaged[28:30] = b"\x10\0"  # an extra field that is not there
     path.write_bytes(damaged)
-    refused_late(path, "x", UnsafeArchiveError, "overlaps")
+    unsafe_late(path, "x", UnsafeArchiveError, "overlaps")
 
 
-def refused_late(path: Path, name: str, kind: type[Exception], match: str) -> None:
+def unsafe_late(path: Path, name: str, kind: type[Exception], match: str) -> None:
     with ZipReader(path) as reader, pytest.raises(kind, match=match) as caught:
         reader.read(name)
     assert str(caught.value).startswith(f"{path}: member {name!r} ")
@@ -236,7 +236,7 @@ def refused_late(path: Path, name: str, kind: type[Exception], match: str) -> No
     ],
 )
 def test_zip_lies_are_found_on_reading(tmp_path: Path, lies: dict[str, Any], kind: Any, match: str) -> None:
-    refused_late(make_zip(tmp_path / "a.zip", entry("x", **lies)), "x", kind, match)
+    unsafe_late(make_zip(tmp_path / "a.zip", entry("x", **lies)), "x", kind, match)
 
 
 def test_zip_a_lying_bomb_inflates_one_block_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -247,7 +247,7 @@ def test_zip_a_lying_bomb_inflates_one_block_only(tmp_path: Path, monkeypatch: p
     packer = zlib.compressobj(9, zlib.DEFLATED, -15)
     packed = b"".join(packer.compress(bytes(1 << 20)) for _ in range(100)) + packer.flush()
     path = make_zip(tmp_path / "a.zip", entry("x", b"0123456789", packed=packed))
-    refused_late(path, "x", UnsafeArchiveError, "more than the 10 bytes declared")
+    unsafe_late(path, "x", UnsafeArchiveError, "more than the 10 bytes declared")
     assert len(made) == 1
     assert made[0] <= 1 << 20
 
@@ -261,9 +261,9 @@ def test_zip_a_lying_bomb_inflates_one_block_only(tmp_path: Path, monkeypatch: p
     ],
 )
 def test_limits(tmp_path: Path, limits: Any, match: str) -> None:
-    refused(make_zip(tmp_path / "a.zip", *map(entry, "abc")), match, limits)
+    unsafe(make_zip(tmp_path / "a.zip", *map(entry, "abc")), match, limits)
     for suffix in TARS:
-        refused(make_tar(tmp_path / f"a{suffix}", *((name, KB, {}) for name in "abc")), match, limits)
+        unsafe(make_tar(tmp_path / f"a{suffix}", *((name, KB, {}) for name in "abc")), match, limits)
 
 
 @pytest.mark.parametrize("keep", [0, 3, 100, 1000, -1, -30])
@@ -271,23 +271,23 @@ def test_truncated_archives(tmp_path: Path, keep: int) -> None:
     whole = make_zip(tmp_path / "a.zip", entry("x", os.urandom(5000)), entry("y")).read_bytes()
     path = tmp_path / "cut.zip"
     path.write_bytes(whole[:keep])
-    refused(path, "damaged, cut short or no such archive .*; download it again", kind=SourceError)
+    unsafe(path, "damaged, cut short or no such archive .*; download it again", kind=SourceError)
 
 
 @pytest.mark.parametrize("suffix", READERS)
 def test_other_files(tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"x{suffix}"
-    refused(path, "cannot be read .No such file", kind=SourceError)
+    unsafe(path, "cannot be read .No such file", kind=SourceError)
     for content in (b"\x89PNG" + bytes(600), b"<html>" * 200):
         path.write_bytes(content)
-        refused(path, "damaged, cut short or no such archive", kind=SourceError)
+        unsafe(path, "damaged, cut short or no such archive", kind=SourceError)
     path.write_bytes(gzip.compress(b"no tar" * 300))
-    refused(path, "is compressed" if suffix == ".tar" else "damaged, cut short or no such archive", kind=SourceError)
+    unsafe(path, "is compressed" if suffix == ".tar" else "damaged, cut short or no such archive", kind=SourceError)
 
 
 def test_zip_other_methods(tmp_path: Path) -> None:
     path = make_zip(tmp_path / "a.zip", entry("x", method=12))
-    refused(path, "member 'x' has method 12; repack", kind=SourceError)
+    unsafe(path, "member 'x' has method 12; repack", kind=SourceError)
 
 
 # Tar archives.
@@ -319,7 +319,7 @@ def test_gzipped_tar_names_and_bytes(tmp_path: Path) -> None:
     ],
 )
 def test_tar_attacks(tmp_path: Path, member: Any, reason: Any, suffix: str) -> None:
-    refused(make_tar(tmp_path / f"a{suffix}", ("good", KB, {}), member), reason)
+    unsafe(make_tar(tmp_path / f"a{suffix}", ("good", KB, {}), member), reason)
 
 
 @pytest.mark.parametrize("suffix", TARS)
@@ -327,7 +327,7 @@ def test_tar_sparse_by_extended_header(tmp_path: Path, suffix: str) -> None:
     """A file that is regular by its type: only the header before it says that it is sparse."""
     info = tarfile.TarInfo("x")
     info.pax_headers = {"GNU.sparse.map": "0,512", "GNU.sparse.size": "1024"}
-    refused(packed_as(tmp_path / f"a{suffix}", info.tobuf(tarfile.PAX_FORMAT) + bytes(1024)), "member 'x' is .*sparse")
+    unsafe(packed_as(tmp_path / f"a{suffix}", info.tobuf(tarfile.PAX_FORMAT) + bytes(1024)), "member 'x' is .*sparse")
 
 
 @pytest.mark.parametrize("suffix", TARS)
@@ -335,14 +335,14 @@ def test_tar_sparse_by_extended_header(tmp_path: Path, suffix: str) -> None:
 def test_tar_truncated(tmp_path: Path, keep: int, suffix: str) -> None:
     """Cut in a header, in the data, and between two members, where ``tarfile`` sees no fault."""
     whole = make_tar(tmp_path / "a.tar", ("x", KB, {}), ("y", KB, {})).read_bytes()
-    refused(packed_as(tmp_path / f"cut{suffix}", whole[:keep]), "damaged, cut short", kind=SourceError)
+    unsafe(packed_as(tmp_path / f"cut{suffix}", whole[:keep]), "damaged, cut short", kind=SourceError)
 
 
 @pytest.mark.parametrize("suffix", TARS)
 def test_tar_damaged_header(tmp_path: Path, suffix: str) -> None:
     damaged = bytearray(make_tar(tmp_path / "a.tar", ("x", KB, {}), ("y", KB, {})).read_bytes())
     damaged[1540] ^= 1  # the second header's name: tarfile would stop there in silence
-    refused(packed_as(tmp_path / f"b{suffix}", bytes(damaged)), "damaged", kind=SourceError)
+    unsafe(packed_as(tmp_path / f"b{suffix}", bytes(damaged)), "damaged", kind=SourceError)
 
 
 def test_gzip_damage(tmp_path: Path) -> None:
@@ -350,16 +350,16 @@ def test_gzip_damage(tmp_path: Path) -> None:
     packed = bytearray(path.read_bytes())
     packed[-6] ^= 1  # the checksum at the very end
     path.write_bytes(packed)
-    refused(path, "incorrect data check", kind=SourceError)
+    unsafe(path, "incorrect data check", kind=SourceError)
     path.write_bytes(packed[:-9])
-    refused(path, "ends too early", kind=SourceError)
+    unsafe(path, "ends too early", kind=SourceError)
 
 
 def test_gzip_bombs(tmp_path: Path) -> None:
     path = make_tar(tmp_path / "a.tgz", *((f"{i}", bytes(1 << 20), {}) for i in range(8)))
-    refused(path, "expands like a decompression bomb")
+    unsafe(path, "expands like a decompression bomb")
     whole = make_tar(tmp_path / "a.tar", ("x", KB, {})).read_bytes()
-    refused(packed_as(path, whole + bytes(8 << 20)), "expands like a decompression bomb")
+    unsafe(packed_as(path, whole + bytes(8 << 20)), "expands like a decompression bomb")
 
 
 @pytest.mark.parametrize("suffix", TARS)
@@ -368,10 +368,10 @@ def test_tar_header_bombs(tmp_path: Path, suffix: str) -> None:
     head = tarfile.TarInfo("././@LongLink")
     for size in (1 << 33, -1024):
         head.type, head.size = tarfile.GNUTYPE_LONGNAME, size
-        refused(packed_as(path, head.tobuf(tarfile.GNU_FORMAT) + bytes(2048)), "oversized header")
+        unsafe(packed_as(path, head.tobuf(tarfile.GNU_FORMAT) + bytes(2048)), "oversized header")
     back = tarfile.TarInfo("x")
     back.size = -1024
-    refused(packed_as(path, back.tobuf(tarfile.GNU_FORMAT) + bytes(2048)), "points backwards|damaged", kind=SourceError)
+    unsafe(packed_as(path, back.tobuf(tarfile.GNU_FORMAT) + bytes(2048)), "points backwards|damaged", kind=SourceError)
 
 
 def test_tar_reader_agrees_with_tarfile(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import answer, contents, fails, fedkit, sampled
+from conftest import answer, contents, fedkit, refused, sampled
 from PIL import Image
 
 import fedrsic_data
@@ -195,7 +195,7 @@ def test_inspect_writes_the_pictures(sample_build: Path, tmp_path: Path) -> None
     for path in (tmp_path / "plots").glob("*.svg"):
         assert ElementTree.parse(path).getroot().tag.endswith("svg")
     (tmp_path / "file").write_text("")
-    fails(1, "cannot be written", done=fedkit("inspect", sample_build, "--plot", tmp_path / "file"))
+    refused(fedkit("inspect", sample_build, "--plot", tmp_path / "file"), "cannot be written", codes=(1,))
 
 
 @pytest.mark.parametrize("kind", ["svg", "png"])

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from browser import CONTRAST, LAYOUT, OVERLAPS, opened
-from conftest import answer, contents, fails, fedkit, make, resealed, sampled
+from conftest import answer, contents, fedkit, make, refused, resealed, sampled
 from PIL import Image
 
 import fedrsic_data
@@ -305,12 +305,12 @@ def test_the_command_writes_a_report(sample_build: Path, tmp_path: Path) -> None
     assert facts["bytes"] == out.stat().st_size
     assert answer(fedkit("report", sample_build, "--out", out, "--no-images", "--json"))["bytes"] < facts["bytes"]
     assert "<img" not in out.read_text("utf-8")
-    fails(2, "--out", ".html", done=fedkit("report", sample_build, "--out", tmp_path / "report.txt"))
+    refused(fedkit("report", sample_build, "--out", tmp_path / "report.txt"), "--out", ".html", codes=(2,))
     other = tmp_path / "mine.html"
     other.write_text("<p>mine</p>")
-    fails(1, "no report of fedkit's", done=fedkit("report", sample_build, "--out", other))
+    refused(fedkit("report", sample_build, "--out", other), "no report of fedkit's", codes=(1,))
     assert other.read_text() == "<p>mine</p>"
-    fails(1, "does not exist", done=fedkit("report", tmp_path / "nowhere", "--out", out))
+    refused(fedkit("report", tmp_path / "nowhere", "--out", out), "does not exist", codes=(1,))
 
 
 def test_pages_of_subsets_without_rows(tmp_path: Path, browser: Any) -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import answer, fails, fedkit, tiny_image
+from conftest import answer, fedkit, refused, tiny_image
 from PIL import Image
 
 import fedrsic_data
@@ -487,9 +487,11 @@ def test_load_dataset_has_names_for_the_labels(coco: Path, tmp_path: Path) -> No
 
 def test_a_recipe_sets_the_year_and_a_copy_that_lacks_images_is_one_line(coco: Path, tmp_path: Path) -> None:
     arguments = ("build", "coco", "--sources", tmp_path, "--clients", 2)
-    fails(1, "instances_train2014.json", "--allow-partial", done=fedkit(*arguments, "--set", "sources.coco.year=2014"))
+    refused(
+        fedkit(*arguments, "--set", "sources.coco.year=2014"), "instances_train2014.json", "--allow-partial", codes=(1,)
+    )
     (coco / "train2017" / "000000000030.jpg").unlink()
-    fails(1, "000000000030.jpg", "--allow-partial", done=fedkit(*arguments, cwd=tmp_path))
+    refused(fedkit(*arguments, cwd=tmp_path), "000000000030.jpg", "--allow-partial", codes=(1,))
     done = answer(fedkit(*arguments, "--allow-partial", "--json", cwd=tmp_path))
     assert done["subsets"]["coco"]["rows"] == {"train": 3, "test": 2}  # type: ignore[index]
 

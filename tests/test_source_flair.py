@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from conftest import answer, contents, fails, fedkit, tiny_image
+from conftest import answer, contents, fedkit, refused, tiny_image
 
 import fedrsic_data
 from fedrsic_data.build.verify import verify
@@ -270,10 +270,10 @@ def test_bad_metadata(sources: dict[str, Path], tmp_path: Path, case: Any) -> No
     damage, words = BAD_METADATA[case]
     root = write_labels(tmp_path / "bad", damage(made_up()))
     (root / "small_images").symlink_to(sources["folder"] / "small_images")
-    refused(root, *words, allow_partial=True)
+    not_flair(root, *words, allow_partial=True)
 
 
-def refused(path: Path, *words: str, allow_partial: bool = False, prepare: Path | None = None) -> None:
+def not_flair(path: Path, *words: str, allow_partial: bool = False, prepare: Path | None = None) -> None:
     """One line of the right kind that says all of ``words``."""
 
     def read() -> None:
@@ -307,7 +307,7 @@ def refused(path: Path, *words: str, allow_partial: bool = False, prepare: Path 
 def test_broken_json(sources: dict[str, Path], tmp_path: Path, text: str, words: Any) -> None:
     root = write_labels(tmp_path / "bad", [])
     (root / "labels_and_metadata.json").write_text(text, encoding="latin-1")
-    refused(root, "labels_and_metadata.json", "JSON list", words)
+    not_flair(root, "labels_and_metadata.json", "JSON list", words)
 
 
 def test_the_metadata_are_read_in_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -325,7 +325,7 @@ def test_a_user_in_two_partitions(sources: dict[str, Path], tmp_path: Path) -> N
     user = Counter(entry["user_id"] for entry in entries).most_common(1)[0][0]
     next(entry for entry in entries if entry["user_id"] == user)["partition"] = "test"
     root = write_labels(tmp_path / "bad", entries)
-    refused(root, f"user {user!r}", "train and test")
+    not_flair(root, f"user {user!r}", "train and test")
 
 
 @pytest.mark.parametrize(
@@ -341,7 +341,7 @@ def test_a_bad_ontology(sources: dict[str, Path], tmp_path: Path, line: str, wor
     root = unpacked(tmp_path / "bad", made_up())
     with (root / "label_relationship.txt").open("a") as file:
         file.write(line + "\n")
-    refused(root, "label_relationship.txt", words)
+    not_flair(root, "label_relationship.txt", words)
 
 
 def test_fine_labels_that_the_ontology_does_not_name_have_no_parent(tmp_path: Path) -> None:
@@ -372,9 +372,9 @@ def test_absent_images_need_leave(tmp_path: Path, form: str) -> None:
     write_labels(root, entries)
     absent = sorted(entry["image_id"] for entry in entries[-2:])
     words = ("2 of the 60 images",) if form == "folder" else ("2 of 60 images", "in no archive")
-    refused(root, *words, "--allow-partial", *absent[: form == "folder"], prepare=tmp_path)
+    not_flair(root, *words, "--allow-partial", *absent[: form == "folder"], prepare=tmp_path)
     done = fedkit("build", "flair", "--source", f"flair={root}", "--out", tmp_path / "out", "--offline")
-    fails(1, *words, "--allow-partial", done=done)
+    refused(done, *words, "--allow-partial", codes=(1,))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["src"]
     out = built(root, tmp_path / "out", "--allow-partial")
     assert labels_of(out) == expected(entries[:-2], picture)
@@ -407,13 +407,13 @@ def test_other_files_in_the_image_folder_are_counted(tmp_path: Path) -> None:
 def test_an_absent_parquet_file_needs_leave(tmp_path: Path) -> None:
     root = mirrored(tmp_path / "src", made_up())
     (root / "data/train-00001-of-00002.parquet").unlink()
-    refused(root, "train-00001-of-00002.parquet", "--allow-partial")
+    not_flair(root, "train-00001-of-00002.parquet", "--allow-partial")
     index = flair.SOURCE.index(root, allow_partial=True)
     assert index.missing == ("1 Parquet files are absent",)
 
 
 def test_other_parquet_files_are_refused(tmp_path: Path, sample_build: Path) -> None:
-    refused(sample_build, ".parquet", "should have columns")
+    not_flair(sample_build, ".parquet", "should have columns")
 
 
 def test_empty_cells_in_parquet_are_refused(tmp_path: Path) -> None:
@@ -422,16 +422,16 @@ def test_empty_cells_in_parquet_are_refused(tmp_path: Path) -> None:
     table = pq.read_table(path)
     column = pa.array([None, *table.column("user_id").to_pylist()[1:]], pa.string())
     pq.write_table(table.set_column(table.column_names.index("user_id"), "user_id", column), path)
-    refused(root, "val-00000-of-00001.parquet", "user_id")
+    not_flair(root, "val-00000-of-00001.parquet", "user_id")
 
 
 def test_a_folder_with_neither_form(tmp_path: Path) -> None:
-    refused(tmp_path / "none", "does not exist")
-    refused(tmp_path, "labels_and_metadata.json", "Parquet")
+    not_flair(tmp_path / "none", "does not exist")
+    not_flair(tmp_path, "labels_and_metadata.json", "Parquet")
     write_labels(tmp_path / "src", made_up())
-    refused(tmp_path / "src", "small_images")
+    not_flair(tmp_path / "src", "small_images")
     write_labels(tmp_path / "src/deeper", made_up())
-    refused(tmp_path / "src", "could both be flair")
+    not_flair(tmp_path / "src", "could both be flair")
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -445,7 +445,7 @@ def test_an_empty_image_stops_the_build_or_is_listed(
     root = FORMS[form](tmp_path / "src", entries)
     monkeypatch.undo()
     arguments = ("build", "flair", "--source", f"flair={root}", "--out", tmp_path / "out", "--offline")
-    fails(1, "0 bytes", "src", "" if form == "hub" else f"{bad}.jpg", done=fedkit(*arguments))
+    refused(fedkit(*arguments), "0 bytes", "src", "" if form == "hub" else f"{bad}.jpg", codes=(1,))
     out = built(root, tmp_path / "out", "--on-bad-image", "skip")
     assert labels_of(out) == expected([entry for entry in entries if entry["image_id"] != bad], picture)
     skipped = json.loads((out / "manifest.json").read_text())["subsets"]["flair"]["skipped"]
@@ -476,9 +476,9 @@ def test_hostile_members_stop_the_build(tmp_path: Path, case: str) -> None:
     root = archived(tmp_path / "src", made_up())
     tarred(root / "small_images-03.tar.gz", {member: b"x"})
     done = fedkit("build", "flair", "--source", f"flair={root}", "--out", tmp_path / "out", "--offline")
-    fails(1, "small_images-03.tar.gz", words, done=done)
+    refused(done, "small_images-03.tar.gz", words, codes=(1,))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["src"]
-    refused(root, "small_images-03.tar.gz", words, allow_partial=True)
+    not_flair(root, "small_images-03.tar.gz", words, allow_partial=True)
 
 
 @pytest.mark.parametrize("keep", [0.0, 0.01, 0.5, 0.9, 0.999])
@@ -486,8 +486,8 @@ def test_truncated_archives(tmp_path: Path, keep: float) -> None:
     root = archived(tmp_path / "src", made_up())
     path = root / "small_images-01.tar.gz"
     path.write_bytes(path.read_bytes()[: int(keep * path.stat().st_size)])
-    refused(root, "small_images-01.tar.gz", "cut short", prepare=tmp_path)
-    refused(root, "small_images-01.tar.gz", "cut short", allow_partial=True)
+    not_flair(root, "small_images-01.tar.gz", "cut short", prepare=tmp_path)
+    not_flair(root, "small_images-01.tar.gz", "cut short", allow_partial=True)
 
 
 @pytest.mark.parametrize("at", [3, -6, -2])
@@ -497,7 +497,7 @@ def test_archives_with_a_flipped_bit_in_header_checksum_or_length(tmp_path: Path
     data = bytearray(path.read_bytes())
     data[at] ^= 0xFF
     path.write_bytes(data)
-    refused(root, "small_images-01.tar.gz", prepare=tmp_path)
+    not_flair(root, "small_images-01.tar.gz", prepare=tmp_path)
 
 
 def test_no_flipped_bit_changes_an_image_unseen(tmp_path: Path) -> None:
@@ -516,7 +516,7 @@ def test_a_bomb(tmp_path: Path) -> None:
     root = archived(tmp_path / "src", made_up())
     tarred(root / "small_images-04.tar.gz", {f"small_images/{i}.jpg": bytes(2**24) for i in range(4)})
     assert (root / "small_images-04.tar.gz").stat().st_size < 2**17
-    refused(root, "small_images-04.tar.gz", "bomb", prepare=tmp_path)
+    not_flair(root, "small_images-04.tar.gz", "bomb", prepare=tmp_path)
 
 
 def test_an_image_in_two_archives(tmp_path: Path) -> None:
@@ -524,10 +524,10 @@ def test_an_image_in_two_archives(tmp_path: Path) -> None:
     root = archived(tmp_path / "src", entries)
     name = f"{entries[0]['image_id']}.jpg"
     tarred(root / "small_images-03.tar.gz", {f"small_images/{name}": picture(entries[0])})
-    refused(root, "small_images-03.tar.gz", name, "small_images-00.tar.gz", prepare=tmp_path)
+    not_flair(root, "small_images-03.tar.gz", name, "small_images-00.tar.gz", prepare=tmp_path)
     tarred(root / "small_images-03.tar.gz", {})
     tarred(root / "small_images-00.tar.gz", {f"{folder}/{name}": b"x" for folder in "ab"})
-    refused(root, "small_images-00.tar.gz", name, "too", prepare=tmp_path)
+    not_flair(root, "small_images-00.tar.gz", name, "too", prepare=tmp_path)
 
 
 def test_archives_are_inflated_once_and_in_small_pieces(

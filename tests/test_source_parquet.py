@@ -15,7 +15,7 @@ from urllib.parse import unquote, urlsplit
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from conftest import answer, fails, fedkit, tiny_image
+from conftest import answer, fedkit, refused, tiny_image
 
 import fedrsic_data
 from fedrsic_data.build.verify import verify
@@ -533,17 +533,19 @@ def test_no_message_shows_a_login(hub: dict[str, str], tmp_path: Path) -> None:
     (tmp_path / "hf").mkdir()
     (tmp_path / "hf/token").write_text("hf_abc-SECRETTAIL\0q")
     done = fedkit("new", "x.json", "--hub", "u/d", cwd=tmp_path, **hub, HF_TOKEN="")
-    fails(1, "hf://u/d: cannot be reached", done=done)
+    refused(done, "hf://u/d: cannot be reached", codes=(1,))
     assert "SECRET" not in done.stderr
     (tmp_path / "hf/token").unlink()
     endpoint = hub["HF_ENDPOINT"].replace("http://", "http://me:SECRET@")
     done = fedkit("new", "x.json", "--hub", "u/none", cwd=tmp_path, **{**hub, "HF_ENDPOINT": endpoint})
-    fails(1, "hf://u/none: cannot be reached", done=done)
+    refused(done, "hf://u/none: cannot be reached", codes=(1,))
     assert "SECRET" not in done.stderr
 
 
 def test_a_hub_that_has_no_such_dataset(hub: dict[str, str], tmp_path: Path) -> None:
-    fails(1, "hf://u/none", "cannot be reached", done=fedkit("new", "x.json", "--hub", "u/none", cwd=tmp_path, **hub))
+    refused(
+        fedkit("new", "x.json", "--hub", "u/none", cwd=tmp_path, **hub), "hf://u/none", "cannot be reached", codes=(1,)
+    )
     assert not (tmp_path / "x.json").exists()
 
 

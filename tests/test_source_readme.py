@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from conftest import answer, fails, fedkit, tiny_image
+from conftest import answer, fedkit, refused, tiny_image
 
 from fedrsic_data.dataset import schema
 from fedrsic_data.errors import SourceError, UsageError
@@ -160,8 +160,8 @@ configs:
     put(tmp_path / "d", yaml, "parquet")
     arguments = ("new", "my.json", "--parquet", "d")
     words = "d: holds several configs: day (the default), night; say which"
-    fails(1, words, "--config NAME", done=fedkit(*arguments, cwd=tmp_path))
-    fails(2, "config='nigth'", "did you mean 'night'", done=fedkit(*arguments, "--config", "nigth", cwd=tmp_path))
+    refused(fedkit(*arguments, cwd=tmp_path), words, "--config NAME", codes=(1,))
+    refused(fedkit(*arguments, "--config", "nigth", cwd=tmp_path), "config='nigth'", "did you mean 'night'", codes=(2,))
     seen = answer(fedkit(*arguments, "--config", "day", "--json", cwd=tmp_path))
     assert (seen["images"], seen["splits"]) == (4, {"test": 2, "train": 2})
     assert "config day of README.md: 2 of 9 Parquet files" in seen["notes"]

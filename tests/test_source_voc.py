@@ -10,7 +10,7 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
-from conftest import answer, fails, fedkit, tiny_image
+from conftest import answer, fedkit, refused, tiny_image
 
 import fedrsic_data
 from fedrsic_data import recipes
@@ -312,9 +312,9 @@ def test_bad_copies_are_one_line(voc: Path, tmp_path: Path) -> None:
     arguments = ("build", "voc", "--sources", voc, "--clients", 2)
     path = voc / "VOCdevkit" / "VOC2007" / "Annotations" / "000009.xml"
     path.write_text(BOMB)
-    fails(1, str(path), "declares a document type", done=fedkit(*arguments, cwd=tmp_path))
+    refused(fedkit(*arguments, cwd=tmp_path), str(path), "declares a document type", codes=(1,))
     shutil.rmtree(voc / "VOCdevkit" / "VOC2007")
-    fails(1, "VOC2007", "--allow-partial", done=fedkit(*arguments, cwd=tmp_path))
+    refused(fedkit(*arguments, cwd=tmp_path), "VOC2007", "--allow-partial", codes=(1,))
 
 
 @pytest.mark.realdata
