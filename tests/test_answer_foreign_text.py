@@ -224,7 +224,7 @@ def test_a_login_in_an_address_is_said_and_kept_nowhere(
 
 def test_an_address_as_a_cache_is_refused(tmp_path: Path) -> None:
     done = fedkit("build", "fed-rsic", "--subset", "fed-ucmerced", cwd=tmp_path, FEDKIT_CACHE=LOGIN)
-    refused(done, "FEDKIT_CACHE s3://...: is an address", codes=(2,))
+    refused(done, "FEDKIT_CACHE s3://...: is a URL", codes=(2,))
     assert os.listdir(tmp_path) == []
 
 
