@@ -16,13 +16,6 @@ _TENNIS_COLOURS = (("blue", "green"), ("green", "tile"), ("green", "green"), ("t
 _BASKETBALL_COLOURS = (("grey", "blue"), ("clay", "red"), ("blue", "red"), ("tile", "green"), ("green", "clay"))
 
 
-def _blocks(frame: Frame, rows: float, streets: float, columns: float) -> tuple[Grid, Grid]:
-    """A street grid: distances across the nearest street along v, and along u."""
-    across = rows / 2 - np.abs(repeated(frame.v, rows))
-    side = columns / 2 - np.abs(repeated(frame.u, columns))
-    return across - streets, side - streets
-
-
 def _pool(frame: Frame, at: tuple[float, float], size: float) -> None:
     """A small swimming pool."""
     u, v = frame.u - at[0], frame.v - at[1]
@@ -36,8 +29,9 @@ def _suburb(c: Canvas, lot: float, house: tuple[float, float], leafy: float, tre
     f = c.anywhere(0.5)
     half = 0.07
     rows = 2 * (half + 0.05) + 4.4 * house[1] + 0.7 * (lot - 2 * house[0]) + 0.1
-    street, side = _blocks(f, rows, half, c.between(6, 9) * lot)
-    roadway = either(street, side)
+    columns = c.between(6, 9) * lot
+    street = rows / 2 - np.abs(repeated(f.v, rows)) - half
+    roadway = either(street, columns / 2 - np.abs(repeated(f.u, columns)) - half)
     trees(c, f, tree, leafy, 0.02 - roadway)
     # The lots' rows: two to a block, the houses' long side along the street.
     homes = Lattice(f, (lot, rows / 2), c.rng, jitter=0.05)

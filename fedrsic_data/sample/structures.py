@@ -166,40 +166,39 @@ def caravans(p: Plot) -> None:
 
 def floating_piers(p: Plot) -> None:
     """A walkway out from the land with fingers on both sides, and no boats."""
-    f, u, out = _from_land(p)
+    f = _from_land(p)
     reach = 1.5 * p.half_v
-    f.paint(both(band(u, 0.035), band(out, reach)), COLOURS["white"])
-    along = band(out - 0.55 * reach, 0.45 * reach)
-    f.paint(both(dashes(out, 0.17, 0.28), band(u, min(0.24, 0.9 * p.half_u)), along), COLOURS["cream"])
+    f.paint(both(band(f.u, 0.035), band(f.v, reach)), COLOURS["white"])
+    along = band(f.v - 0.55 * reach, 0.45 * reach)
+    f.paint(both(dashes(f.v, 0.17, 0.28), band(f.u, min(0.24, 0.9 * p.half_u)), along), COLOURS["cream"])
 
 
 def wooden_jetty(p: Plot) -> None:
     """A brown plank way out from the land with a head across its end."""
-    f, u, out = _from_land(p)
+    f = _from_land(p)
     reach = 1.25 * p.half_v
-    deck = either(box(u, out, 0.05, reach), box(u, out - reach, min(0.24, 0.85 * p.half_u), 0.06))
+    deck = either(box(f.u, f.v, 0.05, reach), box(f.u, f.v - reach, min(0.24, 0.85 * p.half_u), 0.06))
     f.shade(deck - 0.025, 0.4)
-    f.paint(deck, rgb(0.56, 0.38, 0.22) * (1 + 0.2 * wave(out, 0.05)))
+    f.paint(deck, rgb(0.56, 0.38, 0.22) * (1 + 0.2 * wave(f.v, 0.05)))
 
 
 def container_quay(p: Plot) -> None:
     """A concrete quay along the land with stacks of containers and the beams of cranes."""
-    f, u, out = _from_land(p)
+    f = _from_land(p)
     depth = min(0.36, 0.9 * p.half_v)
-    edge = box(u, out, p.half_u, depth)
+    edge = box(f.u, f.v, p.half_u, depth)
     f.paint(edge, COLOURS["concrete"])
-    stacks = Lattice(replace(f, u=u, v=out), (0.15, 0.085), p.canvas.rng)
-    inside = box(u, out - 0.42 * depth, 0.94 * p.half_u, 0.42 * depth)
+    stacks = Lattice(f, (0.15, 0.085), p.canvas.rng)
+    inside = box(f.u, f.v - 0.42 * depth, 0.94 * p.half_u, 0.42 * depth)
     boxes = both(box(stacks.u, stacks.v, 0.066, 0.034), inside) + stacks.skip(0.2)
     stacks.paint(boxes, stacks.mixed(("red", "blue", "green", "yellow", "tile", "white")))
-    beams = both(dashes(u, 0.5, 0.07), band(out - depth, 0.2))
-    f.paint(both(beams, band(u, p.half_u)), rgb(0.95, 0.45, 0.10))
+    beams = both(dashes(f.u, 0.5, 0.07), band(f.v - depth, 0.2))
+    f.paint(both(beams, band(f.u, p.half_u)), rgb(0.95, 0.45, 0.10))
 
 
-def _from_land(p: Plot) -> tuple[Frame, Grid, Grid]:
-    """A frame, the coordinate along the shore and the one out from it; the land is at low v."""
-    f = p.frame
-    return f, f.u, f.v + p.half_v + 0.03
+def _from_land(p: Plot) -> Frame:
+    """A frame with u along the shore and v out from the land, which is at low v."""
+    return replace(p.frame, v=p.frame.v + p.half_v + 0.03)
 
 
 def swimming_pools(p: Plot) -> None:

@@ -102,7 +102,9 @@ def container_ship(p: Plot) -> None:
 def ferry(p: Plot) -> None:
     """Broad and white, with decks and a funnel, a short wake behind."""
     f, length = _ship(p, 1.0, 0.4)
-    _wake(f, length, 0.1)
+    wider = 0.1 * np.maximum(-f.u - 0.3 * length, 0)
+    wake = both(band(f.v, 0.05 * length + wider), band(f.u + 0.7 * length, 0.4 * length))
+    f.paint(wake, COLOURS["white"], 0.6)
     f.solid(lambda u, v: capsule(u, v, 0.34 * length, 0.17 * length), COLOURS["white"], 0.05)
     f.paint(capsule(f.u + 0.03 * length, f.v, 0.26 * length, 0.1 * length), COLOURS["silver"] * 0.9)
     f.paint(disc(f.u + 0.18 * length, f.v, 0.05 * length), COLOURS["red"])
@@ -125,12 +127,6 @@ def _ship(p: Plot, longest: float, beam: float) -> tuple[Frame, float]:
     length = min(longest, 1.85 * long, 1.8 * short / beam)
     way = 1 if p.canvas.chance(0.5) else -1
     return replace(f, u=f.u * way, sun=(f.sun[0] * way, f.sun[1])), length
-
-
-def _wake(f: Frame, length: float, spread: float) -> None:
-    wider = spread * np.maximum(-f.u - 0.3 * length, 0)
-    foam = both(band(f.v, 0.05 * length + wider), band(f.u + 0.7 * length, 0.4 * length))
-    f.paint(foam, COLOURS["white"], 0.6)
 
 
 def motorboats(p: Plot) -> None:
