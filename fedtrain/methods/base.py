@@ -62,7 +62,7 @@ class Update:
     Attributes:
         client: Its number.
         rows: Rows it trained on.
-        shared: Tensors that it sends to the server. Nothing else leaves it.
+        shared: Tensors that it sends to the server. No other tensor leaves it.
         personal: Tensors that stay at the client.
         loss: Mean training loss over its steps.
         weight: Its weight in the mean. The engine sets it, from the run's ``weighting`` and ``sampling``.
