@@ -93,20 +93,22 @@ def assigned(text: str) -> tuple[str, str]:
 def parsed(value: str, hint: Any = Any) -> Any:
     """The meaning of a value that a person typed after ``key=``, the same for every command.
 
-    It is ``true``, ``false``, ``null`` or ``none`` in any case, or JSON, or else text. Where the setting is a text,
-    a number is text too.
+    It is one of the setting's choices, or ``true``, ``false``, ``null`` or ``none`` in any case, or JSON, or else text.
+    Where the setting is a text, a number is text too.
 
     Args:
         value: As typed.
         hint: The setting's annotation, where it is known.
     """
+    choices = get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
+    if any(value in get_args(choice) for choice in choices if get_origin(choice) is Literal):
+        return value
     if value.lower() in _WORDS:
         return _WORDS[value.lower()]
     try:
         found = json.loads(value)
     except (ValueError, RecursionError):
         return value
-    choices = get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
     return value if str in choices and isinstance(found, int | float) else found
 
 

@@ -54,7 +54,7 @@ class PictureSettings:
     flip: bool = True
     frozen_bn: bool = False
     image_size: int | None = None
-    backbone_weights: str = "auto"
+    backbone_weights: Literal["auto", "imagenet", "none"] | str = "auto"
     memory: int = 4 * 2**30
 
     def __post_init__(self) -> None:
