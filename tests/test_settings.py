@@ -12,6 +12,7 @@ from fedrsic_data.errors import UsageError
 from fedrsic_data.recipes import override
 from fedrsic_data.settings import assigned, decode, encode, hint_at, parsed, texts
 from fedtrain.config import RunConfig, changed
+from fedtrain.methods import METHODS
 
 
 @dataclass(frozen=True)
@@ -92,6 +93,17 @@ def test_a_typed_value_has_one_meaning(text: str, meaning: object) -> None:
 def test_a_number_is_text_where_the_setting_is_text() -> None:
     assert (parsed("2024", str), parsed("007", str | None), parsed("1e3", int | None)) == ("2024", "007", 1000.0)
     assert (parsed("none", str | None), parsed("true", str)) == (None, True)
+
+
+def test_a_choice_is_what_it_is_called() -> None:
+    """Also where it is called none, as of ``ule`` and ``backbone_weights``."""
+    for hint in (Literal["auto", "none"], Literal["auto", "none"] | str, Literal["auto", "none"] | None):
+        assert parsed("none", hint) == "none"
+    assert parsed("null", Literal["auto", "none"] | None) is None
+    sets = ["ule=none", "class_weights=none", "backbone_weights=none"]
+    for written in (sets, texts(dict.fromkeys(["ule", "class_weights", "backbone_weights"], "none"))):
+        settings = changed(RunConfig("fedlgt", "data", "s"), written, METHODS["fedlgt"].Settings).method_settings
+        assert [settings[text.partition("=")[0]] for text in sets] == ["none"] * 3
 
 
 @pytest.mark.parametrize(
