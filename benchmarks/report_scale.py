@@ -35,7 +35,7 @@ def main() -> None:
         dataset, images = made(Path(folder), arguments.clients)
         out = arguments.keep or Path(folder) / "report.html"
         begun, used = time.monotonic(), time.process_time()
-        html.report([dataset], out, overwrite=True)
+        html.report([dataset], out)
         seconds, cpu = time.monotonic() - begun, time.process_time() - used
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
         size = out.stat().st_size / 1e6

@@ -253,7 +253,7 @@ def test_refusals_are_one_line(sample_build: Path, hub: Hub, tmp_path: Path) -> 
     asked = [
         ((*publish, "me/fed"), stranger, 1, "log in with: hf auth login"),
         ((*publish, "me/fed"), reader, 1, "has no permission for this (403)"),
-        ((*publish, "me/taken"), writer, 2, "holds something else"),
+        ((*publish, "me/taken"), writer, 2, "exists, but is not a fedkit dataset"),
         ((*publish, "me/public", "--private"), writer, 2, "is public already"),
         (("inspect", "hf://me/none"), writer, 1, "hf://me/none: there is no such dataset"),
         (("inspect", "hf://me/taken"), writer, 1, "fedkit did not publish it"),
