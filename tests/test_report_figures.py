@@ -83,7 +83,7 @@ def test_the_card_has_its_pictures(domains: fedrsic_data.dataset.reader.Dataset)
             assert len(image.convert("RGB").getcolors(1 << 20) or ()) > 5, "nothing is drawn"
         assert not picture.png.count(b"tEXt"), "a PNG names its software, or a date"
         assert "12 clients" in picture.alt
-    assert figures == for_card(domains)
+    assert pictures == for_card(domains)
 
 
 def test_numbers_behind_a_picture_are_the_counts(domains: fedrsic_data.dataset.reader.Dataset) -> None:

@@ -33,7 +33,7 @@ def trained(results: Sequence[Result], sets: Sequence[str] = ()) -> Shown:
     """
     data = {"runs": [_run(result) for result in results]}
     first = results[0].facts["config"]
-    columns = {r.facts["config"]["subset"]: {name: _cell(name, v) for name, v in figures(r).items()} for r in results}
+    columns = {r.facts["config"]["subset"]: {name: cell(name, v) for name, v in figures(r).items()} for r in results}
     sample = f" ({SAMPLE})" if results[0].facts["dataset"]["sample"] else ""
     parts: list[RenderableType] = [f"{first['method']} on {results[0].facts['dataset']['name']}{sample}"]
     parts += [f"  {result.folder}: {story(result)}" for result in results]
@@ -138,7 +138,8 @@ def _run(result: Result) -> dict[str, Any]:
     }
 
 
-def _cell(name: str, value: float | Spread | None) -> str:
+def cell(name: str, value: float | Spread | None) -> str:
+    """A metric in a table: two digits, or whole numbers where something is counted; and its spread, if it has one."""
     if value is None:
         return "-"
     form = ",.0f" if name in (FLOATS, BYTES) else ".2f"
@@ -156,7 +157,7 @@ def _by_subset(groups: Sequence[Group]) -> dict[str, dict[str, dict[str, str]]]:
         columns = tables.setdefault(title, {})
         if label in columns:  # the dataset was built anew in between
             label += f" #{len(columns) + 1}"
-        columns[label] = {name: _cell(name, spread) for name, spread in group.figures.items()}
+        columns[label] = {name: cell(name, spread) for name, spread in group.figures.items()}
     return tables
 
 
@@ -218,10 +219,10 @@ def as_papers(groups: Sequence[Group]) -> dict[str, dict[str, dict[str, str]]]:
             continue
         stand_in = f" ({SAMPLE})" if group.sample else ""
         title = f"{group.subset} of {group.dataset}{stand_in}, {group.labels} labels, as papers print them"
-        ours = {name: _cell(name, group.figures.get(f"test/{name}")) for name in published.COLUMNS}
+        ours = {name: cell(name, group.figures.get(f"test/{name}")) for name in published.COLUMNS}
         tables.setdefault(title, {})[f"{group.label} ({_runs(len(group.seeds))}, ours)"] = ours
         for row in known:
-            cells = {name: _cell(name, row.figures.get(name)) for name in published.COLUMNS}
+            cells = {name: cell(name, row.figures.get(name)) for name in published.COLUMNS}
             other = row.differs(group.titles, group.partition)
             apart = f"; another protocol: {', '.join(other)}" if other else ""
             words = f"published on real {row.source}: {row.paper}, as {row.told} tells; not measured here{apart}"

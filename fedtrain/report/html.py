@@ -22,6 +22,7 @@ from fedrsic_data.report.dataset import sections
 from fedrsic_data.report.page import Block, Cell, Figure, Page, Section, Table, render
 from fedrsic_data.report.style import Drawing, Numbers
 from fedrsic_data.settings import local
+from fedtrain.report.answers import as_papers, cell
 from fedtrain.runs.files import CONFIG
 
 if TYPE_CHECKING:
@@ -150,7 +151,7 @@ def _finals(runs: Sequence[Runs]) -> Table:
     rows = []
     for one in runs:
         cells: list[Cell] = [one.group.label, len(one.results)]
-        rows.append((*cells, *(_cell(name, one.group.figures.get(name)) for name in names)))
+        rows.append((*cells, *(cell(name, one.group.figures.get(name)) for name in names)))
     best = set()
     for column, name in enumerate(names, 2):
         if name.startswith("sent/") or len(runs) < 2:
@@ -163,17 +164,8 @@ def _finals(runs: Sequence[Runs]) -> Table:
     return Table("Final figures", Numbers(("run", "seeds", *names), tuple(rows)), note, best=frozenset(best))
 
 
-def _cell(name: str, spread: Any) -> str:
-    if spread is None:
-        return "-"
-    digits = ",.0f" if name.startswith("sent/") else ".2f"
-    return f"{spread.mean:{digits}}" + (f" ± {spread.std:{digits}}" if spread.std else "")
-
-
 def _papers(runs: Sequence[Runs]) -> list[Table]:
     """Multi-label metrics in the layout of papers, with published results."""
-    from fedtrain.report.answers import as_papers
-
     tables = []
     for title, cells in as_papers([one.group for one in runs]).items():
         names = tuple(dict.fromkeys(name for row in cells.values() for name in row))
@@ -185,7 +177,7 @@ def _papers(runs: Sequence[Runs]) -> list[Table]:
 def _classes(runs: Sequence[Runs]) -> Table:
     """Metrics of single classes: one row per class."""
     names = dict.fromkeys(n for one in runs for n in one.group.figures if _of_class(n))
-    rows = tuple((name, *(_cell(name, one.group.figures.get(name)) for one in runs)) for name in names)
+    rows = tuple((name, *(cell(name, one.group.figures.get(name)) for one in runs)) for name in names)
     return Table("Figures of classes", Numbers(("figure", *(one.group.label for one in runs)), rows))
 
 
@@ -219,18 +211,8 @@ def _single(runs: Sequence[Runs]) -> Table:
             rows.append(
                 (os.fspath(run.folder), one.group.label, seed, rounds, float(run.data.get("seconds", 0)), *counted)
             )
-    header = (
-        "folder",
-        "run",
-        "seed",
-        "rounds",
-        "seconds",
-        "updates",
-        "numbers sent",
-        "bytes sent",
-        "refused",
-        "dropped",
-    )
+    counted_as = ("updates", "numbers sent", "bytes sent", "refused", "dropped")
+    header = ("folder", "run", "seed", "rounds", "seconds", *counted_as)
     return Table("Runs", Numbers(header, tuple(rows)), digits=1)
 
 
