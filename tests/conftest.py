@@ -23,6 +23,7 @@ from browser import running
 from fedrsic import cli
 from hubserver import Hub, serving
 from PIL import Image
+from rich.console import Console
 
 from fedrsic_data import recipes
 from fedrsic_data.build import pipeline
@@ -38,13 +39,27 @@ Command = Callable[..., "Done[str]"]
 REAL = Path(os.environ.get("FEDKIT_TEST_DATA", ROOT.parent / "shared" / "data"))
 
 
+def encoded(kind: str, image: Image.Image, **options: Any) -> bytes:
+    """An image as a file of this kind of Pillow's."""
+    file = io.BytesIO()
+    image.save(file, kind, **options)
+    return file.getvalue()
+
+
 def tiny_image(number: int, suffix: str, size: tuple[int, int] = (8, 8)) -> bytes:
     """A whole image file whose pixels are unique to ``number``."""
     color = (number % 251, number // 251 % 251, number // 63001 % 251)
-    file = io.BytesIO()
     kind = {".tif": "TIFF", ".jpg": "JPEG", ".png": "PNG"}[suffix]
-    Image.new("RGB", size, color).save(file, kind, **({"quality": 95} if kind == "JPEG" else {}))
-    return file.getvalue()
+    return encoded(kind, Image.new("RGB", size, color), **({"quality": 95} if kind == "JPEG" else {}))
+
+
+def put(root: Path, *paths: str) -> Path:
+    """Tiny images at these places below a folder."""
+    for number, path in enumerate(paths):
+        file = root / path
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(tiny_image(number, file.suffix.lower()))
+    return root
 
 
 def write_ucmerced(root: Path, suffix: str = ".tif", per_class: int = 100) -> Path:
@@ -148,6 +163,13 @@ def answer(done: subprocess.CompletedProcess[str]) -> dict[str, object]:
     assert done.returncode == 0, done.stderr
     assert not done.stderr
     return json.loads(done.stdout)
+
+
+def printed(text: Any, width: int = 200) -> str:
+    """What a console of this width shows of it."""
+    terminal = Console(file=io.StringIO(), width=width)
+    terminal.print(text, crop=False)
+    return terminal.file.getvalue()  # type: ignore[attr-defined]
 
 
 @pytest.fixture(autouse=True)

@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 import yaml
-from conftest import ROOT, fedkit, refused
+from conftest import ROOT, fedkit, printed, refused
 from rich.console import Console
 
 from fedrsic_data import answer
@@ -39,12 +39,6 @@ def group(name: str) -> Group:
     figures = {name: spread, "test/accuracy": spread}
     known = {"sample": False, "sources": (), "titles": {}, "partition": "iid", "labels": "", "seeds": (0,)}
     return Group(label=name, subset=name, dataset=name, figures=figures, **known)  # type: ignore[arg-type]
-
-
-def printed(text: Any) -> str:
-    terminal = Console(file=io.StringIO(), width=200)
-    terminal.print(text, crop=False)
-    return terminal.file.getvalue()  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize("form", ["text", "markdown", "csv", "json"])

@@ -62,7 +62,7 @@ def test_a_damaged_zip(command: Command, tmp_path: Path, damage: str) -> None:
     nothing(out)
 
 
-def mirrored(path: Path, *, names: Any = CLASSES, label: Any = None, image: Any = None) -> Path:
+def small_mirror(path: Path, *, names: Any = CLASSES, label: Any = None, image: Any = None) -> Path:
     """A Parquet mirror of two images a class."""
     rows = [(c, i) for c in range(len(CLASSES)) for i in range(2)]
     pictures = [{"bytes": tiny_image(c * 9 + i, ".tif"), "path": f"{CLASSES[c]}{i:02d}.tif"} for c, i in rows]
@@ -79,7 +79,7 @@ def mirrored(path: Path, *, names: Any = CLASSES, label: Any = None, image: Any 
 
 
 def test_a_good_mirror_is_read(command: Command, tmp_path: Path) -> None:
-    path = mirrored(tmp_path / "m" / "train.parquet")
+    path = small_mirror(tmp_path / "m" / "train.parquet")
     assert command(*from_source(path, tmp_path / "out", "--allow-partial")).returncode == 0
 
 
@@ -102,14 +102,14 @@ def test_a_good_mirror_is_read(command: Command, tmp_path: Path) -> None:
     ids=lambda how: f"{next(iter(how))}-{str(next(iter(how.values())))[:20].split()[0]}",
 )
 def test_a_mirror_with_other_columns_or_labels(command: Command, tmp_path: Path, how: dict[str, Any]) -> None:
-    path, out = mirrored(tmp_path / "m" / "train.parquet", **how), tmp_path / "out"
+    path, out = small_mirror(tmp_path / "m" / "train.parquet", **how), tmp_path / "out"
     refused(command(*from_source(path, out, "--allow-partial")), path, codes=(1,))
     nothing(out)
 
 
 @pytest.mark.parametrize("damage", ["empty", "text", "half", "labels"])
 def test_a_damaged_mirror(command: Command, tmp_path: Path, damage: str) -> None:
-    path, out = mirrored(tmp_path / "m" / "train.parquet"), tmp_path / "out"
+    path, out = small_mirror(tmp_path / "m" / "train.parquet"), tmp_path / "out"
     data = bytearray(path.read_bytes())
     if damage == "labels":
         column = pq.read_metadata(path).row_group(0).column(2)

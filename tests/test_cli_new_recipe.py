@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from conftest import answer, fedkit, refused, tiny_image
+from conftest import answer, fedkit, put, refused, tiny_image
 
 import fedrsic_data
 from fedrsic_data.build.verify import verify
@@ -19,14 +19,6 @@ from fedrsic_data.dataset import schema
 from fedrsic_data.errors import OutputError, SourceError, UsageError
 
 DOMAINS = ("amazon", "dslr", "webcam")
-
-
-def put(root: Path, *paths: str) -> Path:
-    for number, path in enumerate(paths):
-        file = root / path
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_bytes(tiny_image(number, file.suffix))
-    return root
 
 
 def office(root: Path, count: int = 12) -> Path:

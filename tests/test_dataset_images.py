@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import io
 import struct
 import zlib
 
 import numpy as np
 import pytest
+from conftest import encoded
 from PIL import Image
 
 from fedrsic_data.dataset import images
@@ -16,26 +16,20 @@ from fedrsic_data.errors import BadImageError
 NOISE = Image.fromarray(np.random.default_rng(0).integers(0, 255, (40, 30, 3), np.uint8))
 
 
-def encoded(kind: str, image: Image.Image = NOISE, **options: object) -> bytes:
-    file = io.BytesIO()
-    image.save(file, kind, **options)
-    return file.getvalue()
-
-
 WHOLE = {
-    "jpeg": encoded("JPEG"),
-    "progressive": encoded("JPEG", progressive=True),
+    "jpeg": encoded("JPEG", NOISE),
+    "progressive": encoded("JPEG", NOISE, progressive=True),
     "gray": encoded("JPEG", NOISE.convert("L")),
     "cmyk": encoded("JPEG", NOISE.convert("CMYK")),
-    "exif": encoded("JPEG", exif=Image.Exif()),
-    "trailing": encoded("JPEG") + b"camera notes",
-    "png": encoded("PNG"),
+    "exif": encoded("JPEG", NOISE, exif=Image.Exif()),
+    "trailing": encoded("JPEG", NOISE) + b"camera notes",
+    "png": encoded("PNG", NOISE),
     "palette": encoded("PNG", NOISE.convert("P")),
-    "tiff": encoded("TIFF"),
-    "lzw": encoded("TIFF", compression="tiff_lzw"),
-    "gif": encoded("GIF"),
-    "bmp": encoded("BMP"),
-    "webp": encoded("WEBP"),
+    "tiff": encoded("TIFF", NOISE),
+    "lzw": encoded("TIFF", NOISE, compression="tiff_lzw"),
+    "gif": encoded("GIF", NOISE),
+    "bmp": encoded("BMP", NOISE),
+    "webp": encoded("WEBP", NOISE),
 }
 
 
@@ -85,7 +79,7 @@ def png_header(width: int, height: int) -> bytes:
 
 
 def test_checksums_of_png() -> None:
-    plain = encoded("PNG", compress_level=0)  # zeros in its pixels are pixels to any decoder
+    plain = encoded("PNG", NOISE, compress_level=0)  # zeros in its pixels are pixels to any decoder
     middle = plain.index(b"IDAT") + 99
     with pytest.raises(BadImageError, match="does not have its checksum"):
         images.check(plain[:middle] + bytes(999) + plain[middle + 999 :], "name.x")
@@ -100,7 +94,7 @@ def test_other_formats_reach_no_decoder(monkeypatch: pytest.MonkeyPatch) -> None
     from PIL import EpsImagePlugin
 
     monkeypatch.setattr(EpsImagePlugin, "Ghostscript", None)
-    for data in (encoded("EPS"), encoded("PPM")):
+    for data in (encoded("EPS", NOISE), encoded("PPM", NOISE)):
         with pytest.raises(BadImageError, match="not an image of JPEG.*replace the file"):
             images.check(data, "name.jpg")
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT
+from conftest import ROOT, encoded
 from numpy.typing import NDArray
 from PIL import Image, ImageFile
 from torch.nn import functional
@@ -44,12 +44,6 @@ WIDE = (GREY.astype(np.uint16) << 8) + 200  # its lower bytes would round up
 
 def grey(values: Pixels) -> Pixels:
     return np.repeat(values[..., None], 3, -1)
-
-
-def encoded(kind: str, image: Image.Image, **options: object) -> bytes:
-    file = io.BytesIO()
-    image.save(file, kind, **options)
-    return file.getvalue()
 
 
 def chunk(kind: bytes, body: bytes) -> bytes:

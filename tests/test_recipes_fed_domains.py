@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import io
 from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import sampled, write_optimal31, write_ucmerced
+from conftest import encoded, sampled, write_optimal31, write_ucmerced
 from PIL import Image
 
 import fedrsic_data
@@ -18,12 +17,6 @@ from fedrsic_data.sources import vocabulary
 from fedrsic_data.sources.locate import Places
 
 
-def encoded(image: Image.Image, kind: str, **options: object) -> bytes:
-    file = io.BytesIO()
-    image.save(file, kind, **options)
-    return file.getvalue()
-
-
 @pytest.fixture(scope="module")
 def pictures() -> list[Image.Image]:
     """Sixty different scenes."""
@@ -32,11 +25,11 @@ def pictures() -> list[Image.Image]:
 
 
 def test_the_same_picture_is_found_whatever_encoded_or_resized_it(pictures: list[Image.Image]) -> None:
-    originals = [encoded(p, "PNG") for p in pictures]
+    originals = [encoded("PNG", p) for p in pictures]
     copies = [
-        encoded(pictures[3], "JPEG", quality=60),
-        encoded(pictures[17].resize((80, 80)), "JPEG", quality=85),
-        encoded(pictures[40], "PNG"),
+        encoded("JPEG", pictures[3], quality=60),
+        encoded("JPEG", pictures[17].resize((80, 80)), quality=85),
+        encoded("PNG", pictures[40]),
     ]
     files = originals + copies
     domains = np.array([0] * 60 + [1] * 3, np.int32)
@@ -45,14 +38,14 @@ def test_the_same_picture_is_found_whatever_encoded_or_resized_it(pictures: list
 
 
 def test_different_pictures_and_the_same_domain_are_not_duplicates(pictures: list[Image.Image]) -> None:
-    files = [encoded(p, "PNG") for p in pictures]
+    files = [encoded("PNG", p) for p in pictures]
     assert duplicates.find(lambda rows: [files[i] for i in rows], np.arange(60, dtype=np.int32) % 3) == []
     twice = files + files[:5]
     assert duplicates.find(lambda rows: [twice[i] for i in rows], np.zeros(65, np.int32)) == []
 
 
 def test_groups_are_joined_over_three_domains(pictures: list[Image.Image]) -> None:
-    files = [encoded(p, "JPEG", quality=q) for p in pictures[6:12] for q in (95, 80, 60)]
+    files = [encoded("JPEG", p, quality=q) for p in pictures[6:12] for q in (95, 80, 60)]
     found = duplicates.find(lambda rows: [files[i] for i in rows], np.arange(18, dtype=np.int32) % 3)
     assert [group.tolist() for group in found] == [[3 * i, 3 * i + 1, 3 * i + 2] for i in range(6)]
 
@@ -85,8 +78,8 @@ def test_duplicates_are_kept_on_one_side_and_listed(tmp_path: Path, pictures: li
     ucmerced, optimal31 = write_ucmerced(tmp_path / "u"), write_optimal31(tmp_path / "o")
     both = [(f"beach{i:02d}", f"beach({i + 1})") for i in range(10)]
     for i, (one, other) in enumerate(both):
-        (ucmerced / f"UCMerced_LandUse/Images/beach/{one}.tif").write_bytes(encoded(pictures[i], "TIFF"))
-        (optimal31 / f"OPTIMAL-31/beach/{other}.jpg").write_bytes(encoded(pictures[i], "JPEG", quality=70))
+        (ucmerced / f"UCMerced_LandUse/Images/beach/{one}.tif").write_bytes(encoded("TIFF", pictures[i]))
+        (optimal31 / f"OPTIMAL-31/beach/{other}.jpg").write_bytes(encoded("JPEG", pictures[i], quality=70))
     data = {
         "fedkit": 1,
         "name": "x",

@@ -11,10 +11,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import ROOT, fedkit
+from conftest import ROOT, fedkit, printed
 from federated_softmax import Softmax
 from softmax_runs import config, resealed_run
-from test_train_compare import shown
 
 from fedrsic_data.errors import OutputError
 from fedtrain import methods, run
@@ -188,12 +187,12 @@ def test_runs_without_a_seal_open_and_are_marked(finished: Path, folder: Path) -
     groups = grouped(results)
     assert (groups[0].label, groups[0].sealed) == ("softmax (unsealed)", False)
     for form in ("text", "markdown", "csv", "json"):
-        assert "softmax (unsealed)" in shown(answers.compared(groups, form).text)
+        assert "softmax (unsealed)" in printed(answers.compared(groups, form).text, 160)
     page = html.page([folder])
     assert any("has no seal" in words for words in page.words)
     assert "softmax (unsealed)" in str(page.sections)
     assert [group.label for group in grouped(found([finished]))] == ["softmax"]
-    assert "has no seal: nothing proves its figures" in shown(answers.trained(results).text)
+    assert "has no seal: nothing proves its figures" in printed(answers.trained(results).text, 160)
     assert [problem.words for problem in check_run(folder)[1]] == [
         "has no seal, an older fedkit wrote it: nothing proves its figures"
     ]

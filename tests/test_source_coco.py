@@ -86,7 +86,7 @@ def packed(folder: Path, name: str) -> None:
     shutil.rmtree(folder)
 
 
-def changed(folder: Path, change: Callable[[dict[str, Any]], object], part: str = "train") -> Path:
+def annotated(folder: Path, change: Callable[[dict[str, Any]], object], part: str = "train") -> Path:
     path = folder / "annotations" / f"instances_{part}2017.json"
     data = json.loads(path.read_text())
     change(data)
@@ -231,7 +231,7 @@ def test_one_split_alone(coco: Path) -> None:
 
 def test_a_copy_without_images(coco: Path) -> None:
     for part in ("train", "val"):
-        changed(coco, lambda data: data.update(images=[], annotations=[]), part)
+        annotated(coco, lambda data: data.update(images=[], annotations=[]), part)
     with pytest.raises(SourceError, match="holds no image of MS-COCO 2017 with labels; its lists are empty"):
         SOURCE.index(coco)
 
@@ -302,7 +302,7 @@ WRONG: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
 def test_annotations_that_are_wrong(coco: Path, name: str) -> None:
     change, words = WRONG[name]
     with pytest.raises(SourceError) as caught:
-        SOURCE.index(changed(coco, change), allow_partial=True)
+        SOURCE.index(annotated(coco, change), allow_partial=True)
     assert words in str(caught.value)
     assert "instances_train2017.json" in str(caught.value)
     assert "\n" not in str(caught.value)
@@ -315,7 +315,7 @@ def test_an_image_in_both_splits(coco: Path) -> None:
 
     shutil.copy(coco / "train2017" / "000000000009.jpg", coco / "val2017")
     with pytest.raises(SourceError, match="image coco/000000000009 is in both splits"):
-        SOURCE.index(changed(coco, add, "val"))
+        SOURCE.index(annotated(coco, add, "val"))
 
 
 @pytest.mark.parametrize(

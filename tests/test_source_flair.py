@@ -83,7 +83,7 @@ def archived(root: Path, entries: list[Entry], parts: int = 3) -> Path:
     return root
 
 
-def mirrored(root: Path, entries: list[Entry]) -> Path:
+def flair_mirror(root: Path, entries: list[Entry]) -> Path:
     """As ``apple/flair``: a file or two a partition, ids as numbers, no file names, small row groups."""
     (root / "data").mkdir(parents=True)
     image = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
@@ -110,7 +110,7 @@ def mirrored(root: Path, entries: list[Entry]) -> Path:
     return root
 
 
-FORMS: dict[str, Callable[[Path, list[Entry]], Path]] = {"folder": unpacked, "archives": archived, "hub": mirrored}
+FORMS: dict[str, Callable[[Path, list[Entry]], Path]] = {"folder": unpacked, "archives": archived, "hub": flair_mirror}
 
 
 def built(source: Path, out: Path, *more: object) -> Path:
@@ -405,7 +405,7 @@ def test_other_files_in_the_image_folder_are_counted(tmp_path: Path) -> None:
 
 
 def test_an_absent_parquet_file_needs_leave(tmp_path: Path) -> None:
-    root = mirrored(tmp_path / "src", made_up())
+    root = flair_mirror(tmp_path / "src", made_up())
     (root / "data/train-00001-of-00002.parquet").unlink()
     not_flair(root, "train-00001-of-00002.parquet", "--allow-partial")
     index = flair.SOURCE.index(root, allow_partial=True)
@@ -417,7 +417,7 @@ def test_other_parquet_files_are_refused(tmp_path: Path, sample_build: Path) -> 
 
 
 def test_empty_cells_in_parquet_are_refused(tmp_path: Path) -> None:
-    root = mirrored(tmp_path / "src", made_up())
+    root = flair_mirror(tmp_path / "src", made_up())
     path = root / "data/val-00000-of-00001.parquet"
     table = pq.read_table(path)
     column = pa.array([None, *table.column("user_id").to_pylist()[1:]], pa.string())

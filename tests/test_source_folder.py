@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pyarrow as pa
 import pytest
-from conftest import tiny_image
+from conftest import put
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -19,15 +19,6 @@ from fedrsic_data.sources import GENERAL, configured, locate, spelled_out
 from fedrsic_data.sources.classfolders import natural_order, padded
 from fedrsic_data.sources.folder import Folder, FolderSettings
 from fedrsic_data.sources.own import listing
-
-
-def put(root: Path, *paths: str) -> Path:
-    """Tiny images at these places."""
-    for number, path in enumerate(paths):
-        file = root / path
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_bytes(tiny_image(number, file.suffix))
-    return root
 
 
 def listed(root: Path, text: str | bytes) -> Path:

@@ -14,9 +14,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import ROOT, sampled
+from conftest import ROOT, printed, sampled
 from federated_softmax import Softmax
-from rich.console import Console
 from softmax_runs import config, resealed_run
 
 from fedrsic_data.errors import OutputError, UsageError
@@ -42,12 +41,6 @@ def runs(sample_build: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         run.train(config(sample_build, "lr=0.05", "rounds=2", "cohort=2"), top / "b")
         run.train(config(other, "seed=3", "rounds=2"), top / "c")
     return top
-
-
-def shown(text: object) -> str:
-    console = Console(file=io.StringIO(), width=160)
-    console.print(text, crop=False)
-    return console.file.getvalue()  # type: ignore[attr-defined]
 
 
 def test_mean_and_spread_over_seeds(runs: Path) -> None:
@@ -101,17 +94,17 @@ def test_forms_tell_the_same(runs: Path) -> None:
     groups = grouped(found([runs]))
     mean = groups[0].figures["test/accuracy/mean"]
     cell = f"{mean.mean:.2f} ± {mean.std:.2f}"
-    data = json.loads(shown(answers.compared(groups, "json").text))
+    data = json.loads(printed(answers.compared(groups, "json").text, 160))
     assert data == answers.compared(groups, "text").data
     assert data["groups"][0]["figures"]["test/accuracy/mean"]["mean"] == mean.mean
-    rows = list(csv.DictReader(io.StringIO(shown(answers.compared(groups, "csv").text))))
+    rows = list(csv.DictReader(io.StringIO(printed(answers.compared(groups, "csv").text, 160))))
     (row,) = [r for r in rows if r["figure"] == "test/accuracy/mean" and r["run"] == "softmax lr=0.5"]
     assert (float(row["mean"]), float(row["std"]), int(row["runs"])) == (mean.mean, mean.std, 4)
     assert [r["std"] for r in rows if r["run"] == "softmax lr=0.05"] == [""] * len(groups[1].figures)
-    table = shown(answers.compared(groups, "markdown").text)
+    table = printed(answers.compared(groups, "markdown").text, 160)
     assert "| figure | softmax lr=0.5 (4 runs) | softmax lr=0.05 |" in table
     assert f"| test/accuracy/mean | {cell} | " in table
-    text = shown(answers.compared(groups, "text").text)
+    text = printed(answers.compared(groups, "text").text, 160)
     assert cell in text
     assert "fed-ucmerced of fed-rsic-sample (procedural sample, not real data)" in text
 
@@ -225,7 +218,7 @@ def test_a_figure_that_only_some_have(runs: Path) -> None:
     results = found([runs / "a0", runs / "b"])
     results[1].data["figures"]["novel/accuracy"] = 5.0
     results[0].data["figures"]["novel/accuracy"] = None
-    text = shown(answers.compared(grouped(results), "text").text)
+    text = printed(answers.compared(grouped(results), "text").text, 160)
     (line,) = [line for line in text.splitlines() if "novel/accuracy" in line]
     assert line.split() == ["novel/accuracy", "-", "5.00"]
 
@@ -248,7 +241,7 @@ def label_runs(
 
 def test_published_figures_stand_below_ours_and_say_whose_they_are() -> None:
     groups = [label_runs("flair", "coarse"), label_runs("flair", "coarse", "fedavg"), label_runs("mine", "coarse")]
-    lines = shown(answers.compared(groups, "markdown").text).splitlines()
+    lines = printed(answers.compared(groups, "markdown").text, 160).splitlines()
     start = next(i for i, line in enumerate(lines) if "flair of flair, coarse labels, as papers print them" in line)
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines[start + 2 :] if line]
     assert rows[0] == ["method", *published.COLUMNS]
@@ -263,7 +256,7 @@ def test_published_figures_stand_below_ours_and_say_whose_they_are() -> None:
             "published on real flair: FedLGT, arXiv 2312.07165, as a third party's summary tells; not measured here)"
         ) in row[0]
         assert theirs == ("ours" not in row[0])
-    text = shown(answers.compared(groups, "text").text)
+    text = printed(answers.compared(groups, "text").text, 160)
     assert "mine of mine, " not in text  # nothing is published on other data
     data = answers.compared(groups, "json").data
     assert {row["source"] for row in data["published"]} == {"flair"}
@@ -271,7 +264,7 @@ def test_published_figures_stand_below_ours_and_say_whose_they_are() -> None:
 
 
 def test_fine_labels_have_their_own_published_figures() -> None:
-    text = shown(answers.compared([label_runs("flair", "fine")], "text").text)
+    text = printed(answers.compared([label_runs("flair", "fine")], "text").text, 160)
     assert "10.60" in text
     assert "60.90" not in text
 
