@@ -38,7 +38,9 @@ app = typer.Typer(
 
 RunSets = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="A setting of the run or the method; repeatable."),
+    typer.Option(
+        "--set", metavar="KEY=VALUE", help="A setting of the run or the method; VALUE is JSON, or text; repeatable."
+    ),
 ]
 
 

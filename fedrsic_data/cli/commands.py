@@ -16,11 +16,17 @@ Subsets = Annotated[list[str] | None, typer.Option(help="Only this subset; repea
 Partition = Annotated[str | None, typer.Option(help="Partitioner by name; see: fedkit list partitioners.")]
 Sets = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="A partition setting or recipe field; repeatable."),
+    typer.Option(
+        "--set", metavar="KEY=VALUE", help="A partition setting or recipe field; VALUE is JSON, or text; repeatable."
+    ),
 ]
 SourceSets = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="A setting of the source (docs/sources.md); repeatable."),
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="A setting of the source (docs/sources.md); VALUE is JSON, or text; repeatable.",
+    ),
 ]
 Jobs = Annotated[int | None, typer.Option(help="Number of processes that write shards; with Ray, its CPUs.")]
 BuildEngine = Annotated[str, typer.Option(metavar="local|ray", help="Where shards are written.")]
