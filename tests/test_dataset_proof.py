@@ -13,10 +13,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from conftest import fedkit, refused, sampled
+from damage import rewrite, swap
+from hub_users import around, commands, python
 from hubserver import Hub
 from PIL import Image
-from test_dataset_verify import rewrite, swap
-from test_publish import around, commands, python
 
 import fedrsic_data
 from fedrsic_data.build.shards import parquet_writer

@@ -12,8 +12,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from conftest import environment, sampled
+from damage import rewrite
 from PIL import Image
-from test_dataset_verify import rewrite
 
 import fedrsic_data
 from fedrsic_data.errors import ManifestError, UsageError

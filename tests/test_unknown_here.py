@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 from conftest import answer, fedkit, refused, write_ucmerced
+from hub_users import around, at
 from hubserver import serving
-from test_publish import around, at
 
 from fedrsic_data import recipes
 from fedrsic_data.build import pipeline
