@@ -108,11 +108,12 @@ def test_a_run_that_fails_is_named_and_the_others_go_on(
     assert {len(cell.values) for (row, _), cell in found.tables[0].cells.items() if row == "fedpgp"} == {1}
 
 
-def test_some_runs_can_be_chosen(done: Finished) -> None:
-    found = run.run(small(), done.folder, only="fedpgp")
+def test_some_runs_can_be_chosen(done: Finished, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(done.folder, tmp_path / "small"))  # whose tables become those of fedpgp
+    found = run.run(small(), copy, only="fedpgp")
     assert {one.method for one in found.runs} == {"fedpgp"}
     with pytest.raises(UsageError, match="--only fedlgt: no run"):
-        run.run(small(), done.folder, only="fedlgt")
+        run.run(small(), copy, only="fedlgt")
 
 
 @pytest.mark.slow
