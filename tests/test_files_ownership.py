@@ -27,7 +27,7 @@ from fedrsic_data.cli import new_recipe
 from fedrsic_data.dataset import recipe
 from fedrsic_data.derive import resplit, sites
 from fedrsic_data.errors import FedkitError, OutputError
-from fedrsic_data.files import atomic, ownership
+from fedrsic_data.files import atomic, lock, ownership
 from fedrsic_data.report import figures
 from fedrsic_data.sources.locate import Places
 from fedtrain import methods, run
@@ -286,21 +286,21 @@ def test_a_file_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
 
 def test_a_lock_that_is_refused_changes_nothing(tmp_path: Path) -> None:
     path = tmp_path / "folder" / ".lock"
-    first = atomic.lock(path)
+    first = lock.lock(path)
     assert first is not None
     stands = path.stat()
-    assert atomic.lock(path) is None
+    assert lock.lock(path) is None
     assert os.path.samestat(path.stat(), stands)
-    atomic.unlock(path, first)
+    lock.unlock(path, first)
     assert not path.exists()
-    second = atomic.lock(path)
+    second = lock.lock(path)
     assert second is not None
     path.unlink()  # somebody tidied up
-    third = atomic.lock(path)
+    third = lock.lock(path)
     assert third is not None
-    atomic.unlock(path, second)
+    lock.unlock(path, second)
     assert path.exists()  # it is the third's
-    atomic.unlock(path, third)
+    lock.unlock(path, third)
 
 
 def test_a_lock_whose_folder_is_removed_meanwhile_is_taken_all_the_same(
@@ -317,13 +317,13 @@ def test_a_lock_whose_folder_is_removed_meanwhile_is_taken_all_the_same(
     folder.mkdir()
     with monkeypatch.context() as patch:
         patch.setattr(Path, "is_dir", removed)
-        file = atomic.lock(folder / ".lock")
+        file = lock.lock(folder / ".lock")
     assert gone
     assert file is not None
-    atomic.unlock(folder / ".lock", file)
+    lock.unlock(folder / ".lock", file)
     (tmp_path / "file").touch()
     with pytest.raises(FileExistsError):
-        atomic.lock(tmp_path / "file" / ".lock")
+        lock.lock(tmp_path / "file" / ".lock")
 
 
 # several processes at once
@@ -351,13 +351,13 @@ top, kind, times, crowd = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), int(
 
 def works(out, number):
     if kind == "lock":
-        file = atomic.lock(out / ".lock")
+        file = lock.lock(out / ".lock")
         if file is None:
             raise OutputError("another fedkit")
         (out / "mine").open("x").close()
         time.sleep(0.003)
         (out / "mine").unlink()
-        atomic.unlock(out / ".lock", file)
+        lock.unlock(out / ".lock", file)
         try:
             out.rmdir()
         except OSError:

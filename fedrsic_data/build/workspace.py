@@ -20,7 +20,7 @@ from fedrsic_data import interrupts
 from fedrsic_data.build.shards import Receipt
 from fedrsic_data.dataset import manifest
 from fedrsic_data.errors import FedkitError, ManifestError, OutputError, translated
-from fedrsic_data.files import atomic, ownership
+from fedrsic_data.files import atomic, lock, ownership
 from fedrsic_data.files.atomic import file_digest
 from fedrsic_data.settings import decode, encode, local
 
@@ -83,10 +83,10 @@ class Workspace:
         self.kept: dict[str, Receipt] = {}
         if self._root.is_symlink():
             raise OutputError(f"{self._root}: is a link, which no build creates; remove it, or choose another --out")
-        lock = atomic.lock(self._root / _LOCK)
-        if lock is None:
+        taken = lock.lock(self._root / _LOCK)
+        if taken is None:
             raise OutputError(f"{self._root}: another build is running there; wait for it, or choose another --out")
-        self._lock = lock
+        self._lock = taken
         try:
             self._refuse_foreign()
             self._settle()
@@ -163,7 +163,7 @@ class Workspace:
     def leave(self) -> None:
         """Release the lock. A workspace that can be resumed stays; an unused one is removed."""
         if (self._root / _KEY).exists():
-            atomic.unlock(self._root / _LOCK, self._lock)
+            lock.unlock(self._root / _LOCK, self._lock)
         else:
             self.discard()
 
@@ -188,7 +188,7 @@ class Workspace:
             (self._root / name).unlink(missing_ok=True)
 
     def _let_go(self) -> None:
-        atomic.unlock(self._root / _LOCK, self._lock)
+        lock.unlock(self._root / _LOCK, self._lock)
         with suppress(OSError):  # of a killed build there is something left, or another has just begun
             self._root.rmdir()
 

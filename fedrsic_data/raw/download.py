@@ -27,7 +27,7 @@ from urllib.parse import urlsplit
 
 from fedrsic_data import distribution
 from fedrsic_data.errors import DownloadError, OutputError, UsageError, translated
-from fedrsic_data.files import atomic
+from fedrsic_data.files import atomic, lock
 from fedrsic_data.raw.remote import RemoteFile
 
 Progress = Callable[[int, int | None], None]  # bytes so far, and the total or None where unknown
@@ -85,7 +85,7 @@ def fetch(
     if not target.exists():
         with translated(OutputError, str(folder), "cannot be written", "free space or choose another folder"):
             folder.mkdir(parents=True, exist_ok=True)
-            with atomic.locked(folder / f".{target.name}.lock"):
+            with lock.locked(folder / f".{target.name}.lock"):
                 if not target.exists():  # else another process has just fetched it
                     _download(mirrors, target, progress, timeout, max(attempts, 1))
     _check_present(target, mirrors[0])
@@ -351,7 +351,7 @@ def _records(folder: Path) -> dict[str, dict[str, Any]]:
 
 def _record(path: Path, entry: dict[str, Any]) -> None:
     """Remember a verified file, and the size and time by which to know it again."""
-    with atomic.locked(path.with_name(f".{_CHECKSUMS}.lock")):
+    with lock.locked(path.with_name(f".{_CHECKSUMS}.lock")):
         _write_json(path.with_name(_CHECKSUMS), _records(path.parent) | {path.name: entry})
 
 

@@ -1,8 +1,25 @@
-"""The server's step: a running mean of updates, each with its weight."""
+"""The server's step by default: the weighted mean of the updates, one at a time."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from fedtrain.methods.lazy import torch
+
+
+def weighted_mean(
+    server: dict[str, torch.Tensor], updates: Iterable[tuple[dict[str, torch.Tensor], float]]
+) -> dict[str, torch.Tensor]:
+    """The server's state after a round: the mean of the updates.
+
+    Args:
+        server: Its state before; tensors that no update has stay as they are.
+        updates: What each client sent, and its weight, in the order of the clients' numbers.
+    """
+    mean = WeightedMean()
+    for shared, weight in updates:
+        mean.add(shared, weight)
+    return mean.over(server)
 
 
 class WeightedMean:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeAlias, runtime_checkable
 
-from fedtrain.methods.aggregate import WeightedMean
+from fedtrain.methods.aggregate import weighted_mean
 from fedtrain.methods.lazy import torch
 
 if TYPE_CHECKING:
@@ -230,10 +230,7 @@ class Method:
             updates: At least one, in the order of the clients' numbers, without personal states. They are trained
                 while they are read, so that an average needs no memory for all of them.
         """
-        mean = WeightedMean()
-        for update in updates:
-            mean.add(update.shared, update.weight)
-        return mean.over(server)
+        return weighted_mean(server, ((update.shared, update.weight) for update in updates))
 
     def evaluate(self, shared: State, personal: Callable[[int], State], split: str) -> Evaluation:
         """Evaluates the model.

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from fedrsic_data.errors import OutputError
-from fedrsic_data.files import atomic, ownership
+from fedrsic_data.files import atomic, lock, ownership
 from fedrsic_data.files.atomic import write, writing
 from fedtrain.config import essence
 from fedtrain.runs import seal
@@ -264,13 +264,13 @@ def load(folder: Path, *, proved: bool = True) -> Result:
 def _locked(folder: Path) -> Iterator[None]:
     """Lock out other processes; a refused process changes nothing."""
     made = not folder.exists()
-    file = atomic.lock(folder / _LOCK)
+    file = lock.lock(folder / _LOCK)
     if file is None:
         raise OutputError(f"{folder}: another fedkit process is training there; wait for it, or choose another --out")
     try:
         yield
     finally:
-        atomic.unlock(folder / _LOCK, file)
+        lock.unlock(folder / _LOCK, file)
         if made:
             with suppress(OSError):  # a run began in it
                 folder.rmdir()
