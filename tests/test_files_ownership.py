@@ -341,7 +341,7 @@ from test_files_ownership import planned
 from softmax_runs import config
 from fedrsic_data.build import pipeline
 from fedrsic_data.derive import sites
-from fedrsic_data.files import atomic
+from fedrsic_data.files import lock
 from fedrsic_data.errors import OutputError
 from fedtrain import methods, run
 
