@@ -239,7 +239,7 @@ def uncountable(name: str, value: object) -> Callable[[pa.Table], pa.Table]:
 def test_client_tables_that_agree_and_lie(name: str, value: object, dataset: Path) -> None:
     rewrite("clients.parquet", uncountable(name, value))(dataset)
     assert "clients.parquet" in {problem.file for problem in verify(dataset)[1]}
-    with pytest.raises(ManifestError, match=r"clients.parquet: does not fit"):
+    with pytest.raises(ManifestError, match=r"clients.parquet: does not match"):
         fedrsic_data.open(dataset).subset("fed-ucmerced").client_table  # noqa: B018
 
 
@@ -255,7 +255,7 @@ def test_domains_are_counted_from_the_plan(name: str, value: object, dataset: Pa
 def test_plans_that_lie_are_one_line_to_readers(name: str, value: object, dataset: Path) -> None:
     rewrite("plan.parquet", uncountable(name, value))(dataset)
     assert "plan.parquet" in {problem.file for problem in verify(dataset)[1]}
-    with pytest.raises(ManifestError, match=r"plan.parquet: does not fit"):
+    with pytest.raises(ManifestError, match=r"plan.parquet: does not match"):
         fedrsic_data.open(dataset).subset("fed-ucmerced").plan  # noqa: B018
 
 
