@@ -26,7 +26,8 @@ from fedtrain.progress import QUIET, Listener
 from fedtrain.resolve import method_class, prepared, remark
 from fedtrain.runs import seal
 from fedtrain.runs.files import EVENTS, RESULT, as_json
-from fedtrain.runs.folder import FORMAT, Result, holding, resumes
+from fedtrain.runs.folder import FORMAT, Result
+from fedtrain.runs.resume import holding, resumes
 
 _HERE = InProcess()
 

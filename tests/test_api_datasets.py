@@ -45,6 +45,15 @@ def test_a_recipe_is_built_as_the_command_builds_it(built: Any, tmp_path: Path) 
     assert len(built[0]) == 4
 
 
+def test_a_sample_and_a_subset_can_be_said_shortly(built: Any, tmp_path: Path) -> None:
+    short = fedrsic_data.build(
+        "fed-rsic", tmp_path / "fed", sample={"per_class": 4, "size": 32}, subsets="fed-ucmerced", clients=4
+    )
+    assert short.manifest.digest == built.manifest.digest
+    with pytest.raises(UsageError, match="per_clas"):
+        fedrsic_data.build("fed-rsic", tmp_path / "x", sample={"per_clas": 4})
+
+
 def test_a_finished_dataset_is_opened(built: Any) -> None:
     again = fedrsic_data.build("fed-rsic", built.folder, **SMALL)
     assert again.manifest == built.manifest
@@ -53,7 +62,7 @@ def test_a_finished_dataset_is_opened(built: Any) -> None:
 
 
 def test_it_can_be_resplit_verified_and_handed_out(built: Any, tmp_path: Path) -> None:
-    again = fedrsic_data.resplit(built, tmp_path / "again", partitioner="iid", clients=3)
+    again = fedrsic_data.resplit(built, tmp_path / "again", partition="iid", clients=3)
     assert len(again[0]) == 3
     assert fedrsic_data.verify(again)
     sites = fedrsic_data.split_sites(again.folder, tmp_path / "sites")
@@ -81,7 +90,7 @@ IMAGES: dict[str, Any] = {
 
 @pytest.mark.parametrize("kind", IMAGES)
 def test_images_in_memory_are_built(kind: str, tmp_path: Path) -> None:
-    data = fedrsic_data.build(IMAGES[kind], tmp_path / "mine", name="trees", clients=2, partitioner="iid")
+    data = fedrsic_data.build(IMAGES[kind], tmp_path / "mine", name="trees", clients=2, partition="iid")
     pooled = data["trees"].pooled()
     assert data["trees"].classes in (("ash", "birch", "cedar"), ("0", "1", "2"))
     held = {np.asarray(image.convert("RGB")).tobytes() for image in pooled["image"][:]}
@@ -94,11 +103,11 @@ def test_files_and_paths_keep_their_bytes(tmp_path: Path) -> None:
     paths = [tmp_path / f"{i}.jpg" for i in range(24)]
     for path, pixels in zip(paths, PIXELS, strict=True):
         Image.fromarray(pixels).save(path)
-    data = fedrsic_data.build((paths, LABELS), tmp_path / "mine", clients=2, partitioner="iid")
+    data = fedrsic_data.build((paths, LABELS), tmp_path / "mine", clients=2, partition="iid")
     files = [row["bytes"] for split in ("train", "test") for row in data[0].read(split)["image"].to_pylist()]
     assert sorted(files) == sorted(path.read_bytes() for path in paths)
     again = fedrsic_data.build(
-        ([p.read_bytes() for p in paths], LABELS), tmp_path / "again", clients=2, partitioner="iid"
+        ([p.read_bytes() for p in paths], LABELS), tmp_path / "again", clients=2, partition="iid"
     )
     files = [row["bytes"] for split in ("train", "test") for row in again[0].read(split)["image"].to_pylist()]
     assert sorted(files) == sorted(path.read_bytes() for path in paths)
@@ -108,7 +117,7 @@ def test_a_datasets_dataset_keeps_its_class_names(tmp_path: Path) -> None:
     features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=["x", "y", "z"])})
     images = [Image.fromarray(pixels) for pixels in PIXELS]
     rows = datasets.Dataset.from_dict({"image": images, "label": [i % 2 for i in range(24)]}, features=features)
-    data = fedrsic_data.build(rows.select(range(2, 22)), tmp_path / "mine", clients=2, partitioner="iid")
+    data = fedrsic_data.build(rows.select(range(2, 22)), tmp_path / "mine", clients=2, partition="iid")
     assert sum(data[0].entry.rows.values()) == 20
     assert data[0].classes[:2] == ("x", "y")
 

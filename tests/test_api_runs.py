@@ -28,6 +28,7 @@ def test_a_run_has_rows_final_metrics_and_clients(runs: list[Any]) -> None:
     run = runs[0]
     assert [row["round"] for row in run.metrics if row["round"]] == [1, 2, 3]
     last = run.metrics[-1]
+    assert "figures" not in last
     assert run.final == {name: last[name] for name in run.final}
     assert set(run.clients["test"]["rows"]) == {f"client-000{i}" for i in range(10)}
     assert run.config["rounds"] == 3

@@ -49,9 +49,9 @@ def build(
     out: Place | None = None,
     *,
     name: str = "mine",
-    subsets: Sequence[str] = (),
-    partitioner: str | None = None,
-    sample: bool = False,
+    subsets: str | Sequence[str] = (),
+    partition: str | None = None,
+    sample: bool | Mapping[str, Any] = False,
     sources: Place | Mapping[str, str] | None = None,
     offline: bool = False,
     overwrite: bool = False,
@@ -69,8 +69,8 @@ def build(
         out: The folder to write; None: ``data/NAME``.
         name: The name of a dataset made of images; a recipe has its own.
         subsets: Only these subsets of the recipe.
-        partitioner: Replaces the recipe's partitioner.
-        sample: Use rendered sample images instead of the real ones.
+        partition: The name of a partitioner; it replaces that of the recipe.
+        sample: Render stand-ins for the real images; a dict says how many: ``{"per_class": 8, "size": 32}``.
         sources: A folder that is searched for the sources, or the path of each source by its name.
         offline: Never download.
         overwrite: Replace another dataset at ``out``.
@@ -84,11 +84,12 @@ def build(
         SourceError: A source is missing, incomplete or malformed.
         OutputError: The folder cannot be written, or holds something else.
     """
+    drawn = sample if isinstance(sample, Mapping) else {}
     changes: dict[str, Any] = {
-        "subsets": list(subsets),
-        "partitioner": partitioner,
-        "sample": sample,
-        "sets": texts(settings),
+        "subsets": _names(subsets),
+        "partitioner": partition,
+        "sample": sample is not False,
+        "sets": texts({**{f"sample.{key}": value for key, value in drawn.items()}, **settings}),
     }
     if isinstance(recipe, str | os.PathLike):
         wanted, published = rebuild.recipe_of(os.fspath(recipe), changes)
@@ -110,8 +111,8 @@ def resplit(
     dataset: Dataset | Place,
     out: Place,
     *,
-    subsets: Sequence[str] = (),
-    partitioner: str | None = None,
+    subsets: str | Sequence[str] = (),
+    partition: str | None = None,
     overwrite: bool = False,
     listener: BuildListener = QUIET,
     **settings: Any,
@@ -124,7 +125,7 @@ def resplit(
         dataset: A dataset in a folder, opened or by its path.
         out: The folder to write.
         subsets: Only these subsets.
-        partitioner: Replaces its partitioner.
+        partition: The name of a partitioner; it replaces that of the dataset.
         overwrite: Replace another dataset at ``out``.
         listener: Receives the progress.
         **settings: As for ``build``.
@@ -137,7 +138,7 @@ def resplit(
     path = _folder(dataset)
 
     def change(old: Recipe) -> Recipe:
-        data = recipes.override(encode(old), subsets=subsets, partitioner=partitioner, sets=texts(settings))
+        data = recipes.override(encode(old), subsets=_names(subsets), partitioner=partition, sets=texts(settings))
         return recipes.from_json(data, f"recipe of {path}", built=True)
 
     planned = prepare(path, change, listener)
@@ -215,6 +216,10 @@ def publish(
         dry_run=dry_run,
     )
     return dict(shown.data)
+
+
+def _names(given: str | Sequence[str]) -> list[str]:
+    return [given] if isinstance(given, str) else list(given)
 
 
 def _folder(dataset: Dataset | Place) -> Path:

@@ -49,8 +49,8 @@ class Run:
     @cached_property
     def metrics(self) -> tuple[dict[str, Any], ...]:
         """A row per round: ``round``, ``loss``, what was sent, and the metrics of the rounds that were evaluated."""
-        rows = (dict(row) for row in rounds_of(self.result))
-        return tuple({**row, **row.pop("figures", {})} for row in rows)
+        rows = rounds_of(self.result)
+        return tuple({k: v for k, v in {**row, **row.get("figures", {})}.items() if k != "figures"} for row in rows)
 
     @property
     def final(self) -> dict[str, float | None]:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from fedrsic_data.dataset.local import is_address
 from fedrsic_data.errors import UsageError
 from fedrsic_data.settings import suggest, texts
 from fedtrain import run
@@ -89,7 +90,7 @@ def _datasets(data: Data, out: Path, vary: Sequence[str]) -> Iterator[DataPlan]:
     from fedrsic_data.derive import find
     from fedrsic_data.settings import encode
 
-    if not find.is_recipe(data.recipe):
+    if not find.is_recipe(data.recipe) and (is_address(data.recipe) or Path(data.recipe).exists()):
         if data.set or data.sample or data.partition:
             raise UsageError(f"datasets: {data.recipe} is built already; partition, sample and set are for recipes")
         yield DataPlan(data.recipe, None, data.subsets, {"dataset": Path(data.recipe).name})

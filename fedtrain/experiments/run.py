@@ -81,7 +81,10 @@ def planned(experiment: Experiment, out: Path, only: str = "") -> tuple[list[Dat
         raise UsageError(f"--only {only}: no run has this in its name; list them with --dry-run")
     known = _axes(runs)
     for wanted in experiment.tables:
-        plan.heading(runs[0], (*wanted.rows, *wanted.columns), known)
+        rows = dict.fromkeys(plan.heading(one, wanted.rows, known) for one in runs)
+        plan.heading(runs[0], wanted.columns, known)
+        if wanted.against is not None and wanted.against not in rows and not only:
+            raise UsageError(f"tables: against={wanted.against!r} is no row{suggest(wanted.against, rows)}")
     return [one for one in datasets if any(run.dataset is one for run in runs)], runs
 
 
