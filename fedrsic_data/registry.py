@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, MutableMapping
+from collections.abc import Iterator, Mapping, MutableMapping, Sequence
+from contextlib import suppress
 from functools import cached_property
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -31,11 +32,15 @@ class Registry(MutableMapping[str, T]):
         kind: The word for one of the things, for messages.
         table: ``{name: "module:attribute"}``, in the order in which the names are listed.
         group: The group of entry points, such as ``fedkit.partitioners``; None: nobody adds to it.
+        needs: Attributes that a thing of another package has to have.
     """
 
-    def __init__(self, kind: str, table: Mapping[str, str], group: str | None = None) -> None:
+    def __init__(
+        self, kind: str, table: Mapping[str, str], group: str | None = None, needs: Sequence[str] = ()
+    ) -> None:
         self.kind = kind
         self.group = group
+        self.needs = needs
         self._known: dict[str, str | T] = dict(table)
 
     def named(self, name: object, where: str = "") -> T:
@@ -78,10 +83,8 @@ class Registry(MutableMapping[str, T]):
         """Entry points by name."""
         if self.group is None:
             return {}
-        from importlib.metadata import entry_points
-
         found: dict[str, list[EntryPoint]] = {}
-        for point in sorted(entry_points(group=self.group), key=lambda point: point.value):
+        for point in sorted(_points(self.group), key=lambda point: point.value):
             found.setdefault(point.name, []).append(point)
         return found
 
@@ -94,11 +97,17 @@ class Registry(MutableMapping[str, T]):
             )
         if others:
             raise UsageError(f"{self.kind} {name!r}: {point.value} and {others[0].value} both add it; uninstall one")
+        where = f"{self.kind} {name!r} of the package {package}"
         try:
             thing: T = point.load()
-        except Exception as error:  # code of others may raise anything
+            lacking = [need for need in self.needs if not hasattr(thing, need)]
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # code of others may raise anything
             words = " ".join(f"{type(error).__name__}: {error}".split())[:300]
-            raise UsageError(f"{self.kind} {name!r} of the package {package}: cannot be imported ({words})") from error
+            raise UsageError(f"{where}: cannot be imported ({words})") from error
+        if lacking:
+            raise UsageError(f"{where}: {point.value} is no {self.kind}, it has no {lacking[0]!r}")
         return thing
 
     def __getitem__(self, name: str) -> T:
@@ -128,3 +137,17 @@ def imported(path: str) -> Any:
     """The thing at ``module:attribute``."""
     module, _, attribute = path.partition(":")
     return getattr(import_module(module), attribute)
+
+
+def _points(group: str) -> list[EntryPoint]:
+    """The entry points of a group; a package whose metadata cannot be read adds none, and spoils no other one."""
+    from importlib.metadata import distributions, entry_points
+
+    try:
+        return list(entry_points(group=group))
+    except Exception:  # of any of the installed packages
+        found: list[EntryPoint] = []
+        for package in distributions():
+            with suppress(Exception):
+                found += package.entry_points.select(group=group)
+        return found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +78,16 @@ def test_a_bad_file_is_refused_in_one_line(tmp_path: Path, change: dict[str, Any
         read(tmp_path, SMALL | change)
     assert words in str(caught.value)
     assert "experiment.json" in str(caught.value)
+
+
+def test_keys_that_occur_twice_and_pipes_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "x.json"
+    path.write_text('{"fedkit": 1, "seeds": [0], "seeds": [7]}')
+    with pytest.raises(UsageError, match="key 'seeds' occurs twice"):
+        load(path)
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(UsageError, match="is no file"):
+        load(tmp_path / "pipe")
 
 
 @pytest.mark.parametrize("text", ["", "[1", "[]", "3", "\udcff"])

@@ -17,7 +17,7 @@ import torch
 
 import fedrsic_data
 from fedrsic_data.errors import UsageError
-from fedrsic_data.partition import PARTITIONERS
+from fedrsic_data.partition import PARTITIONERS, Assignment, Rows
 from fedrsic_data.partition.dirichlet import Dirichlet
 
 Y = np.random.default_rng(0).integers(0, 5, 400)
@@ -211,6 +211,14 @@ def test_every_partitioner_can_be_called(name: str, tmp_path: Path) -> None:
         (pa.table({"y": [0, 1]}), {"column": "z"}, "column='z': there is none of that name; there are y"),
         ([0, 1], {"column": "y"}, "column='y'"),
         ([0, 1], {"clients": 5}, "too few"),
+        ("aabb", {}, "a str is no column"),
+        ({0: 1}, {}, "a dict is no column"),
+        (pd.DataFrame({"y": [0, 1]}), {}, "name one with column="),
+        (pd.DataFrame([[0, 1], [1, 0]], columns=["y", "y"]), {"column": "y"}, "occurs 2 times"),
+        ([0, 1], {"seed": -1}, "seed=-1 should be a whole number"),
+        ([0, 1], {"seed": True}, "seed=True should be a whole number"),
+        ([0, 1], {"name": None}, "name=None should be a text"),
+        ([10**30, 1], {}, "cannot be read as one column"),
         ([0, 1], {"alhpa": 1}, "did you mean 'alpha'?"),
         ([0, 1], {"partitioner": "dirichlett"}, "did you mean 'dirichlet'?"),
         ([0, 1], {"partitioner": Dirichlet(), "alpha": 1.0}, "alpha: is a setting"),
@@ -222,6 +230,17 @@ def test_bad_labels_are_refused_in_one_line(labels: Any, more: dict[str, Any], w
         fedrsic_data.partition(labels, **{"clients": 2, **more} if "partitioner" not in more else more)
     assert words in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("answer", ["np.full(n, 0.5)", "np.full(n, 9, np.int32)", "np.zeros(3, np.int32)", "None"])
+def test_a_partitioner_that_gives_no_owners_is_named(answer: str) -> None:
+    class Wrong(Dirichlet):
+        def assign(self, rows: Rows, rng: np.random.Generator) -> Assignment:
+            owner = eval(answer, {"np": np, "n": len(rows)})
+            return Assignment(owner, 2)
+
+    with pytest.raises(UsageError, match="the partitioner Wrong of test_partition_result gave no int32 owner"):
+        fedrsic_data.partition(Y, Wrong(clients=2))
 
 
 def test_nothing_heavy_is_loaded_for_a_list() -> None:
@@ -237,7 +256,7 @@ def test_nothing_heavy_is_loaded_for_a_list() -> None:
 def test_the_package_of_partitioners_can_still_be_imported() -> None:
     code = (
         "import fedrsic_data.partition\n"
-        "from fedrsic_data.partition import PARTITIONERS\n"
+        "from fedrsic_data.partition import PARTITIONERS, Assignment, Rows\n"
         "import fedrsic_data\n"
         "assert 'iid' in fedrsic_data.partition.PARTITIONERS\n"
         "assert len(fedrsic_data.partition([0, 1], clients=2)) == 2\n"

@@ -129,6 +129,35 @@ def test_a_name_that_is_taken_or_cannot_be_imported_is_refused_and_no_other_one(
     assert name in list(kinds)
 
 
+@pytest.mark.parametrize("raised", ["SystemExit(0)", "BaseException('b')", "RuntimeError('r')"])
+def test_a_package_that_ends_the_process_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, raised: str
+) -> None:
+    (tmp_path / "ends_here.py").write_text(f"raise {raised}\n")
+    installed(tmp_path, "theirs", "lost = ends_here:thing")
+    monkeypatch.syspath_prepend(tmp_path)
+    kinds: Registry[object] = Registry("kind", {}, "fedkit.kinds")
+    with pytest.raises(UsageError, match=f"cannot be imported .{raised.partition('(')[0]}"):
+        kinds["lost"]
+
+
+def test_a_thing_that_is_none_of_its_kind_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    installed(tmp_path, "theirs", "letters = string:ascii_letters")
+    monkeypatch.syspath_prepend(tmp_path)
+    kinds: Registry[object] = Registry("kind", {}, "fedkit.kinds", needs=("upper", "assign"))
+    with pytest.raises(UsageError, match="string:ascii_letters is no kind, it has no 'assign'"):
+        kinds["letters"]
+
+
+def test_a_package_with_damaged_metadata_spoils_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    installed(tmp_path, "theirs", "letters = string:ascii_letters")
+    installed(tmp_path, "broken", "")
+    (tmp_path / "broken-1.5.dist-info" / "entry_points.txt").write_bytes(b"\xff\xfe")
+    monkeypatch.syspath_prepend(tmp_path)
+    kinds: Registry[object] = Registry("kind", {}, "fedkit.kinds")
+    assert list(kinds) == ["letters"]
+
+
 def test_a_name_of_two_packages_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     installed(tmp_path, "one", "letters = string:ascii_letters")
     installed(tmp_path, "two", "letters = string:digits")

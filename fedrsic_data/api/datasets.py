@@ -84,6 +84,8 @@ def build(
         SourceError: A source is missing, incomplete or malformed.
         OutputError: The folder cannot be written, or holds something else.
     """
+    if not isinstance(overwrite, bool) or not isinstance(sample, bool | Mapping):
+        raise UsageError(f"overwrite={overwrite!r} and sample={sample!r} should be True or False")
     drawn = sample if isinstance(sample, Mapping) else {}
     changes: dict[str, Any] = {
         "subsets": _names(subsets),

@@ -216,7 +216,7 @@ def read_json(path: Path) -> dict[str, Any]:
     """
     try:
         with translated(ManifestError, str(path)):
-            data = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_once)
+            data = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=once)
     except (ValueError, RecursionError) as error:
         raise ManifestError(f"{path}: not valid JSON ({error})") from None
     if not isinstance(data, dict):
@@ -238,7 +238,7 @@ def check_version(data: Mapping[str, Any], path: Path) -> None:
         raise ManifestError(f"{path}: format {version} is newer than this fedkit reads ({SCHEMA}); upgrade fedkit")
 
 
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """A JSON object whose keys occur once; the library's own takes the last of several without a word."""
     data = dict(pairs)
     if len(data) < len(pairs):

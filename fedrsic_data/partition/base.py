@@ -170,7 +170,7 @@ def assign(
     _servable_clients(partitioner, len(rows))
     rows = _servable_rows(partitioner, rows)
     if sample_ids is None and not partitioner.needs_ids:
-        return partitioner.assign(rows, rng)
+        return _checked(partitioner, rows, partitioner.assign(rows, rng))
     if sample_ids is None:
         sample_ids = pc.utf8_lpad(pa.array(np.arange(len(rows))).cast(pa.string()), len(str(len(rows))), "0")
     if partitioner.needs_ids:
@@ -178,11 +178,32 @@ def assign(
         rows = dataclasses.replace(rows, sample_ids=ids)
     order = sorting(sample_ids)
     if order is None:
-        return partitioner.assign(rows, rng)
-    answer = partitioner.assign(rows.take(order), rng)
+        return _checked(partitioner, rows, partitioner.assign(rows, rng))
+    answer = _checked(partitioner, rows, partitioner.assign(rows.take(order), rng))
     owner = np.empty_like(answer.owner)
     owner[order] = answer.owner
     return dataclasses.replace(answer, owner=owner)
+
+
+def _checked(partitioner: Partitioner, rows: Rows, answer: Assignment) -> Assignment:
+    """The answer, if it is one: a partitioner of another package may give anything.
+
+    Raises:
+        UsageError: It has not one owner for each row, from -1 to clients - 1.
+    """
+    owner = getattr(answer, "owner", None)
+    if (
+        not isinstance(owner, np.ndarray)
+        or owner.dtype != np.int32
+        or owner.shape != (len(rows),)
+        or not -1 <= owner.min() <= owner.max() < answer.clients
+    ):
+        kind = type(partitioner)
+        raise UsageError(
+            f"the partitioner {kind.__name__} of {kind.__module__} gave no int32 owner from -1 to clients - 1 per "
+            "row; see fedrsic_data.partition.testing"
+        )
+    return answer
 
 
 def _servable_clients(partitioner: Partitioner, total: int) -> None:

@@ -48,6 +48,10 @@ def rows_of(
 def _column(given: Any, column: str | None, what: str) -> tuple[NDArray[Any] | pa.Array, tuple[str, ...] | None]:
     """The values of a column, and the class names that its container knows."""
     known = None
+    if isinstance(given, str | bytes | dict | set | frozenset):
+        raise UsageError(f"{what}: a {type(given).__name__} is no column; give a list, an array or a dataset")
+    if column is None and hasattr(given, "columns") and not hasattr(given, "features"):
+        raise UsageError(f"{what}: a table has several columns; name one with column=")
     if column is not None:
         given, known = _of_table(given, column)
     elif hasattr(given, "targets"):  # torchvision
@@ -64,7 +68,7 @@ def _column(given: Any, column: str | None, what: str) -> tuple[NDArray[Any] | p
         return given, names
     try:
         values = given if isinstance(given, pa.Array | pa.ChunkedArray) else pa.array(given, from_pandas=True)
-    except (pa.ArrowException, TypeError, ValueError) as error:
+    except (pa.ArrowException, TypeError, ValueError, OverflowError) as error:
         raise UsageError(f"{what}: cannot be read as one column ({' '.join(str(error).split())[:200]})") from None
     values = values.combine_chunks() if isinstance(values, pa.ChunkedArray) else values
     if pa.types.is_dictionary(values.type):  # a categorical knows its classes, those without rows too
@@ -75,6 +79,8 @@ def _column(given: Any, column: str | None, what: str) -> tuple[NDArray[Any] | p
 def _of_table(given: Any, column: str) -> tuple[Any, Sequence[str] | None]:
     """A column of a ``datasets.Dataset``, a DataFrame or an Arrow table, and the names of its ``ClassLabel``."""
     names: Sequence[str] = getattr(given, "column_names", None) or list(getattr(given, "columns", ()))
+    if list(names).count(column) > 1:
+        raise UsageError(f"column={column!r}: occurs {list(names).count(column)} times; rename all but one")
     if column not in names:
         raise UsageError(f"column={column!r}: there is none of that name; there are {', '.join(map(str, names))}")
     if not hasattr(given, "select_columns") or not hasattr(given, "features"):

@@ -28,6 +28,7 @@ PARTITIONERS: Registry[type[Any]] = Registry(
         "cluster": "fedrsic_data.partition.cluster:Cluster",
     },
     "fedkit.partitioners",
+    ("assign", "cites", "multi_label", "needs_ids", "__dataclass_fields__"),
 )
 """Every partitioner by the name it has in recipes and on the command line."""
 

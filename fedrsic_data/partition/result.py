@@ -169,6 +169,10 @@ def partition(
         UsageError: Unknown partitioner or setting, a missing or wrong label, lengths that differ, or settings that
             these rows cannot meet.
     """
+    if type(seed) is not int or seed < 0:
+        raise UsageError(f"seed={seed!r} should be a whole number from 0")
+    if not isinstance(name, str) or not name.isprintable():
+        raise UsageError(f"name={name!r} should be a text")
     rows, class_names, domain_names = rows_of(labels, column=column, classes=classes, domains=domains, groups=groups)
     if isinstance(partitioner, str):
         chosen = named.from_json({"name": partitioner, **settings})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from fedrsic_data.answer import plain
 from fedrsic_data.dataset import skew
 from fedrsic_data.dataset.manifest import Manifest, SubsetEntry
 from fedrsic_data.dataset.reader import Dataset, Subset
@@ -39,7 +40,8 @@ def _subset(subset: Subset, *, images: bool) -> Section:
     rows = ", ".join(f"{n:,} {split}" for split, n in subset.entry.rows.items())
     size = f"{len(subset.classes)} classes, {len(subset.clients):,} clients, {rows} rows."
     manifest = subset.dataset.manifest
-    how = f"Partition: {partition_in_words(manifest.recipe.partition_of(subset.name))}, seed {manifest.recipe.seed}."
+    partition = plain(partition_in_words(manifest.recipe.partition_of(subset.name)))
+    how = f"Partition: {partition}, seed {manifest.recipe.seed}."
     words = (size, how, *(f"{remark}." for remark in subset.entry.remarks))
     return Section(f"subset-{style.slug(subset.name)}", f"{subset.name} of {manifest.name}", words, tuple(blocks))
 

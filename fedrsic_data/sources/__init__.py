@@ -27,6 +27,7 @@ SOURCES: Registry[Source] = Registry(
         "voc": "fedrsic_data.sources.voc:SOURCE",
     },
     group="fedkit.sources",
+    needs=("index", "facts", "settings", "aliases"),
 )
 """Every source by the name it has in recipes."""
 

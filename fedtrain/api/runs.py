@@ -151,6 +151,8 @@ def train(
     """
     from fedtrain import engines, run
 
+    if not isinstance(overwrite, bool):
+        raise UsageError(f"overwrite={overwrite!r} should be True or False")
     config = run.draft(method, texts(settings))
     chosen = _subset(data, subset)
     wanted = replace(config, manifest=chosen.dataset.where, subset=chosen.name)
@@ -177,7 +179,7 @@ def load(place: Place) -> Run:
     return Run(folder.load(Path(place)))
 
 
-def compare(runs: Iterable[Run | Place]) -> Comparison:
+def compare(runs: Run | Place | Iterable[Run | Place]) -> Comparison:
     """Runs side by side; runs that differ in their seed alone share a column.
 
     Args:
@@ -187,6 +189,7 @@ def compare(runs: Iterable[Run | Place]) -> Comparison:
         UsageError: There is none.
         OutputError: A folder holds no finished run, or one that was changed.
     """
+    runs = [runs] if isinstance(runs, Run | str | os.PathLike) else runs
     results = found([one.folder if isinstance(one, Run) else Path(one) for one in runs])
     if not results:
         raise UsageError("compare: there are no runs to compare")

@@ -20,7 +20,7 @@ from fedrsic_data.files import atomic
 from fedrsic_data.recipes import from_json
 from fedrsic_data.settings import encode, local, suggest
 from fedrsic_data.sources.locate import Places
-from fedtrain.experiments import plan
+from fedtrain.experiments import plan, spec
 from fedtrain.experiments.plan import DataPlan, PlannedRun
 from fedtrain.experiments.spec import AXES, Experiment, TableSpec
 from fedtrain.report import seed_table
@@ -75,7 +75,7 @@ def planned(experiment: Experiment, out: Path, only: str = "") -> tuple[list[Dat
         UsageError: An unknown recipe, subset, method or setting, or no run is left.
     """
     datasets = plan.datasets(experiment, out)
-    subsets = {one.place: one.subsets or Dataset(one.place).subsets for one in datasets}
+    subsets = {one.place: one.subsets if one.recipe is not None else _subsets(one) for one in datasets}
     runs = [run for run in plan.runs(experiment, subsets, datasets, out) if only in run.name]
     if not runs:
         raise UsageError(f"--only {only}: no run has this in its name; list them with --dry-run")
@@ -136,13 +136,19 @@ def run(
     return Finished(out, tuple(runs), failed, tables)
 
 
+def _subsets(built: DataPlan) -> tuple[str, ...]:
+    """The subsets of a built dataset that are wanted, all of them by default."""
+    dataset = Dataset(built.place)
+    return tuple(dataset.subset(name).name for name in built.subsets or dataset.subsets)
+
+
 def _claim(experiment: Experiment, out: Path) -> None:
     """Makes the folder an experiment's, and refuses one that holds something else."""
     file = out / SPEC
     try:
         if out.exists() and any(out.iterdir()) and not file.is_file():
             raise OutputError(f"{out}: is not empty and holds no experiment; choose another --out")
-        there = json.loads(file.read_bytes()).get("name") if file.is_file() else experiment.name
+        there = spec.load(file).name if file.is_file() else experiment.name
         if there != experiment.name:
             raise OutputError(f"{out}: holds the experiment {there!r}, not {experiment.name!r}; choose another --out")
         out.mkdir(parents=True, exist_ok=True)
@@ -150,8 +156,8 @@ def _claim(experiment: Experiment, out: Path) -> None:
             written.write((json.dumps(encode(experiment), indent=1, ensure_ascii=False) + "\n").encode())
     except OSError as error:
         raise OutputError(f"{out}: cannot be written ({error.strerror}); choose another --out") from None
-    except (ValueError, AttributeError):
-        raise OutputError(f"{file}: is no experiment of fedkit; choose another --out") from None
+    except UsageError as error:
+        raise OutputError(f"{error}; it is no experiment of fedkit, choose another --out") from None
 
 
 def _here(runs: Sequence[PlannedRun], cache: Path | None) -> Iterator[tuple[PlannedRun, str | None]]:

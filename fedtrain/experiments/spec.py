@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from fedrsic_data.errors import UsageError
+from fedrsic_data.dataset.recipe import once
+from fedrsic_data.errors import UsageError, translated
 from fedrsic_data.settings import at_least, decode
 
 Values = dict[str, Any]
@@ -114,10 +115,12 @@ def load(path: Path) -> Experiment:
     Raises:
         UsageError: It cannot be read, or a key or value cannot be used.
     """
+    with translated(UsageError, path, also=(ValueError,)):
+        if path.exists() and not path.is_file():
+            raise UsageError(f"{path}: is no file; give the JSON file of an experiment")
+        text = path.read_bytes()
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UsageError(f"{path}: cannot be read ({error.strerror})") from None
+        data = json.loads(text, object_pairs_hook=once)
     except (ValueError, RecursionError) as error:
         raise UsageError(f"{path}: not valid JSON ({error})") from None
     return decode(Experiment, data, str(path))

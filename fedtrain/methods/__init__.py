@@ -23,5 +23,6 @@ METHODS: Registry[type[Method]] = Registry(
         "zeroshot": "fedtrain.methods.zeroshot:ZeroShot",
     },
     group="fedkit.methods",
+    needs=("train", "evaluate", "aggregate", "Settings", "rounds"),
 )
 """Methods by name."""
