@@ -277,7 +277,7 @@ for moment in moments:
 def test_a_signal_while_arrow_imports_pandas_is_answered(tmp_path: Path, sample_build: Path) -> None:
     pytest.importorskip("pandas")
     done = subprocess.run(
-        [sys.executable, "-c", IMPORTING, "verify", str(sample_build)],
+        [sys.executable, "-c", IMPORTING, "split-sites", str(sample_build), "--out", str(tmp_path / "sites")],
         cwd=tmp_path,
         env=environment(),
         capture_output=True,
@@ -378,7 +378,7 @@ def test_a_pipe_among_features_is_computed_anew(within: None, tmp_path: Path) ->
     from fedtrain.methods.prompts import features
 
     os.mkfifo(tmp_path / "x.safetensors")
-    assert features._read(tmp_path / "x.safetensors", "x", 1, 1) is None
+    assert features._read(tmp_path / "x.safetensors", "x", (1, 1)) is None
 
 
 @pytest.mark.parametrize("name", ["x.zip", ".x.zip.lock", "checksums.json", "x.zip.part", "x.zip.part.json"])

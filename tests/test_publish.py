@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 import yaml
 from conftest import ROOT, answer, contents, fedkit, make, refused, tiny_image
-from hub_users import around, commands, python
+from hub_users import around, at, commands, python
 from hubserver import READER, WRITER, Fault, Hub, Repo, broken, serving
 
 import fedrsic_data
@@ -33,12 +33,6 @@ from fedrsic_data.publish.contents import contents as published
 from fedrsic_data.publish.run import publish
 from fedrsic_data.publish.upload import Target
 from fedrsic_data.sources.locate import Places
-
-
-def at(hub: Hub, repo: str = "me/fed") -> dict[str, bytes]:
-    held = hub.repos[repo]
-    commit = held.commits[held.branches["main"]]
-    return {path: blob.bytes(0, blob.size) for path, blob in commit.files.items()}
 
 
 @pytest.fixture(scope="module")

@@ -23,8 +23,10 @@ from fedrsic_data import recipes
 from fedrsic_data.build import pipeline
 from fedrsic_data.cli import new_recipe
 from fedrsic_data.dataset import images, manifest, schema
+from fedrsic_data.dataset.recipe import SAMPLE_WARNING
 from fedrsic_data.errors import BadImageError, ManifestError, OutputError
 from fedrsic_data.report import contact_sheet
+from fedrsic_data.report.dataset import sections
 from fedrsic_data.report.page import PAGE_ROWS, Page, Section, Sheet, Table, Thumbnail, render
 from fedrsic_data.report.style import Numbers
 from fedrsic_data.sources.locate import Places
@@ -44,7 +46,9 @@ HOSTILE = (
 
 def html(dataset: Path, out: Path) -> Path:
     opened_ = fedrsic_data.open(dataset)
-    out.write_text(render(Page("Report", ("Of a test.",), dataset.sections(opened_), dataset.SAMPLE)), "utf-8")
+    out.write_text(
+        render(Page("Report", ("Of a test.",), sections(opened_), f"Sample data: {SAMPLE_WARNING}")), "utf-8"
+    )
     return out
 
 
@@ -308,7 +312,7 @@ def test_the_command_writes_a_report(sample_build: Path, tmp_path: Path) -> None
     refused(fedkit("report", sample_build, "--out", tmp_path / "report.txt"), "--out", ".html", codes=(2,))
     other = tmp_path / "mine.html"
     other.write_text("<p>mine</p>")
-    refused(fedkit("report", sample_build, "--out", other), "no report of fedkit's", codes=(1,))
+    refused(fedkit("report", sample_build, "--out", other), "is not a report of fedkit", codes=(1,))
     assert other.read_text() == "<p>mine</p>"
     refused(fedkit("report", tmp_path / "nowhere", "--out", out), "does not exist", codes=(1,))
 

@@ -50,3 +50,9 @@ def commands(env: dict[str, str], *runs: tuple[tuple[object, ...], dict[str, str
     given = [([str(argument) for argument in arguments], more) for arguments, more in runs]
     found = json.loads(python(RUN, {"FEDKIT_DEBUG": "0", **env}, json.dumps(given)))
     return [CompletedProcess(a, code, out, err) for (a, _), (code, out, err) in zip(given, found, strict=True)]
+
+
+def at(hub: Hub, repo: str = "me/fed") -> dict[str, bytes]:
+    held = hub.repos[repo]
+    commit = held.commits[held.branches["main"]]
+    return {path: blob.bytes(0, blob.size) for path, blob in commit.files.items()}
