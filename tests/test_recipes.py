@@ -141,3 +141,10 @@ def test_recipes_that_claim_fedpgps_protocol_deal_with_its_balance_rule() -> Non
     dirichlet = [partition for partition in theirs if partition["name"] == "dirichlet"]
     assert dirichlet
     assert all(partition["balance"] for partition in dirichlet)
+
+
+def test_a_sample_cannot_be_asked_for_and_taken_back() -> None:
+    with pytest.raises(UsageError, match="contradict each other"):
+        recipes.override(recipes.load("fed-rsic"), sample=True, sets=["sample=null"])
+    taken = recipes.override(recipes.load("fed-rsic"), sample=True, sets=["sample.size=32"])
+    assert recipes.from_json(taken, "test").sample.size == 32  # type: ignore[union-attr]

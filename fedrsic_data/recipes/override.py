@@ -69,6 +69,8 @@ def override(
             )
         for scope in takers or scopes:  # a partition that is unknown is found out when the recipe is read
             _put(scope, ["partition", key], parsed(value, _hint(_spec(scope).get("name"), key)), text)
+    if sample and data.get("sample") is None:
+        raise UsageError("--sample and --set sample=null contradict each other; leave one out")
     return data
 
 

@@ -27,7 +27,7 @@ def check(form: str) -> None:
 def listed(datasets: Sequence[DataPlan], runs: Sequence[PlannedRun]) -> Shown:
     """The datasets and runs of an experiment, before anything is built."""
     finished = [(run.folder / "result.json").is_file() for run in runs]
-    lines = [f"{len(datasets)} datasets, {len(runs)} runs, {sum(finished)} of them finished"]
+    lines = [f"datasets: {len(datasets)}, runs: {len(runs)}, finished: {sum(finished)}"]
     lines += [f"  {run.name}{' (finished)' if done else ''}" for run, done in zip(runs, finished, strict=True)]
     data = {
         "datasets": [one.place for one in datasets],
