@@ -90,8 +90,8 @@ def test_a_good_one_passes() -> None:
     [
         (GlobalDraws, "equal generators give different owners"),
         (HiddenDraws, "global generator"),
-        (WrongType, "not int32"),
-        (TooMany, "not from -1 to clients - 1"),
+        (WrongType, "gave no int32 owner"),
+        (TooMany, "gave no int32 owner from -1 to clients - 1"),
         (Starving, "a client has 0 rows"),
         (Misnamed, "as many names as clients"),
         (Uncited, "cites"),

@@ -17,7 +17,7 @@ from fedrsic_data.answer import Shown, plain, together
 from fedrsic_data.errors import FedkitError, OutputError, UsageError, translated
 from fedrsic_data.files import atomic, ownership
 from fedrsic_data.settings import local
-from fedtrain.engines.flower.site import anywhere
+from fedtrain.engines.flower import anywhere
 
 PACKAGE = "fedkit_federation"
 OURS = "fedkit: "

@@ -17,9 +17,9 @@ from fedrsic_data import interrupts
 from fedrsic_data.errors import FedkitError, UsageError
 from fedtrain.config import RunConfig
 from fedtrain.engines.base import Outcome, Training
-from fedtrain.engines.flower import server
+from fedtrain.engines.flower import anywhere, server
 from fedtrain.engines.flower.server import Deployment, Link
-from fedtrain.engines.flower.site import Node, anywhere, client_app
+from fedtrain.engines.flower.site import Node, client_app
 from fedtrain.runs.files import CHECKPOINT
 
 _NODES = 256  # most nodes; beyond, a node has several clients

@@ -48,11 +48,6 @@ class Node:
     several: bool = False
 
 
-def anywhere(manifest: str) -> str:
-    """Absolute path of a dataset, since servers and workers run in other folders."""
-    return manifest if "://" in manifest else str(Path(manifest).resolve())
-
-
 def client_app(place: Callable[[Context], Node]) -> ClientApp:
     """A Flower app of sites.
 
