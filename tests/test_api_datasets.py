@@ -9,6 +9,7 @@ from typing import Any
 
 import datasets
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 from conftest import ROOT
@@ -16,6 +17,7 @@ from PIL import Image
 
 import fedrsic_data
 from fedrsic_data import recipes
+from fedrsic_data.api.in_memory import parquet_of
 from fedrsic_data.build import pipeline
 from fedrsic_data.errors import FedkitError, OutputError, UsageError
 from fedrsic_data.sources.locate import Places
@@ -120,6 +122,21 @@ def test_a_datasets_dataset_keeps_its_class_names(tmp_path: Path) -> None:
     data = fedrsic_data.build(rows.select(range(2, 22)), tmp_path / "mine", clients=2, partition="iid")
     assert sum(data[0].entry.rows.values()) == 20
     assert data[0].classes[:2] == ("x", "y")
+
+
+def test_the_same_images_with_other_class_names_or_of_another_slice_are_another_dataset(tmp_path: Path) -> None:
+    images = [Image.fromarray(pixels) for pixels in PIXELS]
+
+    def named(*names: str) -> datasets.Dataset:
+        features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=list(names))})
+        return datasets.Dataset.from_dict({"image": images, "label": [i % 2 for i in range(24)]}, features=features)
+
+    paths = {parquet_of(named("x", "y")), parquet_of(named("p", "q"))}
+    table = pa.table({"image": [b"a", b"b", b"a", b"c"], "label": [0, 1, 0, 1]})
+    paths |= {parquet_of(datasets.Dataset(table.slice(start, 2))) for start in (0, 2)}
+    assert len(paths) == 4
+    built = fedrsic_data.build(named("p", "q"), tmp_path / "mine", clients=2, partition="iid")
+    assert built[0].classes == ("p", "q")
 
 
 def test_label_lists_make_a_multi_label_dataset(tmp_path: Path) -> None:

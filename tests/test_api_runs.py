@@ -56,7 +56,7 @@ def test_runs_that_differ_in_their_seed_share_a_column(runs: list[Any]) -> None:
     compared = fedtrain.compare([*runs[:2], runs[2].folder])
     assert compared.table.columns == ("promptfl", "local") or compared.table.columns[0].startswith("promptfl")
     values = compared.table.cells["test/local/mean", compared.table.columns[0]].values
-    assert values == {run.config["seed"]: run.final["test/local/mean"] for run in runs[:2]}
+    assert values == {run.folder: run.final["test/local/mean"] for run in runs[:2]}
     means = compared.to_pandas()
     assert isinstance(means, pd.DataFrame)
     assert means.loc["test/local/mean"].iloc[0] == pytest.approx(sum(values.values()) / 2)

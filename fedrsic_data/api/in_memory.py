@@ -31,18 +31,37 @@ def parquet_of(data: Any) -> Path:
     table = data.with_format("arrow")[:] if hasattr(data, "with_format") else _table(*_pair(data))
     if not table.num_rows:
         raise UsageError("there are no images to build a dataset of")
-    digest = hashlib.sha256(str(table.schema.remove_metadata()).encode())
-    for column in table.columns:
-        for chunk in column.chunks:
-            for buffer in pa.concat_arrays([chunk]).buffers():  # of these rows alone, whatever they are a slice of
-                digest.update(b"" if buffer is None else memoryview(buffer))
-    path = cache_folder() / "in-memory" / f"{digest.hexdigest()[:32]}.parquet"
+    path = cache_folder() / "in-memory" / f"{_digest(table)}.parquet"
     with translated(UsageError, path, "cannot be written", "set FEDKIT_CACHE to another folder"):
         if not path.is_file():
             path.parent.mkdir(parents=True, exist_ok=True)
             with atomic.replacing(path) as file:
                 pq.write_table(table, file, row_group_size=1024)
     return path
+
+
+class _Hashing(io.RawIOBase):
+    """A file that keeps only the digest of the bytes that are written to it."""
+
+    def __init__(self) -> None:
+        self.digest = hashlib.sha256()
+
+    def writable(self) -> bool:
+        """Always."""
+        return True
+
+    def write(self, data: Any) -> int:
+        """Adds bytes to the digest."""
+        self.digest.update(data)
+        return len(data)
+
+
+def _digest(table: pa.Table) -> str:
+    """A digest, in hex, of the rows and of the schema, whose metadata hold the class names."""
+    sink = _Hashing()
+    with pa.ipc.new_stream(sink, table.schema) as stream:  # writes these rows alone, whatever they are a slice of
+        stream.write_table(table.combine_chunks())
+    return sink.digest.hexdigest()[:32]
 
 
 def _pair(data: Any) -> tuple[Iterable[Any], Any]:

@@ -196,12 +196,12 @@ def compare(runs: Run | Place | Iterable[Run | Place]) -> Comparison:
     groups, sets = grouped(results), by_seed(results)
     several = len({group.subset for group in groups}) > 1
     names = [f"{group.label} ({group.subset})" if several else group.label for group in groups]
-    cells: dict[tuple[str, str], dict[int, float]] = {}
+    cells: dict[tuple[str, str], dict[Path, float]] = {}  # two runs may share a seed, on datasets of two seeds
     for name, members in zip(names, sets, strict=True):
         for result in members:
             for metric, value in figures(result).items():
                 if value is not None:
-                    cells.setdefault((metric, name), {})[result.facts["config"]["seed"]] = value
+                    cells.setdefault((metric, name), {})[result.folder] = value
     rows = tuple(dict.fromkeys(row for row, _ in cells))
     held = {key: Cell(values) for key, values in cells.items()}
     return Comparison(Filled("all metrics", "metric", rows, tuple(names), held))

@@ -16,9 +16,6 @@ from fedrsic_data.settings import suggest, texts
 from fedtrain import run
 from fedtrain.experiments.spec import AXES, Data, Experiment, Trained, varied, varying
 
-_KEPT = ("seed", "device")
-"""Settings that the experiment or the command gives, and no ``set`` may."""
-
 
 @dataclass(frozen=True)
 class DataPlan:
@@ -146,9 +143,8 @@ def runs(
 def _run(
     dataset: DataPlan, subset: str, method: str, values: Mapping[str, Any], vary: Sequence[str], seed: int, out: Path
 ) -> PlannedRun:
-    for key in _KEPT:
-        if key in values:
-            raise UsageError(f"set.{key}: is given by the experiment's seeds or by the command; leave it out")
+    if "seed" in values:
+        raise UsageError("set.seed: is given by the experiment's seeds; leave it out")
     sets = (*texts(dict(values)), f"seed={seed}")
     run.draft(method, sets)  # refuses what is mistyped before anything is built
     held = {key: values[key] for key in vary if key in values}

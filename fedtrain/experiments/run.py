@@ -6,9 +6,10 @@ import json
 import multiprocessing
 import os
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from fedrsic_data.derive import find
 from fedrsic_data.errors import FedkitError, OutputError, UsageError, translated
 from fedrsic_data.files import atomic
 from fedrsic_data.recipes import from_json
-from fedrsic_data.settings import encode, local, suggest
+from fedrsic_data.settings import at_least, encode, local, suggest
 from fedrsic_data.sources.locate import Places
 from fedtrain.experiments import plan, spec
 from fedtrain.experiments.plan import DataPlan, PlannedRun
@@ -116,6 +117,10 @@ def run(
         OutputError: The folder holds something else, or cannot be written.
     """
     local("--out", out)
+    at_least("--jobs", jobs, 1)
+    for gpu in gpus:
+        if not gpu.isdecimal():
+            raise UsageError(f"--gpus {gpu}: should be numbers of GPUs, such as 0,1")
     datasets, runs = planned(experiment, out, only)
     _claim(experiment, out)
     for one in datasets:
@@ -124,12 +129,13 @@ def run(
             find.built(from_json(one.recipe, one.place), Path(one.place), one.place, places)
     failed: dict[str, str] = {}
     work = _in_processes(runs, jobs, gpus, cache) if jobs > 1 or gpus else _here(runs, cache)
-    for number, (done, words) in enumerate(work, 1):
-        if words is not None:
-            failed[done.name] = words
-        elif number == 1 + len(failed):  # the first that finished
-            _check_metrics(experiment, done)
-        progress.done(done, number, len(runs), words)
+    with closing(work):  # whatever ends this, no process goes on
+        for number, (done, words) in enumerate(work, 1):
+            if words is not None:
+                failed[done.name] = words
+            elif number == 1 + len(failed):  # the first that finished
+                _check_metrics(experiment, done)
+            progress.done(done, number, len(runs), words)
     finished = [one for one in runs if one.name not in failed]
     tables = tuple(_filled(wanted, finished, runs, some=bool(only)) for wanted in experiment.tables)
     _write(out / TABLES, tables)
@@ -160,15 +166,17 @@ def _claim(experiment: Experiment, out: Path) -> None:
         raise OutputError(f"{error}; it is no experiment of fedkit, choose another --out") from None
 
 
-def _here(runs: Sequence[PlannedRun], cache: Path | None) -> Iterator[tuple[PlannedRun, str | None]]:
+def _here(runs: Sequence[PlannedRun], cache: Path | None) -> Generator[tuple[PlannedRun, str | None], None, None]:
     for one in runs:
         yield one, _trained(one, cache)
 
 
-def _trained(one: PlannedRun, cache: Path | None) -> str | None:
+def _trained(one: PlannedRun, cache: Path | None, *, on_gpu: bool = False) -> str | None:
     """Train or resume a run; return a description of its failure."""
     try:
         config = replace(draft(one.method, one.sets), manifest=one.dataset.place, subset=one.subset)
+        if on_gpu and config.device == "auto":
+            config = replace(config, device="cuda")  # refused where there is none, and not trained on the CPU
         train(config, one.folder, cache=cache)
     except FedkitError as error:
         return str(error)
@@ -177,7 +185,7 @@ def _trained(one: PlannedRun, cache: Path | None) -> str | None:
 
 def _in_processes(
     runs: Sequence[PlannedRun], jobs: int, gpus: Sequence[str], cache: Path | None
-) -> Iterator[tuple[PlannedRun, str | None]]:
+) -> Generator[tuple[PlannedRun, str | None], None, None]:
     """The same in processes; results are those of one process, since a run's draws depend on its config alone."""
     context = multiprocessing.get_context("spawn")  # a fork would copy the locks of other threads
     queue = context.Queue()
@@ -185,15 +193,18 @@ def _in_processes(
         queue.put(gpus[number % len(gpus)] if gpus else None)
     with ProcessPoolExecutor(jobs, context, _begin, (queue,)) as pool:
         with interrupts.starting():
-            waiting = [(one, pool.submit(_trained, one, cache)) for one in runs]
+            waiting = [(one, pool.submit(_trained, one, cache, on_gpu=bool(gpus))) for one in runs]
         try:
             for one, future in waiting:
                 try:
                     yield one, future.result()
                 except BrokenProcessPool:
                     yield one, "its process died, perhaps for lack of memory; run the same command again to resume"
-        finally:
+        except BaseException:  # runs may take hours, and they resume
             pool.shutdown(wait=False, cancel_futures=True)
+            for child in multiprocessing.active_children():
+                child.terminate()
+            raise
 
 
 def _begin(queue: multiprocessing.Queue[str | None]) -> None:

@@ -9,7 +9,7 @@ import math
 import statistics
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from fedrsic_data.answer import csv_cell, markdown
 from fedrsic_data.errors import UsageError
@@ -23,12 +23,12 @@ class Cell:
     """The runs of one row and column.
 
     Attributes:
-        values: Seed of the run -> the metric.
+        values: Seed of the run, or another key of it -> the metric.
         best: Whether its mean is the best of its column.
         p: The p-value of a paired test against the row that was named; None: there is none.
     """
 
-    values: Mapping[int, float]
+    values: Mapping[Any, float]
     best: bool = False
     p: float | None = None
 
