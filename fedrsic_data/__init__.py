@@ -25,7 +25,7 @@ _PACKAGES = ("build", "partition", "publish")
 """Functions that have the name of a package: the package can be called."""
 
 
-class Callable(ModuleType):
+class CallablePackage(ModuleType):
     """A package that can be called as the function of its name."""
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:

@@ -11,6 +11,7 @@ if it ceases to exist while the command still works, it is raised again.
 from __future__ import annotations
 
 import atexit
+import multiprocessing
 import os
 import signal
 import sys
@@ -147,11 +148,19 @@ def starting() -> Iterator[None]:
 
 
 def started() -> None:
-    """In a process that was started so: its parent may end it again."""
+    """In a process that was started so: its parent may end it, and it does not outlive its parent."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     if hasattr(signal, "pthread_sigmask"):
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def follow() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=follow, daemon=True).start()
 
 
 def settle() -> None:

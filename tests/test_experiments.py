@@ -197,6 +197,25 @@ def test_a_table_that_cannot_tell_runs_apart_is_refused(done: Finished) -> None:
         run.run(small(tables=[{"metric": "test/local/mean"}]), done.folder)
 
 
+def test_a_file_among_the_tables_that_is_none_is_kept(done: Finished, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(done.folder, tmp_path / "small"))
+    (copy / "tables" / "1.md").write_text("my own notes")
+    with pytest.raises(OutputError, match=r"1\.md: already exists and is not a table of fedkit; move it away"):
+        run.run(small(), copy)
+    assert (copy / "tables" / "1.md").read_text() == "my own notes"
+    shutil.rmtree(copy / "tables")
+    (copy / "tables").symlink_to(tmp_path)
+    with pytest.raises(OutputError, match="is a link; remove it"):
+        run.run(small(), copy)
+
+
+def test_odd_gpus_and_jobs_are_refused(done: Finished) -> None:
+    with pytest.raises(UsageError, match="--gpus x: should be numbers of GPUs"):
+        run.run(small(), done.folder, gpus=["x"])
+    with pytest.raises(UsageError, match="--jobs"):
+        run.run(small(), done.folder, jobs=0)
+
+
 def test_a_folder_of_something_else_is_left_alone(tmp_path: Path, done: Finished) -> None:
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "notes.txt").write_text("mine")

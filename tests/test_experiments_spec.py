@@ -11,7 +11,7 @@ import pytest
 
 from fedrsic_data.errors import UsageError
 from fedrsic_data.settings import texts
-from fedtrain.experiments.spec import Experiment, Trained, load, varied, varying
+from fedtrain.experiments.spec import Experiment, MethodSpec, load, varied, varying
 
 SMALL: dict[str, Any] = {
     "fedkit": 1,
@@ -32,7 +32,7 @@ def read(tmp_path: Path, data: object) -> Experiment:
 def test_a_file_is_read(tmp_path: Path) -> None:
     found = read(tmp_path, SMALL)
     assert found.datasets[0].set == {"alpha": [0.1, 0.5]}
-    assert found.methods == ("local", Trained("fedpgp", {"rank": 4}))
+    assert found.methods == ("local", MethodSpec("fedpgp", {"rank": 4}))
     assert found.seeds == (0, 1, 2)
     assert found.tables[0].columns == ("alpha",)
 

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from fedrsic_data.errors import UsageError
-from fedtrain.report.seed_table import Filled, fill, paired, written
+from fedtrain.report.seed_table import FORMS, Cell, Filled, fill, is_ours, paired, written
+from fedtrain.runs.results import FLOATS
 
 VALUES = {
     ("fedpgp", "alpha 0.1"): {0: 80.0, 1: 82.0, 2: 84.0},
@@ -68,7 +69,7 @@ def test_rows_are_compared_with_the_one_that_is_named() -> None:
     assert made.cells["local|x", "alpha 0.1"].p == 2 / 8
     assert made.cells["fedpgp", "alpha 0.1"].p is None
     assert made.cells["zero_shot", "alpha 0.5"].p is None  # one seed in common
-    assert "83.0" not in written(made, "text")
+    assert "83.00" not in written(made, "text")
     assert "(p=0.25)" in written(made, "text")
     with pytest.raises(UsageError, match="against='fedavg': is no row"):
         table(against="fedavg")
@@ -77,7 +78,7 @@ def test_rows_are_compared_with_the_one_that_is_named() -> None:
 def test_text_lines_up() -> None:
     lines = written(table(), "text").splitlines()
     assert lines[0].split() == ["method", "alpha", "0.1", "alpha", "0.5"]
-    assert "*84.0 ± 2.6*" in lines[2]
+    assert "*84.00 ± 2.65*" in lines[2]
     assert "n=1 to 3" in lines[-1]
     assert len({len(line.rstrip()) for line in lines[:2]}) <= 2
 
@@ -85,7 +86,7 @@ def test_text_lines_up() -> None:
 def test_markdown_escapes_names_and_marks_the_best() -> None:
     text = written(table(), "markdown")
     assert "| local\\|x |" in text
-    assert "**84.0 ± 2.6**" in text
+    assert "**84.00 ± 2.65**" in text
     assert "n=1 to 3" in text
 
 
@@ -103,8 +104,21 @@ def test_latex_is_a_booktabs_table_and_escapes_names() -> None:
     text = written(table(), "latex")
     assert text.startswith("\\begin{tabular}{lrr}\n\\toprule\n")
     assert "zero\\_shot" in text
-    assert "\\textbf{84.0 $\\pm$ 2.6}" in text
+    assert "\\textbf{84.00 $\\pm$ 2.65}" in text
     assert text.count("\\\\") == 4
+
+
+def test_rows_that_are_metrics_have_their_own_digits_and_no_best() -> None:
+    cells = {("loss", "a"): Cell({0: 0.123}), (FLOATS, "a"): Cell({0: 2048.0})}
+    text = written(Filled(None, "metric", ("loss", FLOATS), ("a",), cells), "text")
+    assert [line.split()[-1] for line in text.splitlines()[1:3]] == ["0.12", "2,048"]
+    assert "best" not in text
+    assert text.splitlines()[-1] == "mean ± standard deviation over seeds, n=1"
+
+
+def test_files_of_every_form_are_known_again() -> None:
+    assert all(is_ours(written(table(), form).encode()) for form in FORMS)
+    assert not is_ours(b"my own notes")
 
 
 def test_an_unknown_form_is_refused() -> None:

@@ -106,7 +106,8 @@ def _file(number: int, image: Any) -> dict[str, Any]:
             words = f"image {number} has shape {[*shape]}; give [height, width] or [height, width, 3]"
             raise UsageError(words) from None
     out = io.BytesIO()
-    image.save(out, "PNG")
+    with translated(UsageError, f"image {number}", "cannot be written as PNG", "convert it to RGB", also=(ValueError,)):
+        image.save(out, "PNG")
     return {"bytes": out.getvalue(), "path": f"{number:09d}.png"}
 
 

@@ -6,4 +6,4 @@ import sys
 
 import fedrsic_data
 
-sys.modules[__name__].__class__ = fedrsic_data.Callable
+sys.modules[__name__].__class__ = fedrsic_data.CallablePackage

@@ -27,4 +27,4 @@ __all__ = [
     "to_json",
 ]
 
-sys.modules[__name__].__class__ = fedrsic_data.Callable
+sys.modules[__name__].__class__ = fedrsic_data.CallablePackage

@@ -204,7 +204,7 @@ def compare(runs: Run | Place | Iterable[Run | Place]) -> Comparison:
                     cells.setdefault((metric, name), {})[result.folder] = value
     rows = tuple(dict.fromkeys(row for row, _ in cells))
     held = {key: Cell(values) for key, values in cells.items()}
-    return Comparison(Filled("all metrics", "metric", rows, tuple(names), held))
+    return Comparison(Filled(None, "metric", rows, tuple(names), held))
 
 
 def _subset(data: Subset | Dataset | Place, name: str | None) -> Subset:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from fedrsic_data.answer import Shown, together
 from fedrsic_data.errors import UsageError
 from fedtrain.report.seed_table import FORMS, written
+from fedtrain.runs.files import RESULT
 
 if TYPE_CHECKING:
     from fedtrain.experiments.plan import DataPlan, PlannedRun
@@ -15,10 +16,10 @@ if TYPE_CHECKING:
 
 
 def check(form: str) -> None:
-    """Refuse an unknown format of tables.
+    """Refuse an unknown form of tables.
 
     Raises:
-        UsageError: It does not.
+        UsageError: There is no such form.
     """
     if form not in FORMS:
         raise UsageError(f"--table {form}: should be one of {', '.join(FORMS)}")
@@ -26,7 +27,7 @@ def check(form: str) -> None:
 
 def listed(datasets: Sequence[DataPlan], runs: Sequence[PlannedRun]) -> Shown:
     """The datasets and runs of an experiment, before anything is built."""
-    finished = [(run.folder / "result.json").is_file() for run in runs]
+    finished = [(run.folder / RESULT).is_file() for run in runs]
     lines = [f"datasets: {len(datasets)}, runs: {len(runs)}, finished: {sum(finished)}"]
     lines += [f"  {run.name}{' (finished)' if done else ''}" for run, done in zip(runs, finished, strict=True)]
     data = {
@@ -45,7 +46,7 @@ def line(run: PlannedRun, number: int, runs: int, failed: str | None) -> str:
 
 
 def finished(done: Finished, form: str) -> Shown:
-    """The tables, and what failed."""
+    """The tables, and the runs that failed."""
     lines = [line for table in done.tables for line in [*written(table, form).splitlines(), ""]]
     failed = [f"failed: {name}: {words}" for name, words in done.failed.items()]
     where = (

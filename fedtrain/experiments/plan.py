@@ -10,11 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from fedrsic_data import recipes
 from fedrsic_data.dataset.local import is_address
+from fedrsic_data.derive import find
 from fedrsic_data.errors import UsageError
-from fedrsic_data.settings import suggest, texts
+from fedrsic_data.settings import encode, suggest, texts
 from fedtrain import run
-from fedtrain.experiments.spec import AXES, Data, Experiment, Trained, varied, varying
+from fedtrain.experiments.spec import AXES, DataSpec, Experiment, MethodSpec, varied, varying
 
 
 @dataclass(frozen=True)
@@ -82,11 +84,7 @@ def datasets(experiment: Experiment, out: Path) -> list[DataPlan]:
     return list(found.values())
 
 
-def _datasets(data: Data, out: Path, vary: Sequence[str]) -> Iterator[DataPlan]:
-    from fedrsic_data import recipes
-    from fedrsic_data.derive import find
-    from fedrsic_data.settings import encode
-
+def _datasets(data: DataSpec, out: Path, vary: Sequence[str]) -> Iterator[DataPlan]:
     if not find.is_recipe(data.recipe) and (is_address(data.recipe) or Path(data.recipe).exists()):
         if data.set or data.sample or data.partition:
             raise UsageError(f"datasets: {data.recipe} is built already; partition, sample and set are for recipes")
@@ -123,7 +121,7 @@ def runs(
     Raises:
         UsageError: An unknown method or setting, a value that cannot be used, or two runs that are the same.
     """
-    methods = [Trained(one) if isinstance(one, str) else one for one in experiment.methods]
+    methods = [MethodSpec(one) if isinstance(one, str) else one for one in experiment.methods]
     vary = varying(experiment.set, *(method.set for method in methods))
     made: dict[Path, PlannedRun] = {}
     for dataset in planned:

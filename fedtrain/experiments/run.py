@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
-import threading
 from collections.abc import Callable, Generator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -17,7 +16,7 @@ from fedrsic_data import interrupts
 from fedrsic_data.dataset.reader import Dataset
 from fedrsic_data.derive import find
 from fedrsic_data.errors import FedkitError, OutputError, UsageError, translated
-from fedrsic_data.files import atomic
+from fedrsic_data.files import atomic, ownership
 from fedrsic_data.recipes import from_json
 from fedrsic_data.settings import at_least, encode, local, suggest
 from fedrsic_data.sources.locate import Places
@@ -208,18 +207,10 @@ def _in_processes(
 
 
 def _begin(queue: multiprocessing.Queue[str | None]) -> None:
-    """Readies a worker, which sees its GPU alone and does not outlive its parent."""
+    """Readies a worker, which sees its GPU alone."""
     interrupts.started()
     if (gpu := queue.get()) is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = gpu
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-
-    def follow() -> None:
-        parent.join()
-        os._exit(1)
-
-    threading.Thread(target=follow, daemon=True).start()
 
 
 def _check_metrics(experiment: Experiment, done: PlannedRun) -> None:
@@ -259,10 +250,18 @@ def _filled(
 
 
 def _write(out: Path, tables: Sequence[seed_table.Filled]) -> None:
-    """Writes every table in every form; files of these names are of this experiment."""
+    """Writes every table in every form; a file that is no table of fedkit is never replaced."""
+    texts = {
+        out / f"{number}.{suffix}": seed_table.written(filled, form).encode()
+        for number, filled in enumerate(tables, 1)
+        for form, suffix in _SUFFIXES.items()
+    }
     with translated(OutputError, str(out), "cannot be written"):
+        if out.is_symlink():
+            raise OutputError(f"{out}: is a link; remove it")
         out.mkdir(exist_ok=True)
-        for number, filled in enumerate(tables, 1):
-            for form, suffix in _SUFFIXES.items():
-                with atomic.replacing(out / f"{number}.{suffix}") as file:
-                    file.write(seed_table.written(filled, form).encode())
+        for path in texts:
+            ownership.check_file(path, seed_table.is_ours, "table", "move it away")
+        for path, text in texts.items():
+            with atomic.replacing(path) as file:
+                file.write(text)

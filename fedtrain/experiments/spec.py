@@ -21,7 +21,7 @@ AXES = ("method", "dataset", "subset")
 
 
 @dataclass(frozen=True)
-class Data:
+class DataSpec:
     """Datasets of one recipe, or one built dataset.
 
     Attributes:
@@ -40,7 +40,7 @@ class Data:
 
 
 @dataclass(frozen=True)
-class Trained:
+class MethodSpec:
     """A method with its settings.
 
     Attributes:
@@ -88,8 +88,8 @@ class Experiment:
 
     fedkit: int
     name: str
-    datasets: tuple[Data, ...]
-    methods: tuple[str | Trained, ...]
+    datasets: tuple[DataSpec, ...]
+    methods: tuple[str | MethodSpec, ...]
     seeds: tuple[int, ...] = (0,)
     title: str = ""
     set: Values = field(default_factory=dict)

@@ -16,7 +16,7 @@ from fedrsic_data.errors import UsageError
 from fedrsic_data.settings import encode, suggest
 from fedtrain.report import published
 from fedtrain.runs.folder import Result
-from fedtrain.runs.results import BYTES, FLOATS, Group, Spread, engine, figures, story
+from fedtrain.runs.results import Group, Spread, digits, engine, figures, story
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -142,7 +142,7 @@ def cell(name: str, value: float | Spread | None) -> str:
     """A metric in a table: two digits, or whole numbers where something is counted; and its spread, if it has one."""
     if value is None:
         return "-"
-    form = ",.0f" if name in (FLOATS, BYTES) else ".2f"
+    form = digits(name)
     if not isinstance(value, Spread):
         return f"{value:{form}}"
     return f"{value.mean:{form}}" + (f" ± {value.std:{form}}" if value.std else "")

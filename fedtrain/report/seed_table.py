@@ -13,9 +13,13 @@ from typing import Any, Literal
 
 from fedrsic_data.answer import csv_cell, markdown
 from fedrsic_data.errors import UsageError
+from fedtrain.runs.results import digits
 
 Better = Literal["higher", "lower"]
 FORMS = ("text", "csv", "markdown", "latex")
+
+_COLUMNS = ("row", "column", "metric", "mean", "std", "n", "p", "best")
+_SPREAD = "mean ± standard deviation over seeds"
 
 
 @dataclass(frozen=True)
@@ -48,14 +52,14 @@ class Filled:
     """A table with its cells.
 
     Attributes:
-        metric: The metric.
+        metric: The metric of all cells; None: each row is a metric.
         corner: Meaning of the rows.
         rows: Row names, in order.
         columns: Column names, in order.
         cells: ``(row, column)`` -> cell; without those that no run has.
     """
 
-    metric: str
+    metric: str | None
     corner: str
     rows: tuple[str, ...]
     columns: tuple[str, ...]
@@ -72,7 +76,7 @@ def fill(
     """A table from its values.
 
     Args:
-        metric: The metric.
+        metric: The metric of all cells; None: each row is a metric.
         corner: Meaning of the rows.
         values: ``(row, column)`` -> seed -> the metric, in the order of the table.
         better: Best mean of a column.
@@ -129,25 +133,37 @@ def written(table: Filled, form: str) -> str:
     return forms[form](table)
 
 
-def _words(cell: Cell | None, plus_minus: str, bold: tuple[str, str]) -> str:
-    """``89.8 ± 0.4 (n=3)``, and its p-value."""
+def is_ours(data: bytes) -> bool:
+    """Whether a file is a table that ``written`` made, from its beginning or all of it."""
+    return data.startswith(",".join(_COLUMNS).encode()) or _SPREAD.encode() in data
+
+
+def _words(cell: Cell | None, form: str, plus_minus: str, bold: tuple[str, str]) -> str:
+    """``89.80 ± 0.42``, and its p-value."""
     if cell is None:
         return "-"
-    mean = f"{cell.mean:.1f}"
-    spread = f"{plus_minus}{cell.std:.1f}" if cell.std is not None else ""
+    mean = f"{cell.mean:{form}}"
+    spread = f"{plus_minus}{cell.std:{form}}" if cell.std is not None else ""
     words = f"{bold[0]}{mean}{spread}{bold[1]}" if cell.best else f"{mean}{spread}"
     return words + (f" (p={cell.p:.3g})" if cell.p is not None else "")
 
 
-def _note(table: Filled) -> str:
+def _note(table: Filled, best: str = "") -> str:
     counts = sorted({len(cell.values) for cell in table.cells.values()})
     n = f"n={counts[0]}" if len(counts) == 1 else f"n={counts[0]} to {counts[-1]}" if counts else "no runs"
-    return f"{table.metric}: mean ± standard deviation over seeds, {n}"
+    words = f"{table.metric}: {_SPREAD}" if table.metric is not None else _SPREAD
+    return f"{words}, {n}" + (f"; {best}" if best and any(cell.best for cell in table.cells.values()) else "")
 
 
 def _grid(table: Filled, plus_minus: str, bold: tuple[str, str]) -> list[list[str]]:
     return [
-        [row, *(_words(table.cells.get((row, column)), plus_minus, bold) for column in table.columns)]
+        [
+            row,
+            *(
+                _words(table.cells.get((row, column)), digits(table.metric or row), plus_minus, bold)
+                for column in table.columns
+            ),
+        ]
         for row in table.rows
     ]
 
@@ -158,27 +174,26 @@ def _text(table: Filled) -> str:
     lines = [
         "  ".join([r[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(r[1:], widths[1:], strict=True))]) for r in grid
     ]
-    return "\n".join([*(line.rstrip() for line in lines), f"{_note(table)}; * best of the column"]) + "\n"
+    return "\n".join([*(line.rstrip() for line in lines), _note(table, "* best of the column")]) + "\n"
 
 
 def _csv(table: Filled) -> str:
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(["row", "column", "metric", "mean", "std", "n", "p", "best"])
+    writer.writerow(_COLUMNS)
     for (row, column), cell in table.cells.items():
         facts = [cell.mean, cell.std, len(cell.values), cell.p, cell.best]
-        writer.writerow([csv_cell(row), csv_cell(column), table.metric, *("" if f is None else f for f in facts)])
+        writer.writerow(
+            [csv_cell(row), csv_cell(column), table.metric or row, *("" if f is None else f for f in facts)]
+        )
     return out.getvalue()
 
 
 def _markdown(table: Filled) -> str:
-    header = [table.corner, *table.columns]
-    lines = [header, ["---", *("---:" for _ in table.columns)]]
-    grid = [
-        [markdown(cell) if i == 0 else cell for i, cell in enumerate(row)] for row in _grid(table, " ± ", ("**", "**"))
-    ]
-    body = ["| " + " | ".join(row) + " |" for row in [[*map(markdown, header)], lines[1], *grid]]
-    return "\n".join([*body, "", f"{_note(table)}; the best of a column is bold."]) + "\n"
+    header = [*map(markdown, (table.corner, *table.columns))]
+    grid = [[markdown(row), *cells] for row, *cells in _grid(table, " ± ", ("**", "**"))]
+    lines = ["| " + " | ".join(row) + " |" for row in (header, ["---", *("---:" for _ in table.columns)], *grid)]
+    return "\n".join([*lines, "", f"{_note(table, 'the best of a column is bold')}."]) + "\n"
 
 
 def _latex(table: Filled) -> str:

@@ -148,6 +148,11 @@ def grouped(results: Sequence[Result]) -> list[Group]:
     return groups
 
 
+def digits(metric: str) -> str:
+    """The format of a metric's numbers: two digits, or whole numbers where something is counted."""
+    return ",.0f" if metric in (FLOATS, BYTES) else ".2f"
+
+
 def figures(result: Result) -> dict[str, float | None]:
     """Its figures, and what its clients sent."""
     counters = result.data["counters"]

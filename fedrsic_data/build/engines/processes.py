@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import multiprocessing
-import os
-import threading
 from collections.abc import Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -45,18 +43,10 @@ class Processes:
 
 
 def _begin(containers: Containers) -> None:
-    """Readies a worker, which does not outlive its parent."""
+    """Readies a worker."""
     global _here
     _here = containers
     interrupts.started()
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-
-    def follow() -> None:
-        parent.join()
-        os._exit(1)
-
-    threading.Thread(target=follow, daemon=True).start()
 
 
 def _write(task: Task, folder: Path) -> Receipt:
