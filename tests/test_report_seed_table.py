@@ -80,7 +80,7 @@ def test_text_lines_up() -> None:
     assert lines[0].split() == ["method", "alpha", "0.1", "alpha", "0.5"]
     assert "*84.00 ± 2.65*" in lines[2]
     assert "n=1 to 3" in lines[-1]
-    assert len({len(line.rstrip()) for line in lines[:2]}) <= 2
+    assert len({len(line) for line in lines[:2]}) == 1
 
 
 def test_markdown_escapes_names_and_marks_the_best() -> None:
