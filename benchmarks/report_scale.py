@@ -1,4 +1,4 @@
-"""Size and time of a report at FLAIR's number of clients, on made tables: label sets, Pareto sizes, no shards.
+"""Size and time of a report at FLAIR's number of clients, on made tables: multi-label, Pareto sizes, no shards.
 
 python benchmarks/report_scale.py --clients 51414
 """
@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 
 import fedrsic_data
 from fedrsic_data import recipes
-from fedrsic_data.build import pipeline
+from fedrsic_data.build import finish, pipeline
 from fedrsic_data.dataset import manifest, schema, skew
 from fedrsic_data.sources.locate import Places
 from fedtrain.report import html
@@ -72,8 +72,10 @@ def made(folder: Path, clients: int) -> tuple[Path, int]:
     counts = np.bincount(owner[row] * CLASSES + label, minlength=clients * CLASSES).reshape(clients, CLASSES)
     pq.write_table(client_table(name, ids, sizes, counts), folder / "clients.parquet")
     measured = skew.measure_counts(counts, sizes[:, None], rng)
-    subset = replace(entry.subsets[name], clients=clients, rows={"train": len(owner)}, skew=measured)
-    (folder / manifest.NAME).write_text(manifest.dumps(replace(entry, subsets={name: subset})), "utf-8")
+    subset = replace(entry.subsets[name], clients=clients, rows={"train": len(owner)}, skew=measured, shards=())
+    plan_file, clients_file = (finish.file_entry(folder, file) for file in ("plan.parquet", "clients.parquet"))
+    entry = replace(entry, subsets={name: subset}, plan=replace(entry.plan, **vars(plan_file)), clients=clients_file)
+    (folder / manifest.NAME).write_text(manifest.dumps(entry), "utf-8")
     assert fedrsic_data.open(folder).subset(name).clients[0] == ids[0]
     return folder, len(owner)
 

@@ -63,8 +63,8 @@ def text() -> str:
     kinds = [getattr(manifest, name) for name in vars(manifest)]
     entries = [k for k in kinds if dataclasses.is_dataclass(k) and k.__module__ == manifest.__name__]
     parts += ["## Manifests", *map(fields, entries)]
-    parts += ["## Columns", columns("Shards, one label an image", schema.shard_schema(("a",), multi_label=False))]
-    parts.append(columns("Shards, label sets", schema.shard_schema(("a",), multi_label=True, fine=("b",))))
+    parts += ["## Columns", columns("Shards, single-label", schema.shard_schema(("a",), multi_label=False))]
+    parts.append(columns("Shards, multi-label", schema.shard_schema(("a",), multi_label=True, fine=("b",))))
     parts += [columns("`clients.parquet`", schema.CLIENTS_SCHEMA), columns("`plan.parquet`", schema.PLAN_SCHEMA)]
     parts += ["## Runs", fields(RunConfig)]
     parts += ["## Methods", *(fields(kind.Settings, f"`{name}`") for name, kind in METHODS.items())]

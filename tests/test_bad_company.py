@@ -96,7 +96,7 @@ def test_two_builds_that_mend_one_dataset_at_once(tmp_path: Path, dataset: Path)
     planned = pipeline.prepare(recipes.from_json(data, "test"), Places(offline=True))
     failures: list[BaseException] = []
 
-    def mend() -> None:
+    def fix() -> None:
         try:
             pipeline.build(planned, dataset)
         except OutputError:
@@ -104,7 +104,7 @@ def test_two_builds_that_mend_one_dataset_at_once(tmp_path: Path, dataset: Path)
         except BaseException as error:
             failures.append(error)
 
-    threads = [threading.Thread(target=mend) for _ in range(4)]
+    threads = [threading.Thread(target=fix) for _ in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:

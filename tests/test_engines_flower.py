@@ -67,7 +67,7 @@ def single(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def multi(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The same with label sets."""
+    """The same with multi-label images."""
     top = tmp_path_factory.mktemp("multi")
     whole = flair(top / "fed")
     sites.split(whole, top / "sites")

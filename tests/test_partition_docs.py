@@ -57,7 +57,7 @@ def test_size_laws_are_those_of_the_code() -> None:
 
 @pytest.mark.parametrize(("name", "kind"), PARTITIONERS.items())
 def test_partitioner_says_all_of_itself(name: Any, kind: Any) -> None:
-    """One that does not take label sets as they are can reduce them; a minimum size kept is one that can be set."""
+    """One that does not take multi-label images can reduce them; a minimum size kept is one that can be set."""
     fields = {field.name for field in dataclasses.fields(kind)}
     assert kind.multi_label or "reduce" in fields
     assert kind.keeps_min_size == ("min_size" in fields)

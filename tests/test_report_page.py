@@ -60,7 +60,7 @@ def domains(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Label sets, and more clients than a table shows at once."""
+    """Multi-label images, and more clients than a table shows at once."""
     data = recipes.override(recipes.load("flair"), sample=True, sets=["sample.size=32"])
     out = tmp_path_factory.mktemp("built") / "flair"
     return pipeline.build(pipeline.prepare(recipes.from_json(data, "test"), Places(offline=True)), out).path

@@ -233,7 +233,7 @@ TITLES = {
 def label_runs(
     source: str, labels: str, label: str = "fedlgt", *, title: str = "", partition: str = "natural"
 ) -> Group:
-    """A group with figures of label sets."""
+    """A group with multi-label metrics."""
     figures = {f"test/{name}": Spread(50.0 + i, None, 0.0, 99.0, 1) for i, name in enumerate(published.COLUMNS)}
     titles = {source: title or TITLES.get(source, "")}
     return Group(label, source, source, False, (source,), titles, partition, labels, (0,), figures)

@@ -243,7 +243,7 @@ def reduced(rows: Rows, how: Literal["first", "rarest"]) -> Rows:
 
 
 def strata(rows: Rows) -> Rows:
-    """Rows with one label each to stratify by: their label, or a code of their label set."""
+    """Rows with one label each to stratify by: their label, or a code of their set of labels."""
     if rows.is_single:
         return rows
     codes, sets = labels.label_sets(rows.labels, rows.offsets, rows.classes)

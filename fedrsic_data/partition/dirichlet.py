@@ -17,7 +17,7 @@ from fedrsic_data.settings import at_least, positive
 class Dirichlet:
     """Class-wise Dirichlet: ``p_c ~ Dir(alpha, ..., alpha)`` over clients, independently for every class.
 
-    With several labels an image, the draw sets quotas: client k should hold the share ``p_ck`` of all images that
+    With several labels per image, the draw sets quotas: client k should hold the share ``p_ck`` of all images that
     have label c, and images without labels are a class of their own; see ``multilabel.fill``.
 
     Attributes:

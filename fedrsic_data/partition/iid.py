@@ -15,8 +15,8 @@ from fedrsic_data.settings import at_least
 class Iid:
     """Rows of each class dealt out evenly, continuing from class to class.
 
-    Both a client's size and its number of rows of any class differ by at most one between clients. With several
-    labels an image, this holds for label sets, and labels follow within the noise of rare sets.
+    Both a client's size and its number of rows of any class differ by at most one between clients. For
+    multi-label images this holds for every distinct set of labels; a single label is even up to the noise of rare sets.
 
     Attributes:
         clients: Number of clients.

@@ -17,7 +17,7 @@ class Quantity(Sized):
     """Sizes by a law (see ``Sized``), each client a stratified sample of all rows.
 
     Deviations: the cited benchmark draws ``dirichlet`` sizes and fills them at random; here the fill is systematic
-    within classes (or label sets of multi-label images), so that only the size differs.
+    within classes (distinct sets of labels, for multi-label images), so that only the size differs.
     """
 
     sizes: tuple[int, ...] | Literal["even", "dirichlet", "lognormal", "power", "zipf"] = "dirichlet"

@@ -51,7 +51,7 @@ class Labels:
 
     @classmethod
     def single(cls, codes: NDArray[np.integer], classes: tuple[str, ...]) -> Labels:
-        """One label a row: ``codes`` int [N]."""
+        """One label per row: ``codes`` int [N]."""
         return cls(codes.astype(np.int32), np.arange(len(codes) + 1, dtype=np.int32), classes)
 
     @classmethod
