@@ -212,6 +212,8 @@ def test_every_partitioner_can_be_called(name: str, tmp_path: Path) -> None:
         (pa.table({"y": [0, 1]}), {"column": "z"}, "column='z': there is none of that name; there are y"),
         ([0, 1], {"column": "y"}, "column='y'"),
         ([0, 1], {"clients": 5}, "too few"),
+        (np.array([[0], [1]]), {}, "flatten them"),
+        (pa.DictionaryArray.from_arrays([0, 1], pa.array(["a", None])), {}, "labels: 1 of 2 are missing"),
         ("aabb", {}, "a str is no column"),
         ({0: 1}, {}, "a dict is no column"),
         (pd.DataFrame({"y": [0, 1]}), {}, "name one with column="),

@@ -71,6 +71,8 @@ def _column(given: Any, column: str | None, what: str) -> tuple[NDArray[Any] | p
     except (pa.ArrowException, TypeError, ValueError, OverflowError) as error:
         raise UsageError(f"{what}: cannot be read as one column ({' '.join(str(error).split())[:200]})") from None
     values = values.combine_chunks() if isinstance(values, pa.ChunkedArray) else values
+    if pa.types.is_dictionary(values.type) and values.dictionary.null_count:
+        values = values.dictionary_decode()  # its null is a missing label and no class
     if pa.types.is_dictionary(values.type):  # a categorical knows its classes, those without rows too
         return values.indices, names or tuple(map(str, values.dictionary.to_pylist()))
     return values, names
@@ -115,6 +117,8 @@ def _coded(
 
 
 def _multi_hot(hot: NDArray[Any], names: Classes) -> tuple[NDArray[np.int32], NDArray[np.int64], tuple[str, ...]]:
+    if hot.shape[1] == 1:
+        raise UsageError("labels have one column; flatten them if it holds class numbers")
     if not np.isin(hot, (0, 1)).all():
         raise UsageError("labels in two dimensions should be zeros and ones, a row per image and a column per class")
     found = _class_names(names, hot.shape[1])
