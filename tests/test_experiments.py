@@ -189,8 +189,19 @@ def test_a_bad_experiment_is_refused_before_anything_is_built(
 
 
 def test_a_metric_that_no_run_has_is_refused_with_the_nearest(done: Finished) -> None:
-    with pytest.raises(UsageError, match=r"has no metric 'test/local/maen'; did you mean 'test/local/mean'\?"):
+    with pytest.raises(UsageError, match=r"no run has the metric 'test/local/maen'; did you mean 'test/local/mean'\?"):
         run.run(small(tables=[{"metric": "test/local/maen"}]), done.folder)
+
+
+def test_a_metric_that_one_method_alone_has_is_taken(done: Finished, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = run.figures
+
+    def more(result: Any) -> dict[str, float | None]:
+        return {**found(result), **({"own": 1.0} if result.facts["config"]["method"] == "fedpgp" else {})}
+
+    monkeypatch.setattr(run, "figures", more)
+    (table,) = run.run(small(tables=[{"metric": "own", "columns": ["alpha"]}]), done.folder).tables
+    assert {row for row, _ in table.cells} == {"fedpgp"}
 
 
 def test_a_table_that_cannot_tell_runs_apart_is_refused(done: Finished) -> None:

@@ -127,15 +127,20 @@ def run(
             progress.say(f"dataset {Path(one.place).name}")
             find.built(from_json(one.recipe, one.place), Path(one.place), one.place, places)
     failed: dict[str, str] = {}
+    untried, metrics = {one.method for one in runs}, dict[str, None]()
     work = _in_processes(runs, jobs, gpus, cache) if jobs > 1 or gpus else _here(runs, cache)
     with closing(work):  # whatever ends this, no process goes on
         for number, (done, words) in enumerate(work, 1):
             if words is not None:
                 failed[done.name] = words
-            elif number == 1 + len(failed):  # the first that finished
-                _check_metrics(experiment, done)
+            else:
+                metrics |= dict.fromkeys(figures(load(done.folder)))
+                if untried and not (untried := untried - {done.method}):  # each method has finished a run
+                    _check_metrics(experiment, metrics)
             progress.done(done, number, len(runs), words)
     finished = [one for one in runs if one.name not in failed]
+    if finished:
+        _check_metrics(experiment, metrics)
     tables = tuple(_filled(wanted, finished, runs, some=bool(only)) for wanted in experiment.tables)
     _write(out / TABLES, tables)
     return Finished(out, tuple(runs), failed, tables)
@@ -213,12 +218,11 @@ def _begin(queue: multiprocessing.Queue[str | None]) -> None:
         os.environ["CUDA_VISIBLE_DEVICES"] = gpu
 
 
-def _check_metrics(experiment: Experiment, done: PlannedRun) -> None:
-    """Refuses a table of a metric that the first finished run does not have, before all others are trained."""
-    known = figures(load(done.folder))
+def _check_metrics(experiment: Experiment, known: Mapping[str, None]) -> None:
+    """Refuses a table of a metric that no run has."""
     for wanted in experiment.tables:
         if wanted.metric not in known:
-            raise UsageError(f"tables: {done.name} has no metric {wanted.metric!r}{suggest(wanted.metric, known)}")
+            raise UsageError(f"tables: no run has the metric {wanted.metric!r}{suggest(wanted.metric, known)}")
 
 
 def _axes(runs: Sequence[PlannedRun]) -> tuple[str, ...]:
