@@ -145,10 +145,14 @@ def test_label_lists_make_a_multi_label_dataset(tmp_path: Path) -> None:
     assert data[0].entry.multi_label
 
 
-def test_the_same_images_give_the_same_dataset(tmp_path: Path) -> None:
+def test_the_same_images_give_the_same_dataset(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     one = fedrsic_data.build((PIXELS, LABELS), tmp_path / "one", clients=2)
     other = fedrsic_data.build((PIXELS.copy(), list(LABELS)), tmp_path / "other", clients=2)
     assert one.manifest.digest == other.manifest.digest
+    monkeypatch.setenv("FEDKIT_CACHE", str(tmp_path / "elsewhere"))
+    moved = fedrsic_data.build((PIXELS, LABELS), tmp_path / "moved", clients=2)
+    assert moved.manifest.digest == one.manifest.digest
+    assert str(tmp_path) not in (moved.folder / "manifest.json").read_text()
     third = fedrsic_data.build((PIXELS[::-1], LABELS), tmp_path / "third", clients=2)
     assert third.manifest.digest != one.manifest.digest
 

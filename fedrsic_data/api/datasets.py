@@ -93,14 +93,18 @@ def build(
         "sample": sample is not False,
         "sets": texts({**{f"sample.{key}": value for key, value in drawn.items()}, **settings}),
     }
+    given = dict(sources) if isinstance(sources, Mapping) else {}
     if isinstance(recipe, str | os.PathLike):
         wanted, published = rebuild.recipe_of(os.fspath(recipe), changes)
     else:
-        data = dict(recipe) if isinstance(recipe, Mapping) else in_memory.recipe_of(recipe, name)
+        if isinstance(recipe, Mapping):
+            data = dict(recipe)
+        else:
+            file = in_memory.parquet_of(recipe)
+            data, given = in_memory.recipe_of(name, file), {name: str(file)}
         wanted, published = recipes.from_json(recipes.override(data, **changes), "recipe"), None
     place = Path(out) if out is not None else Path("data") / wanted.name
     local("out", place)
-    given = sources if isinstance(sources, Mapping) else {}
     folder = Path(sources) if sources is not None and not isinstance(sources, Mapping) else None
     planned = pipeline.prepare(wanted, Places(folder=folder, given=given, offline=offline), listener)
     listener = rebuild.comparing(published, planned, listener)

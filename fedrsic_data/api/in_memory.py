@@ -111,12 +111,15 @@ def _file(number: int, image: Any) -> dict[str, Any]:
     return {"bytes": out.getvalue(), "path": f"{number:09d}.png"}
 
 
-def recipe_of(data: Any, name: str) -> dict[str, Any]:
-    """A recipe's JSON for images in memory, with one subset of that name."""
-    path = parquet_of(data)
+def recipe_of(name: str, file: Path) -> dict[str, Any]:
+    """A recipe's JSON for the images of ``parquet_of``, with one subset of that name.
+
+    It holds the file's name and not the place of this machine's cache, so that the same images give the same dataset
+    everywhere; a build has to be given the place.
+    """
     return {
         "fedkit": 1,
         "name": name,
         "subsets": {name: {"sources": [name]}},
-        "sources": {name: {"kind": "hub", "path": str(path)}},
+        "sources": {name: {"kind": "hub", "path": f"in-memory/{file.name}"}},
     }
