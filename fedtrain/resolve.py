@@ -1,4 +1,4 @@
-"""A config with nothing left to choose, for a dataset and a machine; what no training can come of is refused here."""
+"""A config with nothing left to choose, for a dataset and a machine; configs that cannot train are refused here."""
 
 from __future__ import annotations
 
@@ -111,7 +111,11 @@ def _training_rows(subset: Subset, held_out: str | None) -> tuple[int, ...]:
 
 
 def _check(subset: Subset, config: RunConfig, method: Any) -> None:
-    """Refuses what no training can come of."""
+    """Refuses a subset that the method cannot train on.
+
+    Raises:
+        UsageError: It has one class, the other kind of labels, or no held-out rows.
+    """
     name = subset.name
     if len(subset.classes) < 2:
         raise UsageError(f"{name}: its label space has {len(subset.classes)} class; there is nothing to tell apart")

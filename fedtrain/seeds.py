@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 def generator(seed: int, *purpose: str | int, device: torch.device | str = "cpu") -> torch.Generator:
-    """A generator of its own for one purpose.
+    """A generator for one purpose.
 
     Args:
         seed: Seed of the run, 0 or more.

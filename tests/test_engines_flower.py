@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,8 @@ from fedtrain.engines.flower import merge, privacy, server, wire
 from fedtrain.engines.flower.wire import Judged
 from fedtrain.federation import app, launch
 from fedtrain.methods.base import Evaluation, State, Update
+from fedtrain.methods.fedavg import FedAvg
+from fedtrain.methods.fedpgp import FedPGP
 from fedtrain.methods.promptfl import PromptFL
 from fedtrain.models import label_transformer
 from fedtrain.progress import Listener
@@ -172,6 +175,36 @@ def test_hooks_of_methods_work_over_flower(
         assert names == {"arrays/context", "arrays/experts"}  # neither the pool nor a gate
 
 
+def test_networks_that_differ_by_client_are_judged_alike_over_flower(
+    multi: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Apart(FedAvg):
+        """The higher a client's number, the larger its parameters."""
+
+        def sent_to(self, client: int, server: State) -> State:
+            return {**server, "parameters": server["parameters"] * (1 + client / 10)}
+
+    monkeypatch.setattr(methods, "METHODS", {"apart": Apart})
+    sets, at = [*NETWORK[:4], "rounds=1"], multi.parent / "sites" / "server"
+    here = trained("apart", multi, tmp_path / "local", *sets)
+    there = trained("apart", at, tmp_path / "run", *sets, "flower.scores=true", grid=grid_of(multi, tmp_path / "s"))
+    close(here.data["figures"], there.data["figures"])
+
+
+def test_a_site_refuses_a_method_that_forgets_personal_tensors(
+    single: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Forgetful(FedPGP):
+        def train(self, *given: Any) -> Any:
+            return (replace(update, personal={}) for update in super().train(*given))
+
+    monkeypatch.setattr(methods, "METHODS", {"forgetful": Forgetful})
+    at, notes = single.parent / "sites" / "server", list[str]()
+    with pytest.raises(FedkitError, match="none of the 4 sampled clients answered"):
+        trained("forgetful", at, tmp_path / "run", *PROMPTS, grid=grid_of(single, tmp_path / "s"), notes=notes)
+    assert "Forgetful.train: personal tensors [] should be ['u', 'v']" in notes[0]
+
+
 class OwnAggregate(PromptFL):
     """Its server does not move."""
 
@@ -198,7 +231,7 @@ def test_privacy_refuses_hooks_that_it_cannot_serve(
 
 
 @pytest.mark.parametrize("method", ["fedlgt", "fedavg"])
-def test_label_sets_with_and_without_scores(multi: Path, tmp_path: Path, method: str) -> None:
+def test_multi_label_with_and_without_scores(multi: Path, tmp_path: Path, method: str) -> None:
     sets = [*(NETWORK if method == "fedlgt" else NETWORK[:4]), "rounds=2"]
     here = trained(method, multi, tmp_path / "local", *sets)
     at = multi.parent / "sites" / "server"

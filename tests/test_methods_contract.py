@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from conftest import ROOT
 
 from fedrsic_data.errors import UsageError
@@ -104,6 +105,22 @@ def test_what_a_client_sends_is_as_the_method_says(
     monkeypatch.setattr(methods, "METHODS", {"careless": Careless})
     config = RunConfig("careless", str(sample_build), "fed-ucmerced", rounds=1, device="cpu")
     with pytest.raises(TypeError, match=r"Careless.train: client 0: its tensors differ .*; see Method.sent_back"):
+        run.train(config, tmp_path / "run")
+
+
+@pytest.mark.parametrize(("name", "personal"), [("local", {}), ("promptfl", {"own": torch.zeros(1)})])
+def test_a_client_keeps_the_personal_tensors_that_the_method_says(
+    sample_build: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, personal: State
+) -> None:
+    """Otherwise it would start anew every round, or at sites alone."""
+
+    class Forgetful(METHODS[name]):  # type: ignore[misc]
+        def train(self, *given: Any) -> Any:
+            return (dataclasses.replace(update, personal=personal) for update in super().train(*given))
+
+    monkeypatch.setattr(methods, "METHODS", {"forgetful": Forgetful})
+    config = RunConfig("forgetful", str(sample_build), "fed-ucmerced", rounds=2, device="cpu")
+    with pytest.raises(TypeError, match=r"Forgetful.train: personal tensors \[.*\] should be \[.*\]; see personal"):
         run.train(config, tmp_path / "run")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from pathlib import Path
 
@@ -271,6 +272,29 @@ def test_the_backbone_has_a_learning_rate_of_its_own(flair: Path) -> None:
     same = bound(flair, lr=1e-3, backbone_lr=1e-3, batch=16)
     both = [next(iter(m.train(start, [], some(m, 1), 1))).shared for m in (same, bound(flair, lr=1e-3, batch=16))]
     torch.testing.assert_close(both[0]["parameters"], both[1]["parameters"], rtol=0, atol=1e-6)
+
+
+def test_clients_that_receive_other_networks_are_judged_with_those(flair: Path) -> None:
+    class Apart(FedAvg):
+        """The more, the higher a client's number."""
+
+        def sent_to(self, client: int, server: State) -> State:
+            return {**server, "parameters": server["parameters"] * (1 + client)}
+
+    server, method = bound(flair, FedAvg), bound(flair, Apart)
+    shared = method.shared()
+    found, scores = method.evaluate(shared, lambda _: {}, "test"), method.scores(shared, "test")
+    assert scores["owner"].unique().tolist() == [n for n, rows in enumerate(found.rows) if rows]
+    for client in scores["owner"].unique().tolist():
+        sent = method.sent_to(client, shared)
+        alone = dataclasses.replace(
+            method.context, subset=method.context.subset.part([method.context.clients[client]]), numbers=(client,)
+        )
+        site = Apart(dataclasses.replace(alone, clients=(method.context.clients[client],)), method.settings)
+        mine = scores["scores"][scores["owner"] == client]
+        assert torch.allclose(mine, site.scores(sent, "test")["scores"], atol=1e-6)
+        if client:
+            assert not torch.allclose(mine, server.scores(shared, "test")["scores"][scores["owner"] == client])
 
 
 def test_images_that_do_not_fit_the_memory_are_decoded_again(flair: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -12,9 +12,12 @@ from conftest import sampled
 from prompt_federation import PROMPTS, bind, judged, same, trained
 
 from fedrsic_data.errors import UsageError
+from fedtrain.methods import METHODS
+from fedtrain.methods.base import State
 from fedtrain.methods.prompts import inputs
 from fedtrain.methods.prompts.inputs import few_shot
 from fedtrain.methods.prompts.judge import harmonic_means
+from fedtrain.methods.prompts.prompt import PromptMethod, PromptSettings
 from fedtrain.metrics import accuracy, harmonic, mean
 
 pytestmark = pytest.mark.usefixtures("random_clip")
@@ -156,6 +159,49 @@ def test_kgcoop_keeps_texts_near_the_words(sample_build: Path) -> None:
         )
 
     assert away(8.0) < away(0.0)
+
+
+def test_clients_with_the_same_texts_classify_by_their_own_states(
+    sample_build: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Adapter(PromptMethod[PromptSettings]):
+        """Fixed texts, and a personal map of the images."""
+
+        Settings = PromptSettings
+        rounds: ClassVar[int] = 1
+        has_personal: ClassVar[bool] = True
+
+        def shared(self) -> State:
+            return {}
+
+        def personal(self, client: int) -> State:
+            return {"map": torch.eye(32)}
+
+        def text(self, state: State, classes: inputs.Classes) -> torch.Tensor:
+            return classes.fixed("{}")[None]
+
+        def shared_text(self, shared: State, classes: inputs.Classes) -> torch.Tensor | None:
+            return None
+
+        def logits(self, images: torch.Tensor, text: torch.Tensor, state: State) -> torch.Tensor:
+            return super().logits(images @ state["map"], text, state)
+
+    monkeypatch.setitem(METHODS, "adapter", Adapter)
+    method = bind(sample_build, "adapter", lr=0.1)
+    shared, own, _ = trained(method, 2)
+    found = method.evaluate(shared, own, "test").clients["local"]
+    rows, text = method.images.rows("test"), method.base.fixed("{}")
+    for client, accurate in enumerate(found):
+        mine = rows.of(client)
+        hits = (rows.images[mine] @ own(client)["map"] @ text.T).argmax(1) == rows.labels[mine]
+        assert accurate == pytest.approx(100 * float(hits.float().mean()), abs=1e-3, nan_ok=True)
+    assert len(set(found)) > 2
+    alone, stacked = [], []
+    for stack, updates in ((1, alone), (8, stacked)):
+        method.stack = stack
+        updates += method.train({}, [method.personal(client) for client in range(3)], range(3), 1)
+    for one, other in zip(alone, stacked, strict=True):
+        assert same(one.personal, other.personal, 1e-5)
 
 
 def test_shots_are_drawn_once_and_bound_each_class(sample_build: Path) -> None:

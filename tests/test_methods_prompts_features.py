@@ -173,7 +173,7 @@ def test_images_of_any_size_share_a_batch(subset: Subset, monkeypatch: pytest.Mo
     torch.testing.assert_close(values[0], values[2])
 
 
-def test_a_split_that_is_not_there_and_label_sets_are_refused(subset: Subset) -> None:
+def test_a_split_that_is_not_there_and_multi_label_are_refused(subset: Subset) -> None:
     with pytest.raises(UsageError, match="no split 'validation'"):
         features(small(), subset, "validation")
     subset.entry = dataclasses.replace(subset.entry, multi_label=True)

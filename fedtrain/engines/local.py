@@ -62,17 +62,19 @@ class _Here:
         self.prune = store.prune
 
     def train(self, shared: State, clients: Sequence[int], round_: int) -> Iterator[Update]:
-        """Train clients at their sites; see ``rounds.Clients.train``."""
+        """Train clients cohort by cohort; see ``rounds.Clients.train``."""
         method = self._method
-        cohort = self._cohort if type(method).sent_to is Method.sent_to else 1
+        cohort = self._cohort if method.sends_all_the_same else 1
         for first in range(0, len(clients), cohort):
             members = clients[first : first + cohort]
             received = method.sent_to(members[0], shared)
             personal = [self._store.get(client) for client in members]
-            for client, update in zip(members, method.train(received, personal, members, round_), strict=True):
+            updates = method.train(received, personal, members, round_)
+            for client, own, update in zip(members, personal, updates, strict=True):
                 assert update.client == client, (update.client, client)
                 if wrong := rounds.unlike(update.shared, method.sent_back(shared)):
                     raise TypeError(f"{type(method).__name__}.train: client {client}: {wrong}; see Method.sent_back")
+                rounds.demand_personal(method, update, own)
                 yield update
 
     def keep(self, update: Update, round_: int) -> None:

@@ -13,7 +13,7 @@ from fedrsic_data.errors import FedkitError
 from fedtrain import metrics
 from fedtrain.engines.base import Outcome, Training
 from fedtrain.engines.participation import answering, asked, weights
-from fedtrain.methods.base import Context, Evaluation, State, Update
+from fedtrain.methods.base import Context, Evaluation, Method, State, Update
 from fedtrain.methods.lazy import torch
 from fedtrain.runs import checkpoint
 from fedtrain.runs.checkpoint import Checkpoint, Journal
@@ -217,6 +217,22 @@ def unlike(found: State, wanted: State) -> str:
         if kinds[0] == kinds[1]
         else f"its tensors differ in name or shape from those expected: {kinds[0]} and not {kinds[1]}"
     )
+
+
+def demand_personal(method: Method, update: Update, own: State) -> None:
+    """Check that a client keeps the personal tensors that it had; one without them would start anew every round.
+
+    Args:
+        method: Made the update.
+        update: The update.
+        own: The client's personal state before.
+
+    Raises:
+        TypeError: The method forgot some, or made others; see ``Method.personal``.
+    """
+    if update.personal.keys() != own.keys():
+        found, wanted = sorted(update.personal), sorted(own)
+        raise TypeError(f"{type(method).__name__}.train: personal tensors {found} should be {wanted}; see personal()")
 
 
 def sent(state: State) -> tuple[int, int]:

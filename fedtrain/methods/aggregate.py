@@ -54,7 +54,7 @@ class WeightedMean:
         self.count += 1
 
     def over(self, base: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """The mean, in the types and on the devices of ``base``; what was not averaged is as in ``base``."""
+        """The mean, in the types and on the devices of ``base``; other tensors are as in ``base``."""
         means = {name: total / self.weight for name, total in self._sums.items()}
         return {name: means[name].to(value) if name in means else value for name, value in base.items()}
 

@@ -32,6 +32,7 @@ class Context:
         seed: Seed of the run; every draw comes from ``fedtrain.seeds.generator(seed, *purpose)``.
         device: Where to compute.
         precision: ``float32``, or ``bfloat16`` for autocast on a GPU.
+        clip: CLIP model of the methods that use one; see ``fedtrain.models.clip.load``.
         cache: Folder for results that can be recomputed (features); None: no cache.
         held_out: Domain whose rows no client trains on (leave-one-domain-out); None: none.
         numbers: At a site, which has some clients of a federation: their numbers in it. Empty: all clients are here.
@@ -196,6 +197,11 @@ class Method:
         """
         return server
 
+    @property
+    def sends_all_the_same(self) -> bool:
+        """Whether every client receives the server's state: the class leaves ``sent_to`` as it is."""
+        return type(self).sent_to is Method.sent_to
+
     def received(self, client: int, shared: State) -> State:
         """The state that a client received, for ``evaluate``; at a site, ``shared`` is it already."""
         return shared if self.context.numbers else self.sent_to(client, shared)
@@ -218,7 +224,8 @@ class Method:
             round_: Which round, from 1.
 
         Yields:
-            An update a client, in the order of ``clients``. Its shared tensors are as ``sent_back`` says.
+            An update a client, in the order of ``clients``. Its shared tensors are as ``sent_back`` says, and its
+            personal ones have the names that ``personal`` gives.
         """
         raise NotImplementedError
 
@@ -248,8 +255,9 @@ class Ranked(Protocol):
     """A method whose metrics rank rows across clients (such as mAP), and so are no average of clients' own."""
 
     def scores(self, shared: State, split: str) -> State:
-        """Scores of the server's model for every row, and the truth: tensors with a row for each, ``owner`` among them.
+        """Scores of the model for every row, and the truth: tensors with a row for each, ``owner`` among them.
 
+        ``shared`` is as in ``Method.evaluate``: each client is scored with the state that it received.
         ``owner`` is int64 ``[N]``, the client of each row.
         """
         ...

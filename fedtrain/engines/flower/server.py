@@ -310,7 +310,7 @@ class Sites:
 
     def _arrays(self, clients: Sequence[int], server: State) -> dict[int, ArrayRecord]:
         """The state that is sent to each client; one record for all of them unless the method tells them apart."""
-        if type(self._method).sent_to is Method.sent_to:
+        if self._method.sends_all_the_same:
             return dict.fromkeys(clients, wire.arrays(server))
         return {client: wire.arrays(self._method.sent_to(client, server)) for client in clients}
 
@@ -361,7 +361,7 @@ class Sites:
         self._note(f"round {round_}: {self._context.clients[client]}: {words}; left out")
 
     def _note(self, words: str) -> None:
-        """Much of it is what sites said: one line, and nothing that would steer a terminal."""
+        """Report in one line, without control characters: sites wrote much of it."""
         self._listener.note(plain(" ".join(words.split()))[:500])
 
 

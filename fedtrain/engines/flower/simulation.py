@@ -59,7 +59,7 @@ class Simulation:
             os.environ.setdefault(variable, "0")
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
         os.environ.setdefault("FLWR_DISABLE_UPDATE_CHECK", "1")
-        logging.getLogger("flwr").setLevel(logging.CRITICAL + 1)  # what fails is raised, and said in one line
+        logging.getLogger("flwr").setLevel(logging.CRITICAL + 1)  # errors are raised, and reported in one line
         import ray
         from flwr.simulation import run_simulation
 
@@ -103,7 +103,7 @@ class Simulation:
 
 
 def _begin(config: RunConfig) -> None:
-    """Starts or joins Ray, as Flower would; it then has an answer of its own to signals, which is taken back."""
+    """Starts or joins Ray, as Flower would, and takes back the signal handlers that Ray sets."""
     import ray
 
     address = config.flower.ray_address

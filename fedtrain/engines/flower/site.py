@@ -19,7 +19,7 @@ from fedrsic_data.settings import decode
 from fedtrain import methods
 from fedtrain.config import digest, from_json, to_json
 from fedtrain.engines.flower import privacy, wire
-from fedtrain.engines.rounds import finite
+from fedtrain.engines.rounds import demand_personal, finite
 from fedtrain.methods import base
 from fedtrain.methods.base import Method, Ranked, State
 from fedtrain.runs.state import PersonalStore, placed
@@ -114,7 +114,7 @@ def _joined(message: Message, place: Node) -> RecordDict:
 
 
 def _usable(place: Node) -> None:
-    """Report before the first round what would fail in it."""
+    """Report before the first round a config that would fail in it."""
     try:
         torch.empty(1, device=place.device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
@@ -131,7 +131,9 @@ def _trained(message: Message, context: Context, place: Node) -> RecordDict:
     method, device = _ready(told, place)
     kept = _Kept(told, method, context.state, place, device, prune=True)
     shared = wire.state(message.content.array_records[wire.ARRAYS], device)
-    (update,) = method.train(shared, [kept.get()], [0], told.round)
+    own = kept.get()
+    (update,) = method.train(shared, [own], [0], told.round)
+    demand_personal(method, update, own)
     whole = finite(update)
     if whole:
         kept.put(update.personal)
@@ -141,15 +143,16 @@ def _trained(message: Message, context: Context, place: Node) -> RecordDict:
 def _judged(message: Message, context: Context, place: Node) -> RecordDict:
     told = wire.ordered(message.content.config_records[wire.CONFIG])
     method, device = _ready(told, place)
-    # what was trained this round is in no checkpoint of the server yet: what is older has to stay
+    # no checkpoint of the server has the states of this round yet, so older ones have to stay
     personal = _Kept(told, method, context.state, place, device, prune=False).get()
     shared = wire.state(message.content.array_records[wire.ARRAYS], device)
     found = {}
     for split in told.splits:
-        scores: State = {}
         if told.config.flower.scores and isinstance(method, Ranked):
             scores = method.scores(shared, split)
-        found[split] = wire.Judged(method.evaluate(shared, lambda _: personal, split), scores)
+            found[split] = wire.Judged(method.figures(scores), scores)
+        else:
+            found[split] = wire.Judged(method.evaluate(shared, lambda _: personal, split))
     return wire.judged(found)
 
 
@@ -195,7 +198,7 @@ class _Kept:
         return self._store.get(told.number)
 
     def put(self, state: State) -> None:
-        """Keeps what the client has after the order's round."""
+        """Keeps the client's state after the order's round."""
         if not state:
             return
         told = self._told

@@ -142,15 +142,24 @@ class NetworkMethod(Method, Generic[S]):
         return (self._trained(shared, client, round_) for client in clients)
 
     def evaluate(self, shared: State, personal: Callable[[int], State], split: str) -> Evaluation:  # noqa: ARG002
-        """Judges the server's network on a whole split; see ``figures``."""
+        """Judges the network that each client received on a whole split; see ``figures``."""
         return self.figures(self.scores(shared, split))
 
     def scores(self, shared: State, split: str) -> State:
         """Probabilities ``scores`` float32 and ``targets`` bool, ``[N, L]``, and ``owner`` int64 ``[N]`` of a split."""
-        self.flat.load(shared)
-        parts = [(self.judge(p.images), p.targets, p.owner) for p in self.album.split(split)]
+        parts = [(self.judge(p.images), p.targets, p.owner) for p in self._loaded(shared, split)]
         names = ("scores", "targets", "owner")
         return dict(zip(names, map(torch.cat, zip(*parts, strict=True)), strict=True)) if parts else {}
+
+    def _loaded(self, shared: State, split: str) -> Iterator[Pictures]:
+        """The images of a split, some at a time, each with its client's network in memory."""
+        if self.sends_all_the_same:
+            self.flat.load(shared)
+            yield from self.album.split(split)
+            return
+        for client in range(len(self.context.clients)):
+            self.flat.load(self.received(client, shared))
+            yield self.album.client(client, split)
 
     def figures(self, scores: State) -> Evaluation:
         """Figures of scores of all clients; ``AP/<label>`` for up to 100 labels, but not of a site by itself."""

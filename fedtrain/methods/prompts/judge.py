@@ -89,7 +89,13 @@ class ClipMethod(Method, Generic[S]):
         raise NotImplementedError
 
     def shared_text(self, shared: State, classes: Classes) -> torch.Tensor | None:
-        """The classifier of the shared state alone, one row of ``text``; None if nothing is shared."""
+        """The classifier of the shared state alone, one row of ``text``; None if nothing is shared.
+
+        Args:
+            shared: The server's state; over Flower, the state that a client received. A method that overrides
+                ``sent_to`` reads only tensors that are the same in all of these.
+            classes: The label space.
+        """
         raise NotImplementedError
 
     def logits(self, images: torch.Tensor, text: torch.Tensor, state: State) -> torch.Tensor:  # noqa: ARG002
@@ -174,7 +180,7 @@ class ClipMethod(Method, Generic[S]):
         found: list[float] = []
         last: tuple[torch.Tensor, float] | None = None
         for client, text, state in self._classifiers(shared, personal, classes):
-            if last is None or last[0] is not text:  # what all clients share is judged once
+            if last is None or last[0] is not text:  # a classifier of all clients is judged once
                 last = text, accuracy(self._hits(text, state, rows.images, rows.labels), len(rows))
             found.append(last[1] if self.context.rows[client] else float("nan"))
         return found
@@ -192,7 +198,7 @@ class ClipMethod(Method, Generic[S]):
         self, shared: State, personal: Callable[[int], State], classes: Classes
     ) -> Iterator[tuple[int, torch.Tensor, State]]:
         """Each client's ``text`` and state, encoded in stacks of clients; once if all have the same."""
-        count, one = len(self.context.clients), type(self).sent_to is Method.sent_to
+        count, one = len(self.context.clients), self.sends_all_the_same
         if one and not self.has_personal:
             text = self.text(stacked(shared, [{}]), classes)[0]
             yield from ((client, text, shared) for client in range(count))
@@ -201,7 +207,9 @@ class ClipMethod(Method, Generic[S]):
         for first in range(0, count, step):
             members = range(first, min(first + step, count))
             state = stacked(self.received(first, shared), [personal(client) for client in members])
-            for i, (client, text) in enumerate(zip(members, self.text(state, classes), strict=True)):
+            texts = self.text(state, classes)
+            texts = texts.expand(len(members), *texts.shape[1:])  # of one row where all have the same
+            for i, (client, text) in enumerate(zip(members, texts, strict=True)):
                 yield client, text, {name: value[i] for name, value in state.items()}
 
     def _hits(self, text: torch.Tensor, state: State, images: torch.Tensor, labels: torch.Tensor) -> int:

@@ -63,8 +63,8 @@ P = TypeVar("P", bound=PromptSettings)
 class PromptMethod(ClipMethod[P]):
     """A method that learns context vectors; see ``fedtrain.methods.base.Method``.
 
-    A subclass gives ``text``, ``loss`` and at least one of ``shared`` and ``personal``, whose names must differ. As it
-    is, the one context ``context`` is shared and is what every client classifies with.
+    A subclass gives at least one of ``shared`` and ``personal``, whose names must differ, ``text`` and ``shared_text``
+    to match, and ``loss``. As it is, the one context ``context`` is shared and is what every client classifies with.
 
     Example:
         PromptFL with a penalty on long context vectors::
@@ -77,7 +77,7 @@ class PromptMethod(ClipMethod[P]):
                     return super().loss(live, batch, shared) + 0.1 * live["context"].square().sum((1, 2))
 
     Attributes:
-        fixed: Names of received tensors that are only read: they are neither trained nor sent back.
+        fixed: Names of received tensors that are only read: they are not trained, and ``sent_back`` leaves them out.
         stack: Maximum number of clients that step as one graph. Larger matrix products may round the last bit
             differently, so stacks of different sizes agree to about 1e-6, and equal sizes to the bit. A GPU takes the
             whole cohort. A CPU gains little by it (a tenth of the time with the text tower of ViT-B) and takes one
