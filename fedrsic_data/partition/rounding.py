@@ -36,7 +36,7 @@ def round_table(table: NDArray[np.float64], rng: np.random.Generator) -> NDArray
     need_rows = np.rint(wide.sum(axis=1)).astype(np.int64)
     need_columns = np.rint(wide.sum(axis=0)).astype(np.int64)
     up = _by_rows(wide, need_rows, rng)
-    _mend(up, wide > 0, need_columns, rng)
+    _fix(up, wide > 0, need_columns, rng)
     return whole + up[:rows, :columns]
 
 
@@ -58,7 +58,7 @@ def _by_rows(part: NDArray[np.float64], need: NDArray[np.int64], rng: np.random.
     return up
 
 
-def _mend(up: Bools, free: Bools, need: Counts, rng: np.random.Generator) -> None:
+def _fix(up: Bools, free: Bools, need: Counts, rng: np.random.Generator) -> None:
     """Moves ones along rows, from columns with too many to columns with too few, until both margins hold.
 
     Only free cells are looked at. Each search grows shortest paths from all columns with too many at once, and every
@@ -73,15 +73,15 @@ def _mend(up: Bools, free: Bools, need: Counts, rng: np.random.Generator) -> Non
     held = up[row, column]
     while (over > 0).any():
         entered, left = _forest(row, column, held, over)
-        mended = False
+        fixed = False
         for goal in np.flatnonzero((over < 0) & (entered >= 0)).tolist():
             path, start = _walk(row, column, entered, left, goal)
             if over[start] > 0 and held[left[row[path]]].all() and not held[path].any():
                 held[left[row[path]]], held[path] = False, True
                 over[start] -= 1
                 over[goal] += 1
-                mended = True
-        assert mended, "a controlled rounding always exists"
+                fixed = True
+        assert fixed, "a controlled rounding always exists"
     up[row, column] = held
 
 

@@ -129,10 +129,6 @@ def heat(level: int) -> str:
     return LIGHT[f"heat-{level}"]
 
 
-LEVELS = len(_HEAT_LIGHT)
-"""Levels of a heat map."""
-
-
 def figure(height: float, *, sample: bool = False) -> Figure:
     """An empty figure in this style; draw on it inside ``look``.
 

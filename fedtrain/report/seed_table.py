@@ -76,10 +76,10 @@ def fill(
     """A table from its values.
 
     Args:
-        metric: The metric of all cells; None: each row is a metric.
+        metric: The metric of all cells.
         corner: Meaning of the rows.
         values: ``(row, column)`` -> seed -> the metric, in the order of the table.
-        better: Best mean of a column.
+        better: Whether the ``higher`` or the ``lower`` mean is the best of a column.
         against: The row that all others are tested against, seed by seed.
 
     Raises:
@@ -103,10 +103,10 @@ def fill(
 
 
 def paired(ours: Mapping[int, float], theirs: Mapping[int, float]) -> float | None:
-    """The two-sided p-value of an exact sign-flip test of the differences, seed by seed (Fisher 1935).
+    """The two-sided p-value of a sign-flip test of the differences, seed by seed (Fisher 1935).
 
-    With n seeds it is at least 2 / 2**n: five seeds cannot show less than 0.0625. None with fewer than two seeds that
-    both have.
+    It is exact with up to 16 seeds, where it is at least 2 / 2**n: five seeds cannot show less than 0.0625. With more,
+    the normal distribution approximates it. None with fewer than two seeds that both have.
     """
     differences = [ours[seed] - theirs[seed] for seed in ours if seed in theirs]
     if len(differences) < 2:
