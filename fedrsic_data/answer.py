@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from fedrsic_data.errors import masked_in
+from fedrsic_data.settings import texts
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -94,3 +95,21 @@ def table(
     for row in rows:
         made.add_row(*(Text(plain(cell)) for cell in row))
     return made
+
+
+def records(rows: Sequence[dict[str, Any]]) -> list[RenderableType]:
+    """A table of things that are listed, the name of each first, and a line for each that has a ``problem``.
+
+    Settings are written as after ``--set``.
+    """
+    sound = [row for row in rows if "problem" not in row]
+    header = list(dict.fromkeys(key for row in sound for key in row))
+    cells = [[_cell(row.get(key, "")) for key in header] for row in sound]
+    problems = [f"{next(iter(row.values()))} ({row['package']}): {row['problem']}" for row in rows if "problem" in row]
+    return [table(header, cells), *problems]
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(texts(value))
+    return value if isinstance(value, str) else json.dumps(value)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, MutableMapping, Sequence
+import json
+from collections.abc import Callable, Collection, Iterator, Mapping, MutableMapping, Sequence
 from contextlib import suppress
 from functools import cached_property
 from importlib import import_module
@@ -33,14 +34,21 @@ class Registry(MutableMapping[str, T]):
         table: ``{name: "module:attribute"}``, in the order in which the names are listed.
         group: The group of entry points, such as ``fedkit.partitioners``; None: nobody adds to it.
         needs: Attributes that a thing of another package has to have.
+        taken: Names that nobody may add either, since fedkit has them elsewhere.
     """
 
     def __init__(
-        self, kind: str, table: Mapping[str, str], group: str | None = None, needs: Sequence[str] = ()
+        self,
+        kind: str,
+        table: Mapping[str, str],
+        group: str | None = None,
+        needs: Sequence[str] = (),
+        taken: Collection[str] = (),
     ) -> None:
         self.kind = kind
         self.group = group
         self.needs = needs
+        self.taken = taken
         self._known: dict[str, str | T] = dict(table)
 
     def named(self, name: object, where: str = "") -> T:
@@ -67,16 +75,37 @@ class Registry(MutableMapping[str, T]):
         Raises:
             UsageError: Another thing has the name.
         """
-        if name in self and self.get(name) is not thing:
+        if name in self.taken or (name in self and self.get(name) is not thing):
             raise UsageError(f"{self.kind} {name!r}: is taken; choose another name")
         self[name] = thing
         return thing
 
-    def origin(self, name: str) -> tuple[str, str] | None:
-        """The package that adds a name, and its version; None for those of fedkit and of this process."""
-        adding = self._plugins.get(name)
-        dist = adding[0].dist if adding else None
-        return (dist.name, dist.version) if dist else None
+    def facts(self, describe: Callable[[T], Mapping[str, Any]]) -> Iterator[tuple[str, dict[str, Any]]]:
+        """Each name with the facts of its thing, for lists.
+
+        A name that another package adds also has ``package``, the package and its version. If that thing cannot be
+        imported or described, ``problem`` says so in place of its facts, and the other names are listed all the same.
+
+        Args:
+            describe: Gives a thing's facts, plain JSON values.
+        """
+        for name in self:
+            if name not in self._plugins:
+                yield name, {**describe(self[name])}
+                continue
+            dist = self._plugins[name][0].dist
+            facts: dict[str, Any] = {"package": f"{dist.name} {dist.version}" if dist else ""}
+            try:
+                found = {**describe(self[name])}
+                json.dumps(found, allow_nan=False)
+                facts = found | facts
+            except UsageError as error:
+                facts["problem"] = str(error)
+            except KeyboardInterrupt:
+                raise
+            except BaseException as error:  # code of others may raise anything
+                facts["problem"] = f"cannot be described ({_in_words(error)})"
+            yield name, facts
 
     @cached_property
     def _plugins(self) -> dict[str, list[EntryPoint]]:
@@ -91,7 +120,7 @@ class Registry(MutableMapping[str, T]):
     def _plugged(self, name: str) -> T:
         point, *others = self._plugins[name]
         package = point.dist.name if point.dist else point.value
-        if name in self._known:
+        if name in self._known or name in self.taken:
             raise UsageError(
                 f"{self.kind} {name!r}: is of fedkit and of the package {package}; rename or uninstall that"
             )
@@ -104,8 +133,7 @@ class Registry(MutableMapping[str, T]):
         except KeyboardInterrupt:
             raise
         except BaseException as error:  # code of others may raise anything
-            words = " ".join(f"{type(error).__name__}: {error}".split())[:300]
-            raise UsageError(f"{where}: cannot be imported ({words})") from error
+            raise UsageError(f"{where}: cannot be imported ({_in_words(error)})") from error
         if lacking:
             raise UsageError(f"{where}: {point.value} is no {self.kind}, it has no {lacking[0]!r}")
         return thing
@@ -137,6 +165,11 @@ def imported(path: str) -> Any:
     """The thing at ``module:attribute``."""
     module, _, attribute = path.partition(":")
     return getattr(import_module(module), attribute)
+
+
+def _in_words(error: BaseException) -> str:
+    """An error as one line."""
+    return " ".join(f"{type(error).__name__}: {error}".split())[:300]
 
 
 def _points(group: str) -> list[EntryPoint]:

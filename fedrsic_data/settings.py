@@ -99,6 +99,9 @@ def parsed(value: str, hint: Any = Any) -> Any:
     Args:
         value: As typed.
         hint: The setting's annotation, where it is known.
+
+    Raises:
+        UsageError: A JSON object has a key twice.
     """
     choices = get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
     if any(value in get_args(choice) for choice in choices if get_origin(choice) is Literal):
@@ -106,10 +109,25 @@ def parsed(value: str, hint: Any = Any) -> Any:
     if value.lower() in _WORDS:
         return _WORDS[value.lower()]
     try:
-        found = json.loads(value)
+        found = json.loads(value, object_pairs_hook=once)
+    except UsageError as error:
+        raise UsageError(f"{value}: {error}; leave one out") from None
     except (ValueError, RecursionError):
         return value
     return value if str in choices and isinstance(found, int | float) else found
+
+
+def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object whose keys occur once; the library's own takes the last of several without a word.
+
+    Raises:
+        UsageError: A key occurs twice.
+    """
+    data = dict(pairs)
+    if len(data) < len(pairs):
+        keys = [key for key, _ in pairs]
+        raise UsageError(f"key {next(key for key in keys if keys.count(key) > 1)!r} occurs twice")
+    return data
 
 
 def _hints(cls: type) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import ROOT
+from conftest import ROOT, answer, fedkit
 
 from fedrsic_data.errors import UsageError
 from fedrsic_data.partition import PARTITIONERS
@@ -98,8 +98,10 @@ def test_other_packages_add_names_by_entry_points(tmp_path: Path, monkeypatch: p
     assert list(kinds) == ["text", "letters"]
     assert len(kinds) == 2
     assert str(kinds["letters"]).startswith("abc")
-    assert kinds.origin("letters") == ("theirs", "1.5")
-    assert kinds.origin("text") is None
+    assert dict(kinds.facts(lambda thing: {"first": thing[0]})) == {  # type: ignore[index]
+        "text": {"first": "0"},
+        "letters": {"first": "a", "package": "theirs 1.5"},
+    }
     with pytest.raises(UsageError, match="unknown kind 'leters'; did you mean 'letters'"):
         kinds["leters"]
 
@@ -165,6 +167,66 @@ def test_a_name_of_two_packages_is_refused(tmp_path: Path, monkeypatch: pytest.M
     kinds: Registry[object] = Registry("kind", {}, "fedkit.kinds")
     with pytest.raises(UsageError, match="string:ascii_letters and string:digits both add it"):
         kinds["letters"]
+
+
+def test_a_name_that_fedkit_has_elsewhere_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    installed(tmp_path, "theirs", "folder = string:ascii_letters")
+    monkeypatch.syspath_prepend(tmp_path)
+    kinds: Registry[object] = Registry("kind", {}, "fedkit.kinds", taken=("folder", "hub"))
+    with pytest.raises(UsageError, match="kind 'folder': is of fedkit and of the package theirs"):
+        kinds["folder"]
+    with pytest.raises(UsageError, match="kind 'hub': is taken"):
+        kinds.register("hub", set)
+    assert set(SOURCES.taken) == set(GENERAL)
+
+
+LISTED = {"partitioners": "partitioner", "sources": "source", "methods": "method"}
+PLUGINS = """
+from fedrsic_data.partition.iid import Iid
+from fedrsic_data.sources.ucmerced import SOURCE
+from fedtrain.methods.zeroshot import ZeroShot
+
+class Bare(Iid):
+    def __init__(self, clients):
+        pass
+
+class Undescribed(Iid):
+    cites = Iid
+
+class Odd(ZeroShot):
+    rounds = {1}
+"""
+
+
+@pytest.mark.parametrize("what", LISTED)
+def test_a_list_names_the_package_of_a_plug_in_and_what_is_wrong_with_it(what: str, tmp_path: Path) -> None:
+    points = {
+        "partitioners": "fine = plugs_in:Iid\nbare = plugs_in:Bare\nundescribed = plugs_in:Undescribed",
+        "sources": "fine = plugs_in:SOURCE\nbare = plugs_in:Iid\nfolder = plugs_in:SOURCE",
+        "methods": "fine = plugs_in:ZeroShot\nbare = plugs_in:Odd\nfedpgp = plugs_in:ZeroShot",
+    }
+    (tmp_path / "plugs_in.py").write_text(PLUGINS)
+    facts = tmp_path / "theirs-1.5.dist-info"
+    facts.mkdir()
+    (facts / "METADATA").write_text("Metadata-Version: 2.1\nName: theirs\nVersion: 1.5\n")
+    (facts / "entry_points.txt").write_text(f"[fedkit.{what}]\n{points[what]}\nlost = nowhere.at_all:thing\n")
+    before = answer(fedkit("list", what, "--json"))[what]
+    env = {"PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT)])}
+    rows = answer(fedkit("list", what, "--json", **env))[what]
+    mine = {row[LISTED[what]]: row for row in rows if "package" in row}
+    assert [row for row in rows if "package" not in row] == [row for row in before if row[LISTED[what]] != "fedpgp"]
+    assert {row["package"] for row in mine.values()} == {"theirs 1.5"}
+    fine = mine.pop("fine")
+    assert "problem" not in fine
+    assert fine.keys() - {"package"} == before[0].keys()
+    assert "No module named 'nowhere'" in mine["lost"]["problem"]
+    assert len(mine) == 3
+    assert all(row.keys() == {LISTED[what], "package", "problem"} and row["problem"] for row in mine.values())
+    text = fedkit("list", what, **env)
+    assert text.returncode == 0, text.stderr
+    assert "theirs 1.5" in text.stdout
+    lines = text.stdout.splitlines()
+    assert all(f"{name} (theirs 1.5): {row['problem']}" in lines for name, row in mine.items())
 
 
 def test_a_thing_is_registered_once() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -88,6 +89,12 @@ def test_refusals_name_the_field_and_the_value(data: object, words: str) -> None
 def test_a_typed_value_has_one_meaning(text: str, meaning: object) -> None:
     found = parsed(text)
     assert (found, type(found)) == (meaning, type(meaning))
+
+
+@pytest.mark.parametrize("text", ['{"name": "iid", "name": "shards"}', '[{"a": {"b": 1, "b": 1}}]'])
+def test_a_typed_object_whose_key_occurs_twice_is_refused(text: str) -> None:
+    with pytest.raises(UsageError, match=f"^{re.escape(text)}: key '(name|b)' occurs twice; leave one out$"):
+        parsed(text)
 
 
 def test_a_number_is_text_where_the_setting_is_text() -> None:

@@ -18,6 +18,7 @@ from federated_softmax import Softmax
 from fedrsic_data import distribution, recipes
 from fedrsic_data.derive import find
 from fedrsic_data.errors import ManifestError, OutputError, UsageError
+from fedrsic_data.registry import Registry
 from fedrsic_data.sources.locate import Places
 from fedtrain import methods
 
@@ -29,7 +30,8 @@ import cli
 def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
     """Runs the command in this process, with a small method: exit code, standard output, standard error."""
     torch.set_num_threads(1)
-    monkeypatch.setattr(methods, "METHODS", {"softmax": Softmax})
+    monkeypatch.setattr(methods, "METHODS", Registry("method", {}))
+    methods.METHODS.register("softmax", Softmax)
 
     def run(*arguments: object) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["fedkit", *map(str, arguments)])

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING, Any
 
-from fedrsic_data.answer import Shown, table, together
+from fedrsic_data.answer import Shown, records, together
 from fedrsic_data.errors import UsageError
 from fedrsic_data.partition import PARTITIONERS
 from fedrsic_data.recipes.shipped import load, shipped
@@ -30,15 +29,8 @@ def listed(what: str | None) -> Shown:
     for name in [what] if what else tables:
         rows = tables[name]()
         data[name] = rows
-        parts += [name, table(list(rows[0]), [[_cell(v) for v in row.values()] for row in rows]), ""]
+        parts += [name, *records(rows), ""]
     return Shown(data, together(parts[:-1]))
-
-
-def _cell(value: Any) -> str:
-    """A value as one would write it after ``--set``."""
-    if isinstance(value, dict):
-        return ", ".join(f"{key}={_cell(v)}" for key, v in value.items())
-    return value if isinstance(value, str) else json.dumps(value)
 
 
 def _recipes() -> list[dict[str, Any]]:
@@ -50,10 +42,12 @@ def _recipes() -> list[dict[str, Any]]:
 
 
 def _sources() -> list[dict[str, Any]]:
-    return [
-        {"source": s.name, "layout": s.facts.layout, "licence": s.facts.licence, "download": _origin(s)}
-        for s in {**SOURCES, **GENERAL}.values()
-    ]
+    described = (*SOURCES.facts(_source), *GENERAL.facts(_source))
+    return [{"source": name, **its} for name, its in described]
+
+
+def _source(source: Source) -> dict[str, Any]:
+    return {"layout": source.facts.layout, "licence": source.facts.licence, "download": _origin(source)}
 
 
 def _origin(source: Source) -> str:
@@ -66,7 +60,5 @@ def _origin(source: Source) -> str:
 
 
 def _partitioners() -> list[dict[str, Any]]:
-    rows = []
-    for name, kind in PARTITIONERS.items():
-        rows.append({"partitioner": name, "settings (default)": encode(kind()), "cites": kind.cites})
-    return rows
+    described = PARTITIONERS.facts(lambda kind: {"settings (default)": encode(kind()), "cites": kind.cites})
+    return [{"partitioner": name, **its} for name, its in described]

@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from fedrsic_data.dataset.schema import NOVEL, TRAIN
 from fedrsic_data.errors import ManifestError, UsageError, translated
-from fedrsic_data.settings import LATER, at_least, suggest
+from fedrsic_data.settings import LATER, at_least, once, suggest
 
 SCHEMA = 1
 """Version of the recipe and manifest format."""
@@ -236,15 +236,6 @@ def check_version(data: Mapping[str, Any], path: Path) -> None:
         raise ManifestError(f"{path}: is not a fedkit recipe or manifest (field 'fedkit' is {version!r}, not {SCHEMA})")
     if version > SCHEMA:
         raise ManifestError(f"{path}: format {version} is newer than this fedkit reads ({SCHEMA}); upgrade fedkit")
-
-
-def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """A JSON object whose keys occur once; the library's own takes the last of several without a word."""
-    data = dict(pairs)
-    if len(data) < len(pairs):
-        keys = [key for key, _ in pairs]
-        raise ValueError(f"key {next(key for key in keys if keys.count(key) > 1)!r} occurs twice")
-    return data
 
 
 def check_fractions(fractions: Mapping[str, float]) -> None:

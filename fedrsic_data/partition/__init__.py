@@ -9,7 +9,7 @@ import sys
 
 import fedrsic_data
 from fedrsic_data.partition.base import Assignment, Owners, Partitioner, Rows, assign, names, sorting
-from fedrsic_data.partition.named import PARTITIONERS, defaults, from_json, pinned, spelled_out, to_json
+from fedrsic_data.partition.named import PARTITIONERS, defaults, from_json, pinned, spelled_out
 
 __all__ = [
     "PARTITIONERS",
@@ -24,7 +24,6 @@ __all__ = [
     "pinned",
     "sorting",
     "spelled_out",
-    "to_json",
 ]
 
 sys.modules[__name__].__class__ = fedrsic_data.CallablePackage

@@ -54,7 +54,7 @@ def defaults(name: object) -> dict[str, Any]:
 
 def spelled_out(spec: Mapping[str, Any], where: str = "partition") -> dict[str, Any]:
     """A partitioner's JSON with every setting spelled out."""
-    return to_json(from_json(spec, where))
+    return {"name": spec["name"], **encode(from_json(spec, where))}
 
 
 def pinned(spec: Mapping[str, Any], where: str = "partition") -> dict[str, Any]:
@@ -65,9 +65,3 @@ def pinned(spec: Mapping[str, Any], where: str = "partition") -> dict[str, Any]:
 
         full["sha256"] = external.digest(full["path"])
     return full
-
-
-def to_json(partitioner: Partitioner) -> dict[str, Any]:
-    """The inverse of ``from_json``, with every setting spelled out."""
-    name = next(name for name, kind in PARTITIONERS.items() if kind is type(partitioner))
-    return {"name": name, **encode(partitioner)}

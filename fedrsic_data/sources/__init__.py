@@ -16,21 +16,6 @@ if TYPE_CHECKING:
 
 __all__ = ["FORMATS", "GENERAL", "SOURCES", "Facts", "Source", "configured", "spelled_out"]
 
-SOURCES: Registry[Source] = Registry(
-    "source",
-    {
-        "coco": "fedrsic_data.sources.coco:SOURCE",
-        "flair": "fedrsic_data.sources.flair:SOURCE",
-        "optimal31": "fedrsic_data.sources.optimal31:SOURCE",
-        "resisc45": "fedrsic_data.sources.resisc45:SOURCE",
-        "ucmerced": "fedrsic_data.sources.ucmerced:SOURCE",
-        "voc": "fedrsic_data.sources.voc:SOURCE",
-    },
-    group="fedkit.sources",
-    needs=("index", "facts", "settings", "aliases"),
-)
-"""Every source by the name it has in recipes."""
-
 _FORMATS = {
     "coco_format": "fedrsic_data.sources.coco_format:SOURCE",
     "metadata": "fedrsic_data.sources.metadata:SOURCE",
@@ -45,6 +30,22 @@ GENERAL: Registry[Source] = Registry(
     "reader", {"hub": "fedrsic_data.sources.parquet:SOURCE", "folder": "fedrsic_data.sources.folder:SOURCE", **_FORMATS}
 )
 """Readers of people's own data by their ``kind`` in recipes, under any name."""
+
+SOURCES: Registry[Source] = Registry(
+    "source",
+    {
+        "coco": "fedrsic_data.sources.coco:SOURCE",
+        "flair": "fedrsic_data.sources.flair:SOURCE",
+        "optimal31": "fedrsic_data.sources.optimal31:SOURCE",
+        "resisc45": "fedrsic_data.sources.resisc45:SOURCE",
+        "ucmerced": "fedrsic_data.sources.ucmerced:SOURCE",
+        "voc": "fedrsic_data.sources.voc:SOURCE",
+    },
+    group="fedkit.sources",
+    needs=("index", "facts", "settings", "aliases"),
+    taken=GENERAL,
+)
+"""Every source by the name it has in recipes."""
 
 
 def configured(name: str, settings: Mapping[str, Any], where: str) -> Source:

@@ -9,9 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from fedrsic_data.dataset.recipe import once
 from fedrsic_data.errors import UsageError, translated
-from fedrsic_data.settings import at_least, decode
+from fedrsic_data.settings import at_least, decode, once
 
 Values = dict[str, Any]
 """Setting -> its value, or a list of values to vary it over."""

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import shlex
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fedrsic_data.answer import Shown, as_json, csv_cell, markdown, table, together
+from fedrsic_data.answer import Shown, as_json, csv_cell, markdown, records, table, together
 from fedrsic_data.dataset.recipe import SAMPLE
 from fedrsic_data.errors import UsageError
 from fedrsic_data.settings import encode, suggest
@@ -22,6 +21,7 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from fedrsic_data.dataset.verify import Problem
+    from fedtrain.methods.base import Method
 
 
 def trained(results: Sequence[Result], sets: Sequence[str] = ()) -> Shown:
@@ -106,24 +106,13 @@ def methods() -> Shown:
     """The methods that can be trained, with their settings."""
     from fedtrain.methods import METHODS
 
-    rows = [
-        {
-            "method": name,
-            "rounds": kind.rounds,
-            "settings (default)": encode(kind.Settings()),
-            "what": (kind.__doc__ or "").strip().partition("\n")[0],
-        }
-        for name, kind in METHODS.items()
-    ]
-    cells = {
-        str(row["method"]): {
-            "rounds": str(row["rounds"]),
-            "settings (default)": ", ".join(f"{k}={json.dumps(v)}" for k, v in row["settings (default)"].items()),
-            "what": str(row["what"]),
-        }
-        for row in rows
-    }
-    return Shown({"methods": rows}, together(["methods", _rows("method", cells)]))
+    rows = [{"method": name, **its} for name, its in METHODS.facts(_method)]
+    return Shown({"methods": rows}, together(["methods", *records(rows)]))
+
+
+def _method(kind: type[Method]) -> dict[str, Any]:
+    what = (kind.__doc__ or "").strip().partition("\n")[0]
+    return {"rounds": kind.rounds, "settings (default)": encode(kind.Settings()), "what": what}
 
 
 def _run(result: Result) -> dict[str, Any]:
