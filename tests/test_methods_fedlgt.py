@@ -157,21 +157,20 @@ def test_updates_do_not_depend_on_who_else_is_in_the_cohort(flair: Path) -> None
 
 
 def test_the_guide_is_in_evaluation_mode_and_leaves_no_trace(flair: Path) -> None:
-    method = bound(flair)
-    network = method
+    network = bound(flair)
     network.module.train()
     before = network.flat.state()
     counters = [m.num_batches_tracked.clone() for m in network.module.modules() if hasattr(m, "num_batches_tracked")]
     modes: list[bool] = []
     network.module.backbone.bn1.register_forward_hook(lambda module, *_: modes.append(module.training))
-    first = network.judge(network.album.client(some(method)[0]).images)
+    first = network.judge(network.album.client(some(network)[0]).images)
     assert modes == [False]
     assert network.module.training
     assert all(torch.equal(network.flat.state()[name], before[name]) for name in before)
     assert [
         int(m.num_batches_tracked) for m in network.module.modules() if hasattr(m, "num_batches_tracked")
     ] == counters
-    assert torch.equal(first, network.judge(network.album.client(some(method)[0]).images))
+    assert torch.equal(first, network.judge(network.album.client(some(network)[0]).images))
 
 
 def test_the_guide_is_the_servers_model_of_this_round(flair: Path) -> None:

@@ -212,11 +212,9 @@ def finite(update: Update) -> bool:
 def unlike(found: State, wanted: State) -> str:
     """Describe how tensors differ from others; empty if they have the same names, shapes and types."""
     kinds = [{name: (tuple(v.shape), str(v.dtype)) for name, v in state.items()} for state in (found, wanted)]
-    return (
-        ""
-        if kinds[0] == kinds[1]
-        else f"its tensors differ in name or shape from those expected: {kinds[0]} and not {kinds[1]}"
-    )
+    if kinds[0] == kinds[1]:
+        return ""
+    return f"its tensors differ in name or shape from those expected: {kinds[0]} and not {kinds[1]}"
 
 
 def demand_personal(method: Method, update: Update, own: State) -> None:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from fedrsic_data.errors import UsageError
+from fedrsic_data.settings import at_least
 from fedtrain.methods.base import Context, State
 from fedtrain.methods.lazy import functional, nn, torch
 from fedtrain.methods.networks.album import Pictures
@@ -58,8 +59,7 @@ class FedLGTSettings(PictureSettings):
             if not 0 <= getattr(self, name) < most:
                 raise UsageError(f"{name}={getattr(self, name)} should be from 0 to below {most}")
         for name in ("heads", "layers", "hidden"):
-            if getattr(self, name) < 1:
-                raise UsageError(f"{name}={getattr(self, name)} should be at least 1")
+            at_least(name, getattr(self, name), 1)
 
 
 class FedLGT(NetworkMethod[FedLGTSettings]):

@@ -121,10 +121,10 @@ class Deployment:
 def _check_method(training: Training) -> None:
     config, subset = training.config, training.context.subset
     if config.dp != Privacy():
-        kind = type(training.method)
-        if not training.method.shared():
+        method, kind = training.method, type(training.method)
+        if not method.shared():
             raise UsageError(f"dp: {config.method} shares no parameters, so there is nothing to add noise to")
-        if (kind.sent_to, kind.sent_back) != (Method.sent_to, Method.sent_back):
+        if not method.sends_all_the_same or kind.sent_back is not Method.sent_back:
             raise UsageError(
                 f"dp: clients of {config.method} send back other tensors than they receive, but noise is added to "
                 "changes of the same tensors; leave dp out"
