@@ -15,6 +15,7 @@ from fedrsic_data.errors import UsageError
 from fedrsic_data.partition import PARTITIONERS
 from fedrsic_data.registry import Registry
 from fedrsic_data.sources import FORMATS, GENERAL, SOURCES
+from fedtrain.methods import METHODS
 
 MISTYPED = {
     "build fed-rsick": "did you mean 'fed-rsic'?",
@@ -149,6 +150,17 @@ def test_a_thing_that_is_none_of_its_kind_is_refused(tmp_path: Path, monkeypatch
     kinds: Registry[object] = Registry("kind", {}, "fedkit.kinds", needs=("upper", "assign"))
     with pytest.raises(UsageError, match="string:ascii_letters is no kind, it has no 'assign'"):
         kinds["letters"]
+
+
+def test_a_method_that_lacks_what_engines_read_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As one that does not extend ``Method``."""
+    code = "class Loose:\n    Settings = rounds = train = evaluate = aggregate = None\n"
+    (tmp_path / "loose_method.py").write_text(code)
+    installed(tmp_path, "theirs", "loose = loose_method:Loose")
+    monkeypatch.syspath_prepend(tmp_path)
+    theirs: Registry[object] = Registry("method", {}, "fedkit.kinds", METHODS.needs)
+    with pytest.raises(UsageError, match="loose_method:Loose is no method, it has no 'sent_to'"):
+        theirs["loose"]
 
 
 def test_a_package_with_damaged_metadata_spoils_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
