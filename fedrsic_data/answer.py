@@ -56,8 +56,7 @@ def csv_cell(text: str) -> str:
 
 def as_json(data: object) -> str:
     """Plain JSON values as one line of ASCII, the addresses in them masked."""
-    text = json.dumps(_masked(data), allow_nan=False)
-    return text.replace("\x7f", "\\u007f")  # the only one that JSON leaves as it is
+    return json.dumps(_masked(data), allow_nan=False)
 
 
 def _masked(data: Any) -> Any:

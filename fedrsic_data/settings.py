@@ -146,10 +146,17 @@ def texts(values: Mapping[str, Any]) -> list[str]:
         UsageError: JSON has no form for a value.
     """
     try:
-        plain = {key: isinstance(value, str) and parsed(value) == value for key, value in values.items()}
-        return [f"{key}={value if plain[key] else json.dumps(value)}" for key, value in values.items()]
+        return [f"{key}={value if _is_plain(value) else json.dumps(value)}" for key, value in values.items()]
     except TypeError as error:
         raise UsageError(f"a setting cannot be written as JSON ({error})") from None
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether a value is a text that is read as itself."""
+    try:
+        return isinstance(value, str) and bool(parsed(value) == value)
+    except UsageError:
+        return False
 
 
 def hint_at(cls: type, path: Iterable[str]) -> Any:

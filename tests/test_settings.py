@@ -114,7 +114,8 @@ def test_a_choice_is_what_it_is_called() -> None:
 
 
 @pytest.mark.parametrize(
-    "value", [None, True, 3, 0.5, [1, "a"], "uc", "none", "True", "2024", '"x"', "a=b", "", {"test": None}]
+    "value",
+    [None, True, 3, 0.5, [1, "a"], "uc", "none", "True", "2024", '"x"', '{"a": 1, "a": 2}', "a=b", "", {"test": None}],
 )
 def test_a_setting_is_written_as_it_is_read(value: object) -> None:
     (text,) = texts({"key": value})

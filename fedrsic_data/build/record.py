@@ -11,12 +11,12 @@ import contextlib
 import hashlib
 import json
 import os
-import tempfile
 from pathlib import Path
 
 from fedrsic_data.build.plan import Planned
 from fedrsic_data.dataset.manifest import Manifest
 from fedrsic_data.errors import UsageError
+from fedrsic_data.files import atomic
 from fedrsic_data.files.cache import cache_folder
 
 
@@ -34,10 +34,8 @@ def write(out: Path, built: Manifest, planned: Planned) -> None:
     with contextlib.suppress(OSError, UsageError):
         path = _place(out)
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, aside = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
-        with open(handle, "w", encoding="utf-8") as file:  # noqa: PTH123 - a handle, not a path
-            file.write(_facts(built, planned))
-        os.replace(aside, path)
+        with atomic.replacing(path, lasting=False) as file:
+            file.write(_facts(built, planned).encode())
 
 
 def _place(out: Path) -> Path:

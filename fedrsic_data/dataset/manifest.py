@@ -202,7 +202,7 @@ class SubsetEntry:
 
     @property
     def withheld(self) -> bool:
-        """Whether its images are at sites of their own: it has rows, and no shards to hold them; see ``sites``."""
+        """Whether its images are at other sites: it has rows, and no shards to hold them; see ``sites``."""
         return any(self.rows.values()) and not self.shards
 
     @property

@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from fedrsic_data.dataset import schema
 from fedrsic_data.dataset.manifest import Manifest, Shard
 
 COLUMNS = ("subset", "split", "client_id", "sample_id")
@@ -78,9 +79,6 @@ def _in_place(footer: pq.FileMetaData, row: dict[str, Any]) -> bool:
     groups = range(row["row_group"], row["row_group"] + row["row_groups"])
     if not len(groups) or groups[-1] >= footer.num_row_groups:
         return False
-    held = [footer.row_group(number) for number in groups]
-    at = next(i for i in range(footer.num_columns) if footer.schema.column(i).path == "client_id")
-    told = [group.column(at).statistics for group in held]
-    return sum(group.num_rows for group in held) == row["rows"] and all(
-        one is not None and one.min == one.max == row["client_id"] for one in told
+    return sum(footer.row_group(number).num_rows for number in groups) == row["rows"] and all(
+        schema.client_of(footer, number) == row["client_id"] for number in groups
     )

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 TRAIN, NOVEL = "train", "novel"
@@ -86,6 +87,13 @@ def class_names(schema: pa.Schema, column: str = "label") -> tuple[str, ...]:
     features = json.loads(schema.metadata[b"huggingface"])["info"]["features"]
     feature = features[column] if column in features else features["labels"]
     return tuple(feature.get("feature", feature)["names"])
+
+
+def client_of(footer: pq.FileMetaData, group: int) -> str | None:
+    """The client whose rows a row group of a shard holds, by its statistics; None: unknown, or several clients."""
+    at = next(i for i in range(footer.num_columns) if footer.schema.column(i).path == "client_id")
+    told = footer.row_group(group).column(at).statistics
+    return None if told is None or told.min != told.max else told.min
 
 
 def whole(column: pa.ChunkedArray) -> pa.Array:

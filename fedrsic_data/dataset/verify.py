@@ -230,13 +230,12 @@ def _row_groups(
 ) -> Iterator[Problem]:
     """Each row group one client's, and where the client table says."""
     found: dict[str, list[int]] = {}
-    at = next(i for i in range(file.metadata.num_columns) if file.schema.column(i).path == "client_id")
     for group in range(file.metadata.num_row_groups):
-        statistics = file.metadata.row_group(group).column(at).statistics
-        if statistics is None or statistics.min != statistics.max:
+        client = schema.client_of(file.metadata, group)
+        if client is None:
             yield Problem(path, f"row group {group} holds more than one client")
             return
-        found.setdefault(statistics.min, []).append(group)
+        found.setdefault(client, []).append(group)
     for client, groups in found.items():
         row = where.pop((path, client), None)
         rows = sum(file.metadata.row_group(g).num_rows for g in groups)

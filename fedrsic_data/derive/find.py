@@ -1,4 +1,4 @@
-"""The built twin of a recipe: found where ``fedkit build`` puts it, or built there first."""
+"""The dataset of a recipe: found where ``fedkit build`` puts it, or built there first."""
 
 from __future__ import annotations
 

@@ -36,7 +36,7 @@ def prepare(
     listener: BuildListener = QUIET,
     progress: Callable[[int, int], None] | None = None,
 ) -> Planned:
-    """Plans a built dataset anew; ``build.build`` writes the plan as it writes any other.
+    """Plans a built dataset anew; ``pipeline.build`` writes the plan as it writes any other.
 
     Args:
         path: The built dataset's ``manifest.json`` or folder.
