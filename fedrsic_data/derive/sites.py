@@ -1,8 +1,8 @@
-"""A built dataset taken apart: a folder for each client, to be handed to the site that is to have it.
+"""Splits a built dataset into a folder for each client, which goes to that client's site.
 
-Each folder is a dataset of its own, with the label space of the whole. What is said of the whole only (rows moved,
-images left out) is in none of them. One more folder, ``server``, names the clients and their rows, and how frequent
-fine labels are in the whole, and holds neither images nor anybody's labels: what a server needs to know.
+Each folder is a whole dataset with the label space of all clients. None of them repeats facts of the dataset as a
+whole (rows moved, images left out). One more folder, ``server``, tells a server the clients, their rows, and how
+frequent fine labels are among all clients; it holds neither images nor any client's labels.
 """
 
 from __future__ import annotations
