@@ -1,4 +1,4 @@
-"""How fast `build` writes shards, beside `cp -r` of the same files, in one run.
+"""The speed at which `build` writes shards, next to `cp -r` of the same files, in one run.
 
     python benchmarks/build.py                        # synthetic files: 31,500 of about 13 KB, as NWPU-RESISC45
     python benchmarks/build.py --source PATH          # a real folder of UC Merced
@@ -90,7 +90,7 @@ def compare(source: Path, subset: str, repeats: int) -> dict[str, object]:
 
 
 def memory(per_class: int) -> dict[str, object]:
-    """Peak resident memory of one build of sample images, in a process of its own."""
+    """Peak resident memory of one build of sample images, in a separate process."""
     with tempfile.TemporaryDirectory() as folder:
         code = (
             "import sys, resource; sys.argv = ['fedkit', *sys.argv[1:]]\n"

@@ -307,7 +307,7 @@ def main() -> None:
     if arguments.generate:
         generate(source, scale, hub=arguments.hub)
         return
-    if not source.exists():  # in a process of its own: the memory of this one is inherited by those that are measured
+    if not source.exists():  # in a separate process: the memory of this one is inherited by those that are measured
         subprocess.run([sys.executable, __file__, *sys.argv[1:], "--generate"], check=True)
     result = measure(arguments.folder, hub=arguments.hub)
     text = json.dumps(result, indent=1)

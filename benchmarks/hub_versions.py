@@ -1,8 +1,8 @@
-"""Runs the tests that speak to a Hub with each supported pair of ``huggingface_hub`` and ``datasets``.
+"""Runs the tests that use a Hub with each supported pair of ``huggingface_hub`` and ``datasets``.
 
     python benchmarks/hub_versions.py [--folder DIR] [pytest options]
 
-Each pair gets an environment of its own over the present one, of which only what differs is installed.
+Each pair gets a separate environment on top of the present one, into which only the differences are installed.
 """
 
 from __future__ import annotations

@@ -4,15 +4,15 @@
     python benchmarks/label_methods.py --data DIR          # keeps datasets and runs; what is finished is not rerun
     python benchmarks/label_methods.py --quick             # two repetitions, three rounds, nothing written
 
-Repetitions and what they carry: ``repetitions.py``. A learning rate a method is chosen by C-AP on the validation split
+``repetitions.py`` explains the repetitions. A learning rate per method is chosen by C-AP on the validation split
 of another repetition (``--tuning 3``: of three), whose pictures are in none of the five that are judged; its test split
 is not looked at. Users are dealt whole to the clients, all of which train each round.
 
-The paper's networks start from ImageNet's weights; here they start from those of a ResNet-18 that has learnt to tell
+The paper's networks start from ImageNet's weights; here they start from those of a ResNet-18 that has learned to tell
 single-label scenes of the sample apart, of a seed that no photograph has. This backbone is frozen and only the head or
 the label transformer, which starts at random, learns; with ``--whole N``, all is trained in N rounds more, the backbone
-at a rate of its own. What a frozen backbone makes of an image is computed once and remembered, which changes figures by
-no more than rounding. Below the methods stand rows that train nothing.
+at a separate rate. The output of a frozen backbone for an image is computed once and kept, which changes metrics by no
+more than rounding. Below the methods are rows that train nothing.
 """
 
 from __future__ import annotations
@@ -95,16 +95,16 @@ def remembering() -> Remembering:
 
 @dataclass(frozen=True)
 class Bench:
-    """What all runs share.
+    """The settings that all runs share.
 
     Attributes:
         data: Where datasets and runs are.
-        clients: Among whom users are dealt.
+        clients: Number of clients that the users are dealt to.
         frozen: Rounds with a frozen backbone.
         whole: Rounds after them, in which all is trained.
-        epochs: Of a round.
-        batch: Images a step.
-        users: Of a sample.
+        epochs: Epochs per round.
+        batch: Images per step.
+        users: Users of a sample.
     """
 
     data: Path
@@ -373,8 +373,8 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="two repetitions, three rounds, nothing written")
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
-    with tempfile.TemporaryDirectory() as aside:
-        data = given.data or Path(aside)
+    with tempfile.TemporaryDirectory() as temporary:
+        data = given.data or Path(temporary)
         data.mkdir(parents=True, exist_ok=True)
         count, frozen, whole = (2, 2, 1) if given.quick else (given.repetitions, given.frozen, given.whole)
         bench = Bench(data, given.clients, frozen, whole, given.epochs, given.batch)

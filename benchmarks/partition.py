@@ -5,7 +5,7 @@
     python benchmarks/partition.py --skip-other --env DIR   # fedkit alone; DIR keeps the other sides' environments
 
 Rows are synthetic: Parquet with unique JPEG files of about 1 KiB and 100 classes, owners drawn by a Dirichlet
-with alpha 0.5. Every cell is a process of its own. Plan is everything up to the owner of every row, labels read
+with alpha 0.5. Every cell is a separate process. Plan is everything up to the owner of every row, labels read
 from Parquet included; export is every client's rows written to Parquet. fedkit checks every image and digests
 every byte as ``build`` does; flwr-datasets writes ``load_partition(k).to_parquet(...)`` for every client, from a
 cache that is filled before the clock starts; FedLab draws owners and has no export.
@@ -75,7 +75,7 @@ Result = dict[str, Any]
 
 @dataclass(frozen=True)
 class Job:
-    """What one process measures.
+    """A measurement of one process.
 
     Attributes:
         task: A key of ``TASKS``.
@@ -232,7 +232,7 @@ def fedkit_index(path: Path) -> Any:
 
 
 def classfolders_index(path: Path) -> Any:
-    """What the sources that come with fedkit read from a Parquet mirror."""
+    """The index that the sources of fedkit read from a Parquet mirror."""
     from fedrsic_data.sources import SOURCES
     from fedrsic_data.sources.base import ClassFolders
 
@@ -242,15 +242,16 @@ def classfolders_index(path: Path) -> Any:
 
 
 def fedkit_recipe(settings: dict[str, Any]) -> Any:
-    """A recipe over the rows, which stand as a source beside the real ones."""
+    """A resolved recipe over the rows, which are a source like the real ones."""
     from fedrsic_data import recipes
     from fedrsic_data.dataset import recipe
+    from fedrsic_data.recipes.resolve import resolve
     from fedrsic_data.sources import SOURCES
 
     SOURCES["rows"] = next(iter(SOURCES.values()))  # recipes name registered sources; nothing of it is read
     subset = {"sources": ["rows"], "class_names": "native"}
     data = {"fedkit": recipe.SCHEMA, "name": "rows", "subsets": {"rows": subset}, "splits": {}, "partition": settings}
-    return recipes.from_json(data, "benchmark")
+    return resolve(recipes.from_json(data, "benchmark"))
 
 
 def fedkit_plan(job: Job) -> tuple[Any, Result]:
@@ -261,7 +262,8 @@ def fedkit_plan(job: Job) -> tuple[Any, Result]:
     from fedrsic_data.build import pipeline, plan
     from fedrsic_data.dataset.manifest import SourceEntry
 
-    wanted, source = fedkit_recipe(job.settings), Path(job.source)
+    resolved, source = fedkit_recipe(job.settings), Path(job.source)
+    wanted, partitioner = resolved.recipe, resolved.partitioners["rows"]
     pa.array(np.zeros(1))  # the first of them imports pandas, which is no part of a plan
     took: dict[str, float] = {}
     read = classfolders_index if job.reader == "classfolders" else fedkit_index
@@ -275,7 +277,7 @@ def fedkit_plan(job: Job) -> tuple[Any, Result]:
 
     index = step("labels", read, source)
     merged = step("merge", plan.merge, wanted.subsets["rows"], [index])
-    divided = step("divide", plan.divide, wanted, "rows", merged)
+    divided = step("divide", plan.divide, wanted, "rows", partitioner, merged)
     entry = SourceEntry("synthetic rows", "", "none", "", True, index.table.num_rows, ())
     stamps = index.fingerprint, index.newest
     planned = step("digest", pipeline.Planned.of, wanted, {"rows": entry}, [divided], *stamps, [source])
@@ -361,7 +363,7 @@ def peak() -> Result:
 
 
 def written(job: Job, shards: Sequence[Path]) -> Result:
-    """What the files hold, read after the clock stopped."""
+    """The contents of the files, read after the clock stopped."""
     import pyarrow.parquet as pq
 
     files = [path for path in (Path(job.folder) / "out").rglob("*") if path.is_file()]
@@ -381,7 +383,7 @@ TASKS: dict[str, Callable[[Job], Result]] = {
 
 
 def run(job: Job, python: str = sys.executable, cache: Path | None = None) -> Result:
-    """The job in a process of its own; a dictionary with ``error`` if it fails or takes far too long."""
+    """The job in a separate process; a dictionary with ``error`` if it fails or takes far too long."""
     offline = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_DISABLE_PROGRESS_BARS": "1", "FLWR_TELEMETRY_ENABLED": "0"}
     environment = {**os.environ, **offline, "PYTHONPATH": str(ROOT) if python == sys.executable else ""}
     if cache is not None:
@@ -406,7 +408,7 @@ def run(job: Job, python: str = sys.executable, cache: Path | None = None) -> Re
 
 @dataclass(frozen=True)
 class Other:
-    """Another library in an environment of its own: its interpreter, and versions; or why it is not there."""
+    """Another library in a separate environment: its interpreter, and versions; or why it is not there."""
 
     python: str = ""
     versions: str = ""
@@ -736,6 +738,8 @@ def main() -> None:
         if not arguments.quick:
             arguments.markdown.write_text(markdown(report))
 
+    if arguments.data is not None:
+        arguments.data.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=arguments.data) as folder:
         cells(arguments, Path(folder).resolve(), report, save)
         if not arguments.skip_plans:

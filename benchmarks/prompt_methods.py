@@ -4,10 +4,10 @@
     python benchmarks/prompt_methods.py --data DIR          # keeps datasets and runs; what is finished is not rerun
     python benchmarks/prompt_methods.py --quick             # two repetitions, three rounds, nothing written
 
-Repetitions and what they carry: ``repetitions.py``. A learning rate a method is chosen by local accuracy on the
-validation split of three repetitions; their test splits are not looked at, and their pictures are in none of the five
-that are judged. The base-to-novel federations take the same rates. All other settings are the methods' defaults.
-Below the methods stand rows that need no training: they say how much of a figure a method owes to its learning.
+``repetitions.py`` explains the repetitions. A learning rate per method is chosen by local accuracy on the validation
+split of three repetitions; their test splits are not looked at, and their pictures are in none of the five that are
+judged. The base-to-novel federations take the same rates. All other settings are the methods' defaults. Below the
+methods are rows that need no training: they show how much of a metric a method owes to its learning.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ SUBSET, CLIENTS, ALPHA = "fed-ucmerced", 10, 0.1
 
 @dataclass(frozen=True)
 class Bench:
-    """What all runs share: where they are, how long they train, on which CLIP and on how many pictures a class."""
+    """The settings that all runs share: their folder, rounds, CLIP, and number of pictures per class."""
 
     data: Path
     rounds: int
@@ -153,7 +153,7 @@ def tuned(bench: Bench, repetitions: Sequence[int]) -> dict[str, dict[float, flo
 
 
 def table(columns: Mapping[str, str], rows: Mapping[str, Sequence[Figures]], rates: Mapping[str, float]) -> list[str]:
-    """A Markdown table, a row a method."""
+    """A Markdown table, one row per method."""
     lines = [f"| method | lr | {' | '.join(columns)} |", f"|---|---|{'---|' * len(columns)}"]
     for method, runs in rows.items():
         cells = " | ".join(spread(runs, name) for name in columns.values())
@@ -268,9 +268,9 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="two repetitions, three rounds, nothing written")
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
-    with tempfile.TemporaryDirectory() as aside:
+    with tempfile.TemporaryDirectory() as temporary:
         count, rounds = (2, 3) if given.quick else (len(JUDGED), given.rounds)
-        text = report(Bench(given.data or Path(aside), rounds, given.clip), JUDGED[:count], CHOSEN[:count])
+        text = report(Bench(given.data or Path(temporary), rounds, given.clip), JUDGED[:count], CHOSEN[:count])
     sys.stdout.write(text)
     if not given.quick:
         RESULTS.write_text(text)

@@ -1,4 +1,4 @@
-"""How fast a round of FedPGP is, beside the plain formulation of the same round, in one run.
+"""The speed of a round of FedPGP, next to the plain formulation of the same round, in one run.
 
     python benchmarks/prompts.py                                      # CPU; a few minutes
     python benchmarks/prompts.py --device cuda                        # with peak memory
@@ -124,7 +124,7 @@ class Cost:
 
 
 def cost(work: Callable[[], object], device: torch.device) -> Cost:
-    """What a stretch of work takes; on a GPU until it is done there too."""
+    """The seconds and memory that some work takes; on a GPU, until the GPU has finished it."""
     cuda = device.type == "cuda"
     if cuda:
         torch.cuda.synchronize()
@@ -139,7 +139,7 @@ def cost(work: Callable[[], object], device: torch.device) -> Cost:
 
 @dataclass(frozen=True)
 class Found:
-    """What was measured: the plain side by the step, fedkit's by the round."""
+    """The measurements: the plain side per step, fedkit's per round."""
 
     facts: str
     steps: int

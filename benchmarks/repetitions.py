@@ -1,6 +1,6 @@
-"""What repeats an experiment, and which orders of methods the repetitions carry.
+"""Repetitions of an experiment, and the orders of methods that they support.
 
-A repetition is drawn anew in all that is drawn: its pictures (``sample.seed``), their split and their clients
+A repetition draws everything anew: its pictures (``sample.seed``), their split and their clients
 (``seed``), and the weights that training starts from (the run's seed). Learning rates are chosen on repetitions whose
 pictures are in none of those that are judged.
 """
@@ -15,7 +15,7 @@ from pathlib import Path
 import fedrsic_data
 
 JUDGED = (0, 1, 2, 3, 4)
-"""Repetitions whose test rows the tables are of."""
+"""Repetitions whose test rows are in the tables."""
 
 CHOSEN = (100, 101, 102)
 """Repetitions on whose validation rows learning rates are chosen."""
@@ -28,7 +28,7 @@ Figures = Mapping[str, float]
 
 
 def drawn(repetition: int) -> list[str]:
-    """What ``--set`` says for a repetition."""
+    """The ``--set`` texts of a repetition."""
     return [f"seed={repetition}", f"sample.seed={repetition}"]
 
 

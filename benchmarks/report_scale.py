@@ -59,7 +59,7 @@ def made(folder: Path, clients: int) -> tuple[Path, int]:
     times = rng.integers(1, 5, len(owner))
     row = np.repeat(np.arange(len(owner)), times)
     label = (taste[owner[row]].cumsum(axis=1) > rng.random((len(row), 1))).argmax(axis=1)
-    pairs = np.unique(row * CLASSES + label)  # a label once an image
+    pairs = np.unique(row * CLASSES + label)  # a label once per image
     row, label = np.divmod(pairs, CLASSES)
     names, ids = entry.subsets[name].classes, np.array([f"{72_000_000 + 13 * i}@N00" for i in range(clients)])
     offsets = np.concatenate([[0], np.bincount(row, minlength=len(owner)).cumsum()])

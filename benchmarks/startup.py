@@ -1,8 +1,8 @@
-"""How long commands take to start and answer, beside another version of fedkit: both in turn, in pairs.
+"""The time that commands take to start and answer, next to another version of fedkit: both in turn, in pairs.
 
-Each pair runs a command once with either version, in turn first, on one small sample dataset. Noted are wall-clock
-time and processor time of the process and its threads; the difference of a pair is free of what the machine does
-beside it, as far as that lasts longer than a pair.
+Each pair runs a command once with either version, which take turns to go first, on one small sample dataset. The table
+has wall-clock time and processor time of the process and its threads; other work of the machine that lasts longer than
+a pair does not change the difference of a pair.
 
     git worktree add ../before 09f9e58
     python benchmarks/startup.py ../before --pairs 20
@@ -29,6 +29,8 @@ def main() -> None:
     parser.add_argument("before", type=Path, help="A checkout of the other version.")
     parser.add_argument("--pairs", type=int, default=20)
     chosen = parser.parse_args()
+    if chosen.pairs < 2:
+        parser.error("--pairs should be at least 2")
     print("| command | seconds | before | now | faster by: median | 10th to 90th percentile | pairs won |")
     print("|---|---|---|---|---|---|---|")
     with tempfile.TemporaryDirectory() as folder:

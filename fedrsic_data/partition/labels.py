@@ -1,7 +1,7 @@
 """Label lists as single codes: the first label, the rarest label, the whole set; all vectorised.
 
 Lists are stored end to end: row ``i`` has ``labels[offsets[i]:offsets[i + 1]]``. A row without labels is coded
-``classes``, a class of its own.
+``classes``, as a separate class.
 """
 
 from __future__ import annotations

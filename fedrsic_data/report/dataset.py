@@ -47,7 +47,7 @@ def _subset(subset: Subset, *, images: bool) -> Section:
 
 
 def _clients(summary: Summary) -> Table:
-    """A row a client, in the order of the heat map."""
+    """One row per client, in the order of the heat map."""
     order = ordered(summary)
     shares = skew.mixtures(summary.labels)
     lead, held = shares.argmax(axis=1), summary.labels.sum(axis=1) > 0

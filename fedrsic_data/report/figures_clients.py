@@ -189,7 +189,7 @@ def _size_curve(summary: Summary, _: Columns, words: str) -> Drawing:
 
 
 def _stack(axes: Axes, names: Sequence[str], heights: NDArray[np.float64]) -> None:
-    """Bars on each other, a column a row of ``heights``."""
+    """Stacked bars, one column per row of ``heights``."""
     bottom = np.zeros(len(heights))
     for i, name in enumerate(names):
         axes.bar(range(len(heights)), heights[:, i], 0.86, bottom, color=style.series(i), label=name, linewidth=0)

@@ -20,7 +20,7 @@ _EDGES = (0.0, 0.02, 0.05, 0.1, 0.2, 0.4, 0.7, 1.0)
 
 @dataclass(frozen=True)
 class Together:
-    """Figures of the co-occurrence of labels in the training rows of a subset.
+    """Counts of the co-occurrence of labels in the training rows of a subset.
 
     Attributes:
         given: float64 [classes, classes], share of the images with the row's label that have the column's too; the

@@ -104,7 +104,7 @@ def ordered(summary: Summary) -> NDArray[np.int64]:
 
 
 def columns(summary: Summary, most: int = MOST) -> Columns:
-    """A column a client, or a band of equally many clients each, in the order of ``ordered``."""
+    """One column per client, or a band of equally many clients each, in the order of ``ordered``."""
     order = ordered(summary)
     if len(order) <= most:
         return Columns(tuple(summary.clients[i] for i in order), tuple(order.reshape(-1, 1)))

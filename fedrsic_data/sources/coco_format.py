@@ -1,4 +1,4 @@
-"""COCO format with categories of one's own, as Roboflow, CVAT, Label Studio, FiftyOne and others export it.
+"""COCO format with the user's categories, as Roboflow, CVAT, Label Studio, FiftyOne and others export it.
 
 Every ``.json`` below the folder with lists ``images``, ``annotations`` and ``categories`` is read. An image is looked
 for beside the file, then by the end of its path, then by its name alone. A label is a category of one of the image's

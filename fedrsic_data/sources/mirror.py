@@ -120,9 +120,9 @@ def _resolve(repo: str, revision: str | None) -> str:
 
 
 def _download(repo: str, commit: str, folder: Path) -> None:
-    aside = folder.with_name(folder.name + ".incomplete")
+    partial = folder.with_name(folder.name + ".incomplete")
     with _asking(f"{repo}@{commit}", "download failed", "; run it again to resume"):
-        _fetch(repo, commit, ["*.parquet", "**/*.parquet", _CARD], aside)
-    if not any(aside.rglob("*.parquet")):
+        _fetch(repo, commit, ["*.parquet", "**/*.parquet", _CARD], partial)
+    if not any(partial.rglob("*.parquet")):
         raise DownloadError(f"hf://{repo}@{commit}: holds no Parquet files; name another mirror")
-    os.replace(aside, folder)
+    os.replace(partial, folder)

@@ -70,7 +70,7 @@ _NAME = re.compile(r"[A-Za-z0-9_]{1,64}")
 
 @dataclass(frozen=True)
 class VocSettings:
-    """Which VOC.
+    """Settings of VOC.
 
     Attributes:
         years: One year, or both.

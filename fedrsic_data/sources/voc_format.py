@@ -1,4 +1,4 @@
-"""Pascal VOC format with names of one's own, as CVAT, Roboflow, LabelImg, Label Studio and others export it.
+"""Pascal VOC format with the user's class names, as CVAT, Roboflow, LabelImg, Label Studio and others export it.
 
 Every ``.xml`` below the folder is the annotation of one image: that of its own name, beside it or in the folder of the
 images, or else that of its ``<filename>``; ``<path>`` is never followed. A label is the name of one of its objects.
