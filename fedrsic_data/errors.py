@@ -71,7 +71,7 @@ def some(names: Sequence[str], most: int = 3) -> str:
 
 
 def for_want_of_memory(error: BaseException) -> bool:
-    """Whether it was for want of memory, which libraries say in as many ways as there are of them."""
+    """Whether an error means that memory ran out; libraries report it in many ways."""
     if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOMEM):
         return True
     words = str(error) if isinstance(error, ImportError | OSError | RuntimeError) else ""

@@ -86,12 +86,12 @@ def working() -> Iterator[None]:
 
 
 def ended(code: int) -> None:
-    """All is done: a signal that still comes changes the command's code no more."""
+    """Sets the code of a command that has ended; a signal that still comes does not change it."""
     _state.code = code
 
 
 def said() -> None:
-    """All is said, too: a signal that still comes ends the process at once, with the command's own code."""
+    """Marks the answer as printed: a signal that still comes ends the process at once, with the command's own code."""
     _state.said = True
 
 
@@ -148,7 +148,7 @@ def starting() -> Iterator[None]:
 
 
 def started() -> None:
-    """In a process that was started so: its parent may end it, and it does not outlive its parent."""
+    """Prepares a process that ``starting`` started: its parent may end it, and it does not outlive its parent."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     if hasattr(signal, "pthread_sigmask"):

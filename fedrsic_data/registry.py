@@ -77,7 +77,8 @@ class Registry(MutableMapping[str, T]):
         """
         if name in self.taken or (name in self and self.get(name) is not thing):
             raise UsageError(f"{self.kind} {name!r}: is taken; choose another name")
-        self[name] = thing
+        if name not in self:  # a package may register here as well what it adds by an entry point
+            self[name] = thing
         return thing
 
     def facts(self, describe: Callable[[T], Mapping[str, Any]]) -> Iterator[tuple[str, dict[str, Any]]]:

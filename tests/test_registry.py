@@ -99,6 +99,7 @@ def test_other_packages_add_names_by_entry_points(tmp_path: Path, monkeypatch: p
     assert list(kinds) == ["text", "letters"]
     assert len(kinds) == 2
     assert str(kinds["letters"]).startswith("abc")
+    assert kinds.register("letters", kinds["letters"]) is kinds["letters"]
     assert dict(kinds.facts(lambda thing: {"first": thing[0]})) == {  # type: ignore[index]
         "text": {"first": "0"},
         "letters": {"first": "a", "package": "theirs 1.5"},
