@@ -119,9 +119,10 @@ def _check(subset: Subset, config: RunConfig, method: Any) -> None:
     name = subset.name
     if len(subset.classes) < 2:
         raise UsageError(f"{name}: its label space has {len(subset.classes)} class; there is nothing to tell apart")
-    if subset.entry.multi_label != method.multi_label:
-        kinds = ("multi-label", "single-label") if subset.entry.multi_label else ("single-label", "multi-label")
-        raise UsageError(f"{name}: is {kinds[0]}, but {config.method} is for {kinds[1]} data; see: fedkit list methods")
+    kind = "multi-label" if subset.entry.multi_label else "single-label"
+    if kind not in method.kinds:
+        takes = " and ".join(method.kinds)
+        raise UsageError(f"{name}: is {kind}, but {config.method} is for {takes} data; see: fedkit list methods")
     if not config.splits:
         raise UsageError(
             f"{name}: has no held-out rows for evaluation; build it with a split, e.g. --set splits.test=0.2"

@@ -60,7 +60,8 @@ def test_a_method_cites_its_paper_and_says_how_long_it_trains(name: str) -> None
     assert re.search(r"arXiv \d{4}\.\d{5}", method.__doc__)
     assert isinstance(method.rounds, int)
     assert method.rounds >= 0
-    assert isinstance(method.multi_label, bool)
+    assert method.kinds
+    assert set(method.kinds) <= {"single-label", "multi-label"}
 
 
 @pytest.mark.parametrize("name", METHODS)

@@ -23,6 +23,6 @@ METHODS: Registry[type[Method]] = Registry(
         "zeroshot": "fedtrain.methods.zeroshot:ZeroShot",
     },
     group="fedkit.methods",
-    needs=("train", "evaluate", "aggregate", "sent_to", "has_personal", "multi_label", "Settings", "rounds"),
+    needs=("train", "evaluate", "aggregate", "sent_to", "has_personal", "kinds", "Settings", "rounds"),
 )
 """Methods by name."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeAlias, runtime_checkable
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, TypeAlias, runtime_checkable
 
 from fedtrain.methods.aggregate import weighted_mean
 from fedtrain.methods.lazy import torch
@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 
 State: TypeAlias = "dict[str, torch.Tensor]"
 """Tensors by name."""
+
+Kind: TypeAlias = Literal["single-label", "multi-label"]
+"""What an image has: one label, or any number of them."""
 
 
 @dataclass(frozen=True)
@@ -140,7 +143,7 @@ class Method:
     Attributes:
         Settings: Frozen dataclass of the method's settings, each with its published default.
         rounds: Number of rounds in its paper; our choice if it gives none.
-        multi_label: Whether images have several labels.
+        kinds: The kinds of data that it trains on.
         clients_per_round: Clients per round in its paper; None: all.
         files: Settings that may name a file of weights, whose digest identifies a run.
         has_personal: Whether clients have personal state; True in a class that overrides ``personal``.
@@ -151,7 +154,7 @@ class Method:
 
     Settings: ClassVar[type[Any]]
     rounds: ClassVar[int]
-    multi_label: ClassVar[bool] = False
+    kinds: ClassVar[tuple[Kind, ...]] = ("single-label",)
     clients_per_round: ClassVar[int | None] = None
     files: ClassVar[tuple[str, ...]] = ()
     has_personal: ClassVar[bool] = False

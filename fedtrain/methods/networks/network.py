@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Generic, Literal, TypeAlias, TypeVar
 
 from fedrsic_data.errors import DownloadError, UsageError
 from fedrsic_data.settings import at_least, positive
-from fedtrain.methods.base import Context, Evaluation, Method, State, Update
+from fedtrain.methods.base import Context, Evaluation, Kind, Method, State, Update
 from fedtrain.methods.lazy import nn, torch
 from fedtrain.methods.networks import multilabel
 from fedtrain.methods.networks.album import Album, Pictures, normalised
@@ -91,7 +91,7 @@ class NetworkMethod(Method, Generic[S]):
     """
 
     settings: S
-    multi_label: ClassVar[bool] = True
+    kinds: ClassVar[tuple[Kind, ...]] = ("multi-label",)
     files: ClassVar[tuple[str, ...]] = ("backbone_weights",)
 
     def __init__(self, context: Context, settings: S) -> None:
