@@ -21,6 +21,15 @@ VALUES = {
 }
 
 
+_METRICS = Filled(
+    None,
+    "metric",
+    ("loss", FLOATS),
+    ("a",),
+    {("loss", "a"): Cell({0: 0.123, 1: -3.2e9}), (FLOATS, "a"): Cell({0: 2e7})},
+)
+
+
 def table(**more: object) -> Filled:
     return fill("test accuracy", "method", VALUES, **more)  # type: ignore[arg-type]
 
@@ -116,9 +125,31 @@ def test_rows_that_are_metrics_have_their_own_digits_and_no_best() -> None:
     assert text.splitlines()[-1] == "mean ± standard deviation over seeds, n=1"
 
 
-def test_files_of_every_form_are_known_again() -> None:
-    assert all(is_ours(written(table(), form).encode()) for form in FORMS)
-    assert not is_ours(b"my own notes")
+@pytest.mark.parametrize("form", FORMS)
+def test_files_of_every_form_are_known_again(form: str) -> None:
+    for made in (table(), table(against="fedpgp"), table(better="lower"), fill("m", "method", {}), _METRICS):
+        assert is_ours(written(made, form).encode())
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_file_with_more_than_a_table_of_fedkit_is_somebody_elses(form: str) -> None:
+    text = written(table(against="fedpgp"), form)
+    assert not is_ours(("My notes\n" + text).encode())
+    assert not is_ours((text + "My conclusion: fedpgp wins.\n").encode())
+    lines = text.splitlines(keepends=True)
+    for at in range(1, len(lines)):
+        assert not is_ours("".join([*lines[:at], "years of work\n", *lines[at:]]).encode()), at
+
+
+def test_a_file_that_only_speaks_of_tables_is_somebody_elses() -> None:
+    for text in (
+        "my own notes",
+        "We give the mean ± standard deviation over seeds, n=5.",
+        "row,column,metric,mine\n",
+        "",
+    ):
+        assert not is_ours(text.encode())
+        assert not is_ours(text.encode() + b"\xff")
 
 
 def test_an_unknown_form_is_refused() -> None:

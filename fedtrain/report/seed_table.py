@@ -6,8 +6,9 @@ import csv
 import io
 import itertools
 import math
+import re
 import statistics
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -134,8 +135,39 @@ def written(table: Filled, form: str) -> str:
 
 
 def is_ours(data: bytes) -> bool:
-    """Whether a file is a table that ``written`` made, from its beginning or all of it."""
-    return data.startswith(",".join(_COLUMNS).encode()) or _SPREAD.encode() in data
+    """Whether a file is a table that ``written`` made, with no line before, between or after its own."""
+    lines = data.decode(errors="replace").removesuffix("\n").split("\n")
+    return any(_has_shape(lines, *shape) for shape in _shapes())
+
+
+def _has_shape(lines: Sequence[str], head: Sequence[str], row: str, foot: Sequence[str]) -> bool:
+    body = len(lines) - len(head) - len(foot)
+    wanted = [*head, *[row] * body, *foot]
+    return body >= 0 and all(map(re.fullmatch, wanted, lines))
+
+
+def _shapes() -> Iterator[tuple[list[str], str, list[str]]]:
+    """Expressions for the first lines, each row and the last lines of every form."""
+    number = r"-?(?:[\d,.]+(?:e[+-]\d+)?|inf|nan)"
+    note = rf"(?:.+: )?{_SPREAD}, (?:n=\d+(?: to \d+)?|no runs)"
+
+    def cell(plus_minus: str, left: str, right: str) -> str:
+        return rf"(?:-|(?:{left})?{number}(?:{plus_minus}{number})?(?:{right})?(?: \(p={number}\))?)"
+
+    text, mark = cell(" ± ", r"\*", r"\*"), cell(" ± ", r"\*\*", r"\*\*")
+    tex = cell(r" \$\\pm\$ ", r"\\textbf\{", r"\}")
+    yield [",".join(_COLUMNS)], rf".+,{number},(?:{number})?,\d+,(?:{number})?,(?:True|False)", []
+    yield [".*"], rf".*  {text}", [rf"{note}(?:; \* best of the column)?"]
+    yield (
+        [r"\|.*\|", r"\| ---(?: \| ---:)* \|"],
+        rf"\| .* \| {mark} \|",
+        ["", rf"{note}(?:; the best of a column is bold)?\."],
+    )
+    yield (
+        [r"\\begin\{tabular\}\{lr*\}", r"\\toprule", r".* \\\\", r"\\midrule"],
+        rf".* & {tex} \\\\",
+        [r"\\bottomrule", r"\\end\{tabular\}", rf"% {note}"],
+    )
 
 
 def _words(cell: Cell | None, form: str, plus_minus: str, bold: tuple[str, str]) -> str:
