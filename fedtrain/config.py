@@ -263,6 +263,14 @@ def identity_of(config: Mapping[str, Any], manifest: str, weights: Any) -> str:
     return digest({"config": essence(config), "manifest": manifest, "weights": weights})
 
 
+def lineage_of(config: Mapping[str, Any], manifest: str, weights: Any) -> str:
+    """Digest that is shared by runs that differ only in how many rounds they train: the longer goes on from the other.
+
+    Methods are not told the number of rounds, so no schedule depends on it.
+    """
+    return identity_of({key: value for key, value in config.items() if key != "rounds"}, manifest, weights)
+
+
 def essence(config: Mapping[str, Any]) -> dict[str, Any]:
     """The fields of a config, as JSON has it, that tell runs apart.
 

@@ -16,7 +16,7 @@ from fedrsic_data.errors import OutputError, UsageError, for_want_of_memory
 from fedrsic_data.files.atomic import file_digest, write
 from fedrsic_data.settings import decode, encode, local
 from fedtrain import metrics
-from fedtrain.config import RunConfig, changed, group, identity, to_json, told_of
+from fedtrain.config import RunConfig, changed, group, identity, lineage_of, to_json, told_of
 from fedtrain.engines.base import Engine, Outcome, Training
 from fedtrain.engines.local import InProcess
 from fedtrain.engines.rounds import figures
@@ -27,7 +27,7 @@ from fedtrain.resolve import method_class, prepared, remark
 from fedtrain.runs import seal
 from fedtrain.runs.files import EVENTS, RESULT, as_json
 from fedtrain.runs.folder import FORMAT, Result
-from fedtrain.runs.resume import holding, resumes
+from fedtrain.runs.resume import holding, key_of, resumes
 
 _HERE = InProcess()
 
@@ -75,7 +75,7 @@ def train_all(
 ) -> list[Result]:
     """Train one config after another; all are checked before the first begins.
 
-    A run that was killed resumes, and a finished one is only read.
+    A run that was killed resumes, and a finished one is only read, or goes on if it is to have more rounds.
 
     Args:
         wanted: The runs; ``auto`` and None are resolved here.
@@ -156,14 +156,15 @@ def _train(job: _Job, overwrite: bool, cache: Path | None, listener: Listener, e
         with ExitStack() as around:
             if config.deterministic:
                 around.enter_context(_deterministic())
-            listener.say(f"training {config.method} on {config.subset}")
+            after = f": goes on after round {held.done} of {config.rounds}" if held.done else ""
+            listener.say(f"training {config.method} on {config.subset}{after}")
             around.enter_context(_enough_memory(config))
             bound = method(context, decode(method.Settings, config.method_settings, config.method))
             around.enter_context(_threads(bound.threads))
 
             def trained(place: Path, until: int | None = None) -> Outcome:
                 with _tensorboard(place, listener) if config.tensorboard else nullcontext(listener) as hears:
-                    return engine.run(Training(bound, context, config, place, job.facts["run"], hears, until))
+                    return engine.run(Training(bound, context, config, place, key_of(place), hears, until))
 
             place = held.begin()
             if place != folder and config.rounds and config.rounds > 1:
@@ -185,6 +186,7 @@ def _facts(config: RunConfig, dataset: Dataset) -> dict[str, Any]:
         "fedkit": FORMAT,
         "run": identity(config, manifest.digest, weights),
         "group": group(to_json(config), manifest, weights),
+        "states": lineage_of(to_json(config), manifest.digest, weights),
         "config": to_json(config),
         "dataset": told_of(manifest, config.subset),
         "weights": weights,

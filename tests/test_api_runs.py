@@ -14,6 +14,7 @@ from conftest import ROOT
 import fedrsic_data
 import fedtrain
 from fedrsic_data.errors import FedkitError, OutputError, UsageError
+from fedtrain.progress import Listener
 
 
 @pytest.fixture(scope="module")
@@ -41,6 +42,18 @@ def test_a_finished_run_is_only_read_and_can_be_loaded(runs: list[Any], sample_b
     assert fedtrain.load(runs[0].folder).final == runs[0].final
     with pytest.raises(OutputError, match="another"):
         fedtrain.train("promptfl", sample_build, out=runs[0].folder, rounds=3, seed=5)
+
+
+def test_more_rounds_go_on(runs: list[Any], sample_build: Path, tmp_path: Path) -> None:
+    fedtrain.train("promptfl", sample_build, out=tmp_path / "run", rounds=1, seed=0)
+    said: list[str] = []
+    more = fedtrain.train(
+        "promptfl", sample_build, out=tmp_path / "run", rounds=3, seed=0, listener=Listener(say=said.append)
+    )
+    assert (more.final, more.metrics) == (runs[0].final, runs[0].metrics)
+    assert "training promptfl on fed-ucmerced: goes on after round 1 of 3" in said
+    with pytest.raises(OutputError, match="has trained 3 rounds of this run, more than rounds=2"):
+        fedtrain.train("promptfl", sample_build, out=tmp_path / "run", rounds=2, seed=0)
 
 
 def test_rows_and_curves(runs: list[Any]) -> None:

@@ -404,6 +404,15 @@ def test_a_server_that_dies_goes_on_to_the_bit(single: Path, tmp_path: Path) -> 
     assert lines(tmp_path / "run") == lines(tmp_path / "whole")
 
 
+def test_more_rounds_go_on_over_flower(single: Path, tmp_path: Path) -> None:
+    at = single.parent / "sites" / "server"
+    whole = trained("fedpgp", at, tmp_path / "whole", *PROMPTS, "rounds=3", grid=grid_of(single, tmp_path / "a"))
+    trained("fedpgp", at, tmp_path / "run", *PROMPTS, "rounds=2", grid=grid_of(single, tmp_path / "b"))
+    again = trained("fedpgp", at, tmp_path / "run", *PROMPTS, "rounds=3", grid=grid_of(single, tmp_path / "b"))
+    assert again.data["figures"] == whole.data["figures"]
+    assert lines(tmp_path / "run") == lines(tmp_path / "whole")
+
+
 @pytest.mark.parametrize("kind", ["query.join", "train", "evaluate"])
 def test_garbage_from_one_site_costs_that_site_alone(single: Path, tmp_path: Path, kind: str) -> None:
     grid, notes, spoilt = grid_of(single, tmp_path / "states"), [], []

@@ -19,8 +19,10 @@ from softmax_runs import config, final, lines
 from fedrsic_data.errors import ManifestError, OutputError, UsageError
 from fedtrain import methods, run
 from fedtrain.progress import Listener
+from fedtrain.runs import checkpoint, resume
 from fedtrain.runs.checkpoint import Journal, Written
 from fedtrain.runs.state import load_state, save_state
+from fedtrain.runs.verify import check_run
 
 CPU = torch.device("cpu")
 LINUX = sys.platform == "linux"
@@ -206,6 +208,68 @@ def test_a_finished_run_is_only_read(sample_build: Path, tmp_path: Path) -> None
     assert not Softmax.trained
     assert again.data == first.data
     assert {p: p.stat().st_mtime_ns for p in (tmp_path / "run").rglob("*") if p.name != ".lock"} == before
+
+
+def test_more_rounds_go_on_and_equal_an_uninterrupted_run_to_the_bit(sample_build: Path, tmp_path: Path) -> None:
+    """Each ends where the next one would not have been evaluated; every file but the clock is the same."""
+    said: list[str] = []
+    sets = ("eval_every=3", "sampling=uniform", "clients_per_round=2", "dropout=0.2")
+    for rounds in (2, 4, 7):
+        done = run.train(
+            config(sample_build, *sets, f"rounds={rounds}"), tmp_path / "run", listener=Listener(say=said.append)
+        )
+        assert done.trained
+        assert done.data["rounds"] == rounds
+        assert check_run(tmp_path / "run")[1] == []
+    assert said == [
+        "training softmax on fed-ucmerced",
+        "training softmax on fed-ucmerced: goes on after round 2 of 4",
+        "training softmax on fed-ucmerced: goes on after round 4 of 7",
+    ]
+    run.train(config(sample_build, *sets, "rounds=7"), tmp_path / "whole")
+    assert final(tmp_path / "run") == final(tmp_path / "whole")
+    ours, theirs = (contents(tmp_path / name) for name in ("run", "whole"))
+    for held in (ours, theirs):
+        del held["clock.json"], held["result.json"]  # times, and digests of what is compared here
+    assert ours == theirs
+
+
+def test_fewer_rounds_than_are_done_are_refused(sample_build: Path, tmp_path: Path) -> None:
+    run.train(config(sample_build, "rounds=3"), tmp_path / "run")
+    before = contents(tmp_path / "run")
+    with pytest.raises(OutputError, match=r"run: has trained 3 rounds of this run, more than rounds=2; choose another"):
+        run.train(config(sample_build, "rounds=2"), tmp_path / "run")
+    with pytest.raises(OutputError, match="holds a run with lr=0.5, not 0.1"):  # not that its rounds differ
+        run.train(config(sample_build, "rounds=5", "lr=0.1"), tmp_path / "run")
+    assert contents(tmp_path / "run") == before
+    (tmp_path / "run/result.json").unlink()  # killed before the end of a longer run, it may end where it is
+    whole = run.train(config(sample_build, "rounds=3"), tmp_path / "whole")
+    assert run.train(config(sample_build, "rounds=3"), tmp_path / "run").data["figures"] == whole.data["figures"]
+
+
+@pytest.mark.parametrize("kill", ["config", "checkpoint", "journal"])
+def test_a_run_killed_while_it_gets_more_rounds_goes_on(
+    sample_build: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kill: str
+) -> None:
+    """Between any two of the files that change: its config, the checkpoint, the line of its last round."""
+    run.train(config(sample_build, "rounds=2", "eval_every=3"), tmp_path / "run")
+    with monkeypatch.context() as patch:
+        where = {"config": (resume, "write"), "checkpoint": (checkpoint, "save"), "journal": (checkpoint, "write")}[
+            kill
+        ]
+        kept = getattr(*where)
+
+        def dies(path: Path, *rest: object) -> None:
+            if kill != "journal" or path.name == "metrics.jsonl":
+                raise KeyboardInterrupt
+            kept(path, *rest)
+
+        patch.setattr(*where, dies)
+        with pytest.raises(KeyboardInterrupt):
+            run.train(config(sample_build, "rounds=4", "eval_every=3"), tmp_path / "run")
+    run.train(config(sample_build, "rounds=4", "eval_every=3"), tmp_path / "run")
+    run.train(config(sample_build, "rounds=4", "eval_every=3"), tmp_path / "whole")
+    assert final(tmp_path / "run") == final(tmp_path / "whole")
 
 
 def test_another_run_is_refused_and_overwritten(sample_build: Path, tmp_path: Path) -> None:

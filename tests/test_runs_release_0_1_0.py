@@ -70,3 +70,15 @@ def test_another_config_is_refused_by_its_name(release: Path) -> None:
         run.train(config("mu=0.25"), release / "interrupted")
     with pytest.raises(OutputError, match='holds a run with weighting=null, not "equal"'):
         run.train(config("weighting=equal"), release / "interrupted")
+
+
+def test_more_rounds_than_asked_of_0_1_0(release: Path) -> None:
+    """An interrupted run trains on to another number of rounds, also in two steps; without states, none can."""
+    folder = release / "interrupted"
+    for rounds in (3, 4):
+        done = run.train(config(f"rounds={rounds}"), folder)
+        assert [line["round"] for line in lines(folder)] == list(range(1, rounds + 1))
+        assert check_run(folder)[1] == []
+    assert done.data["figures"] == lines(folder)[-1]["figures"]
+    with pytest.raises(OutputError, match="finished run with rounds=3, and no checkpoint to go on from to rounds=4"):
+        run.train(config("rounds=4"), release / "finished")

@@ -130,7 +130,9 @@ def train(
     listener: Listener = QUIET,
     **settings: Any,
 ) -> Run:
-    """Train a method on a federation, or go on with a run that was stopped; a finished run is only read.
+    """Train a method on a federation, or go on with a run that was stopped, or that is to have more rounds.
+
+    A finished run is only read.
 
     >>> run = fedtrain.train("fedpgp", data["fed-ucmerced"], rounds=20, seed=0)  # doctest: +SKIP
 

@@ -22,7 +22,7 @@ class Training:
         context: The federation.
         config: The resolved config: no ``auto`` is left, rounds and splits are given.
         folder: The run's folder; holds ``metrics.jsonl`` and ``checkpoint/``.
-        key: Digest of all that the result depends on, from ``config.identity``.
+        key: Digest in the states on disk of all that they depend on; see ``config.lineage_of``.
         listener: Receives progress.
         until: Stop after this round, at a checkpoint from which another call resumes; None: train all rounds.
     """

@@ -145,6 +145,8 @@ def run(federation: Clients, training: Training, at: Checkpoint) -> Outcome:
     """
     context, config, until = training.context, training.config, training.until
     assert config.rounds is not None
+    if at.round < config.rounds and at.round % config.eval_every:  # it may have ended here before
+        at = checkpoint.unjudged(training.folder, at, training.key)
     journal = Journal(training.folder / METRICS, at.journal)
     evaluations: dict[str, Evaluation] = {}
     try:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,8 @@ from fedrsic_data.files.atomic import write, writing
 from fedrsic_data.settings import decode, encode
 from fedtrain.methods.base import State
 from fedtrain.methods.lazy import torch
-from fedtrain.runs.files import CLOCK, STATE, is_number, parsed, read
-from fedtrain.runs.state import load_state, save_state
+from fedtrain.runs.files import CHECKPOINT, CLOCK, METRICS, STATE, is_number, parsed, read
+from fedtrain.runs.state import facts_of, load_state, save_state
 
 _FORMAT = 1
 
@@ -115,8 +116,7 @@ def load(folder: Path, key: str, device: torch.device) -> Checkpoint | None:
         return None
     shared, facts = load_state(path, device)
     try:
-        if facts["format"] != _FORMAT:
-            raise OutputError(f"{path}: was written by another version of fedkit; start the run anew with --overwrite")
+        _check_format(path, facts)
         if facts["key"] != key:
             raise OutputError(
                 f"{path}: is a checkpoint of another config or dataset; choose another --out, or --overwrite"
@@ -127,6 +127,66 @@ def load(folder: Path, key: str, device: torch.device) -> Checkpoint | None:
         return Checkpoint(int(facts["round"]), shared, personal, counters, journal)
     except (KeyError, TypeError, ValueError):
         raise OutputError(f"{path}: is not a checkpoint; start the run anew with --overwrite") from None
+
+
+def rounds_done(folder: Path) -> int | None:
+    """The round of the checkpoint in a folder; None where there is none yet.
+
+    Raises:
+        OutputError: It is damaged.
+    """
+    path = folder / STATE
+    if not path.exists():
+        return None
+    facts = facts_of(path)
+    _check_format(path, facts)
+    if not isinstance(done := facts.get("round"), int):
+        raise OutputError(f"{path}: is not a checkpoint; start the run anew with --overwrite")
+    return done
+
+
+def _check_format(path: Path, facts: Mapping[str, Any]) -> None:
+    if facts.get("format", _FORMAT) != _FORMAT:
+        raise OutputError(f"{path}: was written by another version of fedkit; start the run anew with --overwrite")
+
+
+def unjudged(folder: Path, at: Checkpoint, key: str) -> Checkpoint:
+    """The checkpoint of a run that goes on, whose last round an uninterrupted run would not have evaluated.
+
+    The last line of ``metrics.jsonl`` loses its metrics: the checkpoint that is saved here says so, and ``Journal``
+    does it.
+
+    Args:
+        folder: The run's.
+        at: Its newest checkpoint.
+        key: Digest that identifies the run.
+    """
+    data = read(folder / METRICS).encode()[: at.journal.bytes]
+    if _written(data) != at.journal or (less := _without_figures(data)) == data:
+        return at
+    at = replace(at, journal=_written(less))
+    save(folder / CHECKPOINT, at, key)
+    return at
+
+
+def _without_figures(data: bytes) -> bytes:
+    """Lines of ``metrics.jsonl``, the last without its metrics."""
+    *before, last = data.splitlines(keepends=True) or [b"{}\n"]
+    try:
+        line = json.loads(last)
+    except ValueError:  # half a line
+        return data
+    if not isinstance(line, dict) or "figures" not in line:
+        return data
+    return b"".join(before) + _as_line({name: value for name, value in line.items() if name != "figures"})
+
+
+def _written(data: bytes) -> Written:
+    return Written(len(data), hashlib.sha256(data).hexdigest())
+
+
+def _as_line(line: dict[str, Any]) -> bytes:
+    return json.dumps(line, allow_nan=False).encode() + b"\n"
 
 
 def _seconds(folder: Path) -> float:
@@ -158,6 +218,8 @@ class Journal:
         """
         self._path = path
         with writing(path):
+            if path.exists() and _written(less := _without_figures(path.read_bytes())) == known:
+                write(path, less)  # see ``unjudged``
             self._file = path.open("a+b")
             self._file.seek(0)
             self._digest = hashlib.sha256(self._file.read(known.bytes))
@@ -168,7 +230,7 @@ class Journal:
 
     def append(self, line: dict[str, Any]) -> None:
         """Writes a line."""
-        data = json.dumps(line, allow_nan=False).encode() + b"\n"
+        data = _as_line(line)
         with writing(self._path):
             self._file.write(data)
             self._file.flush()

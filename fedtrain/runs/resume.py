@@ -13,7 +13,8 @@ from typing import Any
 from fedrsic_data.errors import OutputError
 from fedrsic_data.files import atomic, lock, ownership
 from fedrsic_data.files.atomic import write, writing
-from fedtrain.config import essence
+from fedtrain.config import essence, identity_of, lineage_of
+from fedtrain.runs.checkpoint import rounds_done
 from fedtrain.runs.files import CHECKPOINT, CLOCK, CONFIG, EVENTS, METRICS, RESULT, STATE, as_json, known
 from fedtrain.runs.folder import FORMAT, Result, content, load, value_at
 
@@ -31,17 +32,17 @@ class Held:
     Attributes:
         folder: Its folder.
         facts: Content for its ``config.json``.
-        goes_on: Whether it already holds this run, started or finished.
+        done: Rounds of this run that it already holds; None: it is to begin.
         standing: The existing run, if it is finished.
     """
 
     folder: Path
     facts: dict[str, Any]
-    goes_on: bool
+    done: int | None
     standing: Result | None
 
     def begin(self) -> Path:
-        """Make the folder this run's; a folder that it resumes stays unchanged.
+        """Make the folder this run's; a folder that it resumes stays unchanged, but for another number of rounds.
 
         Returns:
             Folder to train in: another one inside it, if the existing run has something to lose; see ``replace``.
@@ -49,7 +50,12 @@ class Held:
         Raises:
             OutputError: It cannot be written.
         """
-        if self.goes_on:
+        if self.done is not None:
+            there = content(self.folder / CONFIG)
+            if there["config"].get("rounds") != self.facts["config"]["rounds"]:
+                with writing(self.folder):
+                    (self.folder / RESULT).unlink(missing_ok=True)
+                write(self.folder / CONFIG, as_json({**self.facts, "states": _key(there)}))
             return self.folder
         place = self.folder / _NEW if _begun(self.folder) else self.folder
         with writing(place):
@@ -92,25 +98,39 @@ def holding(folder: Path, facts: dict[str, Any], *, overwrite: bool) -> Iterator
             stack.enter_context(_locked(folder))
             resumes(folder, facts, overwrite=overwrite)
             _settle(folder)
-        goes_on = resumes(folder, facts, overwrite=overwrite)
+        done = resumes(folder, facts, overwrite=overwrite)
+        standing = load(folder) if done is not None and (folder / RESULT).is_file() else None
+        if standing is not None and standing.data["rounds"] != facts["config"]["rounds"]:
+            standing = None
         try:
-            yield Held(folder, facts, goes_on, load(folder) if goes_on and (folder / RESULT).is_file() else None)
+            yield Held(folder, facts, done, standing)
         finally:
             with suppress(OSError, OutputError):  # of a run that did not get through its first round nothing stays
                 ownership.clear(folder / _NEW, known, last=CONFIG)
 
 
-def resumes(folder: Path, facts: Mapping[str, Any], *, overwrite: bool) -> bool:
-    """Whether a folder holds a run, started or finished, that this one resumes.
+def key_of(folder: Path) -> str:
+    """Digest of the run in a folder that is in its states."""
+    return _key(content(folder / CONFIG))
 
-    A run that has no checkpoint yet has nothing to lose and gives way to another.
+
+def _key(facts: Mapping[str, Any]) -> str:
+    """As ``key_of``; earlier versions wrote the digest of the run into its states, with the number of rounds."""
+    return str(facts.get("states", facts["run"]))
+
+
+def resumes(folder: Path, facts: Mapping[str, Any], *, overwrite: bool) -> int | None:
+    """How many rounds of this run a folder holds, if it holds this run, started or finished; otherwise None.
+
+    A run is the same with another number of rounds, as long as it has not trained more. A run that has no checkpoint
+    yet has nothing to lose and gives way to another.
 
     Raises:
-        OutputError: It is no folder for this run: it holds another, something else, or links.
+        OutputError: It is no folder for this run: it holds another, more rounds of it, something else, or links.
     """
     with writing(folder):
         if not folder.exists():
-            return False
+            return None
         if not folder.is_dir():
             raise OutputError(f"{folder}: is a file; choose another --out")
         _no_links(folder)
@@ -120,15 +140,37 @@ def resumes(folder: Path, facts: Mapping[str, Any], *, overwrite: bool) -> bool:
                 found = folder / _LOCK  # not fedkit's: ours are empty
             if found:
                 raise OutputError(f"{folder}: is not empty and holds no run ({found.name}); choose another --out")
-            return False
+            return None
         if (folder / _NEXT).exists():  # of a process that is at it, or was killed at it: see ``_settle``
-            return False
+            return None
         if overwrite or not _begun(folder):
             ownership.refuse_foreign(folder, _known)
-            return False
+            return None
     if _told(there := content(folder / CONFIG)) != _told(facts):
         raise OutputError(f"{folder}: {_difference(there, facts)}; choose another --out, or --overwrite")
-    return True
+    return _done(folder, there["config"].get("rounds"), facts["config"]["rounds"])
+
+
+def _done(folder: Path, held: Any, wanted: int) -> int:
+    """The rounds that the run in a folder has trained.
+
+    Raises:
+        OutputError: They are more than wanted, or the run ended and has no checkpoint from which to train more.
+    """
+    done = rounds_done(folder / CHECKPOINT)
+    if done is None and (folder / RESULT).is_file():
+        if held not in (0, wanted):
+            raise OutputError(
+                f"{folder}: holds a finished run with rounds={held}, and no checkpoint to go on from to "
+                f"rounds={wanted}; choose another --out, or --overwrite"
+            )
+        return int(held)
+    if done is not None and done > wanted:
+        raise OutputError(
+            f"{folder}: has trained {done} rounds of this run, more than rounds={wanted}; choose another --out, or "
+            "--overwrite"
+        )
+    return done or 0
 
 
 @contextmanager
@@ -218,10 +260,12 @@ def _no_links(folder: Path) -> None:
 
 
 def _told(facts: Mapping[str, Any]) -> dict[str, Any]:
-    """Facts that identify a run, apart from their digests."""
-    config = facts.get("config")
-    held = essence(config) if isinstance(config, dict) else None
-    return {"run": facts.get("run"), "config": held, "dataset": value_at(facts, "dataset.digest")}
+    """Facts that identify a run, the number of its rounds apart; and whether its digest is theirs."""
+    config, digest, weights = facts.get("config"), value_at(facts, "dataset.digest"), facts.get("weights")
+    if not isinstance(config, dict):
+        return {}
+    sound = facts.get("run") == identity_of(config, digest, weights)
+    return {"lineage": lineage_of(config, digest, weights), "sound": sound}
 
 
 def _difference(there: Mapping[str, Any], here: Mapping[str, Any]) -> str:
@@ -240,8 +284,8 @@ def _difference(there: Mapping[str, Any], here: Mapping[str, Any]) -> str:
 
 
 def _flat(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields that tell runs apart, with the method's settings among them."""
-    fields = essence(config)
+    """The fields that tell runs apart, the number of rounds apart, with the method's settings among them."""
+    fields = {key: value for key, value in essence(config).items() if key != "rounds"}
     settings = fields.pop("method_settings", None)
     own = settings if isinstance(settings, dict) else {}
     return {**fields, **{f"method.{key}" if key in fields else key: value for key, value in own.items()}}

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -41,21 +42,43 @@ def load_state(path: Path, device: torch.device) -> tuple[State, dict[str, Any]]
     Raises:
         OutputError: It is missing, truncated or no such file.
     """
+    with _opened(path) as file:
+        meta = _meta(file)
+        facts = json.loads(meta["facts"])
+        tensors = {name: file.get_tensor(name) for name in json.loads(meta["order"])}
+        whole = _digest(tensors, meta) == meta["sha256"]
+    if not whole:
+        raise OutputError(f"{path}: is damaged (its digest differs); start the run anew with --overwrite")
+    return placed(tensors, device), facts
+
+
+def facts_of(path: Path) -> dict[str, Any]:
+    """The facts that ``save_state`` wrote, without the tensors.
+
+    Raises:
+        OutputError: It is missing, truncated or no such file.
+    """
+    with _opened(path) as file:
+        facts: dict[str, Any] = json.loads(_meta(file)["facts"])
+    return facts
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    """A safetensors file; what is wrong with it is one line."""
     from safetensors import SafetensorError, safe_open
 
     try:
         with safe_open(path, framework="pt") as file:
-            meta = file.metadata()
-            meta = json.loads(meta[_META]) if _META in meta else meta  # as before 0.2
-            order, facts = json.loads(meta["order"]), json.loads(meta["facts"])
-            tensors = {name: file.get_tensor(name) for name in order}
-            whole = _digest(tensors, meta) == meta["sha256"]
+            yield file
     except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
         words = " ".join(str(error).split()) or type(error).__name__
         raise OutputError(f"{path}: is missing or damaged ({words}); start the run anew with --overwrite") from None
-    if not whole:
-        raise OutputError(f"{path}: is damaged (its digest differs); start the run anew with --overwrite")
-    return placed(tensors, device), facts
+
+
+def _meta(file: Any) -> dict[str, str]:
+    meta: dict[str, str] = file.metadata()
+    return json.loads(meta[_META]) if _META in meta else meta  # as before 0.2
 
 
 def _digest(tensors: State, meta: Mapping[str, str]) -> str:
