@@ -10,18 +10,20 @@ import typer
 
 from fedrsic_data import interrupts
 from fedrsic_data.cli import commands
-from fedrsic_data.cli.commands import Json, Seed, Subsets, given
+from fedrsic_data.cli.commands import Json, Subsets
 from fedrsic_data.cli.console import answer, listening, run_app, say, telling
+from fedrsic_data.cli.setting_options import given_settings, with_settings
 from fedrsic_data.errors import FedkitError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
+    from fedrsic_data.cli.setting_options import Sections
     from fedtrain.progress import Listener
 
 app = typer.Typer(
     invoke_without_command=True,
-    add_completion=False,
+    context_settings={"token_normalize_func": lambda word: word.replace("_", "-")},
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
     help="Build federated image datasets as Parquet shards, verify them, and train on them.\n\n"
@@ -42,6 +44,12 @@ RunSets = Annotated[
         "--set", metavar="KEY=VALUE", help="A setting of the run or the method; VALUE is JSON, or text; repeatable."
     ),
 ]
+
+
+def _settings_of(words: Sequence[str]) -> tuple[str, Sections]:
+    from fedtrain import run
+
+    return run.settings_of(words)
 
 
 @app.callback()
@@ -92,8 +100,9 @@ app.command(short_help="Show each client's data, and how skewed it is.")(command
 app.command(short_help="Publish a built dataset to the Hugging Face Hub.")(commands.publish)
 
 
-@app.command(short_help="Train a federated method on a built dataset.")
+@app.command(cls=with_settings(_settings_of, "method"), short_help="Train a federated method on a built dataset.")
 def train(
+    context: typer.Context,
     method: Annotated[str, typer.Argument(help="A method by name; see: fedkit list methods.")],
     manifest: Annotated[
         str,
@@ -102,14 +111,7 @@ def train(
         ),
     ],
     subset: Subsets = None,
-    rounds: Annotated[int | None, typer.Option(help="Rounds to train; default: as published.")] = None,
-    seed: Seed = None,
-    clients_per_round: Annotated[
-        int | None, typer.Option(help="Clients sampled in each round; default: as published.")
-    ] = None,
-    device: Annotated[str | None, typer.Option(metavar="auto|cpu|cuda|mps", help="Where to compute.")] = None,
     set_: RunSets = None,
-    tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Also write TensorBoard events.")] = False,
     out: Annotated[Path | None, typer.Option(help="The run's folder; default: a new folder in runs.")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing run and start again.")] = False,
     engine: Annotated[
@@ -121,25 +123,23 @@ def train(
 ) -> None:
     """Train a federated method on one subset, or on all of them in turn. An interrupted run resumes exactly.
 
+    Every setting of the run and of the method is an option; fedkit train METHOD --help lists those of a method.
+
     \b
     Examples:
       fedkit train fedpgp --manifest data/fed-rsic --subset fed-ucmerced
       fedkit train fedrsclip --manifest fed-rsic --sample --rounds 20
       fedkit train promptfl --manifest data/fed-rsic --clients-per-round 5 --seed 1
       fedkit train fedpgp --manifest hf://USER/NAME --rounds 20
-      fedkit train fedpgp --manifest data/fed-rsic --set rank=4 --set eval_every=5 --out runs/rank-4
-      fedkit train fedpgp --manifest data/fed-rsic --engine flower --set flower.cpus=2
-      fedkit train fedpgp --manifest data/fed-rsic --engine flower --set dp.noise=0.5
+      fedkit train fedpgp --manifest data/fed-rsic --rank 4 --eval-every 5 --out runs/rank-4
+      fedkit train fedpgp --manifest data/fed-rsic --engine flower --flower.cpus 2
+      fedkit train fedpgp --manifest data/fed-rsic --engine flower --dp.noise 0.5
     """
     from fedrsic_data.derive import find
     from fedrsic_data.files.cache import cache_folder
     from fedrsic_data.sources.locate import Places
 
-    sets = [
-        *given(rounds=rounds, seed=seed, clients_per_round=clients_per_round, device=device),
-        *(["tensorboard=true"] if tensorboard else []),
-        *(set_ or []),
-    ]
+    sets = [*given_settings(context), *(set_ or [])]
     from fedtrain import engines, run
     from fedtrain.report import answers
     from fedtrain.runs.results import learned
@@ -154,7 +154,7 @@ def train(
         results = run.train_all(wanted, out, overwrite=overwrite, cache=cache_folder(), listener=hears, engine=where)
     answer(answers.trained(results, sets), json)
     if not learned(results):
-        raise FedkitError("all updates contained NaN or infinity, so nothing was learned; lower lr (--set lr=...)")
+        raise FedkitError("all updates contained NaN or infinity, so nothing was learned; lower lr (--lr)")
 
 
 @app.command(short_help="Run datasets x methods x seeds from one file, and make its tables.")
@@ -263,14 +263,15 @@ flower = typer.Typer(add_completion=False, rich_markup_mode=None, help="A federa
 app.add_typer(flower, name="flower", short_help="A federation of real sites, over Flower.")
 
 
-@flower.command("app", short_help="Write the app of a federation, for flwr run.")
+@flower.command(
+    "app", cls=with_settings(_settings_of, "method"), short_help="Write the app of a federation, for flwr run."
+)
 def flower_app(
+    context: typer.Context,
     folder: Annotated[Path, typer.Argument(help="Folder to write.")],
     method: Annotated[str, typer.Option(help="A method by name; see: fedkit list methods.")],
     manifest: Annotated[str, typer.Option(help="The server's manifest; see: fedkit split-sites.")],
     subset: Annotated[str | None, typer.Option(help="Only this subset.")] = None,
-    rounds: Annotated[int | None, typer.Option(help="Rounds to train; default: as published.")] = None,
-    seed: Seed = None,
     set_: RunSets = None,
     out: Annotated[Path | None, typer.Option(help="The run's folder on the server; default: runs/FOLDER.")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing app.")] = False,
@@ -278,15 +279,17 @@ def flower_app(
 ) -> None:
     """Write a thin Flower app for a federation. Its modules import fedkit, which the server and sites need installed.
 
+    Every setting of the run and of the method is an option, as of fedkit train.
+
     \b
     Examples:
       fedkit flower app my-app --method fedpgp --manifest sites/server --subset fed-ucmerced
-      fedkit flower app my-app --method fedlgt --manifest sites/server --set flower.scores=true
-      fedkit flower app my-app --method fedpgp --manifest sites/server --set dp.noise=0.5
+      fedkit flower app my-app --method fedlgt --manifest sites/server --flower.scores
+      fedkit flower app my-app --method fedpgp --manifest sites/server --dp.noise 0.5
     """
     from fedtrain.federation.app import write_app
 
-    sets = [*given(rounds=rounds, seed=seed), *(set_ or [])]
+    sets = [*given_settings(context), *(set_ or [])]
     answer(write_app(folder, method, manifest, subset, sets, out, overwrite=overwrite), json)
 
 

@@ -19,7 +19,7 @@ import pyarrow as pa
 
 from fedrsic_data import partition
 from fedrsic_data.dataset import manifest, recipe, schema
-from fedrsic_data.settings import encode
+from fedrsic_data.settings import encode, meanings
 from fedrsic_data.sources.sample import SampleSettings
 from fedtrain.config import RunConfig
 from fedtrain.methods import METHODS
@@ -77,7 +77,7 @@ def methods_text() -> str:
     for name, method in METHODS.items():
         shared = "" if method.shared is Method.shared else first(method.shared).rstrip(".")
         personal = first(method.personal).rstrip(".") if method.has_personal else ""
-        labels = "multi-label" if method.multi_label else "single-label"
+        labels = ", ".join(method.kinds)
         what = re.sub(r"arXiv (\d{4}\.\d{5})", r"[\g<0>](https://arxiv.org/abs/\1)", first(method).rstrip("."))
         rows.append((f"`{name}`", what, labels, shared, personal, str(method.rounds)))
     lines = table(("method", "what it is", "data", "shared", "personal", "rounds"), rows)
@@ -101,17 +101,6 @@ def columns(title: str, of: pa.Schema) -> str:
     """A table of a Parquet schema's columns."""
     rows = [(f"`{field.name}`", f"`{field.type}`", COLUMNS[field.name]) for field in of]
     return "\n".join([f"### {title}", "", *table(("column", "type", "what it is"), rows)])
-
-
-def meanings(cls: Any) -> dict[str, str]:
-    """Field -> meaning, from the ``Attributes`` of docstrings; what a class says goes before what its bases say."""
-    found: dict[str, str] = {}
-    for base in reversed(cls.__mro__):
-        body = inspect.cleandoc(base.__dict__.get("__doc__") or "").partition("Attributes:\n")[2]
-        body = re.split(r"\n(?=\S)", body)[0]
-        for name, words in re.findall(r"^    (\w+): (.*(?:\n     +.*)*)", body, flags=re.MULTILINE):
-            found[name] = " ".join(words.split())
-    return found
 
 
 def first(cls: Any) -> str:

@@ -12,8 +12,9 @@ from fedrsic_data.errors import masked_in
 from fedrsic_data.settings import texts
 
 if TYPE_CHECKING:
-    from rich.console import RenderableType
+    from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 
+_NARROW = 80  # columns below which the cells of a list are too narrow to read
 # the Hub reads $ and a double backslash as the beginning of a formula
 _MARKS = str.maketrans(
     {"&": "&amp;", "<": "&lt;", ">": "&gt;", "$": "&#36;", "\\": "&#92;", **{c: f"\\{c}" for c in "`*_[]|#~"}}
@@ -99,13 +100,41 @@ def table(
 def records(rows: Sequence[dict[str, Any]]) -> list[RenderableType]:
     """A table of things that are listed, the name of each first, and a line for each that has a ``problem``.
 
-    Settings are written as after ``--set``.
+    Settings are written as ``key=value``. A narrow terminal gets a paragraph for each thing.
     """
     sound = [row for row in rows if "problem" not in row]
     header = list(dict.fromkeys(key for row in sound for key in row))
     cells = [[_cell(row.get(key, "")) for key in header] for row in sound]
     problems = [f"{next(iter(row.values()))} ({row['package']}): {row['problem']}" for row in rows if "problem" in row]
-    return [table(header, cells), *problems]
+    return [_ByWidth(table(header, cells), _paragraphs(header, cells)), *problems]
+
+
+@dataclass(frozen=True)
+class _ByWidth:
+    """One of two forms of the same, by the width of the terminal."""
+
+    wide: RenderableType
+    narrow: RenderableType
+
+    def __rich_console__(self, _: Console, options: ConsoleOptions) -> RenderResult:
+        yield self.wide if options.max_width >= _NARROW else self.narrow
+
+
+def _paragraphs(header: Sequence[str], cells: Sequence[Sequence[str]]) -> RenderableType:
+    """A name and its facts below one another, those it has."""
+    from rich.console import Group
+    from rich.padding import Padding
+    from rich.text import Text
+
+    parts: list[RenderableType] = []
+    for name, *values in cells:
+        parts.append(Text(plain(name)))
+        parts += [
+            Padding(Text(plain(f"{key}: {value}")), (0, 0, 0, 2))
+            for key, value in zip(header[1:], values, strict=True)
+            if value
+        ]
+    return Group(*parts)
 
 
 def _cell(value: Any) -> str:

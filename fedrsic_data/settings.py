@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import inspect
 import json
 import math
 import os
@@ -159,6 +160,51 @@ def _is_plain(value: Any) -> bool:
         return False
 
 
+@dataclasses.dataclass(frozen=True)
+class Setting:
+    """A setting as people give it by name.
+
+    Attributes:
+        name: Its name in the dataclass.
+        scope: The part of a config that it belongs to, such as ``method``; ``SCOPE.NAME`` is the name in full.
+        hint: Its annotation.
+        default: Its default as plain JSON; None also where it is required.
+        meaning: The first sentence that the docstring has for it, without its full stop.
+    """
+
+    name: str
+    scope: str
+    hint: Any
+    default: Any
+    meaning: str
+
+
+def listed(cls: type, scope: str) -> list[Setting]:
+    """The settings of a dataclass."""
+    hints, known = hints_of(cls), meanings(cls)
+    return [
+        Setting(
+            field.name,
+            scope,
+            hints[field.name],
+            None if _required(field) else encode(_default(field)),
+            known.get(field.name, "").partition(". ")[0].rstrip(".").replace("``", ""),
+        )
+        for field in dataclasses.fields(cls)
+    ]
+
+
+def meanings(cls: type) -> dict[str, str]:
+    """Field -> meaning, from the ``Attributes`` of docstrings; those of a class go before those of its bases."""
+    found: dict[str, str] = {}
+    for base in reversed(cls.__mro__):
+        body = inspect.cleandoc(base.__dict__.get("__doc__") or "").partition("Attributes:\n")[2]
+        body = re.split(r"\n(?=\S)", body)[0]
+        for name, words in re.findall(r"^    (\w+): (.*(?:\n     +.*)*)", body, flags=re.MULTILINE):
+            found[name] = " ".join(words.split())
+    return found
+
+
 def hint_at(cls: type, path: Iterable[str]) -> Any:
     """The annotation of the setting that a path of keys leads to, below a dataclass; ``Any`` where nothing says."""
     hint: Any = cls
@@ -173,6 +219,10 @@ def hint_at(cls: type, path: Iterable[str]) -> Any:
 
 def _required(field: dataclasses.Field[Any]) -> bool:
     return field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+
+
+def _default(field: dataclasses.Field[Any]) -> Any:
+    return field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
 
 
 def _value(hint: Any, value: object, where: str) -> Any:

@@ -10,14 +10,25 @@ from typing import Any, Literal
 
 from fedrsic_data.dataset.manifest import Manifest
 from fedrsic_data.errors import UsageError, masked
-from fedrsic_data.settings import assigned, at_least, decode, encode, hints_of, parsed, positive, suggest
+from fedrsic_data.settings import (
+    Setting,
+    assigned,
+    at_least,
+    decode,
+    encode,
+    hints_of,
+    listed,
+    parsed,
+    positive,
+    suggest,
+)
 
 Device = Literal["auto", "cpu", "cuda", "mps"]
 Precision = Literal["auto", "float32", "bfloat16"]
 
 _MOST = 2**53  # whole numbers up to here are exact in JSON everywhere; none that means anything is beyond
 _LARGEST = 1e38
-_ARGUMENTS = ("method", "manifest", "subset", "method_settings", "dp", "flower")  # not for --set
+_ARGUMENTS = ("method", "manifest", "subset", "method_settings", "dp", "flower")  # no settings
 _NESTED = ("dp", "flower")  # their fields are, with their names in front
 NEUTRAL = ("flower", "manifest", "cohort", "checkpoint_every", "store", "tensorboard")
 """Fields that do not change a result."""
@@ -230,11 +241,22 @@ def _found(path: str, scopes: dict[str, dict[str, Any]], method: str) -> tuple[s
     scope, dot, key = path.rpartition(".")
     having = [n for n, known in scopes.items() if key in known and (scope == n or not (scope or n in _NESTED))]
     if len(having) > 1:
-        raise UsageError(f"--set {path}=...: the run and {method} both have it; say run.{key} or method.{key}")
+        raise UsageError(f"{path}: the run and {method} both have it; say run.{key} or method.{key}")
     if not having or (dot and not scope):
         known = {f"{n}.{name}" if n in _NESTED else name: None for n, hints in scopes.items() for name in hints}
-        raise UsageError(f"--set {path}=...: unknown key {path!r} for {method}{suggest(key, known)}")
+        raise UsageError(f"unknown key {path!r} for {method}{suggest(key, known)}")
     return having[0], key
+
+
+def known_settings(settings: type | None) -> dict[str, list[Setting]]:
+    """The settings of a run by scope, as ``changed`` takes them.
+
+    Args:
+        settings: The method's dataclass of settings; None: it is not known yet.
+    """
+    scopes = {"run": RunConfig, "method": settings, "dp": Privacy, "flower": FlowerSettings}
+    found = {scope: listed(cls, scope) for scope, cls in scopes.items() if cls is not None}
+    return found | {"run": [one for one in found["run"] if one.name not in _ARGUMENTS]}
 
 
 def full_settings(method: str, given: object, settings: type) -> dict[str, Any]:

@@ -14,9 +14,9 @@ from fedrsic_data import distribution
 from fedrsic_data.dataset.reader import Dataset, Subset
 from fedrsic_data.errors import OutputError, UsageError, for_want_of_memory
 from fedrsic_data.files.atomic import file_digest, write
-from fedrsic_data.settings import decode, encode, local
-from fedtrain import metrics
-from fedtrain.config import RunConfig, changed, group, identity, lineage_of, to_json, told_of
+from fedrsic_data.settings import Setting, decode, encode, local
+from fedtrain import methods, metrics
+from fedtrain.config import RunConfig, changed, group, identity, known_settings, lineage_of, to_json, told_of
 from fedtrain.engines.base import Engine, Outcome, Training
 from fedtrain.engines.local import InProcess
 from fedtrain.engines.rounds import figures
@@ -43,6 +43,25 @@ def draft(method: str, sets: Sequence[str]) -> RunConfig:
         UsageError: There is no such method or key, or a value cannot be used.
     """
     return changed(RunConfig(method, manifest="", subset=""), sets, method_class(method).Settings)
+
+
+def settings_of(words: Sequence[str]) -> tuple[str, dict[str, list[Setting]]]:
+    """A method among words that a person typed, and every setting of a run with it, by the title of its kind.
+
+    Args:
+        words: The method is the first that names one, or else the first. None: settings of all methods alone.
+
+    Raises:
+        UsageError: There is no such method.
+    """
+    name = next((word for word in words if word in methods.METHODS), words[0] if words else "")
+    method = method_class(name) if name else None
+    known = known_settings(method.Settings if method else None)
+    titles = {"run": "Settings of the run", "method": f"Settings of {name}"}
+    titles |= {"dp": "Differential privacy, with --engine flower", "flower": "Flower, with --engine flower"}
+    published = {"rounds": method.rounds, "clients_per_round": method.clients_per_round} if method else {}
+    known["run"] = [replace(one, default=published.get(one.name, one.default)) for one in known["run"]]
+    return name, {titles[scope]: known[scope] for scope in titles if scope in known}
 
 
 def configs(

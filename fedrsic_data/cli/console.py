@@ -11,7 +11,7 @@ import sys
 from contextlib import contextmanager
 from io import TextIOWrapper
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import typer
 
@@ -23,8 +23,12 @@ if TYPE_CHECKING:
 
     from fedrsic_data.build.pipeline import BuildListener
 
+HELP = "fedkit.help"
+"""Key of a context's ``meta``: the command whose ``--help`` says more than that of the context's own."""
+
 _INTERRUPTED = 130
 _UNWRITTEN = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EFBIG, errno.EBADF)
+_SUGGESTED = re.compile(r"\(?(Did you mean [^?]*\?).*", re.DOTALL)
 _ENDLESS = re.compile(r"\S{300,}")
 _LEAST = 700 << 20  # bytes of addresses, most of them never used, without which Arrow and numpy cannot even begin
 
@@ -160,13 +164,21 @@ def _told(error: BaseException) -> tuple[str, int]:
         return "", 1
     # typer carries a click of its own or the installed one, depending on its version: know their errors by shape
     if hasattr(error, "format_message"):
-        return f"error: {error.format_message()} (see fedkit --help)", 2
+        return f"error: {_of_the_command_line(error)}", 2
     if for_want_of_memory(error):
         bound = "" if math.isinf(limit := _limit()) else f" ({limit / 1e6:,.0f} MB, ulimit -v)"
         return f"error: not enough memory{bound}; let the process have more, or give the command less to do", 1
     if isinstance(error, OSError) and error.errno is not None:
         return f"error: {_of_the_system(error)}", 1
     return f"error: unexpected {type(error).__name__}: {error}; this is a bug, FEDKIT_DEBUG=1 shows where", 1
+
+
+def _of_the_command_line(error: Any) -> str:
+    """An error of typer or click in one line; where both suggest the same, only one of the two suggestions."""
+    context = getattr(error, "ctx", None)
+    command = (context.meta.get(HELP) or context.command_path) if context else "fedkit"
+    words = _SUGGESTED.sub(r"\1", error.format_message())
+    return f"{words} (see {command} --help)"
 
 
 def _check_memory() -> None:

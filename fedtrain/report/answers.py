@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from fedrsic_data.answer import Shown, as_json, csv_cell, markdown, records, table, together
 from fedrsic_data.dataset.recipe import SAMPLE
 from fedrsic_data.errors import UsageError
-from fedrsic_data.settings import encode, suggest
+from fedrsic_data.settings import assigned, encode, suggest
 from fedtrain.report import published
 from fedtrain.runs.folder import Result
 from fedtrain.runs.results import Group, Spread, digits, engine, figures, story
@@ -43,7 +43,7 @@ def trained(results: Sequence[Result], sets: Sequence[str] = ()) -> Shown:
         subset, path = first["subset"], first["manifest"]
         seed = first["seed"] + 1
         where = ["--engine", "flower"] if engine(results[0]) == "simulation" else []
-        same = [word for text in sets if text.partition("=")[0] not in ("seed", "run.seed") for word in ("--set", text)]
+        same = [word for text in sets for word in _option(*assigned(text))]
         words = ["fedkit", "train", first["method"], "--manifest", path, "--subset", subset, *same, *where]
         words += ["--seed", str(seed)]
         parts.append(f"  {shlex.join(words)}")
@@ -112,7 +112,7 @@ def methods() -> Shown:
 
 def _method(kind: type[Method]) -> dict[str, Any]:
     what = (kind.__doc__ or "").strip().partition("\n")[0]
-    return {"rounds": kind.rounds, "settings (default)": encode(kind.Settings()), "what": what}
+    return {"data": ", ".join(kind.kinds), "rounds": kind.rounds, "settings (default)": encode(kind.Settings()), "what": what}
 
 
 def _run(result: Result) -> dict[str, Any]:
@@ -125,6 +125,11 @@ def _run(result: Result) -> dict[str, Any]:
         "config": config,
         **{key: value for key, value in result.data.items() if key != "fedkit"},
     }
+
+
+def _option(key: str, value: str) -> list[str]:
+    """A setting as an option; the seed has none, for the next run has another."""
+    return [] if key in ("seed", "run.seed") else [f"--{key.replace('_', '-')}", value]
 
 
 def cell(name: str, value: float | Spread | None) -> str:

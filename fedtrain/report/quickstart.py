@@ -141,7 +141,7 @@ def _text(
         "next:",
         f"  open {shlex.quote(str(report))} in a browser: who has what, curves, tables, sample images",
         f"  fedkit inspect {scenes}",
-        f"  fedkit train fedpgp --manifest {scenes} --set rank=4",
+        f"  fedkit train fedpgp --manifest {scenes} --rank 4",
         "  fedkit new my.json --folder PATH       images of your own",
         "  fedkit build fed-rsic                  the real images",
     ]
