@@ -132,7 +132,7 @@ def run_app(app: typer.Typer) -> NoReturn:
     try:
         with interrupts.working():
             _check_memory()
-            words, code = "", app(standalone_mode=False) or 0
+            words, code = "", app(standalone_mode=False, prog_name="fedkit") or 0
     except BaseException as error:
         if os.environ.get("FEDKIT_DEBUG") == "1" and not isinstance(error, KeyboardInterrupt | typer.Abort):
             raise

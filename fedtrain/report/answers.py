@@ -112,7 +112,12 @@ def methods() -> Shown:
 
 def _method(kind: type[Method]) -> dict[str, Any]:
     what = (kind.__doc__ or "").strip().partition("\n")[0]
-    return {"data": ", ".join(kind.kinds), "rounds": kind.rounds, "settings (default)": encode(kind.Settings()), "what": what}
+    return {
+        "data": ", ".join(kind.kinds),
+        "rounds": kind.rounds,
+        "settings (default)": encode(kind.Settings()),
+        "what": what,
+    }
 
 
 def _run(result: Result) -> dict[str, Any]:
