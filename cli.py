@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from fedrsic_data import interrupts
-from fedrsic_data.cli import commands
+from fedrsic_data.cli import commands, completion
 from fedrsic_data.cli.commands import Json, Subsets
 from fedrsic_data.cli.console import answer, listening, run_app, say, telling
 from fedrsic_data.cli.setting_options import given_settings, with_settings
@@ -46,6 +46,12 @@ RunSets = Annotated[
 ]
 
 
+def _methods() -> list[str]:
+    from fedtrain.methods import METHODS
+
+    return list(METHODS)
+
+
 def _settings_of(words: Sequence[str]) -> tuple[str, Sections]:
     from fedtrain import run
 
@@ -59,9 +65,7 @@ def fedkit(
 ) -> None:
     """Print the version, or the help when no command is given."""
     if version:
-        from fedrsic_data import distribution
-
-        print("fedkit", distribution.version())
+        print_version()
     elif context.invoked_subcommand is None:
         print(context.get_help())
 
@@ -103,11 +107,12 @@ app.command(short_help="Publish a built dataset to the Hugging Face Hub.")(comma
 @app.command(cls=with_settings(_settings_of, "method"), short_help="Train a federated method on a built dataset.")
 def train(
     context: typer.Context,
-    method: Annotated[str, typer.Argument(help="A method by name; see: fedkit list methods.")],
+    method: Annotated[str, typer.Argument(help="A method by name; see: fedkit list methods.", autocompletion=_methods)],
     manifest: Annotated[
         str,
         typer.Option(
-            help="A built manifest.json or its folder; hf://USER/NAME; or a recipe, whose data/NAME is used or built."
+            help="A built manifest.json or its folder; hf://USER/NAME; or a recipe, whose data/NAME is used or built.",
+            autocompletion=completion.datasets_or_recipes,
         ),
     ],
     subset: Subsets = None,
@@ -231,7 +236,12 @@ def compare(
 @app.command(short_help="Check a built dataset against its manifest, or a finished run against its seal.")
 def verify(
     path: Annotated[
-        Path, typer.Argument(metavar="MANIFEST|RUN", help="A built manifest.json or its folder; or a finished run.")
+        Path,
+        typer.Argument(
+            metavar="MANIFEST|RUN",
+            help="A built manifest.json or its folder; or a finished run.",
+            autocompletion=completion.datasets,
+        ),
     ],
     json: Json = False,
 ) -> None:
@@ -269,7 +279,7 @@ app.add_typer(flower, name="flower", short_help="A federation of real sites, ove
 def flower_app(
     context: typer.Context,
     folder: Annotated[Path, typer.Argument(help="Folder to write.")],
-    method: Annotated[str, typer.Option(help="A method by name; see: fedkit list methods.")],
+    method: Annotated[str, typer.Option(help="A method by name; see: fedkit list methods.", autocompletion=_methods)],
     manifest: Annotated[str, typer.Option(help="The server's manifest; see: fedkit split-sites.")],
     subset: Annotated[str | None, typer.Option(help="Only this subset.")] = None,
     set_: RunSets = None,
@@ -342,7 +352,13 @@ def report(
 
 @app.command("list", short_help="List recipes, sources, partitioners and methods.")
 def list_(
-    what: Annotated[str | None, typer.Argument(metavar="[recipes|sources|partitioners|methods]")] = None,
+    what: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[recipes|sources|partitioners|methods]",
+            autocompletion=lambda: ["recipes", "sources", "partitioners", "methods"],
+        ),
+    ] = None,
     json: Json = False,
 ) -> None:
     """List the recipes, sources, partitioners and methods.
@@ -361,6 +377,19 @@ def list_(
     from fedrsic_data.cli import listing
 
     answer(listing.listed(what), json)
+
+
+@app.command("version", short_help="Print the version.")
+def print_version() -> None:
+    """Print the version, as fedkit --version does.
+
+    \b
+    Examples:
+      fedkit version
+    """
+    from fedrsic_data import distribution
+
+    print("fedkit", distribution.version())
 
 
 @contextmanager

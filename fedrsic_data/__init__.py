@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from fedrsic_data.dataset.reader import Dataset
     from fedrsic_data.partition.result import partition
 
+__version__: str
 __all__ = ["build", "open", "partition", "publish", "resplit", "split_sites", "verify"]
 
 _PACKAGES = ("build", "partition", "publish")
@@ -39,6 +40,10 @@ def _function(name: str) -> Any:
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":  # read when it is asked for, which takes long
+        from fedrsic_data import distribution
+
+        return distribution.version()
     if name in _PACKAGES:
         return import_module(f"fedrsic_data.{name}")
     if name in __all__:

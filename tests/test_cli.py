@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+import importlib
 import io
 import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
-from conftest import ROOT, answer, fedkit, refused
+from conftest import ROOT, Command, answer, fedkit, refused
 from rich.console import Console
 
+import fedrsic_data
+import fedtrain
+from fedrsic_data import distribution
 from fedrsic_data.answer import together
+from fedrsic_data.cli import console
+from fedrsic_data.dataset import manifest
+from fedrsic_data.errors import UsageError
 
+shipped = importlib.import_module("fedrsic_data.recipes.shipped")
 SAMPLE = ("build", "fed-rsic", "--sample", "--set", "sample.per_class=4", "--set", "sample.size=32")
 
 
@@ -109,3 +118,95 @@ def test_answers_are_texts_and_never_markup() -> None:
 def test_a_place_for_sources_is_not_passed_over_for_a_sample(option: tuple[str, str], tmp_path: Path) -> None:
     done = fedkit("build", "fed-rsic", "--sample", *option, "--dry-run", cwd=tmp_path)
     refused(done, option[0], "cannot be combined with --sample", codes=(2,))
+
+
+def test_a_pipe_gets_a_line_of_progress_now_and_then(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    clock = iter([0.0, 1.0, 2.0, 6.0, 6.0, 7.0, 12.0, 12.0])
+    monkeypatch.setattr("fedrsic_data.cli.console.time.monotonic", lambda: next(clock))
+    with console.bars(quiet=False) as bar:
+        update = bar("images")
+        for done in (1, 2, 3000, 3001):
+            update(done, 45_000)
+        update(4000, None, "x.zip")
+    assert capsys.readouterr().err == "images: 3,000 of 45,000 ...\nx.zip: 4,000 ...\n"
+    with console.bars(quiet=True) as bar:
+        bar("images")(1, 2)
+    assert capsys.readouterr().err == ""
+
+
+def test_the_version_is_said_everywhere(command: Command) -> None:
+    assert fedrsic_data.__version__ == fedtrain.__version__ == distribution.version()
+    assert command("version").stdout == command("--version").stdout == f"fedkit {distribution.version()}\n"
+    module = subprocess.run([sys.executable, "-m", "fedrsic", "version"], capture_output=True, text=True, cwd="/")
+    assert module.stdout == f"fedkit {distribution.version()}\n", module.stderr
+
+
+def test_the_name_of_a_subset_is_its_recipe_with_it_alone(
+    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    sample = ("--sample", "--set", "sample.per_class=4", "--set", "sample.size=32")
+    whole = answer(command("build", "fed-rsic", "--subset", "fed-ucmerced", *sample, "--json"))
+    alone = answer(command("build", "fed-ucmerced", *sample, "--json"))
+    assert alone["path"] == str(tmp_path / "data/fed-ucmerced-sample")
+    assert alone["plan"] == whole["plan"]
+    assert alone["subsets"] == whole["subsets"]
+    ours, theirs = (manifest.load(Path(str(one["path"]))) for one in (alone, whole))
+    assert ours.name == "fed-ucmerced-sample"
+    assert ours.subsets["fed-ucmerced"].shards == theirs.subsets["fed-ucmerced"].shards
+    python = fedrsic_data.build("fed-ucmerced", tmp_path / "p", sample={"per_class": 4, "size": 32})
+    assert python.manifest.digest == alone["digest"]
+    refused(command("build", "fed-ucmercd"), "did you mean 'fed-ucmerced'?", codes=(2,))
+
+
+def test_a_subset_of_several_recipes_is_not_guessed(monkeypatch: pytest.MonkeyPatch) -> None:
+    both = {name: [*recipes, "other"] for name, recipes in shipped.subsets().items()}
+    monkeypatch.setattr(shipped, "subsets", lambda: both)
+    with pytest.raises(UsageError, match="several recipes; choose one: fedkit build fed-rsic --subset fed-nwpu, or "):
+        shipped.load("fed-nwpu")
+
+
+def test_a_recipe_goes_before_a_subset_of_its_name() -> None:
+    for name in shipped.shipped():
+        assert shipped.load(name)["name"] == name
+    assert not {*shipped.subsets()} & {*shipped.shipped()}
+
+
+@pytest.mark.parametrize(
+    ("words", "found"),
+    [
+        ("fedkit tra", ["train"]),
+        ("fedkit train fedp", ["fedpgp", "fedprox"]),
+        ("fedkit build fed-u", ["fed-ucmerced"]),
+        ("fedkit build fed-rs", ["fed-rsic"]),
+        ("fedkit inspect ", ["data/mine"]),
+        ("fedkit verify da", ["data/mine"]),
+        ("fedkit train fedpgp --manifest d", ["data/mine"]),
+        ("fedkit train fedpgp --manifest fed-rs", ["fed-rsic"]),
+        ("fedkit train fedpgp --ra", ["--rank"]),
+        ("fedkit train promptfl --ra", []),
+        ("fedkit train fedpgp --anchor ", ["template", "placeholder"]),
+        ("fedkit train fedpg --rank 4 --eval", ["--eval-every"]),
+        ("fedkit build fed-rsic --partition domain", ["domain"]),
+        ("fedkit list par", ["partitioners"]),
+        ("fedkit flower app x --method fedl", ["fedlgt"]),
+    ],
+)
+def test_a_shell_completes(words: str, found: list[str], command: Command, tmp_path: Path, monkeypatch: Any) -> None:
+    (tmp_path / "data/mine").mkdir(parents=True)
+    (tmp_path / "data/mine/manifest.json").write_text("{}")
+    monkeypatch.chdir(tmp_path)
+    for key, value in {"": "complete_bash", "COMP_WORDS": words, "COMP_CWORD": str(words.count(" "))}.items():
+        monkeypatch.setenv(key or "_FEDKIT_COMPLETE", value)
+    done = command()
+    assert done.stdout.split() == found
+    assert done.stderr == ""
+
+
+def test_completion_is_installed(tmp_path: Path) -> None:
+    done = fedkit("--install-completion", "bash", HOME=str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    script = (tmp_path / ".bash_completions/fedkit.sh").read_text()
+    assert "_FEDKIT_COMPLETE=complete_bash" in script

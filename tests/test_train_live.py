@@ -52,6 +52,17 @@ def test_a_terminal_shows_the_latest_round_of_the_run() -> None:
     assert "▁▅█" in text, "the curve is not of the last run alone"
 
 
-def test_a_pipe_and_quiet_show_nothing() -> None:
-    assert shown(terminal=False) == ""
+def test_a_pipe_gets_a_line_per_round() -> None:
+    assert shown(terminal=False).splitlines() == [
+        "round 1 of 3: loss 2.000, accuracy 10.000",
+        "round 2 of 3: loss 1.000, accuracy 20.000",
+        "round 3 of 3: loss 0.667, accuracy 30.000",
+        "round 1 of 3: loss 2.000, accuracy 11.000",
+        "round 2 of 3: loss 1.000, accuracy 21.000",
+        "round 3 of 3: loss 0.667, accuracy 31.000",
+    ]
+
+
+def test_quiet_shows_nothing() -> None:
+    assert shown(terminal=False, quiet=True) == ""
     assert shown(terminal=True, quiet=True) == ""

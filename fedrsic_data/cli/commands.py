@@ -7,13 +7,18 @@ from typing import Annotated, Any
 
 import typer
 
+from fedrsic_data.cli import completion
 from fedrsic_data.cli.console import answer, bars, listening, telling, without_pandas
 
 Alpha = Annotated[float | None, typer.Option(help="Dirichlet concentration; smaller is more skewed.")]
 Clients = Annotated[int | None, typer.Option(help="Number of clients.")]
 Seed = Annotated[int | None, typer.Option(help="Seed of every random draw.")]
 Subsets = Annotated[list[str] | None, typer.Option(help="Only this subset; repeatable.")]
-Partition = Annotated[str | None, typer.Option(help="Partitioner by name; see: fedkit list partitioners.")]
+Partition = Annotated[
+    str | None,
+    typer.Option(help="Partitioner by name; see: fedkit list partitioners.", autocompletion=completion.partitioners),
+]
+Built = Annotated[Path, typer.Argument(help="A built manifest.json or its folder.", autocompletion=completion.datasets)]
 Sets = Annotated[
     list[str] | None,
     typer.Option(
@@ -40,7 +45,11 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and no
 
 def build(
     recipe: Annotated[
-        str, typer.Argument(help="A shipped recipe (fed-rsic), the path of a recipe file, or hf://USER/NAME.")
+        str,
+        typer.Argument(
+            help="A shipped recipe (fed-rsic) or a subset of one, the path of a recipe file, or hf://USER/NAME.",
+            autocompletion=completion.recipes,
+        ),
     ],
     alpha: Alpha = None,
     clients: Clients = None,
@@ -76,6 +85,7 @@ def build(
     \b
     Examples:
       fedkit build fed-rsic --sample
+      fedkit build fed-ucmerced --sample
       fedkit build fed-rsic --alpha 0.5 --sources ~/datasets
       fedkit build fed-rsic --subset fed-ucmerced --clients 20 --seed 1 --out data/ucm-20
       fedkit build fed-rsic --partition pathological --set classes_per_client=5 --dry-run
@@ -154,7 +164,7 @@ def new(
 
 
 def resplit(
-    manifest: Annotated[Path, typer.Argument(help="A built manifest.json or its folder.")],
+    manifest: Built,
     out: Annotated[Path, typer.Option(help="Folder to write.")],
     alpha: Alpha = None,
     clients: Clients = None,
@@ -197,7 +207,7 @@ def resplit(
 
 
 def split_sites(
-    manifest: Annotated[Path, typer.Argument(help="A built manifest.json or its folder.")],
+    manifest: Built,
     out: Annotated[Path, typer.Option(help="Folder to create, with one folder per site in it.")],
     group: Annotated[int, typer.Option(help="Number of clients per folder.")] = 1,
     json: Json = False,
@@ -218,7 +228,12 @@ def split_sites(
 
 
 def inspect(
-    manifest: Annotated[str, typer.Argument(help="A built manifest.json or its folder, or hf://USER/NAME.")],
+    manifest: Annotated[
+        str,
+        typer.Argument(
+            help="A built manifest.json or its folder, or hf://USER/NAME.", autocompletion=completion.datasets
+        ),
+    ],
     subset: Subsets = None,
     clients: Annotated[int, typer.Option(min=0, help="Maximum number of clients to list.")] = 40,
     plot: Annotated[
@@ -264,7 +279,7 @@ def verify(manifest: Path, json: bool) -> None:
 
 
 def publish(
-    manifest: Annotated[Path, typer.Argument(help="A built manifest.json or its folder.")],
+    manifest: Built,
     repo: Annotated[
         str, typer.Option(metavar="USER/NAME", help="The dataset repository; created if it does not exist.")
     ],

@@ -8,6 +8,7 @@ import os
 import re
 import signal
 import sys
+import time
 from contextlib import contextmanager
 from io import TextIOWrapper
 from pathlib import Path
@@ -27,6 +28,7 @@ HELP = "fedkit.help"
 """Key of a context's ``meta``: the command whose ``--help`` says more than that of the context's own."""
 
 _INTERRUPTED = 130
+_BETWEEN_LINES = 5.0  # seconds
 _UNWRITTEN = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EFBIG, errno.EBADF)
 _SUGGESTED = re.compile(r"\(?(Did you mean [^?]*\?).*", re.DOTALL)
 _ENDLESS = re.compile(r"\S{300,}")
@@ -78,9 +80,15 @@ def without_pandas() -> None:
 
 @contextmanager
 def bars(*, quiet: bool) -> Iterator[Callable[[str], Callable[..., None]]]:
-    """Makes progress callbacks ``(done, total[, words])`` by name: bars on the standard error if it is a terminal."""
-    if quiet or not sys.stderr.isatty():
+    """Makes progress callbacks ``(done, total[, words])`` by name, for the standard error.
+
+    A terminal gets bars; a file or a pipe gets a line now and then, and none of what is done soon.
+    """
+    if quiet:
         yield lambda _: lambda *_: None
+        return
+    if not sys.stderr.isatty():
+        yield _lines
         return
     from rich import progress as rich
     from rich.console import Console
@@ -102,6 +110,19 @@ def bars(*, quiet: bool) -> Iterator[Callable[[str], Callable[..., None]]]:
             return update
 
         yield bar
+
+
+def _lines(name: str) -> Callable[..., None]:
+    """A progress callback that prints a line every few seconds."""
+    last = time.monotonic()
+
+    def update(done: int, total: int, words: str = name) -> None:
+        nonlocal last
+        if time.monotonic() - last >= _BETWEEN_LINES:
+            last = time.monotonic()
+            say(f"{words}: {done:,} of {total:,} ..." if total else f"{words}: {done:,} ...")
+
+    return update
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from fedrsic_data.dataset import hub, manifest
 from fedrsic_data.dataset.local import is_address
 from fedrsic_data.dataset.recipe import Recipe, read_json
 from fedrsic_data.errors import ManifestError, OutputError, UsageError
-from fedrsic_data.recipes import from_json, load, override, pinned, shipped
+from fedrsic_data.recipes import from_json, is_shipped, load, override, pinned
 from fedrsic_data.settings import suggest
 from fedrsic_data.sources.locate import Places
 
@@ -84,7 +84,7 @@ def built(recipe: Recipe, out: Path, where: str, places: Places | None = None, l
 def is_recipe(name_or_path: str) -> bool:
     """Whether it names a recipe; a folder or file of that name comes before a shipped recipe."""
     if not os.path.isfile(name_or_path):  # pathlib raises on names that are too long
-        return name_or_path in shipped() and not Path(name_or_path).is_dir()
+        return is_shipped(name_or_path) and not Path(name_or_path).is_dir()
     try:
         data = read_json(Path(name_or_path))
     except ManifestError:

@@ -8,6 +8,7 @@ from typing import Any
 
 from fedrsic_data.dataset.recipe import check_version, read_json
 from fedrsic_data.errors import UsageError
+from fedrsic_data.recipes.override import override
 from fedrsic_data.settings import suggest
 
 
@@ -22,8 +23,25 @@ def shipped() -> dict[str, Path]:
     return {path.stem: path for path in sorted(folder().glob("*.json"))}
 
 
+def subsets() -> dict[str, list[str]]:
+    """The subsets of shipped recipes that have several, each with the names of those recipes."""
+    found: dict[str, list[str]] = {}
+    for name, path in shipped().items():
+        known = read_json(path)["subsets"]
+        for subset in known if len(known) > 1 else ():
+            found.setdefault(subset, []).append(name)
+    return found
+
+
+def is_shipped(name: str) -> bool:
+    """Whether ``load`` knows a recipe by this name."""
+    return name in shipped() or name in subsets()
+
+
 def load(name_or_path: str) -> dict[str, Any]:
     """A recipe's JSON by the name of a shipped one or by path. A built manifest gives the recipe it was built from.
+
+    The name of a subset gives its recipe with that subset alone, under the name of the subset.
 
     Raises:
         UsageError: There is no such recipe.
@@ -34,10 +52,22 @@ def load(name_or_path: str) -> dict[str, Any]:
     if name_or_path in recipes:
         path = recipes[name_or_path]
     elif not os.path.isfile(name_or_path):  # pathlib raises on names that are too long
-        raise UsageError(f"{name_or_path!r} is no recipe file or shipped recipe{suggest(name_or_path, recipes)}")
+        return _subset(name_or_path)
     data = read_json(path)
     inner = data.get("recipe")
     if not isinstance(inner, dict):
         return data
     check_version(inner, path)
     return inner
+
+
+def _subset(name: str) -> dict[str, Any]:
+    """The recipe of one subset."""
+    known = subsets()
+    if name not in known:
+        raise UsageError(f"{name!r} is no recipe file or shipped recipe{suggest(name, [*shipped(), *known])}")
+    if len(known[name]) > 1:
+        commands = (f"fedkit build {recipe} --subset {name}" for recipe in known[name])
+        raise UsageError(f"{name!r} is a subset of several recipes; choose one: {', or '.join(commands)}")
+    data = override(read_json(shipped()[known[name][0]]), subsets=[name])
+    return data | {"name": name, "title": data["subsets"][name].get("title", data.get("title", ""))}

@@ -52,11 +52,13 @@ def curves(lines: Sequence[Mapping[str, Any]]) -> list[tuple[str, str, str]]:
 
 @contextmanager
 def view(console: Console, *, quiet: bool) -> Iterator[Callable[[Mapping[str, Any], int], None]]:
-    """Gives a callback for each line of ``metrics.jsonl`` and the rounds in all; draws where there is a terminal.
+    """Gives a callback for each line of ``metrics.jsonl`` and the rounds in all.
+
+    It draws where there is a terminal, and prints a line per round elsewhere.
 
     Args:
-        console: Where to draw.
-        quiet: Draw nothing.
+        console: Where to draw or print.
+        quiet: Do neither.
     """
     from rich.live import Live
     from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
@@ -67,8 +69,11 @@ def view(console: Console, *, quiet: bool) -> Iterator[Callable[[Mapping[str, An
     task = progress.add_task("rounds", total=None, visible=False)
     lines: list[Mapping[str, Any]] = []
 
-    if quiet or not console.is_terminal:
+    if quiet:
         yield lambda _line, _rounds: None
+        return
+    if not console.is_terminal:
+        yield lambda line, rounds: console.out(_in_words(line, rounds), highlight=False)
         return
     with Live(console=console, transient=True, refresh_per_second=4) as live:
 
@@ -81,6 +86,12 @@ def view(console: Console, *, quiet: bool) -> Iterator[Callable[[Mapping[str, An
             live.update(_drawn(progress, curves(lines)))
 
         yield update
+
+
+def _in_words(line: Mapping[str, Any], rounds: int) -> str:
+    """A round in one line: its number, its loss and the first figures, if it was evaluated."""
+    numbers = [f"{name} {value}" for name, _, value in curves([line])]
+    return plain(f"round {line['round']} of {rounds}: {', '.join(numbers) or 'nothing was learned'}")
 
 
 def _drawn(progress: RenderableType, rows: Sequence[tuple[str, str, str]]) -> RenderableType:
