@@ -140,6 +140,7 @@ def train(
       fedkit train fedpgp --manifest data/fed-rsic --engine flower --flower.cpus 2
       fedkit train fedpgp --manifest data/fed-rsic --engine flower --dp.noise 0.5
     """
+    from fedrsic_data import recipes
     from fedrsic_data.derive import find
     from fedrsic_data.files.cache import cache_folder
     from fedrsic_data.sources.locate import Places
@@ -156,7 +157,15 @@ def train(
         built = find.folder(manifest, sample=sample, places=places, needed=subset or [], listener=listener)
     with _training(quiet=json) as hears:
         wanted = run.configs(method, built, subset or [], sets)
-        results = run.train_all(wanted, out, overwrite=overwrite, cache=cache_folder(), listener=hears, engine=where)
+        results = run.train_all(
+            wanted,
+            out,
+            overwrite=overwrite,
+            cache=cache_folder(),
+            listener=hears,
+            engine=where,
+            varied=recipes.varied,
+        )
     answer(answers.trained(results, sets), json)
     if not learned(results):
         raise FedkitError("all updates contained NaN or infinity, so nothing was learned; lower lr (--lr)")

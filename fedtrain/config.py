@@ -286,9 +286,9 @@ def identity_of(config: Mapping[str, Any], manifest: str, weights: Any) -> str:
 
 
 def lineage_of(config: Mapping[str, Any], manifest: str, weights: Any) -> str:
-    """Digest that is shared by runs that differ only in how many rounds they train: the longer goes on from the other.
+    """Digest that is shared by runs that differ only in their number of rounds: one goes on from the other.
 
-    Methods are not told the number of rounds, so no schedule depends on it.
+    Methods do not know the number of rounds, so no schedule depends on it.
     """
     return identity_of({key: value for key, value in config.items() if key != "rounds"}, manifest, weights)
 
@@ -305,6 +305,18 @@ def essence(config: Mapping[str, Any]) -> dict[str, Any]:
         if isinstance(data.get(part), Mapping):
             data[part] = {k: value for k, value in data[part].items() if k not in later or later[k] != value}
     return data
+
+
+def flat(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields that tell runs apart, as ``--set`` names them: ``dropout``, ``method.dropout``, ``dp.noise``.
+
+    Args:
+        config: As JSON has it.
+    """
+    fields = essence(config)
+    settings, noise = (fields.pop(part, None) or {} for part in ("method_settings", "dp"))
+    own = {f"method.{key}" if key in fields else key: value for key, value in settings.items()}
+    return {**fields, **{f"dp.{key}": value for key, value in noise.items()}, **own}
 
 
 def group(config: Mapping[str, Any], manifest: Manifest, weights: Any) -> str:
@@ -328,6 +340,7 @@ def told_of(manifest: Manifest, subset: str) -> dict[str, Any]:
         "digest": manifest.digest,
         "seed": recipe.seed,
         "sample": recipe.sample is not None,
+        "recipe": recipe.settings_of(subset),
         "sources": sorted(manifest.sources),
         "titles": {name: source.title for name, source in sorted(manifest.sources.items())},
         "partition": (recipe.subsets[subset].partition or recipe.partition)["name"],

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from importlib.metadata import version
@@ -12,24 +12,29 @@ from typing import Any
 
 from fedrsic_data import distribution
 from fedrsic_data.dataset.reader import Dataset, Subset
+from fedrsic_data.dataset.recipe import Recipe
 from fedrsic_data.errors import OutputError, UsageError, for_want_of_memory
 from fedrsic_data.files.atomic import file_digest, write
 from fedrsic_data.settings import Setting, decode, encode, local
 from fedtrain import methods, metrics
-from fedtrain.config import RunConfig, changed, group, identity, known_settings, lineage_of, to_json, told_of
+from fedtrain.config import RunConfig, changed, flat, group, identity, known_settings, lineage_of, to_json, told_of
 from fedtrain.engines.base import Engine, Outcome, Training
 from fedtrain.engines.local import InProcess
 from fedtrain.engines.rounds import figures
 from fedtrain.methods.base import Context
 from fedtrain.methods.lazy import torch
 from fedtrain.progress import QUIET, Listener
-from fedtrain.resolve import method_class, prepared, remark
+from fedtrain.resolve import method_class, prepared, remark, resolved
 from fedtrain.runs import seal
 from fedtrain.runs.files import EVENTS, RESULT, as_json
 from fedtrain.runs.folder import FORMAT, Result
-from fedtrain.runs.resume import holding, key_of, resumes
+from fedtrain.runs.names import folder_name
+from fedtrain.runs.resume import holding, holds, key_of, resumes
 
 _HERE = InProcess()
+
+Varied = Callable[[Recipe, str], Mapping[str, Any]]
+"""Gives the settings of a recipe that were changed, for one of its subsets; see ``recipes.varied``."""
 
 
 def draft(method: str, sets: Sequence[str]) -> RunConfig:
@@ -91,6 +96,7 @@ def train_all(
     cache: Path | None = None,
     listener: Listener = QUIET,
     engine: Engine = _HERE,
+    varied: Varied = lambda _recipe, _subset: {},
 ) -> list[Result]:
     """Train one config after another; all are checked before the first begins.
 
@@ -99,11 +105,12 @@ def train_all(
     Args:
         wanted: The runs; ``auto`` and None are resolved here.
         out: The run's folder, or the parent of a folder per subset; None:
-            ``runs/<method>-<dataset>-<subset>-seed<seed>``.
+            ``runs/METHOD-DATASET-SUBSET-seedN``, and before ``seedN`` what differs from defaults; see ``folder_name``.
         overwrite: Replace an existing run; it stays until the new one has finished a round.
         cache: Folder for what can be computed again (features of images); None: keep nothing.
         listener: Receives progress.
         engine: Where clients train.
+        varied: Gives the settings of a recipe that were changed, which the default folder's name contains.
 
     Raises:
         UsageError: A value of a config cannot be used with this dataset or machine, or ``out`` is an address.
@@ -111,7 +118,9 @@ def train_all(
         OutputError: A folder cannot be written, or holds another run or a damaged checkpoint.
     """
     local("--out", out or "")
-    jobs = [_checked(config, out / config.subset if out and len(wanted) > 1 else out, engine) for config in wanted]
+    jobs = [
+        _checked(config, out / config.subset if out and len(wanted) > 1 else out, engine, varied) for config in wanted
+    ]
     for job in jobs:
         resumes(job.folder, job.facts, overwrite=overwrite)
     return [_train(job, overwrite, cache, listener, engine) for job in jobs]
@@ -125,9 +134,12 @@ def train(
     cache: Path | None = None,
     listener: Listener = QUIET,
     engine: Engine = _HERE,
+    varied: Varied = lambda _recipe, _subset: {},
 ) -> Result:
     """Train a method on a subset; see ``train_all``."""
-    return train_all([config], out, overwrite=overwrite, cache=cache, listener=listener, engine=engine)[0]
+    return train_all([config], out, overwrite=overwrite, cache=cache, listener=listener, engine=engine, varied=varied)[
+        0
+    ]
 
 
 @dataclass(frozen=True)
@@ -141,13 +153,13 @@ class _Job:
     facts: dict[str, Any]
 
 
-def _checked(config: RunConfig, out: Path | None, engine: Engine) -> _Job:
+def _checked(config: RunConfig, out: Path | None, engine: Engine, varied: Varied) -> _Job:
     config, subset, rows = prepared(config)
     engine.check(config)
     if subset.entry.withheld and not engine.at_sites:
         raise UsageError(f"{config.manifest}: holds no images, which are at the sites; train with: fedkit flower run")
     facts = _facts(config, subset.dataset)
-    folder = out or _default_folder(config, facts)
+    folder = out or _default_folder(config, facts, subset.dataset, varied)
     if Path(os.path.realpath(folder)).is_relative_to(os.path.realpath(subset.dataset.folder)):
         raise OutputError(f"--out {folder}: is inside the dataset, which may hold nothing else; choose another")
     return _Job(config, subset, rows, folder, facts)
@@ -220,9 +232,20 @@ def _weights(config: RunConfig) -> dict[str, str]:
     return {key: file_digest(Path(path)) for key, path in named.items() if path and os.path.isfile(path)}
 
 
-def _default_folder(config: RunConfig, facts: Mapping[str, Any]) -> Path:
-    names = dict.fromkeys((config.method, facts["dataset"]["name"], config.subset, f"seed{config.seed}"))
-    return Path("runs") / "-".join(names)
+def _default_folder(config: RunConfig, facts: Mapping[str, Any], dataset: Dataset, varied: Varied) -> Path:
+    """The folder of a run by its name; earlier versions left out what was varied, and their folder serves the same run.
+
+    The number of rounds is left out, since a run that is to have more of them goes on.
+    """
+    usual = RunConfig(config.method, config.manifest, config.subset, seed=config.seed, rounds=config.rounds)
+    plain = flat(to_json(resolved(usual, dataset, method_class(config.method))))
+    here = flat(to_json(config))
+    changed = {key: here.get(key) for key in {**plain, **here} if here.get(key) != plain.get(key)}
+    parts = (config.method, facts["dataset"]["name"], config.subset)
+    words = {**varied(dataset.manifest.recipe, config.subset), **changed}
+    wanted = Path("runs") / folder_name(parts, words, config.seed)
+    before = Path("runs") / "-".join(dict.fromkeys((*parts, f"seed{config.seed}")))
+    return before if before != wanted and not wanted.exists() and holds(before, facts) else wanted
 
 
 def _result(context: Context, config: RunConfig, done: Outcome, engine: str) -> dict[str, Any]:

@@ -32,8 +32,8 @@ CONTRACT = {"dataset", "files", "report", "errors", "settings", "registry", "see
 CONTRACT |= {"distribution"}
 """The rooms of the data layer that trainers may see."""
 
-ABOVE = {"fedtrain.experiments"}
-"""The rooms of the trainers that stand above both layers, as ``cli.py`` does: they build what they train on."""
+ABOVE = {"fedtrain.experiments", "fedtrain.api"}
+"""The rooms of the trainers that stand above both layers, as ``cli.py`` does: they know recipes and datasets."""
 
 HEAVY = {"torch", "torchvision", "open_clip"}
 REGISTERED = {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -148,3 +149,30 @@ def test_a_sample_cannot_be_asked_for_and_taken_back() -> None:
         recipes.override(recipes.load("fed-rsic"), sample=True, sets=["sample=null"])
     taken = recipes.override(recipes.load("fed-rsic"), sample=True, sets=["sample.size=32"])
     assert recipes.from_json(taken, "test").sample.size == 32  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("name", recipes.shipped())
+def test_a_shipped_recipe_varies_nothing(name: str) -> None:
+    for sample in (False, True):
+        recipe = recipes.from_json(recipes.override(recipes.load(name), sample=sample), name)
+        assert [recipes.varied(recipe, subset) for subset in recipe.subsets] == [{}] * len(recipe.subsets)
+
+
+def test_the_settings_that_differ_from_the_shipped_recipe() -> None:
+    def varied(subset: str, **changes: Any) -> dict[str, Any]:
+        return recipes.varied(recipes.from_json(recipes.override(recipes.load("fed-rsic"), **changes), "x"), subset)
+
+    assert varied("fed-ucmerced", sets=["alpha=0.1"], subsets=["fed-ucmerced"]) == {"partition.alpha": 0.1}
+    assert varied("fed-ucmerced", sets=["subsets.fed-optimal.splits.test=0.5"]) == {}
+    assert varied("fed-ucmerced", sets=["seed=4", "splits.test=0.1", "shots=8", "layout.files=packed"]) == {
+        "data_seed": 4,
+        "shots": 8,
+        "splits.test": 0.1,
+    }
+    other = varied("fed-ucmerced", partitioner="iid")
+    assert (other.pop("partition"), other.pop("partition.clients")) == ("iid", 10)
+    assert varied("fed-ucmerced", sample=True, sets=["sample.size=32"]) == {"sample.size": 32}
+    assert varied("fed-ucmerced", sets=["sample={}"]) == {"sample": True}  # its name does not say so
+    mine = [varied("fed-ucmerced", sets=["name=mine", f"alpha={alpha}"]) for alpha in (0.1, 0.2)]
+    assert mine[0].keys() == mine[1].keys() == {"recipe"}
+    assert mine[0] != mine[1]

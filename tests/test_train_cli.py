@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -53,7 +54,9 @@ def test_train_one_subset(
     assert "procedural sample, not real data" in out
     assert "test/accuracy/worst_decile" in out
     assert "sent/floats per client and round" in out
-    assert "runs/softmax-fed-rsic-sample-fed-ucmerced-seed0: 2 rounds in" in out
+    (folder,) = Path("runs").iterdir()
+    assert re.fullmatch("softmax-fed-rsic-sample-fed-ucmerced-per_class-6-size-32-seed0-[0-9a-f]{8}", folder.name)
+    assert f"{folder}: 2 rounds in" in out
     assert "fedkit train softmax --manifest" in out
     assert "--seed 1" in out
     assert "training softmax on fed-ucmerced ...\n" in err
@@ -61,14 +64,10 @@ def test_train_one_subset(
     assert code == 0
     assert "was finished already" in out
     assert "training" not in err
-    code, out, err = command(*wanted, "--seed", 1, "--out", "runs/softmax-fed-rsic-sample-fed-ucmerced-seed0")
+    code, out, err = command(*wanted, "--seed", 1, "--out", folder)
     assert code == 1
-    assert err.splitlines()[-1].startswith(
-        "error: runs/softmax-fed-rsic-sample-fed-ucmerced-seed0: holds a run with seed=0, not 1;"
-    )
-    code, out, err = command(
-        *wanted, "--seed", 1, "--out", "runs/softmax-fed-rsic-sample-fed-ucmerced-seed0", "--overwrite"
-    )
+    assert err.splitlines()[-1].startswith(f"error: {folder}: holds a run with seed=0, not 1;")
+    code, out, err = command(*wanted, "--seed", 1, "--out", folder, "--overwrite")
     assert code == 0, err
 
 
@@ -99,7 +98,10 @@ def test_all_subsets_in_turn(command: Command, tmp_path: Path, monkeypatch: pyte
     assert "writing shards" in err
     header = next(line for line in out.splitlines() if "figure" in line)
     assert header.split() == ["figure", "fed-optimal", "fed-ucmerced"]
-    assert "fedkit compare runs/softmax-fed-rsic-fed-optimal-seed0 runs/softmax-fed-rsic-fed-ucmerced-seed0" in out
+    folders = sorted(Path("runs").iterdir())
+    assert f"fedkit compare {folders[0]} {folders[1]}" in out
+    for folder, subset in zip(folders, ("fed-optimal", "fed-ucmerced"), strict=True):
+        assert folder.name.startswith(f"softmax-fed-rsic-{subset}-sample-per_class-4-size-32-seed0-")
     code, out, err = command(*wanted, "--seed", 1, "--out", "here")
     assert code == 0, err
     assert "writing shards" not in err  # the twin is there
@@ -198,9 +200,9 @@ def test_real_methods_end_to_end(tmp_path: Path) -> None:
     assert run["counters"]["updates"] == 6
     width = run["counters"]["client_floats"] // 4
     assert run["counters"]["client_floats"] == 4 * width > 0
-    assert sorted(p.name for p in (tmp_path / "runs").iterdir()) == [
-        "fedpgp-fed-rsic-sample-fed-ucmerced-seed0",
-        "zeroshot-fed-rsic-sample-fed-ucmerced-seed0",
+    assert [p.name.rpartition("-")[0] for p in sorted((tmp_path / "runs").iterdir())] == [
+        "fedpgp-fed-rsic-sample-fed-ucmerced-clients-3-per_class-4-size-32-length-4-rank-2-seed0",
+        "zeroshot-fed-rsic-sample-fed-ucmerced-clients-3-per_class-4-size-32-seed0",
     ]
     table = fedkit("compare", "runs", cwd=tmp_path)
     assert table.returncode == 0, table.stderr

@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from fedrsic_data.dataset.schema import NOVEL, TRAIN
 from fedrsic_data.errors import ManifestError, UsageError, translated
-from fedrsic_data.settings import LATER, at_least, once, suggest
+from fedrsic_data.settings import LATER, at_least, encode, once, suggest
 
 SCHEMA = 1
 """Version of the recipe and manifest format."""
@@ -35,6 +35,9 @@ By = Literal["sample", "client", "group", "source"]
 """Unit that is held out: images of every client, clients, or natural users; or the splits of the source."""
 
 _RESERVED = ("manifest.json", "plan.parquet", "clients.parquet", "readme.md")
+
+_APART = ("fedkit", "name", "title", "seed", "subsets", "layout", "partition", "splits", "sources", "sample")
+"""Fields that ``Recipe.settings_of`` gives in another form, or that change no row of a subset."""
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}")
 _MOST_FILES = 300  # clients up to which each gets files of its own, in layout "auto"
@@ -201,6 +204,26 @@ class Recipe:
         """The partition of a subset: its name and settings."""
         own = self.subsets[subset].partition
         return self.partition if own is None else own
+
+    def settings_of(self, subset: str) -> dict[str, Any]:
+        """The settings that decide the rows of a subset, seed apart, as plain JSON values by name.
+
+        Those of a part have its name in front: ``partition`` is its name, ``partition.alpha`` a setting of it.
+        """
+        own, spec = self.subsets[subset], self.partition_of(subset)
+        parts = {
+            "partition": {key: value for key, value in spec.items() if key != "name"},
+            "splits": self.fractions(subset),
+            **{f"sources.{name}": its for name, its in self.sources.items() if name in own.sources},
+            "sample": {} if self.sample is None else encode(self.sample),
+        }
+        return {
+            **{key: encode(value) for key, value in vars(self).items() if key not in _APART},
+            "classes": own.classes,
+            "class_names": own.class_names,
+            "partition": spec.get("name"),
+            **{f"{part}.{key}": value for part, its in parts.items() for key, value in its.items()},
+        }
 
     def fractions(self, subset: str) -> dict[str, float]:
         """The held-out splits of a subset."""

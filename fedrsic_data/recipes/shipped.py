@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
+import hashlib
+import json
 import os
 from pathlib import Path
 from typing import Any
 
-from fedrsic_data.dataset.recipe import check_version, read_json
+from fedrsic_data.dataset.recipe import Recipe, SampleSettings, check_version, read_json
 from fedrsic_data.errors import UsageError
 from fedrsic_data.recipes.override import override
-from fedrsic_data.settings import suggest
+from fedrsic_data.recipes.resolve import from_json
+from fedrsic_data.settings import encode, suggest
 
 
 def folder() -> Path:
@@ -36,6 +40,31 @@ def subsets() -> dict[str, list[str]]:
 def is_shipped(name: str) -> bool:
     """Whether ``load`` knows a recipe by this name."""
     return name in shipped() or name in subsets()
+
+
+def varied(recipe: Recipe, subset: str) -> dict[str, Any]:
+    """The settings of a built recipe that differ from those of the shipped recipe of its name.
+
+    Args:
+        recipe: Spelled out.
+        subset: Which of its subsets; the others make no difference.
+
+    Returns:
+        Name -> value, as ``Recipe.settings_of`` names them, and ``data_seed``, and ``sample`` for a sample whose name
+        does not say so; for a recipe that is not shipped, its digest as ``recipe``.
+    """
+    name = recipe.name.removesuffix("-sample") if recipe.sample else recipe.name
+    data = load(name) if is_shipped(name) else {}
+    if subset not in data.get("subsets", {}):
+        text = json.dumps({**encode(recipe), "title": ""}, sort_keys=True)
+        return {"recipe": hashlib.sha256(text.encode()).hexdigest()}
+    plain = dataclasses.replace(from_json(data, name), sample=SampleSettings() if recipe.sample else None)
+    here = {"sample": recipe.name == name and recipe.sample is not None, "data_seed": recipe.seed}
+    here |= recipe.settings_of(subset)
+    there = {"sample": False, "data_seed": plain.seed, **plain.settings_of(subset)}
+    if here["partition"] != there["partition"]:
+        there = {key: value for key, value in there.items() if not key.startswith("partition.")}
+    return {key: here.get(key) for key in {**there, **here} if here.get(key) != there.get(key)}
 
 
 def load(name_or_path: str) -> dict[str, Any]:

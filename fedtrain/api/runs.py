@@ -140,7 +140,7 @@ def train(
         method: The name of a method; see ``fedkit list methods``.
         data: A subset; or a dataset, opened or by its path or address, with ``subset`` where it has several.
         subset: Which subset of the dataset.
-        out: The run's folder; None: ``runs/METHOD-DATASET-SUBSET-seedN``.
+        out: The run's folder; None: ``runs/METHOD-DATASET-SUBSET-seedN``, with the settings that were changed.
         overwrite: Replace another run in the folder.
         engine: ``local``, in this process, or ``flower``, in its simulation.
         listener: Receives the progress.
@@ -151,6 +151,7 @@ def train(
         UsageError: An unknown method, subset or setting, or a value that cannot be used with this dataset.
         OutputError: The folder cannot be written, or holds another run.
     """
+    from fedrsic_data import recipes
     from fedtrain import engines, run
 
     if not isinstance(overwrite, bool):
@@ -166,6 +167,7 @@ def train(
             cache=cache_folder(),
             listener=listener,
             engine=engines.chosen(engine),
+            varied=recipes.varied,
         )
     )
 

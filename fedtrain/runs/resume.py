@@ -13,7 +13,7 @@ from typing import Any
 from fedrsic_data.errors import OutputError
 from fedrsic_data.files import atomic, lock, ownership
 from fedrsic_data.files.atomic import write, writing
-from fedtrain.config import essence, identity_of, lineage_of
+from fedtrain.config import flat, identity_of, lineage_of
 from fedtrain.runs.checkpoint import rounds_done
 from fedtrain.runs.files import CHECKPOINT, CLOCK, CONFIG, EVENTS, METRICS, RESULT, STATE, as_json, known
 from fedtrain.runs.folder import FORMAT, Result, content, load, value_at
@@ -119,8 +119,16 @@ def _key(facts: Mapping[str, Any]) -> str:
     return str(facts.get("states", facts["run"]))
 
 
+def holds(folder: Path, facts: Mapping[str, Any]) -> bool:
+    """Whether a folder holds this run, with any number of rounds."""
+    try:
+        return _told(content(folder / CONFIG)) == _told(facts)
+    except OutputError:
+        return False
+
+
 def resumes(folder: Path, facts: Mapping[str, Any], *, overwrite: bool) -> int | None:
-    """How many rounds of this run a folder holds, if it holds this run, started or finished; otherwise None.
+    """The number of rounds of this run that a folder holds; None if it does not hold this run, started or finished.
 
     A run is the same with another number of rounds, as long as it has not trained more. A run that has no checkpoint
     yet has nothing to lose and gives way to another.
@@ -271,21 +279,13 @@ def _told(facts: Mapping[str, Any]) -> dict[str, Any]:
 def _difference(there: Mapping[str, Any], here: Mapping[str, Any]) -> str:
     """Describe how the existing run in a folder differs from the requested one."""
     if isinstance(there.get("config"), dict):
-        old, new = _flat(there["config"]), _flat(here["config"])
+        old, new = flat(there["config"]), flat(here["config"])
         if value_at(there, "dataset.digest") != here["dataset"]["digest"]:
             return f"holds a run on another dataset, {value_at(there, 'config.manifest')} as it then was"
         if there.get("weights") != here["weights"]:
             return f"holds a run with other weights in the file of {' or '.join(here['weights']) or 'clip'}"
         for key in {**new, **old}:
-            if old.get(key) != new.get(key):
+            if key != "rounds" and old.get(key) != new.get(key):
                 held, wanted = (one.get(key, config["config"].get(key)) for one, config in ((old, there), (new, here)))
                 return f"holds a run with {key}={json.dumps(held)}, not {json.dumps(wanted)}"
     return "holds another run"
-
-
-def _flat(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields that tell runs apart, the number of rounds apart, with the method's settings among them."""
-    fields = {key: value for key, value in essence(config).items() if key != "rounds"}
-    settings = fields.pop("method_settings", None)
-    own = settings if isinstance(settings, dict) else {}
-    return {**fields, **{f"method.{key}" if key in fields else key: value for key, value in own.items()}}
