@@ -54,7 +54,7 @@ def varied(recipe: Recipe, subset: str) -> dict[str, Any]:
         does not say so; for a recipe that is not shipped, its digest as ``recipe``.
     """
     name = recipe.name.removesuffix("-sample") if recipe.sample else recipe.name
-    data = load(name) if is_shipped(name) else {}
+    data = load(name) if name in shipped() or len(subsets().get(name, ())) == 1 else {}
     if subset not in data.get("subsets", {}):
         text = json.dumps({**encode(recipe), "title": ""}, sort_keys=True)
         return {"recipe": hashlib.sha256(text.encode()).hexdigest()}
