@@ -173,7 +173,9 @@ def train(
 
 @app.command(short_help="Run datasets x methods x seeds from one file, and make its tables.")
 def experiment(
-    file: Annotated[Path, typer.Argument(help="The experiment: a JSON file; see docs/experiments.md.")],
+    file: Annotated[
+        str, typer.Argument(help="A JSON file, see docs/experiments.md; or one of: fedkit list experiments.")
+    ],
     out: Annotated[Path | None, typer.Option(help="Its folder; default: experiments/NAME.")] = None,
     jobs: Annotated[int, typer.Option(min=1, help="Runs at once, each in a process of its own.")] = 1,
     gpus: Annotated[str | None, typer.Option(metavar="0,1", help="GPUs that the processes share.")] = None,
@@ -189,6 +191,7 @@ def experiment(
 
     \b
     Examples:
+      fedkit experiment prompt-methods
       fedkit experiment table.json --dry-run
       fedkit experiment table.json --jobs 2 --table latex
       fedkit experiment table.json --gpus 0,1 --only fedpgp
@@ -200,22 +203,28 @@ def experiment(
     answers.check(table)
     wanted = spec.load(file)
     place = out or Path("experiments") / wanted.name
+    from fedrsic_data.build.pipeline import BuildListener
     from fedtrain.experiments import run
 
     if dry_run:
         answer(answers.listed(*run.planned(wanted, place, only)), json)
         return
-    progress = run.Progress(lambda words: say(words, quiet=json), lambda *done: say(answers.line(*done), quiet=json))
-    done = run.run(
-        wanted,
-        place,
-        jobs=max(jobs, len(gpus.split(","))) if gpus else jobs,
-        gpus=gpus.split(",") if gpus else (),
-        only=only,
-        places=Places(folder=sources) if sources else None,
-        cache=cache_folder(),
-        progress=progress,
-    )
+    with _training(quiet=json) as training:
+        done = run.run(
+            wanted,
+            place,
+            jobs=max(jobs, len(gpus.split(","))) if gpus else jobs,
+            gpus=gpus.split(",") if gpus else (),
+            only=only,
+            places=Places(folder=sources) if sources else None,
+            cache=cache_folder(),
+            progress=run.Progress(
+                lambda words: say(words, quiet=json),
+                lambda *ended: say(answers.line(*ended), quiet=json),
+                BuildListener(step=telling(quiet=json)),
+                training,
+            ),
+        )
     answer(answers.finished(done, table), json)
     if done.failed:
         raise typer.Exit(1)
@@ -359,18 +368,18 @@ def report(
     answer(html.report(paths, out, images=images), json)
 
 
-@app.command("list", short_help="List recipes, sources, partitioners and methods.")
+@app.command("list", short_help="List recipes, sources, partitioners, methods and experiments.")
 def list_(
     what: Annotated[
         str | None,
         typer.Argument(
-            metavar="[recipes|sources|partitioners|methods]",
-            autocompletion=lambda: ["recipes", "sources", "partitioners", "methods"],
+            metavar="[recipes|sources|partitioners|methods|experiments]",
+            autocompletion=lambda: ["recipes", "sources", "partitioners", "methods", "experiments"],
         ),
     ] = None,
     json: Json = False,
 ) -> None:
-    """List the recipes, sources, partitioners and methods.
+    """List the recipes, sources, partitioners and methods, or the experiments that come with fedkit.
 
     \b
     Examples:
@@ -382,6 +391,11 @@ def list_(
         from fedtrain.report import answers
 
         answer(answers.methods(), json)
+        return
+    if what == "experiments":
+        from fedtrain.experiments import answers as experiments
+
+        answer(experiments.shipped(), json)
         return
     from fedrsic_data.cli import listing
 

@@ -1,35 +1,50 @@
-"""Repetitions of an experiment, and the orders of methods that they support.
+"""The repetitions of an experiment that draws its datasets anew for each seed, and the orders that they support.
 
-A repetition draws everything anew: its pictures (``sample.seed``), their split and their clients
-(``seed``), and the weights that training starts from (the run's seed). Learning rates are chosen on repetitions whose
-pictures are in none of those that are judged.
+    fedkit experiment prompt-methods
+    python benchmarks/repetitions.py experiments/prompt-methods
+    python benchmarks/repetitions.py experiments/label-methods --backbone backbone.safetensors
+
+A repetition has new pictures, a new split and partition, and new weights; this refuses repetitions that share a
+picture. It prints, for each kind of dataset, rows that train nothing, which show how much of a metric a method owes to
+its learning; in how many repetitions a row is above another; and the orders that hold.
+
+Rows that train nothing, with single labels: ``majority class``, where a client says the class that most of its
+training rows have; ``zero-shot, own classes``, CLIP's own text among the classes that the client has in training; and
+``class means``, the class whose mean frozen feature is nearest, of the training rows of all clients, or of the
+client's own rows and classes. With several labels: ``label frequencies``, how frequent each label is in all training
+rows, or in those of the image's client; and ``class means``, whether the features of the frozen backbone are nearer to
+the mean of the images with the label or without (no probabilities, so average precisions only).
 """
 
 from __future__ import annotations
 
+import argparse
 import hashlib
+import json
 import statistics
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import torch
+from safetensors.torch import load_file
+from torch.nn import functional
+
 import fedrsic_data
-
-JUDGED = (0, 1, 2, 3, 4)
-"""Repetitions whose test rows are in the tables."""
-
-CHOSEN = (100, 101, 102)
-"""Repetitions on whose validation rows learning rates are chosen."""
-
-UNIT = "A repetition has new pictures, a new split and partition, and new weights"
+from fedrsic_data.dataset.reader import Subset
+from fedrsic_data.files.cache import cache_folder
+from fedtrain.experiments import run, spec
+from fedtrain.methods.base import Context
+from fedtrain.methods.networks import multilabel
+from fedtrain.methods.networks.album import Album, Pictures, normalised
+from fedtrain.methods.prompts.inputs import TEMPLATE, Classes, FeatureRows, Images
+from fedtrain.metrics import accuracy, mean
+from fedtrain.models import clip, label_transformer
+from fedtrain.report import seed_table
+from fedtrain.runs.folder import load
 
 ENOUGH = 0.8  # of the repetitions: an order is stated from here on
 
 Figures = Mapping[str, float]
-
-
-def drawn(repetition: int) -> list[str]:
-    """The ``--set`` texts of a repetition."""
-    return [f"seed={repetition}", f"sample.seed={repetition}"]
 
 
 def pictures(dataset: Path) -> set[str]:
@@ -56,31 +71,116 @@ def apart(datasets: Mapping[int, Path]) -> None:
                 raise ValueError(f"repetitions {owner[digest]} and {repetition} share pictures; they repeat nothing")
 
 
-def climbed(measure: Callable[[float], float], start: Iterable[int]) -> dict[float, float]:
-    """Figures by learning rate, of a grid 1, 3, 10, ... that goes on until the best rate is not at its edge.
+def untrained(subset: Subset, backbone: Path | None) -> dict[str, Figures]:
+    """Metrics of the test split by rows that train nothing, named as the trainer names them."""
+    found = _labels(subset, backbone) if subset.entry.multi_label else _scenes(subset)
+    return {row: {f"test/{name}": value for name, value in figures.items()} for row, figures in found.items()}
 
-    Args:
-        measure: The figure of a rate; more is better.
-        start: Places in the grid to begin with: -4 is 0.01, -3 is 0.03, 0 is 1.
+
+def _scenes(subset: Subset) -> dict[str, Figures]:
+    counts = tuple(subset.client(name).rows("train") for name in subset.clients)
+    tower = clip.load("tiny")
+    context = Context(subset, subset.clients, counts, 0, torch.device("cpu"), cache=cache_folder())
+    images = Images(context, tower)
+    train, test = images.rows("train"), images.rows("test")
+    classes = len(images.classes)
+    owned = [torch.bincount(train.labels[train.of(k)], minlength=classes) for k in range(len(counts))]
+    text = Classes(tower, images.classes).fixed(TEMPLATE)
+    everyone = [_means(train.images, train.labels, classes).T] * len(counts)
+    own = [_means(train.images[mine], train.labels[mine], classes).T for mine in map(train.of, range(len(counts)))]
+    never = [torch.where(held > 0, 0.0, -9.0) for held in owned]  # cosines are above -1
+    none = [torch.zeros(classes)] * len(counts)
+    blank = [torch.zeros_like(text.T)] * len(counts)
+    judged = {  # what a client classifies features with: a matrix, and what is added
+        "majority class": (blank, [held.float() for held in owned]),
+        "zero-shot, own classes": ([text.T] * len(counts), never),
+        "class means, all clients": (everyone, none),
+        "class means, own rows": (own, never),
+    }
+    return {name: _accuracies(*linear, test, novel=bool(images.novel)) for name, linear in judged.items()}
+
+
+def _means(images: torch.Tensor, labels: torch.Tensor, classes: int) -> torch.Tensor:
+    """The L2-normalised mean feature of each class, zeros for one without rows."""
+    sums = torch.zeros(classes, images.shape[1]).index_add_(0, labels, images)
+    return functional.normalize(sums, dim=1)
+
+
+def _accuracies(
+    matrices: Sequence[torch.Tensor], added: Sequence[torch.Tensor], test: FeatureRows, *, novel: bool
+) -> dict[str, float]:
+    """Metrics of a linear classifier of each client."""
+
+    def right(client: int, rows: slice) -> float:
+        scores = test.images[rows] @ matrices[client] + added[client]
+        return accuracy(int((scores.argmax(1) == test.labels[rows]).sum()), rows.stop - rows.start)
+
+    clients = range(len(matrices))
+    local = [right(client, test.of(client)) for client in clients]
+    rows = test.counts()
+    held = sorted(value for value, n in zip(local, rows, strict=True) if n)
+    found = {
+        "local/mean": mean(local),
+        "local/worst_decile": mean(held[: -(-len(held) // 10)]),
+        "pooled": sum(value * n for value, n in zip(local, rows, strict=True) if n) / sum(rows),
+    }
+    return found | ({"base/mean": mean(right(client, slice(0, len(test))) for client in clients)} if novel else {})
+
+
+def _labels(subset: Subset, backbone: Path | None) -> dict[str, Figures]:
+    clients, names = len(subset.clients), subset.classes
+    album = Album(subset, "labels", len(names), 64, torch.device("cpu"), 2**30)
+    train = [album.client(k) for k in range(clients)]
+    (test,) = album.split("test")
+    everyone = torch.cat([held.targets for held in train]).float()
+    own = torch.stack([held.targets.float().mean(0) for held in train])
+    count = len(test.targets)
+    found = {
+        "label frequencies": _precisions(everyone.mean(0).expand(count, -1), test, clients),
+        "own label frequencies": _precisions(own[test.owner], test, clients),
+    }
+    if backbone is None:
+        return found
+    network = label_transformer.backbone().eval().requires_grad_(False)
+    network.load_state_dict({n: v for n, v in load_file(backbone).items() if not n.startswith("fc.")})
+    known, asked = (
+        torch.cat([functional.normalize(network(normalised(part)).mean((2, 3)), dim=1) for part in images.split(64)])
+        for images in (torch.cat([held.images for held in train]), test.images)
+    )
+    with_, without = (functional.normalize(mask.T @ known, dim=1) for mask in (everyone, 1 - everyone))
+    means = _precisions(asked @ (with_ - without).T, test, clients)
+    return found | {"class means": {name: value for name, value in means.items() if name.endswith("AP")}}
+
+
+def _precisions(scores: torch.Tensor, test: Pictures, clients: int) -> dict[str, float]:
+    held = sorted(v for v in multilabel.overlap(scores, test.targets, test.owner, clients).tolist() if v == v)
+    return {
+        **multilabel.figures(scores, test.targets, top=3),
+        "O-F1 of clients/mean": mean(held),
+        "O-F1 of clients/worst_decile": mean(held[: -(-len(held) // 10)]),
+    }
+
+
+def measured(folder: Path, backbone: Path | None) -> dict[str, dict[str, list[Figures]]]:
+    """Kind of dataset -> row of its table -> metrics of each repetition.
+
+    Raises:
+        ValueError: Two repetitions share a picture.
     """
-    found = {place: measure(rate(place)) for place in sorted(start)}
-    while (best := max(found, key=found.__getitem__)) in (min(found), max(found)):
-        beyond = best - 1 if best == min(found) else best + 1
-        found[beyond] = measure(rate(beyond))
-    return {rate(place): found[place] for place in sorted(found)}
-
-
-def rate(place: int) -> float:
-    """A learning rate by its place in the grid."""
-    return float(f"{'31'[place % 2 == 0]}e{place // 2}")
-
-
-def spread(runs: Sequence[Figures], name: str) -> str:
-    """Mean and standard deviation over repetitions; empty for a figure that a method does not have."""
-    if not all(name in figures for figures in runs):
-        return ""
-    values = [figures[name] for figures in runs]
-    return f"{statistics.mean(values):.1f}" + (f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else "")
+    datasets, runs = run.planned(spec.load(folder / run.SPEC), folder)
+    kinds: dict[str, dict[str, list[Figures]]] = {}
+    for facts in dict.fromkeys(json.dumps(one.facts) for one in datasets):
+        mine = [one for one in datasets if json.dumps(one.facts) == facts]
+        apart({one.seed or 0: Path(one.place) for one in mine})
+        for dataset in mine:
+            for subset in map(fedrsic_data.open(dataset.place).subset, dataset.subsets):
+                rows = kinds.setdefault(f"{subset.name} {facts}", {})
+                for one in runs:
+                    if (one.dataset.place, one.subset) == (dataset.place, subset.name):
+                        rows.setdefault(one.facts["method"], []).append(load(one.folder).data["figures"])
+                for name, figures in untrained(subset, backbone).items():
+                    rows.setdefault(name, []).append(figures)
+    return kinds
 
 
 def wins(rows: Mapping[str, Sequence[Figures]], name: str) -> list[str]:
@@ -106,3 +206,34 @@ def order(rows: Mapping[str, Sequence[Figures]], one: str, other: str, name: str
 
 def _above(one: Sequence[Figures], other: Sequence[Figures], name: str) -> int:
     return sum(a[name] > b[name] for a, b in zip(one, other, strict=True))
+
+
+def table(rows: Mapping[str, Sequence[Figures]], metrics: Sequence[str]) -> str:
+    """The metrics of every row in Markdown."""
+    cells = {
+        (row, metric): {i: figures[metric] for i, figures in enumerate(runs) if metric in figures}
+        for row, runs in rows.items()
+        for metric in metrics
+    }
+    return seed_table.written(seed_table.fill(dict(zip(metrics, metrics, strict=True)), "method", cells), "markdown")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("experiment", type=Path, help="the folder of a finished experiment")
+    parser.add_argument("--backbone", type=Path, help="with several labels: the file that networks started from")
+    given = parser.parse_args()
+    for kind, rows in measured(given.experiment, given.backbone).items():
+        shared = [name for name in next(iter(rows.values()))[0] if name.startswith("test/")]
+        metric = next(name for name in shared if name in ("test/local/mean", "test/C-AP"))
+        print(
+            f"## {kind}\n\n{table(rows, shared)}\nIn how many of the repetitions a row is above another in {metric}:\n"
+        )
+        print("\n".join([*wins(rows, metric), ""]))
+        names = list(rows)
+        pairs = [(one, other) for i, one in enumerate(names) for other in names[i + 1 :]]
+        print("\n".join([*(order(rows, *pair, metric) for pair in pairs), ""]))
+
+
+if __name__ == "__main__":
+    main()

@@ -3,84 +3,90 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
+from safetensors.torch import save_file
 
+import fedrsic_data
+from fedrsic_data import recipes
+from fedrsic_data.derive import find
+from fedtrain.experiments import run, spec
+from fedtrain.experiments.spec import Experiment, MethodSpec
+from fedtrain.models import label_transformer
 from fedtrain.report import quickstart
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
-import label_methods  # noqa: E402
-import prompt_methods  # noqa: E402
 import repetitions  # noqa: E402
 
-
-def scenes(folder: Path) -> dict[int, Path]:
-    """The federations of the prompt benchmark, with few pictures a class."""
-    bench = prompt_methods.Bench(folder, rounds=1, per_class=4)
-    chosen = {n: bench.federation(n, validation=True) for n in repetitions.CHOSEN}
-    return chosen | {n: bench.federation(n) for n in repetitions.JUDGED}
+SMALL = {"prompt": {"sample.per_class": 4}, "label": {"clients": 2, "sample.users": 12}}
 
 
-def photographs(folder: Path) -> dict[int, Path]:
-    """Those of the label benchmark, with few users."""
-    bench = label_methods.Bench(folder, clients=2, users=12)
-    return {n: bench.federation(n) for n in (*repetitions.CHOSEN, *repetitions.JUDGED)}
+def small(name: str, **changes: Any) -> Experiment:
+    """An experiment that comes with fedkit, on few pictures."""
+    found = spec.load(name)
+    (data,) = found.datasets
+    sets = {**data.set, **SMALL[name.partition("-")[0]], **changes}
+    return replace(found, datasets=(replace(data, set=sets),))
 
 
-@pytest.mark.parametrize("federations", [scenes, photographs])
-def test_no_picture_is_in_two_repetitions(federations: Any, tmp_path: Path) -> None:
-    built = federations(tmp_path)
-    repetitions.apart(built)
-    each = [repetitions.pictures(path) for path in built.values()]
+def built(folder: Path, *experiments: Experiment) -> dict[int, Path]:
+    """The datasets of experiments, by number."""
+    datasets = [one for wanted in experiments for one in run.planned(wanted, folder)[0]]
+    for one in datasets:
+        assert one.recipe is not None
+        find.built(recipes.from_json(one.recipe, one.place), Path(one.place), one.place)
+    return dict(enumerate(Path(one.place) for one in datasets))
+
+
+@pytest.mark.parametrize("kind", SMALL)
+def test_no_picture_is_in_two_repetitions(kind: str, tmp_path: Path) -> None:
+    novel = {"base_to_novel": [False]} if kind == "prompt" else {}
+    chosen, judged = small(f"{kind}-rates"), small(f"{kind}-methods", **novel)
+    assert not {*chosen.seeds} & {*judged.seeds}
+    found = built(tmp_path, chosen, judged)
+    assert len(found) == len(chosen.seeds) + len(judged.seeds)
+    repetitions.apart(found)
+    each = [repetitions.pictures(path) for path in found.values()]
     assert len(set.union(*each)) == sum(map(len, each)) > 0
 
 
-def photographs(folder: Path) -> dict[int, Path]:
-    """Those of the label benchmark, with few users."""
-    bench = label_methods.Bench(folder, clients=2, users=12)
-    return {n: bench.federation(n) for n in (*repetitions.CHOSEN, *repetitions.JUDGED)}
-
-
-@pytest.mark.parametrize("federations", [scenes, photographs])
-def test_a_fixed_seed_of_the_sample_is_noticed(
-    federations: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for module in (prompt_methods, label_methods):
-        monkeypatch.setattr(module, "drawn", lambda repetition: [f"seed={repetition}"])
+@pytest.mark.parametrize("kind", SMALL)
+def test_a_fixed_seed_of_the_sample_is_noticed(kind: str, tmp_path: Path) -> None:
+    wanted = small(f"{kind}-methods", seed=[0, 1])
+    fixed = replace(wanted, datasets=(replace(wanted.datasets[0], redraw=False),), tables=())
     with pytest.raises(ValueError, match="share pictures"):
-        repetitions.apart(federations(tmp_path))
+        repetitions.apart(built(tmp_path, fixed))
 
 
 def test_base_to_novel_judges_the_pictures_of_its_repetition(tmp_path: Path) -> None:
-    bench = prompt_methods.Bench(tmp_path, rounds=1, per_class=4)
-    one, other = bench.federation(0), bench.federation(0, novel=True)
+    wanted = replace(small("prompt-methods"), seeds=(0,))
+    one, other = built(tmp_path, wanted).values()
     assert repetitions.pictures(one) == repetitions.pictures(other)
 
 
-def test_a_backbone_that_remembers_gives_what_it_computes() -> None:
-    torch.manual_seed(0)
-    backbone, images = label_methods.remembering(), torch.randn(3, 3, 64, 64)
-    computed = backbone.eval()(images)  # its parameters may still learn
-    assert computed.requires_grad
-    assert not backbone.features
-    backbone.requires_grad_(False)
-    torch.testing.assert_close(backbone(images), computed)
-    torch.testing.assert_close(backbone(images.flip(0)[:2]), computed.flip(0)[:2])
-    assert len(backbone.features) == 3
-    backbone.features.clear()
-
-
-def test_a_grid_goes_on_until_the_best_rate_is_not_at_its_edge() -> None:
-    found = repetitions.climbed(lambda rate: -abs(rate - 30.0), (-4, -3))
-    assert list(found) == [0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0]
-    assert list(repetitions.climbed(lambda rate: -rate if rate > 1e-4 else -1.0, (-5, -4))) == [
-        *(1e-4, 3e-4, 1e-3, 3e-3, 1e-2),
-    ]
+def test_rows_that_train_nothing_stand_beside_the_methods(tmp_path: Path) -> None:
+    wanted = replace(small("prompt-methods", clients=2), methods=("zeroshot",), seeds=(0, 1))
+    run.run(wanted, tmp_path / "prompts")
+    kinds = repetitions.measured(tmp_path / "prompts", None)
+    assert len(kinds) == 2
+    for rows in kinds.values():
+        assert next(iter(rows)) == "zeroshot"
+        assert len(rows) == 5
+        for figures in rows.values():
+            assert len(figures) == 2
+            assert all(0 <= one["test/local/mean"] <= 100 for one in figures)
+        assert "| zeroshot |" in repetitions.table(rows, ["test/local/mean"])
+    labels = built(tmp_path, replace(small("label-methods"), seeds=(0,)))
+    backbone = tmp_path / "backbone.safetensors"
+    save_file(label_transformer.backbone().state_dict(), backbone)
+    rows = repetitions.untrained(fedrsic_data.open(labels[0])["flair-100"], backbone)
+    assert list(rows) == ["label frequencies", "own label frequencies", "class means"]
+    assert all(0 <= figures["test/C-AP"] <= 100 for figures in rows.values())
 
 
 def test_an_order_needs_four_of_five_repetitions() -> None:
@@ -118,9 +124,26 @@ def test_the_docs_have_the_figures_of_the_result_files() -> None:
         assert each == [labels[method][figure] for method in head[1:]]
 
 
+@pytest.mark.parametrize("kind", SMALL)
+def test_experiments_take_the_rates_that_were_chosen_inside_of_the_grid(kind: str) -> None:
+    text = (ROOT / "benchmarks" / "results" / f"{kind}_methods.md").read_text(encoding="utf-8")
+    head, *rows = cells(text[text.index("## Learning rates") :], "| method |")
+    tried = {row[0]: {float(rate): float(v) for rate, v in zip(head[1:], row[1:], strict=True) if v} for row in rows}
+    grids, rates = (
+        {one.name or one.method: one.set["lr"] for one in spec.load(name).methods if isinstance(one, MethodSpec)}
+        for name in (f"{kind}-rates", f"{kind}-methods")
+    )
+    assert grids == {method: list(values) for method, values in tried.items()}
+    best = {method: max(values, key=values.__getitem__) for method, values in tried.items()}
+    assert rates == best
+    assert all(best[method] not in (grid[0], grid[-1]) for method, grid in grids.items())
+    judged = {row["method"]: row["lr"] for row in results(f"{kind}_methods") if row["lr"]}
+    assert {method: float(rate) for method, rate in judged.items()} == rates
+
+
 def test_the_tour_takes_the_rates_that_the_benchmark_chose() -> None:
     chosen = {row["method"]: row["lr"] for row in results("prompt_methods") if row["lr"]}
-    scenes = next(part for part in quickstart.TOUR if part.subset == prompt_methods.SUBSET)
+    scenes = next(part for part in quickstart.TOUR if part.subset in spec.load("prompt-methods").datasets[0].subsets)
     taken = {m: float(s.split("=")[1]) for m, sets in scenes.runs.items() for s in sets if s.startswith("lr=")}
     assert taken == {method: float(chosen[method]) for method in taken}
     assert len(taken) == 4

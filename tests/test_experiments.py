@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import shutil
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 from conftest import ROOT
 
+import fedrsic_data
 from fedrsic_data.errors import FedkitError, OutputError, UsageError
 from fedrsic_data.settings import decode
-from fedtrain.experiments import run
-from fedtrain.experiments.run import Finished, Progress
+from fedtrain.experiments import answers, run
+from fedtrain.experiments.run import Ended, Finished, Progress
 from fedtrain.experiments.spec import Experiment
 from fedtrain.runs.folder import load
 
@@ -63,6 +64,7 @@ def test_every_combination_is_one_run_and_its_table_has_their_means(done: Finish
         assert cell.values[one.seed] == load(one.folder).data["figures"]["test/local/mean"]
     assert {len(cell.values) for cell in table.cells.values()} == {2}
     assert sorted(tables(done.folder)) == ["1.csv", "1.md", "1.tex", "1.txt"]
+    assert "promptfl" in (done.folder / "report.html").read_text(encoding="utf-8")
     assert len({one.folder for one in done.runs}) == 8
     assert all("alpha-0." in one.name for one in done.runs)
 
@@ -70,8 +72,12 @@ def test_every_combination_is_one_run_and_its_table_has_their_means(done: Finish
 def test_a_finished_experiment_is_only_read(done: Finished) -> None:
     before = tables(done.folder)
     written = {one.name: (one.folder / "result.json").stat().st_mtime_ns for one in done.runs}
-    again = run.run(small(), done.folder)
+    ended: list[Ended] = []
+    again = run.run(small(), done.folder, progress=Progress(done=lambda one, *_: ended.append(one)))
     assert tables(again.folder) == before
+    assert not any(one.trained for one in ended)
+    assert answers.line(ended[2], 3, 8) == f"run 3 of 8: {done.runs[2].name} was finished already"
+    assert answers.line(Ended(done.runs[2]), 3, 8) == f"run 3 of 8: {done.runs[2].name}"
     assert {one.name: (one.folder / "result.json").stat().st_mtime_ns for one in again.runs} == written
 
 
@@ -86,7 +92,7 @@ def test_what_is_missing_is_made_again(done: Finished, tmp_path: Path) -> None:
     shutil.rmtree(runs[2].folder)
     shutil.rmtree(copy / "tables")
     seen: list[str] = []
-    again = run.run(small(), copy, progress=Progress(done=lambda one, *_: seen.append(one.name)))
+    again = run.run(small(), copy, progress=Progress(done=lambda one, *_: seen.append(one.run.name)))
     assert seen == [one.name for one in runs]
     assert tables(again.folder) == tables(done.folder)
 
@@ -109,10 +115,60 @@ def test_a_run_that_fails_is_named_and_the_others_go_on(
     assert {len(cell.values) for (row, _), cell in found.tables[0].cells.items() if row == "fedpgp"} == {1}
 
 
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_a_run_that_cannot_be_trained_stops_no_other(done: Finished, tmp_path: Path, jobs: int) -> None:
+    copy = Path(shutil.copytree(done.folder, tmp_path / "small"))
+    lost = {"method": "promptfl", "name": "lost", "set": {"held_out": "mars"}}
+    found = run.run(small(methods=[lost, *SMALL["methods"]]), copy, jobs=jobs)
+    assert sorted(found.failed) == sorted(one.name for one in found.runs if one.facts["method"] == "lost")
+    assert all("held_out=mars: fed-ucmerced has no such domain" in words for words in found.failed.values())
+    assert found.tables[0].cells == done.tables[0].cells
+    shown = answers.finished(found, "text").data
+    assert set(shown["failed"]) == set(found.failed)
+
+
+def test_a_dataset_can_be_drawn_anew_for_each_seed(tmp_path: Path) -> None:
+    (drawn,) = SMALL["datasets"]
+    sets = {"clients": 3, "sample.per_class": 4, "sample.size": 32}
+    wanted = small(
+        datasets=[drawn | {"redraw": True, "set": sets}],
+        methods=["zeroshot", {"method": "promptfl", "name": "prompts", "set": {"lr": 0.1}}],
+        tables=[{"metric": ["test/local/mean", "test/pooled"], "columns": ["metric"], "where": {"method": "prompts"}}],
+    )
+    found = run.run(wanted, tmp_path / "small")
+    assert [(one.seed, one.dataset.seed) for one in found.runs] == [(0, 0), (0, 0), (1, 1), (1, 1)]
+    for one in found.runs:
+        recipe = fedrsic_data.open(one.dataset.place).manifest.recipe
+        assert recipe.sample is not None
+        assert (recipe.seed, recipe.sample.seed) == (one.seed, one.seed)
+    (table,) = found.tables
+    assert list(table.cells) == [("prompts", "test/local/mean"), ("prompts", "test/pooled")]
+    for (_, metric), cell in table.cells.items():
+        assert cell.values == {
+            one.seed: load(one.folder).data["figures"][metric] for one in found.runs if one.facts["method"] == "prompts"
+        }
+    assert "test/pooled" in (found.folder / "tables" / "1.csv").read_text()
+
+
+def test_a_dataset_with_several_names_is_one_dataset(done: Finished, tmp_path: Path) -> None:
+    built = Path(done.runs[0].dataset.place)
+    (tmp_path / "other").symlink_to(built)
+    names = [str(built), f"{built}/", str(built / "manifest.json"), str(tmp_path / "other"), os.path.relpath(built)]
+    for other in names[1:]:
+        with pytest.raises(UsageError, match=r"^datasets: .* occurs twice.*; leave one of them out$"):
+            run.planned(small(datasets=[{"recipe": names[0]}, {"recipe": other}], tables=[]), tmp_path / "out")
+    with pytest.raises(UsageError, match=f"occurs twice, as {built}"):
+        run.planned(small(datasets=[{"recipe": str(built)}, *SMALL["datasets"]], tables=[]), tmp_path / "out")
+    (alone,) = run.planned(small(datasets=[{"recipe": names[2]}], tables=[]), tmp_path / "out")[0]
+    assert (alone.place, alone.facts) == (str(built), {"dataset": built.name})
+
+
 def test_some_runs_can_be_chosen(done: Finished, tmp_path: Path) -> None:
     copy = Path(shutil.copytree(done.folder, tmp_path / "small"))  # whose tables become those of fedpgp
     found = run.run(small(), copy, only="fedpgp")
     assert {one.method for one in found.runs} == {"fedpgp"}
+    others = {"metric": "test/local/mean", "columns": ["alpha"], "where": {"method": "promptfl"}}
+    assert not run.run(small(tables=[others]), copy, only="fedpgp").tables[0].cells
     with pytest.raises(UsageError, match="--only fedlgt: no run"):
         run.run(small(), copy, only="fedlgt")
 
@@ -131,23 +187,31 @@ def test_processes_give_the_same_bytes(done: Finished, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_killed_experiment_gives_the_same_tables(done: Finished, tmp_path: Path) -> None:
+def test_an_experiment_killed_again_and_again_gives_the_same_tables(done: Finished, tmp_path: Path) -> None:
     file, out = tmp_path / "small.json", tmp_path / "small"
     file.write_text(json.dumps(SMALL))
     command = [sys.executable, str(ROOT / "cli.py"), "experiment", str(file), "--out", str(out)]
-    process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True, env=dict(os.environ))
-    assert process.stderr is not None
-    for line in process.stderr:  # after the third of its runs, in the middle of the fourth
-        if line.startswith("run 3 of 8"):
-            break
-    time.sleep(0.5)
-    process.kill()
-    process.wait()
-    process.stderr.close()
+    moments = (  # the beginning of a line, and how often it has come: in a build, a first run, a fourth, and the last
+        ("writing shards", 2),
+        ("training", 1),
+        ("run 3 of 8", 1),
+        ("run 8 of 8", 1),
+    )
+    for words, times in moments:
+        process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True, env=dict(os.environ))
+        assert process.stderr is not None
+        met = itertools.accumulate(line.startswith(words) for line in process.stderr)
+        assert times in met, f"{words} did not come {times} times"
+        process.kill()
+        process.wait()
+        process.stderr.close()
     again = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert again.returncode == 0, again.stderr
     assert tables(out) == tables(done.folder)
     assert "alpha 0.1" in again.stdout
+    assert "run 3 of 8" in again.stderr
+    assert "training" not in again.stderr  # all of it was finished already, and says so
+    assert again.stderr.count(" was finished already\n") == 8
 
 
 def test_a_dry_run_builds_nothing(tmp_path: Path) -> None:
@@ -168,6 +232,25 @@ def test_a_dry_run_builds_nothing(tmp_path: Path) -> None:
         ({"methods": ["fedpgpp"]}, "did you mean 'fedpgp'?"),
         ({"methods": [{"method": "fedpgp", "set": {"rnak": 4}}]}, "did you mean 'rank'?"),
         ({"methods": ["promptfl", {"method": "promptfl"}]}, "occurs twice"),
+        ({"methods": ["promptfl", {"method": "promptfl", "set": {"run.rounds": 1}}], "tables": []}, "occurs twice"),
+        (
+            {
+                "methods": [{"method": "fedpgp", "set": {"rank": rank}} for rank in (2, 3)],
+                "tables": [{"metric": "x", "columns": ["alpha"]}],
+            },
+            "give one of the methods another name",
+        ),
+        ({"set": {"run.seed": 3}}, "set.seed: is given by the experiment's seeds"),
+        (
+            {"datasets": [{"recipe": "fed-rsic"}, {"recipe": "fed-rsic", "set": {"seed": 0}}], "tables": []},
+            "datasets: fed-rsic-",
+        ),
+        (
+            {"datasets": [{"recipe": "fed-rsic", "redraw": True, "set": {"seed": 0}}], "tables": []},
+            "datasets: redraw gives seed; leave it out of set",
+        ),
+        ({"tables": [{"metric": "x", "where": {"alhpa": 1}}]}, "tables: 'alhpa' does not vary; did you mean 'alpha'?"),
+        ({"tables": [{"metric": "x", "where": {"alpha": 7}}]}, 'tables: no run has where={"alpha": 7}'),
         ({"set": {"seed": 3}}, "set.seed: is given by the experiment's seeds"),
         ({"set": {"rounds": []}}, "set.rounds: is an empty list"),
         ({"datasets": [{"recipe": "fed-rsik"}]}, "did you mean 'fed-rsic'?"),
@@ -190,7 +273,7 @@ def test_a_bad_experiment_is_refused_before_anything_is_built(
 
 def test_a_metric_that_no_run_has_is_refused_with_the_nearest(done: Finished) -> None:
     with pytest.raises(UsageError, match=r"no run has the metric 'test/local/maen'; did you mean 'test/local/mean'\?"):
-        run.run(small(tables=[{"metric": "test/local/maen"}]), done.folder)
+        run.run(small(tables=[{"metric": "test/local/maen", "columns": ["alpha"]}]), done.folder)
 
 
 def test_a_metric_that_one_method_alone_has_is_taken(done: Finished, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -204,9 +287,26 @@ def test_a_metric_that_one_method_alone_has_is_taken(done: Finished, monkeypatch
     assert {row for row, _ in table.cells} == {"fedpgp"}
 
 
+def test_a_metric_of_some_datasets_is_taken(tmp_path: Path) -> None:
+    sets = {"base_to_novel": [False, True], "clients": 2, "sample.per_class": 4, "sample.size": 32}
+    (drawn,) = SMALL["datasets"]
+    novel = {"metric": ["test/base/mean", "test/novel/mean"], "columns": ["metric"]}
+    wanted = {
+        "datasets": [drawn | {"set": sets}],
+        "methods": ["zeroshot"],
+        "seeds": [0],
+        "tables": [novel | {"where": {"base_to_novel": True}}],
+    }
+    (table,) = run.run(small(**wanted), tmp_path / "small").tables
+    assert all(0 < cell.mean <= 100 for cell in table.cells.values())
+    assert len(table.cells) == 2
+    with pytest.raises(UsageError, match=r"no run has the metric 'test/base/mean'"):
+        run.run(small(**wanted | {"tables": [novel | {"where": {"base_to_novel": False}}]}), tmp_path / "small")
+
+
 def test_a_table_that_cannot_tell_runs_apart_is_refused(done: Finished) -> None:
     with pytest.raises(UsageError, match="do not tell .* add alpha"):
-        run.run(small(tables=[{"metric": "test/local/mean"}]), done.folder)
+        run.planned(small(tables=[{"metric": "test/local/mean"}]), done.folder)
 
 
 def test_a_file_among_the_tables_that_is_none_is_kept(done: Finished, tmp_path: Path) -> None:
@@ -219,6 +319,16 @@ def test_a_file_among_the_tables_that_is_none_is_kept(done: Finished, tmp_path: 
     (copy / "tables").symlink_to(tmp_path)
     with pytest.raises(OutputError, match="is a link; remove it"):
         run.run(small(), copy)
+
+
+def test_a_table_of_somebody_else_is_kept(done: Finished, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(done.folder, tmp_path / "small"))
+    mine = copy / "tables" / "1.tex"
+    mine.write_text("\\begin{table}\n" + mine.read_text() + "\\caption{Mine.}\n\\end{table}\n")
+    before = tables(copy)
+    with pytest.raises(OutputError, match=r"1\.tex: already exists and is not a table of fedkit; move it away"):
+        run.run(small(), copy)
+    assert tables(copy) == before
 
 
 def test_odd_gpus_and_jobs_are_refused(done: Finished) -> None:

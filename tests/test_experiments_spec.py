@@ -11,7 +11,8 @@ import pytest
 
 from fedrsic_data.errors import UsageError
 from fedrsic_data.settings import texts
-from fedtrain.experiments.spec import Experiment, MethodSpec, load, varied, varying
+from fedtrain.experiments import run
+from fedtrain.experiments.spec import Experiment, MethodSpec, load, shipped, varied, varying
 
 SMALL: dict[str, Any] = {
     "fedkit": 1,
@@ -46,6 +47,7 @@ def test_lists_of_values_are_varied_in_every_combination() -> None:
     ]
     assert list(varied({})) == [{}]
     assert varying({"alpha": [1, 2], "b": 3}, {"lr": [1]}) == ("alpha", "lr")
+    assert varying({"splits": [["test"]], "betas": [[1, 2], [3]]}) == ("betas",)
     assert texts({"alpha": 0.1, "name": "x", "flag": True, "none": None}) == [
         "alpha=0.1",
         "name=x",
@@ -71,6 +73,9 @@ def test_lists_of_values_are_varied_in_every_combination() -> None:
         ({"dataset": []}, "unknown key 'dataset'; did you mean 'datasets'?"),
         ({"tables": [{"metric": "x", "better": "most"}]}, "'most' is not one of higher, lower"),
         ({"tables": [{}]}, "'metric' is missing"),
+        ({"tables": [{"metric": ["x", "y"]}]}, "should have 'metric' if, and only if, metric is a list"),
+        ({"tables": [{"metric": "x", "columns": ["metric"]}]}, "if, and only if, metric is a list"),
+        ({"tables": [{"metric": ["x", "x"], "columns": ["metric"]}]}, "should be a metric, or several that differ"),
     ],
 )
 def test_a_bad_file_is_refused_in_one_line(tmp_path: Path, change: dict[str, Any], words: str) -> None:
@@ -98,3 +103,21 @@ def test_a_file_that_is_no_experiment_is_refused(tmp_path: Path, text: str) -> N
         load(path)
     with pytest.raises(UsageError, match="cannot be read"):
         load(tmp_path / "none.json")
+
+
+@pytest.mark.parametrize("name", shipped())
+def test_an_experiment_that_comes_with_fedkit_can_be_planned(name: str, tmp_path: Path) -> None:
+    found = load(name)
+    assert found.name == name
+    assert found.title
+    datasets, runs = run.planned(found, tmp_path)
+    assert len(runs) == len({one.folder for one in runs}) >= len(datasets) > 0
+    assert found.tables
+
+
+def test_a_name_that_is_mistyped_is_told_the_nearest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(UsageError, match="'prompt-method' is no file and no experiment .* mean 'prompt-methods'?"):
+        load("prompt-method")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "prompt-methods").write_text(json.dumps(SMALL))
+    assert load("prompt-methods").name == "small"  # a file comes first

@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from fedrsic_data.answer import Shown, together
+from fedrsic_data.answer import Shown, records, together
 from fedrsic_data.errors import UsageError
+from fedtrain.experiments import spec
 from fedtrain.report.seed_table import FORMS, written
 from fedtrain.runs.files import RESULT
 
 if TYPE_CHECKING:
     from fedtrain.experiments.plan import DataPlan, PlannedRun
-    from fedtrain.experiments.run import Finished
+    from fedtrain.experiments.run import Ended, Finished
 
 
 def check(form: str) -> None:
@@ -23,6 +24,16 @@ def check(form: str) -> None:
     """
     if form not in FORMS:
         raise UsageError(f"--table {form}: should be one of {', '.join(FORMS)}")
+
+
+def shipped() -> Shown:
+    """The experiments that come with fedkit."""
+    rows = []
+    for name, path in spec.shipped().items():
+        held = spec.load(path)
+        methods = dict.fromkeys(one if isinstance(one, str) else one.name or one.method for one in held.methods)
+        rows.append({"experiment": name, "methods": ", ".join(methods), "title": held.title})
+    return Shown({"experiments": rows}, together(["experiments", *records(rows)]))
 
 
 def listed(datasets: Sequence[DataPlan], runs: Sequence[PlannedRun]) -> Shown:
@@ -40,18 +51,17 @@ def listed(datasets: Sequence[DataPlan], runs: Sequence[PlannedRun]) -> Shown:
     return Shown(data, together(lines))
 
 
-def line(run: PlannedRun, number: int, runs: int, failed: str | None) -> str:
+def line(ended: Ended, number: int, runs: int) -> str:
     """A line of progress."""
-    return f"run {number} of {runs}: {run.name}" + (f" failed: {failed}" if failed else "")
+    how = f" failed: {ended.failed}" if ended.failed else "" if ended.trained else " was finished already"
+    return f"run {number} of {runs}: {ended.run.name}{how}"
 
 
 def finished(done: Finished, form: str) -> Shown:
     """The tables, and the runs that failed."""
     lines = [line for table in done.tables for line in [*written(table, form).splitlines(), ""]]
     failed = [f"failed: {name}: {words}" for name, words in done.failed.items()]
-    where = (
-        [] if form != "text" else [f"{done.folder}: {len(done.runs)} runs", f"next: fedkit report {done.folder}/runs"]
-    )
+    where = [] if form != "text" else [f"{done.folder}: {len(done.runs)} runs, tables and report.html"]
     data = {
         "folder": str(done.folder),
         "runs": [{"name": run.name, "folder": str(run.folder), "seed": run.seed, **run.facts} for run in done.runs],
@@ -63,6 +73,7 @@ def finished(done: Finished, form: str) -> Shown:
                     {
                         "row": row,
                         "column": column,
+                        "metric": c.metric,
                         "mean": c.mean,
                         "std": c.std,
                         "n": len(c.values),

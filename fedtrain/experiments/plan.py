@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
+import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,11 +14,14 @@ from typing import Any
 
 from fedrsic_data import recipes
 from fedrsic_data.dataset.local import is_address
+from fedrsic_data.dataset.manifest import located
+from fedrsic_data.dataset.reader import Dataset
 from fedrsic_data.derive import find
 from fedrsic_data.errors import UsageError
-from fedrsic_data.settings import encode, suggest, texts
+from fedrsic_data.settings import encode, texts
 from fedtrain import run
-from fedtrain.experiments.spec import AXES, DataSpec, Experiment, MethodSpec, varied, varying
+from fedtrain.config import essence, to_json
+from fedtrain.experiments.spec import AXES, METRIC, DataSpec, Experiment, MethodSpec, Values, varied, varying
 
 
 @dataclass(frozen=True)
@@ -26,14 +31,16 @@ class DataPlan:
     Attributes:
         place: Folder where it is or is built, or its address on the Hub.
         recipe: The recipe's JSON; None for a dataset that is built already.
-        subsets: Names of the subsets to train on; empty: all of a built dataset.
+        subsets: Names of the subsets to train on.
         facts: Its name and its settings that vary.
+        seed: The only seed whose runs train on it; None: all do.
     """
 
     place: str
     recipe: Mapping[str, Any] | None
     subsets: tuple[str, ...]
     facts: Mapping[str, Any]
+    seed: int | None = None
 
     @property
     def name(self) -> str:
@@ -70,51 +77,70 @@ class PlannedRun:
 
 
 def datasets(experiment: Experiment, out: Path) -> list[DataPlan]:
-    """Every dataset of an experiment.
+    """Every dataset of an experiment; those that are built already are opened.
 
     Raises:
-        UsageError: An unknown recipe, subset or setting.
+        UsageError: An unknown recipe, subset or setting, or two datasets that are the same.
+        ManifestError: A built dataset cannot be read.
     """
     found: dict[str, DataPlan] = {}
+    vary = varying(*(data.set for data in experiment.datasets))
     for data in experiment.datasets:
-        for one in _datasets(data, out, varying(*(d.set for d in experiment.datasets))):
-            if one.place in found:
-                raise UsageError(f"datasets: {data.recipe} with {json.dumps(dict(one.facts))} occurs twice")
-            found[one.place] = one
+        for key, one in [_built(data)] if _is_built(data) else _drawn(data, out, vary, experiment.seeds):
+            if (twin := found.setdefault(key, one)) is not one:
+                other = f", as {twin.name}" if twin.name != one.name else ""
+                raise UsageError(f"datasets: {one.name} occurs twice{other}; leave one of them out")
     return list(found.values())
 
 
-def _datasets(data: DataSpec, out: Path, vary: Sequence[str]) -> Iterator[DataPlan]:
-    if not find.is_recipe(data.recipe) and (is_address(data.recipe) or Path(data.recipe).exists()):
-        if data.set or data.sample or data.partition:
-            raise UsageError(f"datasets: {data.recipe} is built already; partition, sample and set are for recipes")
-        yield DataPlan(data.recipe, None, data.subsets, {"dataset": Path(data.recipe).name})
-        return
+def _is_built(data: DataSpec) -> bool:
+    return is_address(data.recipe) or (not find.is_recipe(data.recipe) and os.path.lexists(data.recipe))
+
+
+def _built(data: DataSpec) -> tuple[str, DataPlan]:
+    """A built dataset, after what it was built from: its recipe could be named beside it."""
+    if data.set or data.sample or data.partition or data.redraw:
+        raise UsageError(f"datasets: {data.recipe} is built already; partition, sample, redraw and set are for recipes")
+    dataset = Dataset(data.recipe)
+    place = data.recipe if is_address(data.recipe) else str(located(Path(data.recipe)).parent)
+    subsets = tuple(dataset.subset(name).name for name in data.subsets or dataset.subsets)
+    name = Path(place).name or Path(place).resolve().name
+    return _digest(encode(dataset.manifest.recipe)), DataPlan(place, None, subsets, {"dataset": name})
+
+
+def _drawn(data: DataSpec, out: Path, vary: Sequence[str], seeds: Sequence[int]) -> Iterator[tuple[str, DataPlan]]:
+    """The datasets of a recipe, after the recipe with every setting spelled out."""
     for values in varied(data.set):
-        changed = recipes.override(
-            recipes.load(data.recipe),
-            subsets=data.subsets,
-            partitioner=data.partition,
-            sample=data.sample,
-            sets=texts(values),
-        )
-        recipe = recipes.from_json(changed, f"datasets: {data.recipe}")
-        full = encode(recipe)
-        digest = hashlib.sha256(json.dumps(full, sort_keys=True).encode()).hexdigest()[:8]
-        words = [f"{key}-{_plain(values[key])}" for key in vary if key in values]
-        place = out / "data" / "-".join([recipe.name, *words, digest])
-        facts = {"dataset": recipe.name, **{key: values[key] for key in vary if key in values}}
-        yield DataPlan(str(place), full, tuple(recipe.subsets), facts)
+        for seed in seeds if data.redraw else [None]:
+            seeded = {} if seed is None else {"seed": seed, **({"sample.seed": seed} if data.sample else {})}
+            if both := seeded.keys() & values:
+                raise UsageError(f"datasets: redraw gives {min(both)}; leave it out of set")
+            changed = recipes.override(
+                recipes.load(data.recipe),
+                subsets=data.subsets,
+                partitioner=data.partition,
+                sample=data.sample,
+                sets=texts({**values, **seeded}),
+            )
+            recipe = recipes.from_json(changed, f"datasets: {data.recipe}")
+            full = encode(recipe)
+            words = [f"{key}-{_plain(values[key])}" for key in vary if key in values]
+            words += [] if seed is None else [f"seed{seed}"]
+            place = out / "data" / "-".join([recipe.name, *words, _digest(full)[:8]])
+            facts = {"dataset": recipe.name, **{key: values[key] for key in vary if key in values}}
+            plan = DataPlan(str(place), full, tuple(recipe.subsets), facts, seed)
+            yield _digest(encode(recipes.pinned(recipe))), plan
 
 
-def runs(
-    experiment: Experiment, found: Mapping[str, Sequence[str]], planned: Sequence[DataPlan], out: Path
-) -> list[PlannedRun]:
+def _digest(data: Any) -> str:
+    return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()
+
+
+def runs(experiment: Experiment, planned: Sequence[DataPlan], out: Path) -> list[PlannedRun]:
     """Every run of an experiment, seeds last, so that a table fills row by row.
 
     Args:
         experiment: The experiment.
-        found: Place of a dataset -> names of its subsets.
         planned: From ``datasets``.
         out: The experiment's folder.
 
@@ -123,58 +149,51 @@ def runs(
     """
     methods = [MethodSpec(one) if isinstance(one, str) else one for one in experiment.methods]
     vary = varying(experiment.set, *(method.set for method in methods))
-    made: dict[Path, PlannedRun] = {}
+    made: dict[str, PlannedRun] = {}
     for dataset in planned:
-        for subset in found[dataset.place]:
-            for method in methods:
-                for values in varied({**experiment.set, **method.set}):
-                    for seed in experiment.seeds:
-                        one = _run(dataset, subset, method.method, values, vary, seed, out)
-                        if one.folder in made:
-                            raise UsageError(
-                                f"methods: the run {one.name} occurs twice; give one of them another setting"
-                            )
-                        made[one.folder] = one
+        seeds = experiment.seeds if dataset.seed is None else (dataset.seed,)
+        for subset, method in itertools.product(dataset.subsets, methods):
+            for values, seed in itertools.product(varied({**experiment.set, **method.set}), seeds):
+                key, one = _run(dataset, subset, method, values, vary, seed, out)
+                if made.setdefault(key, one) is not one:
+                    raise UsageError(f"methods: the run {one.name} occurs twice; give one of them another setting")
     return list(made.values())
 
 
 def _run(
-    dataset: DataPlan, subset: str, method: str, values: Mapping[str, Any], vary: Sequence[str], seed: int, out: Path
-) -> PlannedRun:
-    if "seed" in values:
+    dataset: DataPlan, subset: str, method: MethodSpec, values: Values, vary: Sequence[str], seed: int, out: Path
+) -> tuple[str, PlannedRun]:
+    """A run, after what it trains: other spellings of its settings give the same."""
+    if "seed" in values or "run.seed" in values:
         raise UsageError("set.seed: is given by the experiment's seeds; leave it out")
-    sets = (*texts(dict(values)), f"seed={seed}")
-    run.draft(method, sets)  # refuses what is mistyped before anything is built
+    sets = (*texts(values), f"seed={seed}")
+    config = run.draft(method.method, sets)  # refuses what is mistyped before anything is built
+    name = method.name or method.method
     held = {key: values[key] for key in vary if key in values}
     words = [f"{key}-{_plain(value)}" for key, value in {**_rest(dataset), **held}.items()]
-    plain = "-".join(map(_plain, dict.fromkeys([method, str(dataset.facts["dataset"]), subset])))
-    digest = hashlib.sha256(json.dumps([dataset.name, subset, method, sorted(sets)]).encode()).hexdigest()[:8]
+    plain = "-".join(map(_plain, dict.fromkeys([name, str(dataset.facts["dataset"]), subset])))
+    digest = _digest([dataset.name, subset, method.method, sorted(sets)])[:8]
     folder = out / "runs" / "-".join([plain, *words, f"seed{seed}", digest])
-    return PlannedRun(
-        dataset, subset, method, sets, seed, folder, {**dataset.facts, "method": method, "subset": subset, **held}
-    )
+    facts = {**dataset.facts, "method": name, "subset": subset, **held}
+    one = PlannedRun(dataset, subset, method.method, sets, seed, folder, facts)
+    return _digest([dataset.place, subset, essence(to_json(config))]), one
 
 
 def _rest(dataset: DataPlan) -> dict[str, Any]:
     return {key: value for key, value in dataset.facts.items() if key not in AXES}
 
 
-def heading(run_: PlannedRun, axes: Sequence[str], known: Sequence[str]) -> str:
+def heading(run_: PlannedRun, axes: Sequence[str], metric: str = "") -> str:
     """The name of a run's row or column: ``fedpgp, alpha 0.1``.
 
     Args:
         run_: The run.
         axes: Facts that name it.
-        known: Every name that any run has, for the message.
-
-    Raises:
-        UsageError: No run has an axis of this name.
+        metric: What ``metric`` among them is.
     """
-    for axis in axes:
-        if axis not in known:
-            raise UsageError(f"tables: {axis!r} does not vary{suggest(axis, known)}")
-    held = {axis: run_.facts[axis] for axis in axes if axis in run_.facts}
-    return ", ".join(str(value) if axis in AXES else f"{axis} {_word(value)}" for axis, value in held.items()) or "-"
+    held = {METRIC: metric, **run_.facts}
+    words = [_word(held[a]) if a in (*AXES, METRIC) else f"{a} {_word(held[a])}" for a in axes if a in held]
+    return ", ".join(words) or "-"
 
 
 def _word(value: object) -> str:

@@ -1,4 +1,4 @@
-"""Run an experiment: build what is missing, train what is not finished, and make its tables."""
+"""Run an experiment: build what is missing, train what is not finished, and make its tables and report."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from fedrsic_data import interrupts
-from fedrsic_data.dataset.reader import Dataset
+from fedrsic_data.build import pipeline
 from fedrsic_data.derive import find
 from fedrsic_data.errors import FedkitError, OutputError, UsageError, translated
 from fedrsic_data.files import atomic, ownership
@@ -22,14 +22,16 @@ from fedrsic_data.settings import at_least, encode, local, suggest
 from fedrsic_data.sources.locate import Places
 from fedtrain.experiments import plan, spec
 from fedtrain.experiments.plan import DataPlan, PlannedRun
-from fedtrain.experiments.spec import AXES, Experiment, TableSpec
-from fedtrain.report import seed_table
+from fedtrain.experiments.spec import AXES, METRIC, Experiment, TableSpec
+from fedtrain.progress import QUIET, Listener
+from fedtrain.report import html, seed_table
 from fedtrain.run import draft, train
 from fedtrain.runs.folder import load
 from fedtrain.runs.results import figures
 
 SPEC = "experiment.json"
 TABLES = "tables"
+REPORT = "report.html"
 _SUFFIXES = {"text": "txt", "csv": "csv", "markdown": "md", "latex": "tex"}
 
 
@@ -39,11 +41,30 @@ class Progress:
 
     Attributes:
         say: Called with a description of the next step.
-        done: Called with a run, its number, the total number of runs, and a description of its failure.
+        done: Called with a run that has ended, its number, and the total number of runs.
+        building: Receives the progress of each dataset.
+        training: Receives the progress of each run, if they are trained one at a time.
     """
 
     say: Callable[[str], None] = lambda _: None
-    done: Callable[[PlannedRun, int, int, str | None], None] = lambda _run, _number, _all, _failed: None
+    done: Callable[[Ended, int, int], None] = lambda _run, _number, _all: None
+    building: pipeline.BuildListener = pipeline.QUIET
+    training: Listener = QUIET
+
+
+@dataclass(frozen=True)
+class Ended:
+    """A run that has ended.
+
+    Attributes:
+        run: The run.
+        failed: The reason of its failure; None: it is finished.
+        trained: Whether it was trained; else it was finished already.
+    """
+
+    run: PlannedRun
+    failed: str | None = None
+    trained: bool = True
 
 
 @dataclass(frozen=True)
@@ -75,17 +96,21 @@ def planned(experiment: Experiment, out: Path, only: str = "") -> tuple[list[Dat
         UsageError: An unknown recipe, subset, method or setting, or no run is left.
     """
     datasets = plan.datasets(experiment, out)
-    subsets = {one.place: one.subsets if one.recipe is not None else _subsets(one) for one in datasets}
-    runs = [run for run in plan.runs(experiment, subsets, datasets, out) if only in run.name]
-    if not runs:
-        raise UsageError(f"--only {only}: no run has this in its name; list them with --dry-run")
+    runs = plan.runs(experiment, datasets, out)
     known = _axes(runs)
     for wanted in experiment.tables:
-        rows = dict.fromkeys(plan.heading(one, wanted.rows, known) for one in runs)
-        plan.heading(runs[0], wanted.columns, known)
-        if wanted.against is not None and wanted.against not in rows and not only:
+        for axis in (*wanted.rows, *(axis for axis in wanted.columns if axis != METRIC), *wanted.where):
+            if axis not in known:
+                raise UsageError(f"tables: {axis!r} does not vary{suggest(axis, known)}")
+        rows = dict.fromkeys(plan.heading(one, wanted.rows) for one in runs)
+        if wanted.against is not None and wanted.against not in rows:
             raise UsageError(f"tables: against={wanted.against!r} is no row{suggest(wanted.against, rows)}")
-    return [one for one in datasets if any(run.dataset is one for run in runs)], runs
+        if not _cells(wanted, runs):
+            raise UsageError(f"tables: no run has where={json.dumps(wanted.where)}; list the runs with --dry-run")
+    chosen = [run for run in runs if only in run.name]
+    if not chosen:
+        raise UsageError(f"--only {only}: no run has this in its name; list them with --dry-run")
+    return [one for one in datasets if any(run.dataset is one for run in chosen)], chosen
 
 
 def run(
@@ -122,34 +147,33 @@ def run(
             raise UsageError(f"--gpus {gpu}: should be numbers of GPUs, such as 0,1")
     datasets, runs = planned(experiment, out, only)
     _claim(experiment, out)
+    html.check(out / REPORT)
     for one in datasets:
         if one.recipe is not None:
-            progress.say(f"dataset {Path(one.place).name}")
-            find.built(from_json(one.recipe, one.place), Path(one.place), one.place, places)
+            progress.say(f"dataset {one.name}")
+            recipe = from_json(one.recipe, one.place)
+            find.built(recipe, Path(one.place), one.place, places, progress.building)
     failed: dict[str, str] = {}
-    untried, metrics = {one.method for one in runs}, dict[str, None]()
-    work = _in_processes(runs, jobs, gpus, cache) if jobs > 1 or gpus else _here(runs, cache)
+    found: dict[str, dict[str, float | None]] = {}
+    untried = {json.dumps(one.facts) for one in runs}
+    alone = jobs == 1 and not gpus
+    work = _here(runs, cache, progress.training) if alone else _in_processes(runs, jobs, gpus, cache)
     with closing(work):  # whatever ends this, no process goes on
-        for number, (done, words) in enumerate(work, 1):
-            if words is not None:
-                failed[done.name] = words
+        for number, ended in enumerate(work, 1):
+            if ended.failed is not None:
+                failed[ended.run.name] = ended.failed
             else:
-                metrics |= dict.fromkeys(figures(load(done.folder)))
-                if untried and not (untried := untried - {done.method}):  # each method has finished a run
-                    _check_metrics(experiment, metrics)
-            progress.done(done, number, len(runs), words)
-    finished = [one for one in runs if one.name not in failed]
-    if finished:
-        _check_metrics(experiment, metrics)
-    tables = tuple(_filled(wanted, finished, runs, some=bool(only)) for wanted in experiment.tables)
+                found[ended.run.name] = figures(load(ended.run.folder))
+                if untried and not (untried := untried - {json.dumps(ended.run.facts)}):  # but for seeds, all have one
+                    _check_metrics(experiment, runs, found)
+            progress.done(ended, number, len(runs))
+    _check_metrics(experiment, runs, found)
+    tables = tuple(_filled(wanted, runs, found) for wanted in experiment.tables)
     _write(out / TABLES, tables)
+    if found:
+        progress.say(f"writing {out / REPORT}")
+        html.report([one.folder for one in runs if one.name in found], out / REPORT)
     return Finished(out, tuple(runs), failed, tables)
-
-
-def _subsets(built: DataPlan) -> tuple[str, ...]:
-    """The subsets of a built dataset that are wanted, all of them by default."""
-    dataset = Dataset(built.place)
-    return tuple(dataset.subset(name).name for name in built.subsets or dataset.subsets)
 
 
 def _claim(experiment: Experiment, out: Path) -> None:
@@ -170,26 +194,25 @@ def _claim(experiment: Experiment, out: Path) -> None:
         raise OutputError(f"{error}; it is no experiment of fedkit, choose another --out") from None
 
 
-def _here(runs: Sequence[PlannedRun], cache: Path | None) -> Generator[tuple[PlannedRun, str | None], None, None]:
+def _here(runs: Sequence[PlannedRun], cache: Path | None, listener: Listener) -> Generator[Ended, None, None]:
     for one in runs:
-        yield one, _trained(one, cache)
+        yield _trained(one, cache, listener)
 
 
-def _trained(one: PlannedRun, cache: Path | None, *, on_gpu: bool = False) -> str | None:
-    """Train or resume a run; return a description of its failure."""
+def _trained(one: PlannedRun, cache: Path | None, listener: Listener = QUIET, *, on_gpu: bool = False) -> Ended:
+    """Train or resume a run."""
     try:
         config = replace(draft(one.method, one.sets), manifest=one.dataset.place, subset=one.subset)
         if on_gpu and config.device == "auto":
             config = replace(config, device="cuda")  # refused where there is none, and not trained on the CPU
-        train(config, one.folder, cache=cache)
+        return Ended(one, trained=train(config, one.folder, cache=cache, listener=listener).trained)
     except FedkitError as error:
-        return str(error)
-    return None
+        return Ended(one, str(error))
 
 
 def _in_processes(
     runs: Sequence[PlannedRun], jobs: int, gpus: Sequence[str], cache: Path | None
-) -> Generator[tuple[PlannedRun, str | None], None, None]:
+) -> Generator[Ended, None, None]:
     """The same in processes; results are those of one process, since a run's draws depend on its config alone."""
     context = multiprocessing.get_context("spawn")  # a fork would copy the locks of other threads
     queue = context.Queue()
@@ -201,9 +224,10 @@ def _in_processes(
         try:
             for one, future in waiting:
                 try:
-                    yield one, future.result()
+                    yield future.result()
                 except BrokenProcessPool:
-                    yield one, "its process died, perhaps for lack of memory; run the same command again to resume"
+                    words = "its process died, perhaps for lack of memory; run the same command again to resume"
+                    yield Ended(one, words)
         except BaseException:  # runs may take hours, and they resume
             pool.shutdown(wait=False, cancel_futures=True)
             for child in multiprocessing.active_children():
@@ -218,39 +242,59 @@ def _begin(queue: multiprocessing.Queue[str | None]) -> None:
         os.environ["CUDA_VISIBLE_DEVICES"] = gpu
 
 
-def _check_metrics(experiment: Experiment, known: Mapping[str, None]) -> None:
-    """Refuses a table of a metric that no run has."""
+def _check_metrics(
+    experiment: Experiment, runs: Sequence[PlannedRun], found: Mapping[str, Mapping[str, float | None]]
+) -> None:
+    """Refuses a table of a metric that none of its finished runs has."""
     for wanted in experiment.tables:
-        if wanted.metric not in known:
-            raise UsageError(f"tables: no run has the metric {wanted.metric!r}{suggest(wanted.metric, known)}")
+        mine = [found[one.name] for one in runs if one.name in found and _is_in(wanted, one)]
+        known = dict.fromkeys(metric for one in mine for metric in one)
+        for metric in wanted.metrics if mine else ():
+            if metric not in known:
+                raise UsageError(f"tables: no run has the metric {metric!r}{suggest(metric, known)}")
+
+
+def _is_in(wanted: TableSpec, one: PlannedRun) -> bool:
+    return all(one.facts.get(axis) == value for axis, value in wanted.where.items())
 
 
 def _axes(runs: Sequence[PlannedRun]) -> tuple[str, ...]:
     return tuple(dict.fromkeys([*AXES, *(axis for one in runs for axis in one.facts)]))
 
 
-def _filled(
-    wanted: TableSpec, done: Sequence[PlannedRun], runs: Sequence[PlannedRun], *, some: bool
-) -> seed_table.Filled:
-    """A table from the finished runs; rows and columns keep the order of all runs, which may be ``some`` of them."""
-    known = _axes(runs)
-    values: dict[tuple[str, str], dict[int, float]] = {}
-    owners: dict[tuple[str, str, int], PlannedRun] = {}
-    finished = {one.name for one in done}
+def _cells(wanted: TableSpec, runs: Sequence[PlannedRun]) -> dict[str, dict[tuple[str, str], dict[int, PlannedRun]]]:
+    """Row -> column and its metric -> seed -> run.
+
+    Raises:
+        UsageError: Two runs of a seed have one cell.
+    """
+    cells: dict[str, dict[tuple[str, str], dict[int, PlannedRun]]] = {}
     for one in runs:
-        key = plan.heading(one, wanted.rows, known), plan.heading(one, wanted.columns, known)
-        held = values.setdefault(key, {})
-        if one.name not in finished:
+        if not _is_in(wanted, one):
             continue
-        twin = owners.setdefault((*key, one.seed), one)
-        if twin is not one:
-            differing = [axis for axis in known if twin.facts.get(axis) != one.facts.get(axis)]
-            raise UsageError(f"tables: rows and columns do not tell {twin.name} from {one.name}; add {differing[0]}")
-        value = figures(load(one.folder)).get(wanted.metric)
-        if value is not None:
-            held[one.seed] = value
-    against = None if some and wanted.against not in {row for row, _ in values} else wanted.against
-    return seed_table.fill(wanted.metric, ", ".join(wanted.rows), values, wanted.better, against)
+        row = cells.setdefault(plan.heading(one, wanted.rows), {})
+        for metric in wanted.metrics:
+            held = row.setdefault((plan.heading(one, wanted.columns, metric), metric), {})
+            if (twin := held.setdefault(one.seed, one)) is not one:
+                differing = [axis for axis in _axes(runs) if twin.facts.get(axis) != one.facts.get(axis)]
+                fix = f"add {differing[0]}" if differing else "give one of the methods another name"
+                raise UsageError(f"tables: rows and columns do not tell {twin.name} from {one.name}; {fix}")
+    return cells
+
+
+def _filled(
+    wanted: TableSpec, runs: Sequence[PlannedRun], found: Mapping[str, Mapping[str, float | None]]
+) -> seed_table.Filled:
+    """A table from the metrics of the finished runs; rows and columns keep the order of all runs."""
+    values: dict[tuple[str, str], dict[int, float]] = {}
+    metrics: dict[str, str] = {}
+    for row, columns in _cells(wanted, runs).items():
+        for (column, metric), held in columns.items():
+            metrics[column] = metric
+            cell = {seed: found.get(one.name, {}).get(metric) for seed, one in held.items()}
+            values[row, column] = {seed: value for seed, value in cell.items() if value is not None}
+    against = wanted.against if wanted.against in {row for row, _ in values} else None  # some runs alone
+    return seed_table.fill(metrics, ", ".join(wanted.rows), values, wanted.better, against)
 
 
 def _write(out: Path, tables: Sequence[seed_table.Filled]) -> None:

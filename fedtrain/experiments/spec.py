@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from fedrsic_data.errors import UsageError, translated
-from fedrsic_data.settings import at_least, decode, once
+from fedrsic_data.recipes.shipped import folder
+from fedrsic_data.settings import at_least, decode, once, suggest
 
 Values = dict[str, Any]
 """Setting -> its value, or a list of values to vary it over."""
 
 AXES = ("method", "dataset", "subset")
 """Names that rows and columns of a table may use, besides the settings that vary."""
+
+METRIC = "metric"
+"""Name that the columns of a table of several metrics use."""
 
 
 @dataclass(frozen=True)
@@ -28,6 +33,7 @@ class DataSpec:
         subsets: Names of its subsets; empty: all.
         partition: Replaces the recipe's partitioner.
         sample: Use rendered sample images instead of the real ones.
+        redraw: Draw the dataset anew for each seed: the seeds of the recipe and of its sample are those of the runs.
         set: Settings of the recipe as for ``fedkit build --set``. A list of values gives a dataset for each.
     """
 
@@ -35,6 +41,7 @@ class DataSpec:
     subsets: tuple[str, ...] = ()
     partition: str | None = None
     sample: bool = False
+    redraw: bool = False
     set: Values = field(default_factory=dict)
 
 
@@ -45,10 +52,12 @@ class MethodSpec:
     Attributes:
         method: Its name.
         set: Settings of the run and the method as for ``fedkit train --set``. A list of values gives a run for each.
+        name: Its name in tables, which tells it from the same method with other settings; empty: the method's own.
     """
 
     method: str
     set: Values = field(default_factory=dict)
+    name: str = ""
 
 
 @dataclass(frozen=True)
@@ -56,18 +65,31 @@ class TableSpec:
     """The table to make.
 
     Attributes:
-        metric: The metric in the cells, as ``fedkit compare`` prints it.
+        metric: The metric in the cells, as ``fedkit compare`` prints it; or several, which are columns.
         rows: Meaning of the rows: ``method``, ``dataset``, ``subset`` or a setting that varies.
-        columns: Meaning of the columns, likewise.
+        columns: Meaning of the columns, likewise; with several metrics, ``metric`` is one.
+        where: Only runs with these values of ``method``, ``dataset``, ``subset`` or of settings that vary.
         better: Best value of a column, in bold: the ``higher`` or the ``lower``.
         against: A row; every other is compared with it over seeds, and the p-value printed. None: no test.
     """
 
-    metric: str
+    metric: str | tuple[str, ...]
     rows: tuple[str, ...] = ("method",)
     columns: tuple[str, ...] = ("subset",)
+    where: dict[str, Any] = field(default_factory=dict)
     better: Literal["higher", "lower"] = "higher"
     against: str | None = None
+
+    def __post_init__(self) -> None:
+        if not self.metrics or len(set(self.metrics)) < len(self.metrics):
+            raise UsageError(f"metric={list(self.metrics)}: should be a metric, or several that differ")
+        if METRIC in self.rows or (len(self.metrics) > 1) != (METRIC in self.columns):
+            raise UsageError(f"columns={list(self.columns)}: should have {METRIC!r} if, and only if, metric is a list")
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """The metrics in the cells."""
+        return (self.metric,) if isinstance(self.metric, str) else self.metric
 
 
 @dataclass(frozen=True)
@@ -108,13 +130,23 @@ class Experiment:
             raise UsageError("seeds: one occurs twice; the same seed gives the same run")
 
 
-def load(path: Path) -> Experiment:
-    """An experiment from its file.
+def shipped() -> dict[str, Path]:
+    """The experiments that come with fedkit, by name."""
+    return {path.stem: path for path in sorted((folder() / "experiments").glob("*.json"))}
+
+
+def load(name_or_path: str | os.PathLike[str]) -> Experiment:
+    """An experiment from its file, or one that comes with fedkit by its name.
 
     Raises:
         UsageError: It cannot be read, or a key or value cannot be used.
     """
+    known = shipped()
+    name = os.fspath(name_or_path)
+    path = Path(name) if os.path.lexists(name) else known.get(name, Path(name))
     with translated(UsageError, path, also=(ValueError,)):
+        if not path.suffix and not path.exists():
+            raise UsageError(f"{name!r} is no file and no experiment of fedkit's own{suggest(name, known)}")
         if path.exists() and not path.is_file():
             raise UsageError(f"{path}: is no file; give the JSON file of an experiment")
         text = path.read_bytes()
@@ -135,5 +167,9 @@ def varied(values: Values) -> Iterator[Values]:
 
 
 def varying(*of: Mapping[str, Any]) -> tuple[str, ...]:
-    """Names of the settings that have several values in any of some mappings."""
-    return tuple(dict.fromkeys(key for one in of for key, value in one.items() if isinstance(value, list)))
+    """Names of the settings that are lists of values in any of some mappings, not those whose one value is a list."""
+    return tuple(dict.fromkeys(key for one in of for key, value in one.items() if _varies(value)))
+
+
+def _varies(value: object) -> bool:
+    return isinstance(value, list) and not (len(value) == 1 and isinstance(value[0], list))

@@ -31,11 +31,13 @@ class Cell:
         values: Seed of the run, or another key of it -> the metric.
         best: Whether its mean is the best of its column.
         p: The p-value of a paired test against the row that was named; None: there is none.
+        metric: The metric; None: that of the table or, if it has none, of the row.
     """
 
     values: Mapping[Any, float]
     best: bool = False
     p: float | None = None
+    metric: str | None = None
 
     @property
     def mean(self) -> float:
@@ -53,7 +55,7 @@ class Filled:
     """A table with its cells.
 
     Attributes:
-        metric: The metric of all cells; None: each row is a metric.
+        metric: The metric of all cells; None: each row or each cell has its own.
         corner: Meaning of the rows.
         rows: Row names, in order.
         columns: Column names, in order.
@@ -68,7 +70,7 @@ class Filled:
 
 
 def fill(
-    metric: str,
+    metric: str | Mapping[str, str],
     corner: str,
     values: Mapping[tuple[str, str], Mapping[int, float]],
     better: Better = "higher",
@@ -77,7 +79,7 @@ def fill(
     """A table from its values.
 
     Args:
-        metric: The metric of all cells.
+        metric: The metric of all cells, or column -> metric.
         corner: Meaning of the rows.
         values: ``(row, column)`` -> seed -> the metric, in the order of the table.
         better: Whether the ``higher`` or the ``lower`` mean is the best of a column.
@@ -91,6 +93,7 @@ def fill(
     if against is not None and against not in rows:
         raise UsageError(f"against={against!r}: is no row of the table; there are {', '.join(rows)}")
     held = {key: Cell(dict(its)) for key, its in values.items() if its}
+    of = metric if isinstance(metric, Mapping) else dict.fromkeys(columns or (metric,), metric)
     choose = max if better == "higher" else min
     cells = {}
     for column in columns:
@@ -99,8 +102,9 @@ def fill(
         for row, cell in mine.items():
             rival = mine.get(against) if against is not None and row != against else None
             p = paired(cell.values, rival.values) if rival is not None else None
-            cells[row, column] = Cell(cell.values, cell.mean == best, p)
-    return Filled(metric, corner, rows, columns, cells)
+            cells[row, column] = Cell(cell.values, cell.mean == best, p, of[column])
+    one = next(iter(of.values())) if len({*of.values()}) == 1 else None
+    return Filled(one, corner, rows, columns, cells)
 
 
 def paired(ours: Mapping[int, float], theirs: Mapping[int, float]) -> float | None:
@@ -170,10 +174,11 @@ def _shapes() -> Iterator[tuple[list[str], str, list[str]]]:
     )
 
 
-def _words(cell: Cell | None, form: str, plus_minus: str, bold: tuple[str, str]) -> str:
+def _words(cell: Cell | None, metric: str, plus_minus: str, bold: tuple[str, str]) -> str:
     """``89.80 ± 0.42``, and its p-value."""
     if cell is None:
         return "-"
+    form = digits(cell.metric or metric)
     mean = f"{cell.mean:{form}}"
     spread = f"{plus_minus}{cell.std:{form}}" if cell.std is not None else ""
     words = f"{bold[0]}{mean}{spread}{bold[1]}" if cell.best else f"{mean}{spread}"
@@ -192,7 +197,7 @@ def _grid(table: Filled, plus_minus: str, bold: tuple[str, str]) -> list[list[st
         [
             row,
             *(
-                _words(table.cells.get((row, column)), digits(table.metric or row), plus_minus, bold)
+                _words(table.cells.get((row, column)), table.metric or row, plus_minus, bold)
                 for column in table.columns
             ),
         ]
@@ -214,10 +219,8 @@ def _csv(table: Filled) -> str:
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(_COLUMNS)
     for (row, column), cell in table.cells.items():
-        facts = [cell.mean, cell.std, len(cell.values), cell.p, cell.best]
-        writer.writerow(
-            [csv_cell(row), csv_cell(column), table.metric or row, *("" if f is None else f for f in facts)]
-        )
+        metric, facts = cell.metric or table.metric or row, [cell.mean, cell.std, len(cell.values), cell.p, cell.best]
+        writer.writerow([csv_cell(row), csv_cell(column), metric, *("" if f is None else f for f in facts)])
     return out.getvalue()
 
 
