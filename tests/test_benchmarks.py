@@ -27,11 +27,11 @@ SMALL = {"prompt": {"sample.per_class": 4}, "label": {"clients": 2, "sample.user
 
 
 def small(name: str, **changes: Any) -> Experiment:
-    """An experiment that comes with fedkit, on few pictures."""
+    """An experiment that comes with fedkit, on few pictures and without its tables."""
     found = spec.load(name)
     (data,) = found.datasets
     sets = {**data.set, **SMALL[name.partition("-")[0]], **changes}
-    return replace(found, datasets=(replace(data, set=sets),))
+    return replace(found, datasets=(replace(data, set=sets),), tables=())
 
 
 def built(folder: Path, *experiments: Experiment) -> dict[int, Path]:
@@ -58,7 +58,7 @@ def test_no_picture_is_in_two_repetitions(kind: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("kind", SMALL)
 def test_a_fixed_seed_of_the_sample_is_noticed(kind: str, tmp_path: Path) -> None:
     wanted = small(f"{kind}-methods", seed=[0, 1])
-    fixed = replace(wanted, datasets=(replace(wanted.datasets[0], redraw=False),), tables=())
+    fixed = replace(wanted, datasets=(replace(wanted.datasets[0], redraw=False),))
     with pytest.raises(ValueError, match="share pictures"):
         repetitions.apart(built(tmp_path, fixed))
 
