@@ -393,9 +393,9 @@ def list_(
         answer(answers.methods(), json)
         return
     if what == "experiments":
-        from fedtrain.experiments import answers as experiments
+        from fedtrain.experiments.answers import shipped
 
-        answer(experiments.shipped(), json)
+        answer(shipped(), json)
         return
     from fedrsic_data.cli import listing
 
