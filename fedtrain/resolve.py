@@ -144,7 +144,7 @@ def remark(subset: Subset, rows: Sequence[int], config: RunConfig, listener: Lis
             )
     if config.clients_per_round is not None and config.clients_per_round > len(rows) - empty:
         listener.note(
-            f"{subset.name}: clients_per_round={config.clients_per_round}, but only {len(rows) - empty} can train"
+            f"{subset.name}: all {len(rows) - empty} clients train every round (asked: {config.clients_per_round})"
         )
 
 

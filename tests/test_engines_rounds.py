@@ -376,6 +376,14 @@ def test_statistics_over_clients() -> None:
 # clients without rows, and data nothing can be learnt from
 
 
+def test_more_clients_a_round_than_there_are_is_said_and_recorded_as_asked(sample_build: Path, tmp_path: Path) -> None:
+    notes: list[str] = []
+    wanted = config(sample_build, "rounds=1", "clients_per_round=50")
+    done = run.train(wanted, tmp_path / "run", listener=Listener(note=notes.append))
+    assert notes == ["fed-ucmerced: all 10 clients train every round (asked: 50)"]
+    assert (done.facts["config"]["clients_per_round"], done.data["counters"]["updates"]) == (50, 10)
+
+
 def test_empty_clients_are_counted_and_said(tmp_path: Path) -> None:
     """More clients than rows can fill: some have no training rows, some no test rows."""
     built = sampled(tmp_path / "fed", "clients=60", "alpha=0.05", "min_size=0").path

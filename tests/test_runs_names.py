@@ -86,5 +86,5 @@ def test_names_are_safe_short_and_distinct() -> None:
     assert len(names) == 7
     assert folder_name(("zeroshot", "fed", "fed"), {}, 3) == "zeroshot-fed-seed3"
     assert folder_name(("m", "d"), {"partition": "iid", "shots": None, "dp.noise": 0.5}, 0).startswith(
-        "m-d-iid-noise-0.5-seed0-"
+        "m-d-iid-dp.noise-0.5-seed0-"
     )

@@ -192,9 +192,9 @@ def test_runs_without_a_seal_open_and_are_marked(finished: Path, folder: Path) -
     assert any("has no seal" in words for words in page.words)
     assert "softmax (unsealed)" in str(page.sections)
     assert [group.label for group in grouped(found([finished]))] == ["softmax"]
-    assert "has no seal: nothing proves its figures" in printed(answers.trained(results).text, 160)
+    assert "has no seal: nothing proves its metrics" in printed(answers.trained(results).text, 160)
     assert [problem.words for problem in check_run(folder)[1]] == [
-        "has no seal, an older fedkit wrote it: nothing proves its figures"
+        "has no seal, an older fedkit wrote it: nothing proves its metrics"
     ]
 
 

@@ -96,8 +96,8 @@ def test_all_subsets_in_turn(command: Command, tmp_path: Path, monkeypatch: pyte
     code, out, err = command(*wanted)
     assert code == 0, err
     assert "writing shards" in err
-    header = next(line for line in out.splitlines() if "figure" in line)
-    assert header.split() == ["figure", "fed-optimal", "fed-ucmerced"]
+    header = next(line for line in out.splitlines() if "metric" in line)
+    assert header.split() == ["metric", "fed-optimal", "fed-ucmerced"]
     folders = sorted(Path("runs").iterdir())
     assert f"fedkit compare {folders[0]} {folders[1]}" in out
     for folder, subset in zip(folders, ("fed-optimal", "fed-ucmerced"), strict=True):

@@ -59,7 +59,7 @@ def test_mean_and_spread_over_seeds(runs: Path) -> None:
 
 def test_groups_are_told_apart_by_what_differs(runs: Path) -> None:
     groups = grouped(found([runs]))
-    assert [(g.label, g.seeds) for g in groups] == [("softmax lr=0.5", (0, 1, 2, 3)), ("softmax lr=0.05", (0,))]
+    assert [(g.label, g.seeds) for g in groups] == [("softmax, lr 0.5", (0, 1, 2, 3)), ("softmax, lr 0.05", (0,))]
     assert groups[1].figures["test/accuracy/mean"].std is None
 
 
@@ -85,9 +85,46 @@ def test_engines_and_copies_of_a_dataset_are_no_repetitions(runs: Path, tmp_path
         found([runs / "a0", runs / "a1", *(tmp_path / n for n in ("sites", "copy", "again"))], notes.append)
     )
     assert [group.seeds for group in groups] == [(0, 1), (0,), (0,)]
-    assert [group.label.split()[2:] for group in groups] == [["engine=local"], ["engine=federation"], ["engine=local"]]
-    assert groups[1].label.split()[1] == "manifest=data/sites"
+    assert [group.label for group in groups] == [
+        "softmax, engine local, dataset fed",
+        "softmax, engine federation",
+        "softmax, engine local, dataset copy",
+    ]
     assert [note.replace(str(tmp_path), "") for note in notes] == ["/again: is the same run as /sites and is left out"]
+
+
+def test_recipes_that_differ_are_told_apart_in_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Settings of the recipe for all methods on the subset, those of a run within its method; no path is in a label."""
+    monkeypatch.setattr(methods, "METHODS", {"softmax": Softmax, "hard": Softmax})
+    sets = {"a": ["alpha=0.1"], "b": ["alpha=0.3"], "iid": []}
+    more = {"iid": {"partitioner": "iid"}}
+    built = {name: sampled(tmp_path / name, *its, **more.get(name, {})).path for name, its in sets.items()}
+    for number, (name, method, lr) in enumerate(
+        [("a", "softmax", 0.5), ("b", "softmax", 0.5), ("b", "softmax", 0.1), ("b", "hard", 0.5), ("iid", "hard", 0.5)]
+    ):
+        wanted = replace(config(built[name], "rounds=1", f"lr={lr}"), method=method)
+        run.train(wanted, tmp_path / "runs" / str(number))
+    assert [group.label for group in grouped(found([tmp_path / "runs"]))] == [
+        "softmax, dirichlet, alpha 0.1, lr 0.5",
+        "softmax, dirichlet, alpha 0.3, lr 0.5",
+        "softmax, dirichlet, alpha 0.3, lr 0.1",
+        "hard, dirichlet, alpha 0.3",
+        "hard, iid",
+    ]
+    assert [group.label for group in grouped(found([tmp_path / "runs/0", tmp_path / "runs/1"]))] == [
+        "softmax, alpha 0.1",
+        "softmax, alpha 0.3",
+    ]
+    for number in range(2):  # as an earlier version recorded them
+        path = tmp_path / f"runs/{number}/config.json"
+        facts = json.loads(path.read_text())
+        del facts["dataset"]["recipe"]
+        path.write_text(json.dumps(facts))
+        resealed_run(path.parent)
+    assert [group.label for group in grouped(found([tmp_path / "runs/0", tmp_path / "runs/1"]))] == [
+        "softmax, dataset a",
+        "softmax, dataset b",
+    ]
 
 
 def test_forms_tell_the_same(runs: Path) -> None:
@@ -98,11 +135,11 @@ def test_forms_tell_the_same(runs: Path) -> None:
     assert data == answers.compared(groups, "text").data
     assert data["groups"][0]["figures"]["test/accuracy/mean"]["mean"] == mean.mean
     rows = list(csv.DictReader(io.StringIO(printed(answers.compared(groups, "csv").text, 160))))
-    (row,) = [r for r in rows if r["figure"] == "test/accuracy/mean" and r["run"] == "softmax lr=0.5"]
+    (row,) = [r for r in rows if r["metric"] == "test/accuracy/mean" and r["run"] == "softmax, lr 0.5"]
     assert (float(row["mean"]), float(row["std"]), int(row["runs"])) == (mean.mean, mean.std, 4)
-    assert [r["std"] for r in rows if r["run"] == "softmax lr=0.05"] == [""] * len(groups[1].figures)
+    assert [r["std"] for r in rows if r["run"] == "softmax, lr 0.05"] == [""] * len(groups[1].figures)
     table = printed(answers.compared(groups, "markdown").text, 160)
-    assert "| figure | softmax lr=0.5 (4 runs) | softmax lr=0.05 |" in table
+    assert "| metric | softmax, lr 0.5 (4 runs) | softmax, lr 0.05 |" in table
     assert f"| test/accuracy/mean | {cell} | " in table
     text = printed(answers.compared(groups, "text").text, 160)
     assert cell in text

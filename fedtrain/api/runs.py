@@ -198,8 +198,15 @@ def compare(runs: Run | Place | Iterable[Run | Place]) -> Comparison:
     if not results:
         raise UsageError("compare: there are no runs to compare")
     groups, sets = grouped(results), by_seed(results)
-    several = len({group.subset for group in groups}) > 1
-    names = [f"{group.label} ({group.subset})" if several else group.label for group in groups]
+    subsets, datasets = {group.subset for group in groups}, {group.dataset for group in groups}
+    names = [
+        f"{group.label} ({group.subset} of {group.dataset})"
+        if len(datasets) > 1
+        else f"{group.label} ({group.subset})"
+        if len(subsets) > 1
+        else group.label
+        for group in groups
+    ]
     cells: dict[tuple[str, str], dict[Path, float]] = {}  # two runs may share a seed, on datasets of two seeds
     for name, members in zip(names, sets, strict=True):
         for result in members:

@@ -37,7 +37,7 @@ def trained(results: Sequence[Result], sets: Sequence[str] = ()) -> Shown:
     sample = f" ({SAMPLE})" if results[0].facts["dataset"]["sample"] else ""
     parts: list[RenderableType] = [f"{first['method']} on {results[0].facts['dataset']['name']}{sample}"]
     parts += [f"  {result.folder}: {story(result)}" for result in results]
-    parts += [_table("figure", columns), "next:"]
+    parts += [_table("metric", columns), "next:"]
     parts.append(f"  fedkit compare {shlex.join(str(r.folder) for r in results)}")
     if len(results) == 1:
         subset, path = first["subset"], first["manifest"]
@@ -93,7 +93,7 @@ def verified(path: Path, run: Result, problems: Sequence[Problem], notes: Sequen
         data,
         together(
             [
-                f"{path}: config, rounds and figures of {what}, are what the run left",
+                f"{path}: config, rounds and metrics of {what}, are what the run left",
                 f"  seal {seal}",
                 f"  dataset {dataset['digest']}",
                 *(f"  {note}" for note in notes),
@@ -148,7 +148,7 @@ def cell(name: str, value: float | Spread | None) -> str:
 
 
 def _by_subset(groups: Sequence[Group]) -> dict[str, dict[str, dict[str, str]]]:
-    """Title of a table -> label of a group -> figure -> cell."""
+    """Title of a table -> label of a group -> metric -> cell."""
     tables: dict[str, dict[str, dict[str, str]]] = {}
     for group in groups:
         title = f"{group.subset} of {group.dataset}" + (f" ({SAMPLE})" if group.sample else "")
@@ -163,7 +163,7 @@ def _by_subset(groups: Sequence[Group]) -> dict[str, dict[str, dict[str, str]]]:
 def _as_text(groups: Sequence[Group]) -> RenderableType:
     parts: list[RenderableType] = []
     for title, columns in _by_subset(groups).items():
-        parts += [title, _table("figure", columns)]
+        parts += [title, _table("metric", columns)]
     for title, rows in as_papers(groups).items():
         parts += [title, _rows("method", rows, right=True)]
     if any(len(group.seeds) > 1 for group in groups):
@@ -172,7 +172,7 @@ def _as_text(groups: Sequence[Group]) -> RenderableType:
 
 
 def _as_markdown(groups: Sequence[Group]) -> str:
-    tables = [("figure", title, _by_row(columns)) for title, columns in _by_subset(groups).items()]
+    tables = [("metric", title, _by_row(columns)) for title, columns in _by_subset(groups).items()]
     tables += [("method", title, rows) for title, rows in as_papers(groups).items()]
     return "\n".join(_markdown_table(*parts) for parts in tables)
 
@@ -188,7 +188,7 @@ def _as_csv(groups: Sequence[Group]) -> str:
     """One row per group and metric."""
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
-    writer.writerow(["dataset", "subset", "run", "figure", "mean", "std", "least", "most", "runs"])
+    writer.writerow(["dataset", "subset", "run", "metric", "mean", "std", "least", "most", "runs"])
     for group in groups:
         for name, s in group.figures.items():
             std = "" if s.std is None else s.std

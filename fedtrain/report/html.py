@@ -159,9 +159,9 @@ def _finals(runs: Sequence[Runs]) -> Table:
         means = {i: one.group.figures[name].mean for i, one in enumerate(runs) if name in one.group.figures}
         best |= {(i, column) for i, mean in means.items() if len(means) > 1 and mean == max(means.values())}
     note = (
-        "Mean ± standard deviation over seeds (divided by runs - 1); figures in percent; the best of a column is bold."
+        "Mean ± standard deviation over seeds (divided by runs - 1); metrics in percent; the best of a column is bold."
     )
-    return Table("Final figures", Numbers(("run", "seeds", *names), tuple(rows)), note, best=frozenset(best))
+    return Table("Final metrics", Numbers(("run", "seeds", *names), tuple(rows)), note, best=frozenset(best))
 
 
 def _papers(runs: Sequence[Runs]) -> list[Table]:
@@ -178,7 +178,7 @@ def _classes(runs: Sequence[Runs]) -> Table:
     """Metrics of single classes: one row per class."""
     names = dict.fromkeys(n for one in runs for n in one.group.figures if _of_class(n))
     rows = tuple((name, *(cell(name, one.group.figures.get(name)) for one in runs)) for name in names)
-    return Table("Figures of classes", Numbers(("figure", *(one.group.label for one in runs)), rows))
+    return Table("Metrics of classes", Numbers(("metric", *(one.group.label for one in runs)), rows))
 
 
 def _configs(runs: Sequence[Runs]) -> Table:
@@ -196,7 +196,8 @@ def _configs(runs: Sequence[Runs]) -> Table:
 def _flat(facts: Mapping[str, Any]) -> dict[str, str]:
     config = {k: v for k, v in facts["config"].items() if k not in ("method_settings", "seed", "manifest")}
     flat = {**config, **{f"method.{k}": v for k, v in facts["config"].get("method_settings", {}).items()}}
-    flat |= {"dataset": facts["dataset"].get("digest", "")[:12], **facts.get("versions", {})}
+    flat |= {"dataset": facts["dataset"].get("digest", "")[:12], **facts["dataset"].get("recipe", {})}
+    flat |= facts.get("versions", {})
     return {key: value if isinstance(value, str) else json.dumps(value) for key, value in flat.items()}
 
 

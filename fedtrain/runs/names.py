@@ -19,6 +19,11 @@ def plain(value: object) -> str:
     return re.sub(r"[^A-Za-z0-9.]+", "_", text).strip("_.") or "x"
 
 
+def short(key: str) -> str:
+    """A setting as people name it: ``alpha`` for ``partition.alpha``."""
+    return key.removeprefix("partition.").removeprefix("sample.")
+
+
 def folder_name(parts: Sequence[str], varied: Mapping[str, Any], seed: int) -> str:
     """The name of a run's folder: ``fedpgp-fed-rsic-fed-ucmerced-alpha-0.1-lr-0.01-seed0-1a2b3c4d``.
 
@@ -30,13 +35,12 @@ def folder_name(parts: Sequence[str], varied: Mapping[str, Any], seed: int) -> s
     """
     words: list[str] = []
     for key, value in varied.items():
-        name = key.rpartition(".")[2]
         shown = plain(value)[:_LONGEST]
-        word = name if value is True else shown if key == "partition" else f"{name}-{shown}"
+        word = short(key) if value is True else shown if key == "partition" else f"{short(key)}-{shown}"
         if key != "recipe" and value is not None and len("-".join([*words, word])) <= _MOST:
             words.append(word)
-    short = tuple(part[:_LONG] for part in parts)
-    told = dict(varied) if short == tuple(parts) else {**varied, "": list(parts)}
+    cut = tuple(part[:_LONG] for part in parts)
+    told = dict(varied) if cut == tuple(parts) else {**varied, "": list(parts)}
     digest = hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:8]
-    names = (re.sub(r"[^A-Za-z0-9._-]+", "_", part) for part in dict.fromkeys(short))
+    names = (re.sub(r"[^A-Za-z0-9._-]+", "_", part) for part in dict.fromkeys(cut))
     return "-".join([*names, *words, f"seed{seed}", *([digest] if told else [])])

@@ -5,22 +5,23 @@ from __future__ import annotations
 import json
 import statistics
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from fedrsic_data.settings import local
-from fedtrain.config import essence
+from fedtrain.config import flat
 from fedtrain.runs.files import CONFIG, RESULT
 from fedtrain.runs.folder import Result, load
+from fedtrain.runs.names import short
 
 FLOATS, BYTES = "sent/floats per client and round", "sent/bytes per client and round"
 
 
 @dataclass(frozen=True)
 class Spread:
-    """A figure over runs that differ in their seed alone.
+    """A metric over runs that differ in their seed alone.
 
     Attributes:
         mean: Its mean.
@@ -51,7 +52,7 @@ class Group:
         partition: Name of the partitioner of its subset.
         labels: ``coarse`` or ``fine`` for multi-label images; otherwise empty.
         seeds: Seeds of the runs.
-        figures: Spread of every figure.
+        figures: Spread of every metric.
         sealed: Whether every run has a seal, which holds; see ``seal``.
     """
 
@@ -154,7 +155,7 @@ def digits(metric: str) -> str:
 
 
 def figures(result: Result) -> dict[str, float | None]:
-    """Its figures, and what its clients sent."""
+    """Its metrics, and what its clients sent."""
     counters = result.data["counters"]
     sent = {FLOATS: float(counters["client_floats"]), BYTES: float(counters["client_bytes"])}
     noise = result.data.get("privacy", {})
@@ -167,7 +168,7 @@ def story(result: Result) -> str:
     data, counters = result.data, result.data["counters"]
     done = f"{data['rounds']} round{'s' * (data['rounds'] != 1)} in {data['seconds']:,.1f} s"
     words = [done if result.trained else "was finished already"]
-    words += [] if result.sealed else ["has no seal: nothing proves its figures"]
+    words += [] if result.sealed else ["has no seal: nothing proves its metrics"]
     if n := len(data["clients_without_training_rows"]):
         words.append(f"{n} clients without training rows")
     words += [f"{counters[key]} updates {key}" for key in ("refused", "dropped") if counters[key]]
@@ -185,22 +186,57 @@ def _spread(values: Sequence[float | None]) -> Spread | None:
 
 
 def _labels(results: Sequence[Result]) -> list[str]:
-    """Names of groups: the method, and what of its config differs between groups of that method on that subset."""
-    flat = [_flat(result) for result in results]
+    """Names of groups: the method, and the settings that differ, as ``fedpgp, alpha 0.1, lr 0.01``.
+
+    Settings of the recipe are compared with those of all groups on the subset, those of the run with those of the same
+    method. Groups that differ in none are named by their datasets' folders, or by digests.
+    """
     labels = []
-    for mine in flat:
-        rivals = [f for f in flat if (f["method"], f["subset"]) == (mine["method"], mine["subset"])]
-        differing = [key for key in mine if any(f.get(key) != mine[key] for f in rivals)]
-        settings = [f"{key}={_word(mine[key])}" for key in differing]
-        labels.append(" ".join([mine["method"], *settings]))
+    for mine in results:
+        near = [other for other in results if _place(other) == _place(mine)]
+        same = [_settings(other) for other in near if _method(other) == _method(mine)]
+        words = [*_differing(_recipe(mine), list(map(_recipe, near))), *_differing(_settings(mine), same)]
+        labels.append(", ".join([_method(mine), *words]))
+    named: list[Callable[[Result], str]] = [
+        lambda result: Path(result.facts["config"]["manifest"]).name,
+        lambda result: str(result.facts["dataset"]["digest"])[:8],
+    ]
+    for name in named:
+        keys = [(label, *_place(result)) for label, result in zip(labels, results, strict=True)]
+        twins = [{name(r) for other, r in zip(keys, results, strict=True) if other == key} for key in keys]
+        labels = [
+            f"{label}, dataset {name(result)}" if len(alike) > 1 else label
+            for label, result, alike in zip(labels, results, twins, strict=True)
+        ]
     return labels
 
 
-def _flat(result: Result) -> dict[str, Any]:
-    config = result.facts["config"]
-    flat = {k: v for k, v in essence(config).items() if k not in ("seed", "method_settings")}
-    noise = {f"dp.{key}": value for key, value in flat.pop("dp").items()}
-    return {**flat, **noise, **config["method_settings"], "manifest": config["manifest"], "engine": engine(result)}
+def _place(result: Result) -> tuple[str, str]:
+    return result.facts["config"]["subset"], result.facts["dataset"]["name"]
+
+
+def _method(result: Result) -> str:
+    return str(result.facts["config"]["method"])
+
+
+def _settings(result: Result) -> dict[str, Any]:
+    return {**flat(result.facts["config"]), "seed": None, "engine": engine(result)}
+
+
+def _recipe(result: Result) -> dict[str, Any]:
+    """Settings of its recipe; runs of earlier versions do not record them."""
+    return dict(result.facts["dataset"].get("recipe", {}))
+
+
+def _differing(mine: Mapping[str, Any], others: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The settings that some others have otherwise, in words; of a partition, those that have the same partition."""
+    rivals = [other for other in others if other]
+    alike = [other for other in rivals if other.get("partition") == mine.get("partition")]
+    return [
+        f"{short(key)} {_word(value)}".removeprefix("partition ")
+        for key, value in mine.items()
+        if any(other.get(key) != value for other in (alike if key.startswith("partition.") else rivals))
+    ]
 
 
 def engine(result: Result) -> str:
@@ -209,4 +245,4 @@ def engine(result: Result) -> str:
 
 
 def _word(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value)
+    return value if isinstance(value, str) else "none" if value is None else json.dumps(value)

@@ -1,4 +1,4 @@
-"""Proves a finished run: that its figures are those it finished with, of this config, on this dataset."""
+"""Proves a finished run: that its metrics are those it finished with, of this config, on this dataset."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def check_run(folder: Path) -> tuple[Result, list[Problem], list[str]]:
     found = seal.problems(folder, run.facts, run.data)
     problems = [Problem(file, f"is not as the run left it: {words}") for file, words in found]
     if not run.sealed:
-        problems.append(Problem(RESULT, "has no seal, an older fedkit wrote it: nothing proves its figures"))
+        problems.append(Problem(RESULT, "has no seal, an older fedkit wrote it: nothing proves its metrics"))
     notes = []
     match seal.server_state(folder, run.data):
         case False:

@@ -247,7 +247,7 @@ class Sites:
             try:
                 said = wire.read_judged(reply.content, rows[client])
             except Exception as error:  # a site may send anything
-                self._lost(client, round_, f"its figures cannot be used ({_why(error)})")
+                self._lost(client, round_, f"its metrics cannot be used ({_why(error)})")
                 continue
             for split, one in said.items():
                 found[split][client] = one
