@@ -38,6 +38,10 @@ COLUMNS = {
     "label": "class index; the names are in the schema's `huggingface` metadata",
     "labels": "class indices, one or more; in `clients.parquet` those that occur, in `plan.parquet` class names",
     "fine_labels": "indices of finer classes; in `plan.parquet` their names, or null",
+    "labels_unknown": "class indices that are neither present nor absent; in `plan.parquet` class names; only where a "
+    "label of the subset is unknown",
+    "labels_true": "all class names of a row with unknown labels, else null; only where a label is unknown",
+    "fine_labels_true": "likewise, of the finer classes",
     "client_id": "the owner; in `plan.parquet` null for what the partitioner left out",
     "sample_id": "unique in a subset: source and file",
     "domain": "the sensor, source or style it comes from",
@@ -58,14 +62,20 @@ COLUMNS = {
 
 def text() -> str:
     """The whole reference."""
-    parts = [HEAD, "## Recipes", *map(fields, (recipe.Recipe, recipe.SubsetRecipe, recipe.Layout, SampleSettings))]
+    shapes = (recipe.Recipe, recipe.SubsetRecipe, recipe.HiddenLabels, recipe.AnnotatedLabels, recipe.Layout)
+    parts = [HEAD, "## Recipes", *map(fields, (*shapes, SampleSettings))]
     parts += ["## Partitioners", *(fields(kind, f"`{name}`") for name, kind in partition.PARTITIONERS.items())]
     kinds = [getattr(manifest, name) for name in vars(manifest)]
     entries = [k for k in kinds if dataclasses.is_dataclass(k) and k.__module__ == manifest.__name__]
     parts += ["## Manifests", *map(fields, entries)]
     parts += ["## Columns", columns("Shards, single-label", schema.shard_schema(("a",), multi_label=False))]
-    parts.append(columns("Shards, multi-label", schema.shard_schema(("a",), multi_label=True, fine=("b",))))
-    parts += [columns("`clients.parquet`", schema.CLIENTS_SCHEMA), columns("`plan.parquet`", schema.PLAN_SCHEMA)]
+    parts.append(
+        columns("Shards, multi-label", schema.shard_schema(("a",), multi_label=True, fine=("b",), unknown=True))
+    )
+    parts += [
+        columns("`clients.parquet`", schema.CLIENTS_SCHEMA),
+        columns("`plan.parquet`", schema.plan_schema(unknown=True)),
+    ]
     parts += ["## Runs", fields(RunConfig)]
     parts += ["## Methods", *(fields(kind.Settings, f"`{name}`") for name, kind in METHODS.items())]
     return "\n".join(part.strip("\n") + "\n" for part in parts)

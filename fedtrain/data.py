@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from fedrsic_data.dataset import images
+from fedrsic_data.dataset import images, unknown
 from fedrsic_data.dataset.reader import Client
 from fedrsic_data.errors import BadImageError
 
@@ -18,7 +18,11 @@ class ImageDataset(torch.utils.data.Dataset[tuple[Any, torch.Tensor]]):
     """A client's rows of a split; the files stay compressed in memory and are decoded on access.
 
     An item is ``(image, label)``: the image uint8 [3, height, width] RGB unless ``transform`` makes something
-    else of the ``PIL.Image``; the label int64 [] (single-label) or float32 [classes] of zeros and ones.
+    else of the ``PIL.Image``; the label int64 [] (single-label) or float32 [classes] of zeros and ones, NaN where it
+    is unknown, so that a loss that does not leave it out is NaN too.
+
+    Attributes:
+        known: bool [rows, classes], which labels are known; None if all are.
     """
 
     def __init__(self, client: Client, split: str, transform: Callable[[Image.Image], Any] | None = None) -> None:
@@ -42,6 +46,8 @@ class ImageDataset(torch.utils.data.Dataset[tuple[Any, torch.Tensor]]):
         self._samples = table.column("sample_id").combine_chunks()
         self._files = table.column("image").combine_chunks().field("bytes")
         self._labels = table.column("labels" if self.multi_label else "label").combine_chunks()
+        hidden = client.subset.entry.unknown is not None
+        self.known = unknown.known(table.column("labels_unknown"), len(self.classes)) if hidden else None
 
     def __len__(self) -> int:
         return len(self._files)
@@ -52,6 +58,8 @@ class ImageDataset(torch.utils.data.Dataset[tuple[Any, torch.Tensor]]):
         if self.multi_label:
             target = torch.zeros(len(self.classes))
             target[label] = 1.0
+            if self.known is not None:
+                target[~torch.from_numpy(self.known[index])] = torch.nan
         else:
             target = torch.tensor(label)
         return (tensor(image).contiguous() if self.transform is None else self.transform(image)), target

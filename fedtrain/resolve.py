@@ -114,7 +114,7 @@ def _check(subset: Subset, config: RunConfig, method: Any) -> None:
     """Refuses a subset that the method cannot train on.
 
     Raises:
-        UsageError: It has one class, the other kind of labels, or no held-out rows.
+        UsageError: It has one class, the other kind of labels, unknown labels, or no held-out rows.
     """
     name = subset.name
     if len(subset.classes) < 2:
@@ -123,6 +123,11 @@ def _check(subset: Subset, config: RunConfig, method: Any) -> None:
     if kind not in method.kinds:
         takes = " and ".join(method.kinds)
         raise UsageError(f"{name}: is {kind}, but {config.method} is for {takes} data; see: fedkit list methods")
+    if subset.entry.unknown is not None:
+        raise UsageError(
+            f"{name}: some of its labels are unknown, and no method leaves these out of its loss yet; train on the "
+            "dataset without hidden_labels and annotated_labels"
+        )
     if not config.splits:
         raise UsageError(
             f"{name}: has no held-out rows for evaluation; build it with a split, e.g. --set splits.test=0.2"

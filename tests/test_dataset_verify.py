@@ -184,7 +184,7 @@ def test_paths_stay_in_the_folder(path: str, words: str, dataset: Path, tmp_path
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (lambda m: m.update(fedkit=2), "newer than this fedkit"),
+        (lambda m: m.update(fedkit=3), "newer than this fedkit"),
         (lambda m: m.pop("plan"), "'plan' is missing"),
         (lambda m: m.update(extra=1), "unknown key 'extra'"),
         (lambda m: m["subsets"]["fed-ucmerced"].update(clients="ten"), "should be a whole number"),

@@ -15,6 +15,14 @@ rows are, `plan.parquet` who owns which image, and `manifest.json` holds the rec
 """
 
 
+UNKNOWN = (
+    "**Unknown labels**: `labels_unknown` lists the labels of a training row that are neither present nor absent; a "
+    "fine label is unknown where its class is. `plan.parquet` has the true ones in `labels_true`. Leave unknown "
+    "labels out of a loss: without this column they would be read as absent."
+)
+"""Note on the cards of datasets in which labels are unknown."""
+
+
 def render(recipe: Recipe, sources: Mapping[str, SourceEntry], subsets: Mapping[str, SubsetEntry]) -> str:
     """The card's text: YAML that maps each subset to its files, then prose and tables."""
     lines = ["---", *_yaml(recipe, subsets), "---", "", f"# {recipe.name}", "", _text(recipe.title or recipe.name), ""]
@@ -26,6 +34,8 @@ def render(recipe: Recipe, sources: Mapping[str, SourceEntry], subsets: Mapping[
         spec = _text(json.dumps(recipe.partition_of(name)))
         counts = f"{len(subset.classes)} | {subset.clients} | {rows}"
         lines.append(f"| {name} | {counts} | `{spec}`, seed {recipe.seed} |")
+    if any(subset.unknown is not None for subset in subsets.values()):
+        lines += ["", UNKNOWN]
     load = f'load_dataset("PATH", {json.dumps(next(iter(subsets)))})'
     lines += ["", "```python", "from datasets import load_dataset", "", load, "```", _FILES, "## Sources", ""]
     for source in sources.values():

@@ -14,9 +14,8 @@ import pyarrow.parquet as pq
 from fedrsic_data import distribution, seeds
 from fedrsic_data.build import card, plan, shards
 from fedrsic_data.build.plan import Planned, PlannedSubset
-from fedrsic_data.dataset import manifest, schema, skew
+from fedrsic_data.dataset import manifest, schema, skew, unknown
 from fedrsic_data.dataset.manifest import CARD, CLIENTS, PLAN, Fine, Manifest, SourceEntry, SubsetEntry
-from fedrsic_data.dataset.recipe import SCHEMA
 from fedrsic_data.dataset.schema import TRAIN
 from fedrsic_data.files.atomic import file_digest
 from fedrsic_data.raw.index import Index
@@ -38,7 +37,7 @@ def describe(planned: Planned, folder: Path, receipts: Mapping[str, Sequence[sha
     recipe = planned.recipe
     clients = {s.name: _clients(s, receipts[s.name]) for s in planned.subsets}
     subsets = {s.name: _entry(planned, s, receipts[s.name], clients[s.name]) for s in planned.subsets}
-    with pq.ParquetWriter(folder / PLAN, schema.PLAN_SCHEMA, **_SMALL) as plan_writer:
+    with pq.ParquetWriter(folder / PLAN, plan.columns(planned.subsets), **_SMALL) as plan_writer:
         for rows in planned.slices(_ROW_GROUP):
             plan_writer.write_table(rows, row_group_size=_ROW_GROUP)
             del rows  # before the next are made
@@ -47,7 +46,7 @@ def describe(planned: Planned, folder: Path, receipts: Mapping[str, Sequence[sha
     plan_file = file_entry(folder, PLAN)
     return manifest.sealed(
         Manifest(
-            fedkit=SCHEMA,
+            fedkit=manifest.version(subsets),
             name=recipe.name,
             recipe=recipe,
             writer=writer(),
@@ -66,7 +65,8 @@ def _entry(
     rows = dict.fromkeys(subset.split_names, 0)
     for receipt in receipts:
         rows[receipt.split] += receipt.rows
-    return SubsetEntry(
+    told = plan.table([subset]) if subset.multi_label else None
+    entry = SubsetEntry(
         classes=subset.classes,
         multi_label=subset.multi_label,
         clients=len(subset.clients),
@@ -80,13 +80,14 @@ def _entry(
         skipped=tuple(manifest.Skipped(**row) for receipt in receipts for row in receipt.skipped),
         skew=skew.measure(
             clients,
-            plan.table([subset]) if subset.multi_label else None,
+            told,
             subset.classes,
             seeds.generator(planned.recipe.seed, subset.name, "skew"),
         ),
         shards=tuple(manifest.Shard(r.path, r.split, r.rows, r.bytes, r.sha256) for r in receipts),
         fine=_fine(subset.fine, receipts) if subset.fine else None,
     )
+    return unknown.counted(entry, told, subset.clients) if subset.unknown and told is not None else entry
 
 
 def _fine(fine: Fine, receipts: Sequence[shards.Receipt]) -> manifest.FineEntry:

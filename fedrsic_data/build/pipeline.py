@@ -401,13 +401,17 @@ def _jobs(recipe: Recipe, subset: PlannedSubset) -> tuple[shards.ShardRows, list
     order = np.lexsort((subset.owner, subset.split))
     order = order[subset.owner[order] >= 0]
     owner, splits = subset.owner[order], subset.split[order]
-    named = [name for name in subset.table.column_names if name not in ("group", "split")]
+    beside = ("group", "split", "labels_true", "fine_labels_true")  # in no shard
+    named = [name for name in subset.table.column_names if name not in beside]
     rows = shards.ShardRows(
         table=subset.table.select(named).take(order).append_column("client", pa.array(owner)),
         clients=subset.clients,
         containers=subset.containers,
         schema=schema.shard_schema(
-            subset.classes, multi_label=subset.multi_label, fine=subset.fine.classes if subset.fine else ()
+            subset.classes,
+            multi_label=subset.multi_label,
+            fine=subset.fine.classes if subset.fine else (),
+            unknown=subset.unknown > 0,
         ),
     )
     mean = _mean_bytes(subset)

@@ -16,9 +16,9 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from fedrsic_data import seeds
-from fedrsic_data.build import splits
+from fedrsic_data.build import splits, unknown_labels
 from fedrsic_data.build.disk_table import Spilled
-from fedrsic_data.dataset import schema
+from fedrsic_data.dataset import schema, unknown
 from fedrsic_data.dataset.manifest import Fine, LeftOut, SourceEntry
 from fedrsic_data.dataset.recipe import Recipe, SubsetRecipe
 from fedrsic_data.errors import SourceError, UsageError
@@ -75,6 +75,9 @@ class PlannedSubset(Merged):
         moved: Rows moved to reach the minimum size.
         duplicates: Groups of sample ids that show one image.
         across: Number of groups that are in several splits.
+
+    Where labels are unknown, ``table`` has the known ones in ``labels`` and ``fine_labels``, and the columns of
+    ``schema.UNKNOWN_SCHEMA``.
     """
 
     name: str
@@ -86,6 +89,13 @@ class PlannedSubset(Merged):
     moved: int
     duplicates: tuple[tuple[str, ...], ...]
     across: int = 0
+
+    @property
+    def unknown(self) -> int:
+        """Number of labels of training rows that are unknown."""
+        if "labels_unknown" not in self.table.column_names:
+            return 0
+        return len(pc.list_flatten(self.table.column("labels_unknown")))
 
     def counts(self, split: str | None = None) -> NDArray[np.int64]:
         """Rows of each class at each client, int64 [clients, classes], of one split or of all."""
@@ -138,7 +148,7 @@ class Planned:
         inputs: Sequence[Path],
     ) -> Planned:
         """With the plan's digest filled in."""
-        digest = schema.columns_digest((name, _cells(subsets, name)) for name in schema.PLAN_SCHEMA.names)
+        digest = schema.columns_digest((name, _cells(subsets, name)) for name in columns(subsets).names)
         return cls(recipe, sources, tuple(subsets), digest, stamp, newest, tuple(inputs))
 
     @property
@@ -238,6 +248,9 @@ def divide(
         UsageError: The partition or the splits cannot be met; the message names the subset.
         SourceError: There are groups, and the recipe treats them as an error.
     """
+    for setting, value in (("hidden_labels", recipe.hidden_of(name)), ("annotated_labels", recipe.annotated_of(name))):
+        if value is not None and not merged.multi_label:
+            raise UsageError(f"subset {name}: {setting} needs multi-label images, but these have one label per image")
     try:
         if groups and recipe.duplicates == "error":
             one, other = _ids(merged.table, groups[0][:2])
@@ -263,10 +276,16 @@ def undealt(reason: str) -> bool:
     return reason in (ABSENT, _COPY, _COPY_OTHERWISE) or (reason.startswith(begin) and reason.endswith(end))
 
 
+def columns(planned: Sequence[PlannedSubset]) -> pa.Schema:
+    """The columns of the plan of some subsets."""
+    return schema.plan_schema(unknown=any(subset.unknown > 0 for subset in planned))
+
+
 def table(planned: Sequence[PlannedSubset], start: int = 0, stop: int | None = None) -> pa.Table:
-    """The plan, or its rows ``start`` to ``stop``, of ``schema.PLAN_SCHEMA``, sorted by subset and sample id."""
-    columns = [_cells(planned, name, start, stop) for name in schema.PLAN_SCHEMA.names]
-    return pa.table(columns, schema=schema.PLAN_SCHEMA).combine_chunks()
+    """The plan, or its rows ``start`` to ``stop``, in ``columns``, sorted by subset and sample id."""
+    made = columns(planned)
+    cells = [_cells(planned, name, start, stop) for name in made.names]
+    return pa.table(cells, schema=made).combine_chunks()
 
 
 def codes_of(column: pa.ChunkedArray) -> tuple[NDArray[np.int32], tuple[str, ...]]:
@@ -323,18 +342,46 @@ def _divide(
         beyond = splits.few_shot(rows, owner, split, recipe.shots, rng)
         left_out += _count(_BEYOND.format(recipe.shots), beyond, merged.table)
         owner[beyond] = -1
+    clients = names(assignment.clients, assignment.names)
+    trains = np.where(split == 0, owner, -1)
     return PlannedSubset(
-        **{**vars(merged), "left_out": tuple(left_out)},
+        **{**vars(merged), "left_out": tuple(left_out), "table": _known(recipe, name, merged, trains, clients)},
         name=name,
         owner=owner,
         split=split,
         split_names=(*split_names, *([schema.NOVEL] if recipe.base_to_novel else [])),
-        clients=names(assignment.clients, assignment.names),
+        clients=clients,
         novel=merged.classes[base:],
         moved=assignment.moved,
         duplicates=_named_groups(merged.table, groups),
         across=int(splits.cut(split, owner, groups).sum()),
     )
+
+
+def _known(recipe: Recipe, name: str, merged: Merged, trains: NDArray[np.int32], clients: Sequence[str]) -> Spilled:
+    """The table of a subset without its unknown labels, which it holds in columns of their own.
+
+    Args:
+        recipe: The recipe.
+        name: Name of the subset.
+        merged: Its images, with all labels.
+        trains: int32 [N], client of each training row; -1 for other rows.
+        clients: Client names.
+    """
+    width, images = len(merged.classes), merged.table
+    labels = schema.whole(images.column("labels"))
+    hidden = unknown_labels.drawn(recipe, name, labels, trains, merged.classes, clients)
+    if hidden is None:
+        return images
+    complete = pc.equal(pc.list_value_length(hidden), 0).to_numpy(zero_copy_only=False)
+    told = pa.array(np.arange(len(labels)), mask=complete)  # null where nothing is unknown
+    of = {"labels": np.arange(width)}
+    of |= {"fine_labels": unknown.coarse(merged.fine.parents, merged.classes)} if merged.fine else {}
+    for column, classes in of.items():
+        lists = schema.whole(images.column(column))
+        images = images.append_column(column, unknown.without(lists, hidden, classes, width))
+        images = images.append_column(f"{column}_true", lists.take(told))
+    return images.append_column("labels_unknown", hidden)
 
 
 def _without_copies(merged: Merged, groups: Sequence[NDArray[np.int64]], *, by_source: bool) -> Merged:
@@ -439,7 +486,7 @@ def _cells(planned: Sequence[PlannedSubset], name: str, start: int = 0, stop: in
         if start < n and stop > 0:
             chunks.append(_column(subset, name, max(start, 0), min(stop, n)))
         start, stop = start - n, stop - n
-    return pa.chunked_array(chunks, schema.PLAN_SCHEMA.field(name).type)
+    return pa.chunked_array(chunks, schema.plan_schema(unknown=True).field(name).type)
 
 
 def _column(subset: PlannedSubset, name: str, start: int, stop: int) -> pa.Array:
@@ -451,20 +498,21 @@ def _column(subset: PlannedSubset, name: str, start: int, stop: int) -> pa.Array
         return _named(subset.clients, owner)
     if name == "split":
         return _named(subset.split_names, np.where(owner >= 0, subset.split[start:stop], -1))
-    if name == "fine_labels" and subset.fine is None:
+    if name not in subset.table.column_names:
         return pa.nulls(len(owner), pa.list_(pa.string()))
     cells = schema.whole(subset.table.select([name]).slice(start, stop - start).column(name))
-    if name == "labels":
+    if name in ("labels", "labels_unknown", "labels_true"):
         return _spelled(cells, subset.classes)
-    if name == "fine_labels" and subset.fine is not None:
-        return _spelled(cells, subset.fine.classes)
+    if name in ("fine_labels", "fine_labels_true"):
+        return _spelled(cells, subset.fine.classes if subset.fine else ())
     return cells.cast(pa.string())
 
 
 def _spelled(lists: pa.ListArray, names: Sequence[str]) -> pa.ListArray:
     """Lists of names for lists of indices."""
-    offsets = lists.offsets.to_numpy()
-    return pa.ListArray.from_arrays(pa.array(offsets - offsets[0]), pa.array(names, pa.string()).take(lists.flatten()))
+    offsets, nulls = lists.offsets.to_numpy(), lists.is_null() if lists.null_count else None
+    texts = pa.array(names, pa.string()).take(lists.flatten())
+    return pa.ListArray.from_arrays(pa.array(offsets - offsets[0]), texts, mask=nulls)
 
 
 def _named(names: Sequence[str], codes: NDArray[np.integer]) -> pa.Array:

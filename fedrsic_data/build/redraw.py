@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from fedrsic_data.build import memory, plan, shards, splits
 from fedrsic_data.build.disk_table import Spilled
 from fedrsic_data.build.plan import Merged, PlannedSubset
-from fedrsic_data.dataset import schema
-from fedrsic_data.dataset.manifest import Manifest, SubsetEntry
+from fedrsic_data.dataset import schema, unknown
+from fedrsic_data.dataset.manifest import Fine, Manifest, SubsetEntry
 from fedrsic_data.dataset.recipe import Recipe
 from fedrsic_data.errors import UsageError
 from fedrsic_data.partition import PARTITIONERS
@@ -95,9 +95,8 @@ def of_subset(
     if not _drawable(rows, subset):
         yield "the plan has images with labels that are no classes, or without a domain"
         return
-    kind = built.recipe.partition_of(name)["name"]
-    if kind not in PARTITIONERS:
-        note(f"{name}: its owners were not drawn again (partitioner {kind!r} is not known here)")
+    if reason := _undrawable(built, name, rows):
+        note(f"{name}: its owners were not drawn again ({reason})")
         return
     wrong: list[str] = []
     try:
@@ -175,20 +174,28 @@ def _repeated(recipe: Recipe, subset: SubsetEntry, ids: pa.Array) -> Iterator[st
         yield "duplicates are not groups of images of the plan, each in one of them, or the recipe keeps none"
 
 
+def _undrawable(built: Manifest, name: str, rows: pa.Table) -> str:
+    """Return the reason for which owners cannot be drawn again; nothing if they can."""
+    kind = built.recipe.partition_of(name)["name"]
+    if kind not in PARTITIONERS:
+        return f"partitioner {kind!r} is not known here"
+    return "the plan lacks the true values of unknown labels" if unknown.is_withheld(rows) else ""
+
+
 def _drawable(rows: pa.Table, subset: SubsetEntry) -> bool:
     labels = schema.whole(rows.column("labels"))
+    true = "labels_true" if subset.unknown is not None else "labels"
     if labels.null_count or rows.column("domain").null_count or rows.column("sample_id").null_count:
         return False
     if not subset.multi_label and not pc.all(pc.equal(pc.list_value_length(labels), 1)).as_py() and len(labels):
         return False
-    return not pc.index_in(labels.flatten(), value_set=pa.array(subset.classes, pa.string())).null_count
+    classes = pa.array(subset.classes, pa.string())
+    return not any(pc.index_in(pc.list_flatten(rows.column(c)), classes).null_count for c in ("labels", true))
 
 
 def _drawn(recipe: Recipe, name: str, subset: SubsetEntry, rows: pa.Table) -> PlannedSubset:
     """The subset planned again, from the plan instead of from its sources."""
-    labels = schema.whole(rows.column("labels"))
-    offsets = labels.offsets.to_numpy()
-    codes = pc.index_in(labels.flatten(), value_set=pa.array(subset.classes, pa.string()))
+    fine = None if subset.unknown is None or subset.fine is None else Fine(subset.fine.classes, subset.fine.parents)
     own = (
         recipe.split_by == "source"
     )  # images that no client got are in no split of the plan, and it makes no difference
@@ -196,7 +203,8 @@ def _drawn(recipe: Recipe, name: str, subset: SubsetEntry, rows: pa.Table) -> Pl
     table = pa.table(
         {
             "sample_id": rows.column("sample_id"),
-            "labels": pa.ListArray.from_arrays(pa.array(offsets - offsets[0]), codes.cast(pa.int32())),
+            "labels": unknown.truth(rows, "labels", subset.classes, name),
+            **({"fine_labels": unknown.truth(rows, "fine_labels", fine.classes, name)} if fine else {}),
             "domain": rows.column("domain"),
             "group": rows.column("group"),
             "split": pc.fill_null(rows.column("split"), schema.TRAIN) if own else pa.nulls(count, pa.string()),
@@ -209,6 +217,7 @@ def _drawn(recipe: Recipe, name: str, subset: SubsetEntry, rows: pa.Table) -> Pl
         table=Spilled.of(table),
         containers=(),
         left_out=tuple(left for left in subset.left_out if not plan.drawn(left.reason)),
+        fine=fine,
     )
     groups = _numbered(subset, rows) if recipe.duplicates == "group" else ()
     return plan.divide(recipe, name, resolve.partitioner_of(recipe, name), merged, groups)
@@ -244,7 +253,11 @@ def _numbered(subset: SubsetEntry, rows: pa.Table) -> list[NDArray[np.int64]]:
 
 def _compared(subset: SubsetEntry, drawn: PlannedSubset, rows: pa.Table, clients: pa.Table) -> Iterator[str]:
     again = plan.table([drawn])
-    for column in ("client_id", "split"):
+    hidden = () if subset.unknown is None else ("labels", *schema.UNKNOWN_SCHEMA.names)
+    if bool(drawn.unknown) is not bool(hidden):
+        yield "unknown labels are not those that the recipe draws"
+        return
+    for column in ("client_id", "split", *hidden):
         if not schema.whole(again.column(column)).equals(schema.whole(rows.column(column))):
             yield f"column {column} of the plan is not what the recipe draws"
     first = clients.filter(pc.equal(clients.column("split"), schema.TRAIN))

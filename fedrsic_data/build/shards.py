@@ -31,6 +31,7 @@ from fedrsic_data.partition import names
 from fedrsic_data.raw.index import Container
 
 _WINDOW = 1024  # most images in memory at once, however small they are
+_COUNTED = ("labels", "fine_labels", "domain", "client")
 _AT_ONCE = 256  # images read before they are checked and put behind one another
 
 
@@ -56,8 +57,9 @@ class ShardRows:
     """The rows of a subset in the order of its shards, and in each of them by client.
 
     Attributes:
-        table: ``sample_id, labels, domain, key, file``, ``fine_labels`` where there are such, ``origin``, int32,
-            which container has the bytes, and ``client``, int32, index into ``clients``. In memory once sent.
+        table: ``sample_id, labels, domain, key, file``, ``labels_unknown`` and ``fine_labels`` where there are such,
+            ``origin``, int32, which container has the bytes, and ``client``, int32, index into ``clients``. In memory
+            once sent.
         clients: Client names.
         containers: Read the bytes.
         schema: Schema of the shards.
@@ -242,7 +244,7 @@ def write(job: Job, rows: ShardRows, folder: Path, options: WriteOptions) -> Rec
                 for begin, end in _row_groups(client, sizes, most):
                     writer.write_table(table.slice(begin, end - begin), row_group_size=end - begin)
                     groups.append((int(client[begin]), int(sizes[begin:end].sum())))
-                held.append(good.drop_columns(["sample_id", "key", "file", "origin"]))
+                held.append(good.select([name for name in good.column_names if name in _COUNTED]))
     kept = pa.concat_tables(held).combine_chunks()
     return Receipt(
         path=job.path,

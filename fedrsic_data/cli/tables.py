@@ -52,6 +52,7 @@ def planned(plan: Planned) -> Shown:
             "duplicates": len(subset.duplicates),
             "duplicate_images": sum(map(len, subset.duplicates)),
             "duplicates_across": subset.across,
+            **({"unknown": subset.unknown} if subset.unknown else {}),
         }
         facts = data["subsets"][subset.name]
         parts.append(
@@ -60,6 +61,7 @@ def planned(plan: Planned) -> Shown:
             f"total variation {facts['total_variation']:.3f}"
             + (f", {subset.moved:,} moved to reach min_size" if subset.moved else "")
             + (f", {left_out:,} left out" if left_out else "")
+            + (f", {subset.unknown:,} labels unknown" if subset.unknown else "")
         )
         parts += [f"    {repeated(subset.duplicates, subset.across)}"] if subset.duplicates else []
     return Shown(data, together(parts))
@@ -173,6 +175,7 @@ def _subset(dataset: Dataset, name: str, most: int) -> tuple[dict[str, Any], lis
     sizes = {split: _sizes(dataset, name, split) for split in subset.splits}
     kinds = sorted({d for row in subset.client_table.column("domains").to_pylist() for d in row})
     spec = wanted.partition_of(name)
+    unknown = subset.unknown
     facts = {
         "partition": spec,
         "seed": wanted.seed,
@@ -183,13 +186,15 @@ def _subset(dataset: Dataset, name: str, most: int) -> tuple[dict[str, Any], lis
         "moved": entry.moved,
         "left_out": [encode(left) for left in entry.left_out],
         "skipped": [encode(skip) for skip in entry.skipped],
+        **({} if unknown is None else {"unknown": _named(entry.unknown or (), entry.classes)}),
         "duplicates": [list(group) for group in entry.duplicates],
         "duplicates_across": entry.across,
         "clients": [
             {
                 "client_id": client,
                 "rows": {split: int(sizes[split][k]) for split in subset.splits},
-                "labels": {c: int(n) for c, n in zip(entry.classes, labels[k], strict=True) if n},
+                "labels": _named(labels[k], entry.classes),
+                **({} if unknown is None else {"unknown": _named(unknown[k], entry.classes)}),
             }
             for k, client in enumerate(subset.clients)
         ],
@@ -205,14 +210,16 @@ def _subset(dataset: Dataset, name: str, most: int) -> tuple[dict[str, Any], lis
         numbers = [f"{sizes[split][k]:,}" for split in subset.splits]
         spread = [_shares(domains[k], train_domains)] if len(train_domains) > 1 else []
         seen = str(int((labels[k] > 0).sum())) if labels[k].any() or not sizes[schema.TRAIN][k] else "-"
-        cells = [seen, _bars(labels[k], wide=wide), *spread]
+        cells = [seen, *([] if unknown is None else [_unknown(unknown[k], sizes[schema.TRAIN][k])])]
+        cells += [_bars(labels[k], wide=wide), *spread]
         cells += [_largest(labels[k], entry.classes)] if wide else []
         rows.append([client, *numbers, *cells])
     if rows:
-        header = ["client", *subset.splits, "classes", "train labels"]
+        header = ["client", *subset.splits, "classes", *([] if unknown is None else ["unknown"]), "train labels"]
         header += ["domains"] if len(train_domains) > 1 else []
         header += ["largest"] if wide else []
-        text.append(table(header, rows, right=range(1, len(subset.splits) + 2), fold=False))
+        right = range(1, header.index("train labels"))
+        text.append(table(header, rows, right=right, fold=False))
     if len(subset.clients) > most:
         text.append(f"  ... and {_many(len(subset.clients) - most, 'more client')} (--clients N, or --json)")
     if entry.withheld:
@@ -256,6 +263,16 @@ def _shares(counts: np.ndarray[Any, Any], names: Sequence[str]) -> str:
 def _largest(counts: np.ndarray[Any, Any], classes: Sequence[str]) -> str:
     top = [i for i in np.argsort(-counts, kind="stable")[:2] if counts[i]]
     return ", ".join(f"{classes[i]} {counts[i]}" for i in top)
+
+
+def _named(counts: Sequence[int] | np.ndarray[Any, Any], classes: Sequence[str]) -> dict[str, int]:
+    """Counts of those classes that have any, by name."""
+    return {c: int(n) for c, n in zip(classes, counts, strict=True) if n}
+
+
+def _unknown(counts: np.ndarray[Any, Any], rows: int) -> str:
+    """The share of a client's labels of training rows that are unknown."""
+    return f"{counts.sum() / (rows * len(counts)):.0%}" if rows else "-"
 
 
 def _many(count: int, noun: str) -> str:

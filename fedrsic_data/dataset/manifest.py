@@ -8,11 +8,14 @@ import json
 import os
 import re
 import stat
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
-from fedrsic_data.dataset.recipe import Recipe, read_json
+import pyarrow as pa
+
+from fedrsic_data.dataset.recipe import SCHEMA, UNKNOWN_LABELS, Recipe, read_json
+from fedrsic_data.dataset.schema import TRAIN, plan_schema
 from fedrsic_data.errors import ManifestError, UsageError
 from fedrsic_data.settings import LATER, decode, encode, local
 
@@ -174,6 +177,7 @@ class SubsetEntry:
         fine: The finer label space, where the sources have one.
         across: How many of the ``duplicates`` are in several splits: the sources split them so, or one copy is of a
             novel class. Absent from the file where there are none.
+        unknown: Training rows in which each class is unknown. Absent from the file where all labels are known.
     """
 
     classes: tuple[str, ...]
@@ -190,6 +194,7 @@ class SubsetEntry:
     shards: tuple[Shard, ...]
     fine: FineEntry | None = None
     across: int = field(default=0, metadata=LATER)
+    unknown: tuple[int, ...] | None = field(default=None, metadata=LATER)
 
     def __post_init__(self) -> None:
         """Refuses figures of other classes than there are.
@@ -197,6 +202,8 @@ class SubsetEntry:
         Raises:
             UsageError: There is no class, or no number of training rows for one.
         """
+        if self.unknown is not None and (len(self.unknown) != len(self.classes) or not self.multi_label):
+            raise UsageError(f"unknown has {len(self.unknown)} numbers for {len(self.classes)} classes")
         if not self.classes or len(self.train_counts) != len(self.classes):
             raise UsageError(f"train_counts has {len(self.train_counts)} numbers for {len(self.classes)} classes")
 
@@ -216,7 +223,17 @@ class SubsetEntry:
         words += [f"{len(self.novel):,} classes are novel: never trained on"] if self.novel else []
         if self.duplicates:
             words.append(repeated(self.duplicates, self.across))
-        return tuple(words)
+        return (*words, *self._unknown_in_words())
+
+    def _unknown_in_words(self) -> list[str]:
+        """Remarks on labels that are unknown."""
+        rows, counts = self.rows.get(TRAIN, 0), self.unknown or ()
+        if not rows or not any(counts):
+            return []
+        every = rows * len(counts)
+        words = [f"{sum(counts):,} of {every:,} labels of training rows are unknown ({sum(counts) / every:.1%})"]
+        lost = sum(count >= rows for count in counts)
+        return [*words, *([f"{lost:,} of {len(counts):,} labels are known at no training row"] if lost else [])]
 
 
 @dataclass(frozen=True)
@@ -250,6 +267,11 @@ class Manifest:
     digest: str = ""
     reference: bool = field(default=False, metadata=LATER)
 
+    @property
+    def plan_schema(self) -> pa.Schema:
+        """The columns of its plan."""
+        return plan_schema(unknown=self.fedkit >= UNKNOWN_LABELS)
+
 
 def repeated(groups: Sequence[Sequence[str]], across: int) -> str:
     """Describe images that occur more than once, and how many of them are in several splits."""
@@ -262,6 +284,11 @@ def repeated(groups: Sequence[Sequence[str]], across: int) -> str:
         f"WARNING: {words}, and {across:,} of them are in several splits: the sources split them so, or a copy is of a "
         "novel class; duplicates=drop-extra keeps one copy of each"
     )
+
+
+def version(subsets: Mapping[str, SubsetEntry]) -> int:
+    """The version of a manifest of these subsets."""
+    return SCHEMA if all(subset.unknown is None for subset in subsets.values()) else UNKNOWN_LABELS
 
 
 def load(path: Path) -> Manifest:
@@ -283,6 +310,8 @@ def load(path: Path) -> Manifest:
         raise ManifestError(str(error)) from None
     if manifest.subsets.keys() != manifest.recipe.subsets.keys():
         raise ManifestError(f"{path}: its subsets differ from its recipe, so it was edited; build it again")
+    if manifest.fedkit != version(manifest.subsets):
+        raise ManifestError(f"{path}: fedkit={manifest.fedkit} does not fit its subsets, so it was edited")
     for entry in (*files(manifest), *shards(manifest)):
         safe(path.parent, entry.path)
         if entry.path != str(PurePosixPath(entry.path)):

@@ -10,9 +10,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from fedrsic_data.dataset import schema, skew
 from fedrsic_data.dataset.local import Files, LocalFiles, is_address
@@ -112,8 +114,8 @@ class Dataset:
 
     @cached_property
     def plan(self) -> pa.Table:
-        """``plan.parquet``: the owner of every image; see ``schema.PLAN_SCHEMA``."""
-        return self._table(self.manifest.plan.path, schema.PLAN_SCHEMA)
+        """``plan.parquet``: the owner of every image; see ``schema.plan_schema``."""
+        return self._table(self.manifest.plan.path, self.manifest.plan_schema)
 
     def demand_proof(self) -> None:
         """Compare every shard with its digest before it is read, from now on."""
@@ -246,6 +248,15 @@ class Subset:
         counts, _ = skew.tables(self.client_table, len(self.classes), split)
         return skew.per_client(counts, self.clients)
 
+    @cached_property
+    def unknown(self) -> NDArray[np.int64] | None:
+        """In how many training rows each client does not know each label, int64 [clients, classes]; None: in none."""
+        if self.entry.unknown is None:
+            return None
+        from fedrsic_data.dataset import unknown
+
+        return unknown.counts(self.plan, self.entry, self.clients)
+
     def __repr__(self) -> str:
         return f"<Subset {self.name}: {len(self.classes)} classes, {len(self.clients):,} clients>"
 
@@ -318,12 +329,12 @@ class Subset:
         """
         rows = table.select(wanted.names).cast(wanted)
         fine = self.entry.fine.classes if self.entry.fine else ()
-        for column, classes in (("label", self.classes), ("labels", self.classes), ("fine_labels", fine)):
-            if column in wanted.names:
-                numbers = rows.column(column) if column == "label" else pc.list_flatten(rows.column(column))
-                if numbers.null_count or _outside(numbers, len(classes) - 1):
-                    words = f"{self.dataset.where}/{name}: {column} has a value that is no class of {self.name}"
-                    raise ManifestError(f"{words}; run: fedkit verify")
+        for column in {"label", "labels", "labels_unknown", "fine_labels"} & set(wanted.names):
+            classes = fine if column == "fine_labels" else self.classes
+            numbers = rows.column(column) if column == "label" else pc.list_flatten(rows.column(column))
+            if numbers.null_count or _outside(numbers, len(classes) - 1):
+                words = f"{self.dataset.where}/{name}: {column} has a value that is no class of {self.name}"
+                raise ManifestError(f"{words}; run: fedkit verify")
         return rows
 
     def schema(self, columns: Sequence[str] | None = None) -> pa.Schema:
@@ -364,7 +375,8 @@ class Subset:
     @cached_property
     def _schema(self) -> pa.Schema:
         fine = self.entry.fine.classes if self.entry.fine else ()
-        return schema.shard_schema(self.classes, multi_label=self.entry.multi_label, fine=fine)
+        hidden = self.entry.unknown is not None
+        return schema.shard_schema(self.classes, multi_label=self.entry.multi_label, fine=fine, unknown=hidden)
 
     @cached_property
     def _of_split(self) -> dict[str, pa.Table]:
@@ -441,7 +453,7 @@ class Client:
 
         Args:
             split: ``"train"``, or a held-out split of the recipe.
-            columns: Only these; None for all of ``image, label|labels[, fine_labels], client_id, sample_id, domain``.
+            columns: Only these; None for all of ``schema.shard_schema``.
 
         Raises:
             UsageError: There is no such split or column.
@@ -449,6 +461,19 @@ class Client:
         """
         batches = list(self.batches(split, rows=1 << 20, columns=columns))
         return pa.Table.from_batches(batches, schema=self.subset.schema(columns))
+
+    def known(self, split: str) -> NDArray[np.bool_] | None:
+        """Which labels of the client's rows are known: bool [rows, classes] in their order, or None if all are.
+
+        Raises:
+            UsageError: There is no such split.
+            ManifestError: A shard is missing or does not hold the row groups it should.
+        """
+        if self.subset.entry.unknown is None:
+            return None
+        from fedrsic_data.dataset import unknown
+
+        return unknown.known(self.read(split, ["labels_unknown"]).column(0), len(self.subset.classes))
 
     def batches(self, split: str, rows: int = 256, columns: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:
         """The same rows in batches of at most ``rows``, a row group in memory at a time.

@@ -14,10 +14,13 @@ from typing import Any, Literal
 
 from fedrsic_data.dataset.schema import NOVEL, TRAIN
 from fedrsic_data.errors import ManifestError, UsageError, translated
-from fedrsic_data.settings import LATER, at_least, encode, once, suggest
+from fedrsic_data.settings import LATER, at_least, encode, once, positive, suggest
 
 SCHEMA = 1
-"""Version of the recipe and manifest format."""
+"""Version of the recipe format, and of manifests whose labels are all known."""
+
+UNKNOWN_LABELS = 2
+"""Version of manifests in which labels are unknown: an older fedkit, which would read them as absent, refuses it."""
 
 DEFAULT_PARTITION = {"name": "dirichlet"}
 """The partition of a recipe that names none."""
@@ -96,6 +99,54 @@ class SampleSettings:
 
 
 @dataclass(frozen=True)
+class HiddenLabels:
+    """A share of the labels of training rows that is unknown.
+
+    Attributes:
+        share: Probability that a label of a training row is unknown, from 0 up to, but not including, 1.
+        of: ``entries``: every label of every training row, whether the image has it or not (as DualCoOp does).
+            ``positives``: only labels that the image has, so that every unknown label is one that it has.
+    """
+
+    share: float
+    of: Literal["entries", "positives"] = "entries"
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.share < 1:
+            raise UsageError(f"share={self.share!r} should be at least 0 and below 1")
+
+
+@dataclass(frozen=True)
+class AnnotatedLabels:
+    """Labels that each client annotates; all others are unknown at its training rows.
+
+    Attributes:
+        count: Number of labels per client, drawn at random. Labels that the fewest clients annotate are drawn first,
+            so that every label is annotated somewhere if there are clients enough.
+        alpha: With ``count``: draw labels by their popularity, which is Dirichlet(``alpha``) and the same for all
+            clients. The smaller it is, the more clients annotate the same labels, and labels may be left to none.
+        clients: Names of the labels of each client, instead of ``count``.
+    """
+
+    count: int | None = None
+    alpha: float | None = None
+    clients: dict[str, tuple[str, ...]] | None = None
+
+    def __post_init__(self) -> None:
+        if (self.count is None) == (self.clients is None):
+            raise UsageError("should have either 'count' or 'clients'")
+        if self.count is not None:
+            at_least("count", self.count, 1)
+        if self.alpha is not None:
+            positive("alpha", self.alpha)
+            if self.count is None:
+                raise UsageError(f"alpha={self.alpha}: draws labels, and 'clients' names them; leave one out")
+        for client, names in (self.clients or {}).items():
+            if not names or len(set(names)) < len(names):
+                raise UsageError(f"clients.{client}: should name at least one label, each once")
+
+
+@dataclass(frozen=True)
 class SubsetRecipe:
     """A federation with its own label space inside a dataset; the Hub calls it a config.
 
@@ -107,6 +158,8 @@ class SubsetRecipe:
             ``native``: the source's own spelling.
         partition: Replaces the recipe's partition in this subset.
         splits: Replaces the recipe's splits in this subset.
+        hidden_labels: Replaces the recipe's hidden labels in this subset.
+        annotated_labels: Replaces the recipe's annotated labels in this subset.
     """
 
     sources: tuple[str, ...]
@@ -115,6 +168,8 @@ class SubsetRecipe:
     class_names: Literal["unified", "native"] = "unified"
     partition: dict[str, Any] | None = None
     splits: dict[str, float] | None = None
+    hidden_labels: HiddenLabels | None = field(default=None, metadata=LATER)
+    annotated_labels: AnnotatedLabels | None = field(default=None, metadata=LATER)
 
 
 @dataclass(frozen=True)
@@ -143,6 +198,8 @@ class Recipe:
             look for them.
         near_duplicates: Which copies count that are not the same byte for byte, but re-encoded or resized: those
             ``between`` sources, or ``all``, within a source too.
+        hidden_labels: Labels of training rows that are unknown, for multi-label images; None: none are.
+        annotated_labels: Labels that each client annotates, for multi-label images; None: all of them.
     """
 
     fedkit: int
@@ -162,6 +219,8 @@ class Recipe:
     on_bad_image: Literal["error", "skip"] = "error"
     duplicates: Literal["keep", "group", "drop-extra", "error"] = field(default="group", metadata=LATER)
     near_duplicates: Literal["between", "all"] = field(default="between", metadata=LATER)
+    hidden_labels: HiddenLabels | None = field(default=None, metadata=LATER)
+    annotated_labels: AnnotatedLabels | None = field(default=None, metadata=LATER)
 
     def __post_init__(self) -> None:
         if self.fedkit != SCHEMA:
@@ -230,6 +289,14 @@ class Recipe:
         own = self.subsets[subset].splits
         return self.splits if own is None else own
 
+    def hidden_of(self, subset: str) -> HiddenLabels | None:
+        """The hidden labels of a subset."""
+        return self.subsets[subset].hidden_labels or self.hidden_labels
+
+    def annotated_of(self, subset: str) -> AnnotatedLabels | None:
+        """The annotated labels of a subset."""
+        return self.subsets[subset].annotated_labels or self.annotated_labels
+
 
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object from a file.
@@ -257,8 +324,9 @@ def check_version(data: Mapping[str, Any], path: Path) -> None:
     version = data.get("fedkit")
     if not isinstance(version, int) or isinstance(version, bool) or version < 1:
         raise ManifestError(f"{path}: is not a fedkit recipe or manifest (field 'fedkit' is {version!r}, not {SCHEMA})")
-    if version > SCHEMA:
-        raise ManifestError(f"{path}: format {version} is newer than this fedkit reads ({SCHEMA}); upgrade fedkit")
+    newest = UNKNOWN_LABELS if "recipe" in data else SCHEMA
+    if version > newest:
+        raise ManifestError(f"{path}: format {version} is newer than this fedkit reads ({newest}); upgrade fedkit")
 
 
 def check_fractions(fractions: Mapping[str, float]) -> None:

@@ -50,36 +50,59 @@ PLAN_SCHEMA = pa.schema(
 )
 """The owner of every image."""
 
+UNKNOWN_SCHEMA = pa.schema(
+    [
+        ("labels_unknown", pa.list_(pa.string())),  # names of the classes that are unknown at the row
+        ("labels_true", pa.list_(pa.string())),  # all class names, where the row has unknown ones; else null
+        ("fine_labels_true", pa.list_(pa.string())),  # likewise, of the finer classes
+    ]
+)
+"""Further columns of a plan in which labels are unknown; its ``labels`` and ``fine_labels`` are the known ones."""
 
-def shard_schema(classes: Sequence[str], *, multi_label: bool, fine: Sequence[str] = ()) -> pa.Schema:
+
+def plan_schema(*, unknown: bool) -> pa.Schema:
+    """The columns of a plan: ``PLAN_SCHEMA``, and ``UNKNOWN_SCHEMA`` where labels of a subset are unknown."""
+    return pa.schema([*PLAN_SCHEMA, *(UNKNOWN_SCHEMA if unknown else ())])
+
+
+def shard_schema(
+    classes: Sequence[str], *, multi_label: bool, fine: Sequence[str] = (), unknown: bool = False
+) -> pa.Schema:
     """The columns of a shard.
 
     Args:
         classes: Class names in index order.
         multi_label: ``labels``, a list, instead of ``label``, an integer.
         fine: Names of finer classes in index order; none: no such column.
+        unknown: Whether labels of the subset are unknown.
 
     Returns:
-        ``image, label|labels[, fine_labels], client_id, sample_id, domain`` with the ``huggingface`` metadata from
-        which ``datasets`` recovers Image and ClassLabel without a script.
+        ``image, label|labels[, labels_unknown][, fine_labels], client_id, sample_id, domain`` with the ``huggingface``
+        metadata from which ``datasets`` recovers Image and ClassLabel without a script.
     """
-    features = features_json(classes, multi_label=multi_label, fine=fine)
+    features = features_json(classes, multi_label=multi_label, fine=fine, unknown=unknown)
     codes = pa.list_(pa.field("element", pa.int64()))  # as Parquet itself calls the items of lists
-    types = {"image": IMAGE, "label": pa.int64(), "labels": codes, "fine_labels": codes}
+    types = {"image": IMAGE, "label": pa.int64(), **dict.fromkeys(("labels", "labels_unknown", "fine_labels"), codes)}
     metadata = {"huggingface": json.dumps({"info": {"features": features}}, ensure_ascii=False)}
     return pa.schema([(name, types.get(name, pa.string())) for name in features], metadata=metadata)
 
 
-def features_json(classes: Sequence[str], *, multi_label: bool, fine: Sequence[str] = ()) -> dict[str, Any]:
+def features_json(
+    classes: Sequence[str], *, multi_label: bool, fine: Sequence[str] = (), unknown: bool = False
+) -> dict[str, Any]:
     """The features of a shard as ``datasets`` writes them into a schema."""
 
     def labels(names: Sequence[str]) -> dict[str, Any]:
         return {"names": list(names), "_type": "ClassLabel"}
 
-    coarse = {"labels": {"feature": labels(classes), "_type": "List"}} if multi_label else {"label": labels(classes)}
-    finer = {"fine_labels": {"feature": labels(fine), "_type": "List"}} if fine else {}
+    def several(names: Sequence[str]) -> dict[str, Any]:
+        return {"feature": labels(names), "_type": "List"}
+
+    coarse = {"labels": several(classes)} if multi_label else {"label": labels(classes)}
+    hidden = {"labels_unknown": several(classes)} if unknown else {}
+    finer = {"fine_labels": several(fine)} if fine else {}
     texts = {name: {"dtype": "string", "_type": "Value"} for name in ("client_id", "sample_id", "domain")}
-    return {"image": {"_type": "Image"}, **coarse, **finer, **texts}
+    return {"image": {"_type": "Image"}, **coarse, **hidden, **finer, **texts}
 
 
 def class_names(schema: pa.Schema, column: str = "label") -> tuple[str, ...]:

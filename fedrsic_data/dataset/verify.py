@@ -15,15 +15,13 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from fedrsic_data import seeds
-from fedrsic_data.dataset import images, manifest, schema, skew
+from fedrsic_data.dataset import images, manifest, schema, skew, unknown
 from fedrsic_data.dataset.manifest import File, Manifest, Shard, SubsetEntry
 from fedrsic_data.dataset.reader import countable
 from fedrsic_data.dataset.recipe import Recipe
 from fedrsic_data.dataset.schema import TRAIN
-from fedrsic_data.errors import BadImageError
+from fedrsic_data.errors import BadImageError, ManifestError
 from fedrsic_data.files.atomic import file_digest
-
-_COLUMNS = ("client_id", "sample_id", "domain")
 
 
 class _Stop(Exception):  # noqa: N818 - no error of the program: it carries what was found
@@ -53,7 +51,7 @@ class Read:
     Attributes:
         folder: Its folder.
         manifest: Its manifest.
-        plan: The rows of ``schema.PLAN_SCHEMA``.
+        plan: The rows of ``schema.plan_schema``.
         clients: The rows of ``schema.CLIENTS_SCHEMA``.
         intact: The subsets whose files all have their digests.
     """
@@ -173,7 +171,7 @@ def _content(
 ) -> Iterator[Problem]:
     plan, clients = _table(folder, built.plan.path), _table(folder, built.clients.path)
     for name, table, expected in (
-        (built.plan.path, plan, schema.PLAN_SCHEMA),
+        (built.plan.path, plan, built.plan_schema),
         (built.clients.path, clients, schema.CLIENTS_SCHEMA),
     ):
         if not table.schema.equals(expected):
@@ -200,7 +198,8 @@ def _subset(folder: Path, built: Manifest, name: str, plan: pa.Table, clients: p
     """Rows against the plan, row groups against the client table, images against the rules of a build."""
     subset = built.subsets[name]
     fine = subset.fine.classes if subset.fine else ()
-    expected = schema.shard_schema(subset.classes, multi_label=subset.multi_label, fine=fine)
+    hidden = subset.unknown is not None
+    expected = schema.shard_schema(subset.classes, multi_label=subset.multi_label, fine=fine, unknown=hidden)
     where = {
         (row["file"], row["client_id"]): row for row in clients.filter(pc.is_valid(clients.column("file"))).to_pylist()
     }
@@ -213,8 +212,7 @@ def _subset(folder: Path, built: Manifest, name: str, plan: pa.Table, clients: p
             if file.metadata.num_rows != shard.rows:
                 yield Problem(shard.path, f"has {file.metadata.num_rows} rows, the manifest says {shard.rows}")
             yield from _row_groups(shard.path, file, where, built.recipe)
-            label = "labels" if subset.multi_label else "label"
-            rows = file.read(columns=[label, *(["fine_labels"] if fine else []), *_COLUMNS])
+            rows = file.read(columns=[name for name in expected.names if name != "image"])
             read.append(rows.append_column("split", pa.repeat(pa.scalar(shard.split), rows.num_rows)))
     if where:
         lost = next(iter(where))
@@ -286,6 +284,9 @@ def _against_plan(name: str, subset: SubsetEntry, plan: pa.Table, rows: pa.Table
     if subset.fine:
         rows = rows.append_column("fine_names", _spelled(rows, "fine_labels", subset.fine.classes))
         columns.append(("fine_names", "fine_labels"))
+    if subset.unknown is not None:
+        rows = rows.append_column("unknown_names", _spelled(rows, "labels_unknown", subset.classes))
+        columns.append(("unknown_names", "labels_unknown"))
     rows = rows.take(pc.sort_indices(rows.column("sample_id")))
     skipped = pa.array([skip.sample_id for skip in subset.skipped], pa.string())
     owned = plan.filter(pc.is_valid(plan.column("client_id")))
@@ -323,6 +324,8 @@ def _summary(built: Manifest, name: str, subset: SubsetEntry, plan: pa.Table, cl
         return
     if skew.train_counts(clients, len(subset.classes)) != subset.train_counts:
         yield Problem(manifest.NAME, f"train_counts of {name} are not those of clients.parquet")
+    if subset.unknown is not None:
+        yield from _unknown(name, subset, plan, pc.unique(clients.column("client_id")).to_pylist())
     if not _as_planned(subset, plan, clients):
         yield Problem(built.clients.path, f"does not count what the plan gives the clients of {name}")
         return
@@ -331,6 +334,19 @@ def _summary(built: Manifest, name: str, subset: SubsetEntry, plan: pa.Table, cl
     )
     if measured != subset.skew:
         yield Problem(manifest.NAME, f"skew of {name} is not what clients.parquet gives")
+
+
+def _unknown(name: str, subset: SubsetEntry, plan: pa.Table, clients: Sequence[str]) -> Iterator[Problem]:
+    try:
+        counted = unknown.counted(subset, plan, clients)
+    except ManifestError:
+        yield Problem(manifest.PLAN, f"labels_unknown has values that are no classes of {name}")
+        return
+    if not subset.withheld and counted.unknown != subset.unknown:
+        yield Problem(manifest.NAME, f"unknown of {name} is not what the plan says")
+    known = plan.filter(pc.not_equal(plan.column("split"), TRAIN)).column("labels_unknown")
+    if pc.any(pc.greater(pc.list_value_length(known), 0)).as_py():
+        yield Problem(manifest.PLAN, f"has unknown labels in held-out rows of {name}")
 
 
 def _as_planned(subset: SubsetEntry, plan: pa.Table, clients: pa.Table) -> bool:

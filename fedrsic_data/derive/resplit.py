@@ -6,7 +6,7 @@ dataset holds every image: rows it had left out are not in its shards, and are c
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from pathlib import Path
 
@@ -21,7 +21,7 @@ from fedrsic_data.build.disk_table import Spilled
 from fedrsic_data.build.pipeline import QUIET, BuildListener
 from fedrsic_data.build.plan import Planned
 from fedrsic_data.build.verify import verify
-from fedrsic_data.dataset import manifest, schema
+from fedrsic_data.dataset import manifest, schema, unknown
 from fedrsic_data.dataset.manifest import Fine, LeftOut
 from fedrsic_data.dataset.reader import Dataset, Subset
 from fedrsic_data.dataset.recipe import Recipe
@@ -101,19 +101,25 @@ def _merged(dataset: Dataset, subset: Subset) -> plan.Merged:
     order = pc.sort_indices(ids)
     owners = dataset.plan.filter(pc.equal(dataset.plan.column("subset"), subset.name))
     at = pc.index_in(ids, value_set=owners.column("sample_id").combine_chunks()).take(order)
+    fine = Fine(entry.fine.classes, entry.fine.parents) if entry.fine else None
     own_splits = dataset.manifest.recipe.split_by == "source"
     lists = pa.list_(pa.int32())
 
+    def several(name: str, names: Sequence[str]) -> pa.Array:
+        if entry.unknown is not None:  # the shards have only those that are known
+            return unknown.truth(owners, name, names, f"{dataset.where}/{manifest.PLAN}").take(at)
+        return _column(files, name).cast(lists).take(order)
+
     def labels() -> pa.Array:
         if entry.multi_label:
-            return _column(files, "labels").cast(lists).take(order)
+            return several("labels", entry.classes)
         one = _column(files, "label").cast(pa.int32()).take(order)
         return pa.ListArray.from_arrays(pa.array(np.arange(n + 1, dtype=np.int32)), one)
 
     columns: dict[str, Callable[[], pa.Array]] = {
         "labels": labels,
         "domain": lambda: _column(files, "domain").take(order),
-        **({"fine_labels": lambda: _column(files, "fine_labels").cast(lists).take(order)} if entry.fine else {}),
+        **({"fine_labels": lambda: several("fine_labels", fine.classes)} if fine else {}),
         "group": lambda: schema.whole(owners.column("group")).take(at),
         "split": lambda: schema.whole(owners.column("split")).take(at) if own_splits else pa.nulls(n, pa.string()),
         "key": lambda: order.cast(pa.string()),
@@ -129,7 +135,7 @@ def _merged(dataset: Dataset, subset: Subset) -> plan.Merged:
         table=table,
         containers=(ParquetContainer(files),),
         left_out=_left_out(subset, owners, n),
-        fine=Fine(entry.fine.classes, entry.fine.parents) if entry.fine else None,
+        fine=fine,
     )
 
 

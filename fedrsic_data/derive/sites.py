@@ -24,9 +24,10 @@ from fedrsic_data.build import card, shards, workspace
 from fedrsic_data.build.finish import file_entry, write_small
 from fedrsic_data.build.verify import verify
 from fedrsic_data.build.workspace import place
-from fedrsic_data.dataset import manifest, schema, skew
+from fedrsic_data.dataset import manifest, schema, skew, unknown
 from fedrsic_data.dataset.manifest import CARD, CLIENTS, PLAN, Manifest, Plan, Shard, SubsetEntry
 from fedrsic_data.dataset.reader import Dataset, Subset
+from fedrsic_data.dataset.recipe import SCHEMA
 from fedrsic_data.dataset.schema import TRAIN, repeated
 from fedrsic_data.errors import OutputError, UsageError, VerificationError, translated
 from fedrsic_data.files.atomic import file_digest
@@ -193,7 +194,7 @@ class _Part:
         self.name = subset.name
         ids = pa.array(some.clients, pa.string())
         mine = pc.and_(pc.equal(plan.column("subset"), self.name), pc.is_in(plan.column("client_id"), value_set=ids))
-        self.plan = plan.filter(mine)
+        self.plan = unknown.withheld(plan.filter(mine))
         rows, files = some.table.to_pylist(), []
         for row in rows:
             if row["file"] is not None:
@@ -222,7 +223,7 @@ class _Names:
             nothing = pa.scalar(None if name == "file" else [] if pa.types.is_list(kind) else 0, kind)
             columns[name] = pa.repeat(nothing, subset.client_table.num_rows)
         self.table = pa.table(columns, schema=schema.CLIENTS_SCHEMA)
-        self.plan = schema.PLAN_SCHEMA.empty_table()
+        self.plan = subset.dataset.manifest.plan_schema.empty_table()
         self.entry = replace(
             _counted(subset, self.table, self.plan), duplicates=(), skipped=(), shards=(), fine=subset.entry.fine
         )
@@ -232,6 +233,8 @@ def _counted(subset: Subset, table: pa.Table, plan: pa.Table) -> SubsetEntry:
     """The entry of a subset with the figures of some of its clients."""
     entry = subset.entry
     sums = {row["split"]: row["rows_sum"] for row in table.group_by("split").aggregate([("rows", "sum")]).to_pylist()}
+    if entry.unknown is not None:
+        entry = unknown.counted(entry, plan, pc.unique(table.column("client_id")).to_pylist())
     return replace(
         entry,
         clients=pc.count_distinct(table.column("client_id")).as_py(),
@@ -289,8 +292,11 @@ def _described(dataset: Dataset, folder: Path, parts: Sequence[_Part | _Names]) 
     """Writes plan, client table, card and, last, the manifest."""
     old = dataset.manifest
     recipe = replace(old.recipe, subsets={p.name: old.recipe.subsets[p.name] for p in parts})
-    plan = pa.concat_tables([schema.PLAN_SCHEMA.empty_table(), *(part.plan for part in parts)]).combine_chunks()
     subsets = {part.name: part.entry for part in parts}
+    version = manifest.version(subsets)
+    columns = schema.plan_schema(unknown=version > SCHEMA)
+    plans = (part.plan.select(columns.names) for part in parts)
+    plan = pa.concat_tables([columns.empty_table(), *plans]).combine_chunks()
     sources = {name: old.sources[name] for s in recipe.subsets.values() for name in s.sources}
     write_small(plan, folder / PLAN)
     write_small(pa.concat_tables([part.table for part in parts]), folder / CLIENTS)
@@ -299,6 +305,7 @@ def _described(dataset: Dataset, folder: Path, parts: Sequence[_Part | _Names]) 
     whole = manifest.sealed(
         replace(
             old,
+            fedkit=version,
             recipe=recipe,
             sources=sources,
             plan=Plan(file.path, file.bytes, file.sha256, schema.content_digest(plan), plan.num_rows),

@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 
 from fedrsic_data.answer import markdown
-from fedrsic_data.build.card import configs
+from fedrsic_data.build.card import UNKNOWN, configs
 from fedrsic_data.build.finish import SAMPLE_LICENCE
 from fedrsic_data.dataset.manifest import Manifest, SubsetEntry
 from fedrsic_data.dataset.recipe import SAMPLE_WARNING, partition_in_words
@@ -52,6 +52,7 @@ def render(built: Manifest, repo: str, tag: str, pictures: Sequence[Picture]) ->
         markdown(built.recipe.title or built.name),
         *([f"> **Sample data**: {SAMPLE_WARNING}"] if built.recipe.sample is not None else []),
         *([_REFERENCE] if built.reference else []),
+        *([f"> {UNKNOWN}"] if any(subset.unknown is not None for subset in built.subsets.values()) else []),
         _table(built),
         *(f"![{markdown(picture.alt)}]({picture.name})" for picture in pictures),
         *_partition(built, tag),
@@ -127,10 +128,12 @@ def _features(subset: SubsetEntry) -> list[dict[str, Any]]:
         return {"class_label": {"names": {str(i): name for i, name in enumerate(names)}}}
 
     label = {"name": "labels", "list": labels(subset.classes)} if subset.multi_label else None
+    hidden = [{"name": "labels_unknown", "list": labels(subset.classes)}] if subset.unknown is not None else []
     fine = [{"name": "fine_labels", "list": labels(subset.fine.classes)}] if subset.fine else []
     return [
         {"name": "image", "dtype": "image"},
         label or {"name": "label", "dtype": labels(subset.classes)},
+        *hidden,
         *fine,
         *({"name": name, "dtype": "string"} for name in ("client_id", "sample_id", "domain")),
     ]

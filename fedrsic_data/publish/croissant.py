@@ -63,7 +63,7 @@ def describe(built: Manifest, repo: str) -> dict[str, Any]:
     url = f"https://huggingface.co/datasets/{repo}"
     subsets = {} if built.reference else built.subsets
     tables: dict[str, tuple[File | Plan, Any]] = {
-        "plan": (built.plan, schema.PLAN_SCHEMA),
+        "plan": (built.plan, built.plan_schema),
         "clients": (built.clients, schema.CLIENTS_SCHEMA),
     }
     return {
@@ -140,9 +140,8 @@ def _records(name: str, subset: SubsetEntry) -> dict[str, Any]:
     image["source"]["transform"] = {"jsonPath": "bytes"}
     labels = "labels" if subset.multi_label else "label"
     many = {"repeated": True} if subset.multi_label else {}
-    fine = (
-        [_column(name, shards, "fine_labels", "sc:Integer", kind="fileSet") | {"repeated": True}] if subset.fine else []
-    )
+    lists = [*(["labels_unknown"] if subset.unknown is not None else []), *(["fine_labels"] if subset.fine else [])]
+    more = (_column(name, shards, column, "sc:Integer", kind="fileSet") | {"repeated": True} for column in lists)
     texts = (
         _column(name, shards, column, "sc:Text", kind="fileSet") for column in ("client_id", "sample_id", "domain")
     )
@@ -151,7 +150,7 @@ def _records(name: str, subset: SubsetEntry) -> dict[str, Any]:
         "@id": name,
         "name": name,
         "description": f"{labels}: {', '.join(f'{i} {c}' for i, c in enumerate(subset.classes))}",
-        "field": [image, _column(name, shards, labels, "sc:Integer", kind="fileSet") | many, *fine, *texts],
+        "field": [image, _column(name, shards, labels, "sc:Integer", kind="fileSet") | many, *more, *texts],
     }
 
 

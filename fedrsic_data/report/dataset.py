@@ -58,6 +58,9 @@ def _clients(summary: Summary) -> Table:
     columns.append(("classes", (summary.labels[order] > 0).sum(axis=1).tolist()))
     columns.append(("leading class", [summary.classes[lead[i]] if held[i] else "-" for i in order]))
     columns.append(("its share, %", [float(100 * shares[i, lead[i]]) if held[i] else None for i in order]))
+    if summary.unknown is not None:
+        every = np.maximum(summary.rows[:, 0] * len(summary.classes), 1)
+        columns.append(("unknown labels, %", (100 * summary.unknown.sum(axis=1) / every)[order].tolist()))
     if several:
         main, any_ = summary.domain_rows.argmax(axis=1), summary.domain_rows.sum(axis=1) > 0
         columns.append(("leading domain", [summary.domains[main[i]] if any_[i] else "-" for i in order]))
@@ -80,11 +83,13 @@ def _classes(summary: Summary, entry: SubsetEntry) -> Table:
             float(share[i]),
             int(holders[i]),
             float(largest[i]),
+            *(() if entry.unknown is None else (entry.unknown[i],)),
         )
         for i, name in enumerate(summary.classes)
     )
     header = ("class", "training rows", "share, %", "clients that have it", "of it at one client, %")
-    return Table("Classes", Numbers(header, rows), digits=1)
+    hidden = () if entry.unknown is None else ("unknown in rows",)
+    return Table("Classes", Numbers((*header, *hidden), rows), digits=1)
 
 
 def _provenance(manifest: Manifest) -> Section:

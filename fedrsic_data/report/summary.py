@@ -32,6 +32,7 @@ class Summary:
         measured: Skew metrics; see ``skew.measure``.
         multi_label: Whether images have several labels.
         sample: Whether the images are procedural; every picture says so.
+        unknown: int64 [clients, classes], training rows in which a label is unknown; None: nowhere.
     """
 
     name: str
@@ -45,6 +46,7 @@ class Summary:
     measured: dict[str, dict[str, float]]
     multi_label: bool
     sample: bool
+    unknown: NDArray[np.int64] | None = None
 
 
 @dataclass(frozen=True)
@@ -90,6 +92,7 @@ def summarise(subset: Subset) -> Summary:
         measured=subset.entry.skew,
         multi_label=subset.entry.multi_label,
         sample=subset.dataset.manifest.recipe.sample is not None,
+        unknown=subset.unknown,
     )
 
 
