@@ -39,7 +39,8 @@ By = Literal["sample", "client", "group", "source"]
 
 _RESERVED = ("manifest.json", "plan.parquet", "clients.parquet", "readme.md")
 
-_APART = ("fedkit", "name", "title", "seed", "subsets", "layout", "partition", "splits", "sources", "sample")
+_PARTS = ("sample", "hidden_labels", "annotated_labels")
+_APART = ("fedkit", "name", "title", "seed", "subsets", "layout", "partition", "splits", "sources", *_PARTS)
 """Fields that ``Recipe.settings_of`` gives in another form, or that change no row of a subset."""
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}")
@@ -270,11 +271,12 @@ class Recipe:
         Those of a part have its name in front: ``partition`` is its name, ``partition.alpha`` a setting of it.
         """
         own, spec = self.subsets[subset], self.partition_of(subset)
+        settings = (self.sample, self.hidden_of(subset), self.annotated_of(subset))
         parts = {
             "partition": {key: value for key, value in spec.items() if key != "name"},
             "splits": self.fractions(subset),
             **{f"sources.{name}": its for name, its in self.sources.items() if name in own.sources},
-            "sample": {} if self.sample is None else encode(self.sample),
+            **{key: encode(its) for key, its in zip(_PARTS, settings, strict=True) if its is not None},
         }
         return {
             **{key: encode(value) for key, value in vars(self).items() if key not in _APART},
