@@ -100,6 +100,10 @@ class UsageError(FedkitError, ValueError):
     exit_code = 2
 
 
+class PluginError(FedkitError):
+    """Code of another package failed, or does not keep the contract of what it is."""
+
+
 class SourceError(FedkitError):
     """A source's files are missing, incomplete or not what they should be."""
 

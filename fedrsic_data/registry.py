@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Collection, Iterator, Mapping, MutableMapping, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from functools import cached_property
 from importlib import import_module
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from fedrsic_data.errors import UsageError
+from fedrsic_data.errors import FedkitError, PluginError, UsageError, for_want_of_memory
 from fedrsic_data.settings import suggest
 
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
 
 T = TypeVar("T")
+
+_OURS = ("fedrsic", "fedrsic_data", "fedtrain")
+_PATH = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*(\.[^\W\d]\w*)*")
 
 
 class Registry(MutableMapping[str, T]):
@@ -81,6 +86,36 @@ class Registry(MutableMapping[str, T]):
             self[name] = thing
         return thing
 
+    def at(self, path: str) -> T:
+        """The thing at ``package.module:attribute``, which nobody has to register.
+
+        Raises:
+            UsageError: There is none, or it is of another kind.
+        """
+        return self._loaded(f"{self.kind} {path!r}", path, lambda: imported(path))
+
+    def versions(self, name: str) -> dict[str, str]:
+        """The package of a plug-in and its version, for records; empty for a thing of fedkit.
+
+        A thing of a script has no package: then its module and name are given, and the version is ``unknown``.
+
+        Args:
+            name: The thing's name, or its ``package.module:attribute``.
+        """
+        if name in self._plugins:
+            dist = self._plugins[name][0].dist
+            return {dist.name: dist.version} if dist else {self._plugins[name][0].value: "unknown"}
+        if isinstance(self._known.get(name), str):
+            return {}
+        thing = self.at(name) if is_path(name) else self.named(name)
+        kind = thing if isinstance(thing, type) else type(thing)
+        if _is_ours(kind):
+            return {} if kind is thing else {f"{self.kind} {name}": "unknown"}
+        from importlib.metadata import packages_distributions, version
+
+        found = packages_distributions().get(kind.__module__.partition(".")[0], [])
+        return {one: version(one) for one in found[:1]} or {f"{kind.__module__}:{kind.__qualname__}": "unknown"}
+
     def facts(self, describe: Callable[[T], Mapping[str, Any]]) -> Iterator[tuple[str, dict[str, Any]]]:
         """Each name with the facts of its thing, for lists.
 
@@ -127,16 +162,18 @@ class Registry(MutableMapping[str, T]):
             )
         if others:
             raise UsageError(f"{self.kind} {name!r}: {point.value} and {others[0].value} both add it; uninstall one")
-        where = f"{self.kind} {name!r} of the package {package}"
+        return self._loaded(f"{self.kind} {name!r} of the package {package}", point.value, point.load)
+
+    def _loaded(self, where: str, path: str, load: Callable[[], T]) -> T:
         try:
-            thing: T = point.load()
+            thing = load()
             lacking = [need for need in self.needs if not hasattr(thing, need)]
         except KeyboardInterrupt:
             raise
         except BaseException as error:  # code of others may raise anything
             raise UsageError(f"{where}: cannot be imported ({_in_words(error)})") from error
         if lacking:
-            raise UsageError(f"{where}: {point.value} is no {self.kind}, it has no {lacking[0]!r}")
+            raise UsageError(f"{where}: {path} is no {self.kind}, it has no {lacking[0]!r}")
         return thing
 
     def __getitem__(self, name: str) -> T:
@@ -162,10 +199,41 @@ class Registry(MutableMapping[str, T]):
         del self._known[name]
 
 
+@contextmanager
+def blamed(what: str, thing: type) -> Iterator[None]:
+    """Report an exception in code of another package as one line that names it.
+
+    Args:
+        what: The word for the thing.
+        thing: Its class; exceptions of fedkit's own ones pass.
+
+    Raises:
+        PluginError: The code raised something that is not meant for a user.
+    """
+    try:
+        yield
+    except (FedkitError, OSError):
+        raise
+    except Exception as error:
+        if _is_ours(thing) or for_want_of_memory(error):
+            raise
+        where = f"the {what} {thing.__qualname__} of {thing.__module__}"
+        raise PluginError(f"{where} failed ({_in_words(error)}); FEDKIT_DEBUG=1 shows where") from error
+
+
+def is_path(name: str) -> bool:
+    """Whether a name has the form ``package.module:attribute``."""
+    return _PATH.fullmatch(name) is not None
+
+
 def imported(path: str) -> Any:
     """The thing at ``module:attribute``."""
     module, _, attribute = path.partition(":")
-    return getattr(import_module(module), attribute)
+    return attrgetter(attribute)(import_module(module))
+
+
+def _is_ours(thing: type) -> bool:
+    return thing.__module__.partition(".")[0] in _OURS
 
 
 def _in_words(error: BaseException) -> str:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
+import sys
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import replace
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 from fedrsic_data.dataset.manifest import NAME, digest
 from fedrsic_data.dataset.reader import Dataset, Subset
 from fedrsic_data.distribution import install
 from fedrsic_data.errors import ManifestError, UsageError
+from fedrsic_data.registry import is_path
 from fedrsic_data.settings import suggest
 from fedtrain import methods
 from fedtrain.config import Device, Precision, RunConfig, full_settings
@@ -22,14 +25,23 @@ _TRAIN = "train"
 
 
 def method_class(name: str) -> Any:
-    """A method by name.
+    """A method by name, or by its place, ``package.module:Class``; the working directory is searched for that as well.
 
     Raises:
-        UsageError: There is none of that name.
+        UsageError: There is none, or it is no method.
     """
-    if name not in methods.METHODS:
+    found: Any
+    if name in methods.METHODS:
+        found = methods.METHODS[name]
+    elif is_path(name):
+        if (here := str(Path.cwd())) not in sys.path:
+            sys.path.append(here)  # a script's folder is searched already, and that of a command is not
+        found = methods.METHODS.at(name)
+    else:
         raise UsageError(f"no method {name!r}{suggest(name, methods.METHODS)}")
-    return methods.METHODS[name]
+    if not (dataclasses.is_dataclass(found.Settings) and isinstance(found, type)):
+        raise UsageError(f"method {name!r}: is no class whose Settings are a dataclass; see fedtrain.testing")
+    return found
 
 
 def prepared(config: RunConfig) -> tuple[RunConfig, Subset, tuple[int, ...]]:
@@ -73,7 +85,7 @@ def resolved(config: RunConfig, dataset: Dataset, method: Any) -> RunConfig:
         count = method.clients_per_round
     if count is None and config.sampling in ("uniform", "size"):
         raise UsageError(f"sampling={config.sampling}: set clients_per_round too")
-    return replace(
+    return dataclasses.replace(
         config,
         manifest=dataset.where,
         sampling=("all" if count is None else "uniform") if config.sampling == "auto" else config.sampling,

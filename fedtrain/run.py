@@ -15,6 +15,7 @@ from fedrsic_data.dataset.reader import Dataset, Subset
 from fedrsic_data.dataset.recipe import Recipe
 from fedrsic_data.errors import OutputError, UsageError, for_want_of_memory
 from fedrsic_data.files.atomic import file_digest, write
+from fedrsic_data.registry import blamed
 from fedrsic_data.settings import Setting, decode, encode, local
 from fedtrain import methods, metrics
 from fedtrain.config import RunConfig, changed, flat, group, identity, known_settings, lineage_of, to_json, told_of
@@ -189,6 +190,7 @@ def _train(job: _Job, overwrite: bool, cache: Path | None, listener: Listener, e
                 around.enter_context(_deterministic())
             after = f": goes on after round {held.done} of {config.rounds}" if held.done else ""
             listener.say(f"training {config.method} on {config.subset}{after}")
+            around.enter_context(blamed("method", method))
             around.enter_context(_enough_memory(config))
             bound = method(context, decode(method.Settings, config.method_settings, config.method))
             around.enter_context(_threads(bound.threads))
@@ -221,7 +223,11 @@ def _facts(config: RunConfig, dataset: Dataset) -> dict[str, Any]:
         "config": to_json(config),
         "dataset": told_of(manifest, config.subset),
         "weights": weights,
-        "versions": {"fedkit": distribution.version(), "torch": version("torch")},
+        "versions": {
+            **methods.METHODS.versions(config.method),
+            "fedkit": distribution.version(),
+            "torch": version("torch"),
+        },
     }
 
 

@@ -193,7 +193,7 @@ def trained(sample_build: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
     torch.set_num_threads(1)
     out = tmp_path_factory.mktemp("runs") / "a"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(methods, "METHODS", {"softmax": Softmax})
+        patch.setitem(methods.METHODS, "softmax", Softmax)
         run.train(config(sample_build, "rounds=2"), out)
     return out
 

@@ -151,7 +151,8 @@ def test_hooks_of_methods_work_over_flower(
     single: Path, tmp_path: Path, method: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Clients that receive other states each, and a server that aggregates in its own way, as in one process."""
-    monkeypatch.setattr(methods, "METHODS", KINDS)
+    for name, kind in KINDS.items():
+        monkeypatch.setitem(methods.METHODS, name, kind)
     sets = ("length=4", "epochs=1", "device=cpu", "rounds=3", "clients_per_round=3", "dropout=0.1", "lr=0.05")
     here = trained(method, single, tmp_path / "local", *sets)
     grid = grid_of(single, tmp_path / "states")
@@ -184,7 +185,7 @@ def test_networks_that_differ_by_client_are_judged_alike_over_flower(
         def sent_to(self, client: int, server: State) -> State:
             return {**server, "parameters": server["parameters"] * (1 + client / 10)}
 
-    monkeypatch.setattr(methods, "METHODS", {"apart": Apart})
+    monkeypatch.setitem(methods.METHODS, "apart", Apart)
     sets, at = [*NETWORK[:4], "rounds=1"], multi.parent / "sites" / "server"
     here = trained("apart", multi, tmp_path / "local", *sets)
     there = trained("apart", at, tmp_path / "run", *sets, "flower.scores=true", grid=grid_of(multi, tmp_path / "s"))
@@ -198,7 +199,7 @@ def test_a_site_refuses_a_method_that_forgets_personal_tensors(
         def train(self, *given: Any) -> Any:
             return (replace(update, personal={}) for update in super().train(*given))
 
-    monkeypatch.setattr(methods, "METHODS", {"forgetful": Forgetful})
+    monkeypatch.setitem(methods.METHODS, "forgetful", Forgetful)
     at, notes = single.parent / "sites" / "server", list[str]()
     with pytest.raises(FedkitError, match="none of the 4 sampled clients answered"):
         trained("forgetful", at, tmp_path / "run", *PROMPTS, grid=grid_of(single, tmp_path / "s"), notes=notes)
@@ -217,7 +218,8 @@ class OwnAggregate(PromptFL):
 def test_privacy_refuses_hooks_that_it_cannot_serve(
     single: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(methods, "METHODS", {"pool": Pool, "own": OwnAggregate})
+    for name, kind in {"pool": Pool, "own": OwnAggregate}.items():
+        monkeypatch.setitem(methods.METHODS, name, kind)
     at, grid = single.parent / "sites" / "server", grid_of(single, tmp_path / "states")
     for method, sets, words in (
         ("pool", "dp.noise=1", "dp: clients of pool send back other tensors than they receive"),

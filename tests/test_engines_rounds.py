@@ -36,7 +36,7 @@ from fedtrain.runs.state import PersonalStore, load_state
 @pytest.fixture(autouse=True)
 def _softmax(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.set_num_threads(1)
-    monkeypatch.setattr(methods, "METHODS", {"softmax": Softmax}, raising=False)
+    monkeypatch.setitem(methods.METHODS, "softmax", Softmax)
     Softmax.trained.clear()
 
 

@@ -38,7 +38,7 @@ from fedtrain.report import html
 @pytest.fixture(autouse=True)
 def _softmax(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.set_num_threads(1)
-    monkeypatch.setattr(methods, "METHODS", {**methods.METHODS, "softmax": Softmax})
+    monkeypatch.setitem(methods.METHODS, "softmax", Softmax)
 
 
 # files of a person's, in any place
@@ -71,7 +71,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
     pipeline.build(planned(), top / "dataset")
     (top / "nothing").mkdir()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(methods, "METHODS", {"softmax": Softmax})
+        patch.setitem(methods.METHODS, "softmax", Softmax)
         run.train(config(top / "dataset", "rounds=1"), top / "run")
     sites.split(top / "dataset", top / "sites")
     app.write_app(top / "app", "fedpgp", str(top / "dataset"), None, [], None)

@@ -16,7 +16,7 @@ import pytest
 import torch
 from conftest import ROOT
 
-from fedrsic_data.errors import UsageError
+from fedrsic_data.errors import PluginError, UsageError
 from fedrsic_data.settings import decode, encode
 from fedtrain import methods, run
 from fedtrain.config import RunConfig
@@ -103,9 +103,9 @@ def test_what_a_client_sends_is_as_the_method_says(
         def sent_back(self, server: State) -> State:
             return {"context": server["context"][:1]}
 
-    monkeypatch.setattr(methods, "METHODS", {"careless": Careless})
+    monkeypatch.setitem(methods.METHODS, "careless", Careless)
     config = RunConfig("careless", str(sample_build), "fed-ucmerced", rounds=1, device="cpu")
-    with pytest.raises(TypeError, match=r"Careless.train: client 0: its tensors differ .*; see Method.sent_back"):
+    with pytest.raises(PluginError, match=r"Careless.train: client 0: its tensors differ .*; see Method.sent_back"):
         run.train(config, tmp_path / "run")
 
 
@@ -119,9 +119,9 @@ def test_a_client_keeps_the_personal_tensors_that_the_method_says(
         def train(self, *given: Any) -> Any:
             return (dataclasses.replace(update, personal=personal) for update in super().train(*given))
 
-    monkeypatch.setattr(methods, "METHODS", {"forgetful": Forgetful})
+    monkeypatch.setitem(methods.METHODS, "forgetful", Forgetful)
     config = RunConfig("forgetful", str(sample_build), "fed-ucmerced", rounds=2, device="cpu")
-    with pytest.raises(TypeError, match=r"Forgetful.train: personal tensors \[.*\] should be \[.*\]; see personal"):
+    with pytest.raises(PluginError, match=r"Forgetful.train: personal tensors \[.*\] should be \[.*\]; see personal"):
         run.train(config, tmp_path / "run")
 
 

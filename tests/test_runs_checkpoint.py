@@ -134,7 +134,7 @@ print(json.dumps({"kills": kills, "problems": problems}))
 @pytest.fixture(autouse=True)
 def _softmax(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.set_num_threads(1)
-    monkeypatch.setattr(methods, "METHODS", {"softmax": Softmax})
+    monkeypatch.setitem(methods.METHODS, "softmax", Softmax)
 
 
 @pytest.mark.slow
@@ -173,7 +173,7 @@ def test_going_on_trains_only_what_is_left(sample_build: Path, tmp_path: Path, m
     run.train(wanted, tmp_path / "run")
     assert len(Softmax.trained) == 2
     monkeypatch.undo()
-    monkeypatch.setattr(methods, "METHODS", {"softmax": Softmax})
+    monkeypatch.setitem(methods.METHODS, "softmax", Softmax)
     run.train(wanted, tmp_path / "whole")
     assert final(tmp_path / "run") == final(tmp_path / "whole")
 
@@ -644,6 +644,6 @@ def test_a_full_disk_is_one_line(sample_build: Path, tmp_path: Path, monkeypatch
         run.train(config(sample_build), tmp_path / "run")
     run.train(config(sample_build), tmp_path / "run")
     monkeypatch.undo()
-    monkeypatch.setattr(methods, "METHODS", {"softmax": Softmax})
+    monkeypatch.setitem(methods.METHODS, "softmax", Softmax)
     run.train(config(sample_build), tmp_path / "whole")
     assert final(tmp_path / "run") == final(tmp_path / "whole")

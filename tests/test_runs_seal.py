@@ -30,7 +30,7 @@ def finished(sample_build: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
     torch.set_num_threads(1)
     folder = tmp_path_factory.mktemp("runs") / "run"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(methods, "METHODS", {"softmax": Softmax})
+        patch.setitem(methods.METHODS, "softmax", Softmax)
         run.train(config(sample_build, "rounds=2"), folder)
     return folder
 
@@ -231,7 +231,7 @@ def test_what_is_not_at_hand_is_said(folder: Path) -> None:
 def test_a_finished_run_that_was_changed_is_not_taken_for_the_one_that_is_wanted(
     sample_build: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(methods, "METHODS", {"softmax": Softmax})
+    monkeypatch.setitem(methods.METHODS, "softmax", Softmax)
     CHANGES["a mean"][1](folder)
     with pytest.raises(OutputError, match=r"result.json: is damaged"):
         run.train(config(sample_build, "rounds=2"), folder)

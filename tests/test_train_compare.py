@@ -35,7 +35,7 @@ def runs(sample_build: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     top = tmp_path_factory.mktemp("runs")
     other = sampled(tmp_path_factory.mktemp("other") / "fed", "seed=9").path
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(methods, "METHODS", {"softmax": Softmax})
+        patch.setitem(methods.METHODS, "softmax", Softmax)
         for seed in range(3):
             run.train(config(sample_build, f"seed={seed}", "rounds=2"), top / f"a{seed}")
         run.train(config(sample_build, "lr=0.05", "rounds=2", "cohort=2"), top / "b")

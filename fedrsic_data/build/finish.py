@@ -49,7 +49,7 @@ def describe(planned: Planned, folder: Path, receipts: Mapping[str, Sequence[sha
             fedkit=manifest.version(subsets),
             name=recipe.name,
             recipe=recipe,
-            writer=writer(),
+            writer=writer(planned.plugins),
             sources=dict(planned.sources),
             plan=manifest.Plan(plan_file.path, plan_file.bytes, plan_file.sha256, planned.digest, planned.rows),
             clients=file_entry(folder, CLIENTS),
@@ -152,6 +152,6 @@ def file_entry(folder: Path, name: str) -> manifest.File:
     return manifest.File(name, (folder / name).stat().st_size, file_digest(folder / name))
 
 
-def writer() -> dict[str, str]:
-    """Versions that the bytes depend on, besides plan and sources."""
-    return {"fedkit": distribution.version(), "pyarrow": pa.__version__}
+def writer(plugins: Mapping[str, str]) -> dict[str, str]:
+    """Versions that the bytes depend on, besides plan and sources: those of ``Planned.plugins`` among them."""
+    return {**plugins, "fedkit": distribution.version(), "pyarrow": pa.__version__}

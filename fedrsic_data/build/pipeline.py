@@ -30,6 +30,7 @@ from fedrsic_data.files.atomic import file_digest
 from fedrsic_data.raw.download import Progress
 from fedrsic_data.raw.index import Index, fingerprint
 from fedrsic_data.recipes.resolve import Resolved, resolve
+from fedrsic_data.registry import blamed
 from fedrsic_data.settings import encode
 from fedrsic_data.sources import SOURCES, locate, sample
 
@@ -107,7 +108,7 @@ def _planned(resolved: Resolved, places: locate.Places, listener: BuildListener)
         listener.step(f"planning {name}")
         groups = _duplicates(recipe, images, listener)
         subsets.append(plan.divide(recipe, name, resolved.partitioners[name], images, groups))
-    return Planned.of(recipe, sources, subsets, stamp, newest, inputs)
+    return Planned.of(recipe, sources, subsets, stamp, newest, inputs, resolved.plugins)
 
 
 def build(
@@ -210,7 +211,8 @@ def _indexes(resolved: Resolved, places: locate.Places, listener: BuildListener)
         listener.step(f"reading {name}")
         path = here[name] or locate.locate(sources[name], places, listener.download)
         inputs.append(path)
-        indexes[name] = sources[name].index(path, allow_partial=recipe.allow_partial)
+        with blamed("source", type(sources[name])):
+            indexes[name] = sources[name].index(path, allow_partial=recipe.allow_partial)
     return {name: indexes[name] for name in wanted}, inputs
 
 
@@ -227,7 +229,7 @@ def _standing(planned: Planned, out: Path, overwrite: bool) -> Manifest | None:
     same = (standing.plan.digest, encode(standing.recipe), standing.writer) == (
         planned.digest,
         encode(planned.recipe),
-        writer(),
+        writer(planned.plugins),
     )
     if not same or manifest.digest(standing) != standing.digest:
         differ = _difference(encode(standing.recipe), encode(planned.recipe)) or "other images, or an edited manifest"
@@ -452,4 +454,4 @@ def _mean_bytes(subset: PlannedSubset) -> int:
 def _key(planned: Planned) -> dict[str, Any]:
     """Everything the bytes of a build depend on: an interrupted build is resumed only if none of it changed."""
     recipe = hashlib.sha256(json.dumps(encode(planned.recipe), sort_keys=True).encode()).hexdigest()
-    return {"plan": planned.digest, "recipe": recipe, "sources": planned.stamp, "writer": writer()}
+    return {"plan": planned.digest, "recipe": recipe, "sources": planned.stamp, "writer": writer(planned.plugins)}

@@ -127,6 +127,7 @@ class Planned:
         stamp: Value that changes when a source file changes.
         newest: Latest modification time, in nanoseconds since the epoch; compare it only with itself, not with a clock.
         inputs: Files and folders that bytes are read from.
+        plugins: Versions of the packages that add its sources and partitioners; empty where those are fedkit's.
     """
 
     recipe: Recipe
@@ -136,6 +137,7 @@ class Planned:
     stamp: str
     newest: int
     inputs: tuple[Path, ...]
+    plugins: Mapping[str, str]
 
     @classmethod
     def of(
@@ -146,10 +148,11 @@ class Planned:
         stamp: str,
         newest: int,
         inputs: Sequence[Path],
+        plugins: Mapping[str, str],
     ) -> Planned:
         """With the plan's digest filled in."""
         digest = schema.columns_digest((name, _cells(subsets, name)) for name in columns(subsets).names)
-        return cls(recipe, sources, tuple(subsets), digest, stamp, newest, tuple(inputs))
+        return cls(recipe, sources, tuple(subsets), digest, stamp, newest, tuple(inputs), plugins)
 
     @property
     def rows(self) -> int:

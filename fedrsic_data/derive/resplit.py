@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from fedrsic_data.build import duplicates, memory, plan
 from fedrsic_data.build.disk_table import Spilled
+from fedrsic_data.build.finish import writer
 from fedrsic_data.build.pipeline import QUIET, BuildListener
 from fedrsic_data.build.plan import Planned
 from fedrsic_data.build.verify import verify
@@ -67,9 +68,10 @@ def prepare(
             subsets.append(plan.divide(recipe, name, resolved.partitioners[name], merged, groups))
     listed = {source for subset in recipe.subsets.values() for source in subset.sources}
     sources = {name: entry for name, entry in old.sources.items() if name in listed}
+    plugins = {name: v for name, v in old.writer.items() if name not in writer({})} | resolved.plugins
     newest = (dataset.folder / manifest.NAME).stat().st_mtime_ns
     with memory.returned():
-        return Planned.of(recipe, sources, subsets, old.digest, newest, [dataset.folder])
+        return Planned.of(recipe, sources, subsets, old.digest, newest, [dataset.folder], plugins)
 
 
 def _same_images(old: Recipe, new: Recipe) -> None:

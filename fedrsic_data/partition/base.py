@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from fedrsic_data.errors import UsageError
 from fedrsic_data.partition import labels
+from fedrsic_data.registry import blamed
 
 Owners = NDArray[np.int32]
 
@@ -170,7 +171,7 @@ def assign(
     _servable_clients(partitioner, len(rows))
     rows = _servable_rows(partitioner, rows)
     if sample_ids is None and not partitioner.needs_ids:
-        return _checked(partitioner, rows, partitioner.assign(rows, rng))
+        return _assigned(partitioner, rows, rng)
     if sample_ids is None:
         sample_ids = pc.utf8_lpad(pa.array(np.arange(len(rows))).cast(pa.string()), len(str(len(rows))), "0")
     if partitioner.needs_ids:
@@ -178,19 +179,22 @@ def assign(
         rows = dataclasses.replace(rows, sample_ids=ids)
     order = sorting(sample_ids)
     if order is None:
-        return _checked(partitioner, rows, partitioner.assign(rows, rng))
-    answer = _checked(partitioner, rows, partitioner.assign(rows.take(order), rng))
+        return _assigned(partitioner, rows, rng)
+    answer = _assigned(partitioner, rows.take(order), rng)
     owner = np.empty_like(answer.owner)
     owner[order] = answer.owner
     return dataclasses.replace(answer, owner=owner)
 
 
-def _checked(partitioner: Partitioner, rows: Rows, answer: Assignment) -> Assignment:
-    """The answer, if it is one: a partitioner of another package may give anything.
+def _assigned(partitioner: Partitioner, rows: Rows, rng: np.random.Generator) -> Assignment:
+    """The partitioner's answer, if it is one: that of another package may give anything.
 
     Raises:
+        PluginError: It failed.
         UsageError: It has not one owner for each row, from -1 to clients - 1.
     """
+    with blamed("partitioner", type(partitioner)):
+        answer = partitioner.assign(rows, rng)
     owner = getattr(answer, "owner", None)
     if (
         not isinstance(owner, np.ndarray)

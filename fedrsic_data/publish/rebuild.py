@@ -106,7 +106,7 @@ class Published:
                 )
         raise VerificationError(
             f"plan: has digest {planned.digest[:12]} here and {self.manifest.plan.digest[:12]} in {self.where}; "
-            f"the sources differ in names or labels{self._versions()}"
+            f"the sources differ in names or labels{self._versions(planned.plugins)}"
         )
 
     def check(self, built: Manifest) -> None:
@@ -123,11 +123,11 @@ class Published:
         if differing:
             raise VerificationError(
                 f"{differing[0]}: has other bytes here than in {self.where}, and so have {len(differing) - 1:,} other "
-                f"shards of {len(theirs):,}; the images differ{self._versions()}"
+                f"shards of {len(theirs):,}; the images differ{self._versions(built.writer)}"
             )
 
-    def _versions(self) -> str:
+    def _versions(self, plugins: Mapping[str, str]) -> str:
         """Mention other versions of the writer, which may be the reason."""
-        here = writer()
+        here = writer(plugins)
         other = [f"{name} {there}" for name, there in self.manifest.writer.items() if here.get(name) != there]
         return f", or the versions do: it was built with {', '.join(other)}" if other else ""

@@ -12,7 +12,7 @@ from typing import Any
 
 from fedrsic_data.dataset.recipe import Recipe
 from fedrsic_data.errors import UsageError
-from fedrsic_data.partition import Partitioner, named
+from fedrsic_data.partition import PARTITIONERS, Partitioner, named
 from fedrsic_data.settings import decode, suggest
 from fedrsic_data.sources import SOURCES, Source, configured, spelled_out
 
@@ -30,6 +30,17 @@ class Resolved:
     recipe: Recipe
     sources: Mapping[str, Source]
     partitioners: Mapping[str, Partitioner]
+
+    @property
+    def plugins(self) -> dict[str, str]:
+        """Versions of the packages that add its sources and partitioners; see ``Registry.versions``."""
+        found: dict[str, str] = {}
+        for source in self.sources.values():
+            if source.kind in SOURCES:
+                found |= SOURCES.versions(source.kind)
+        for name in self.partitioners:
+            found |= PARTITIONERS.versions(self.recipe.partition_of(name)["name"])
+        return found
 
 
 def from_json(data: Mapping[str, Any], where: str, *, built: bool = False) -> Recipe:

@@ -64,6 +64,8 @@ def configured(name: str, settings: Mapping[str, Any], where: str) -> Source:
     if not isinstance(kind, str) or (kind not in SOURCES and kind not in GENERAL):
         raise UsageError(f"{where}: unknown source {kind!r}{suggest(str(kind), [*SOURCES, *GENERAL])}")
     source: Any = SOURCES[kind] if kind in SOURCES else GENERAL[kind]
+    if source.kind != kind:
+        raise UsageError(f"{where}: the source {kind} says that its kind is {source.kind!r}; its package has to fix it")
     if source.settings is None:
         if fields or kind != name:
             raise UsageError(f"{where}: source {kind} takes no settings and no other name; leave this out")

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from fedrsic_data.errors import UsageError
+from fedrsic_data.errors import PluginError, UsageError
 from fedtrain.config import Privacy, RunConfig
 from fedtrain.engines import rounds
 from fedtrain.engines.base import Outcome, Training
@@ -71,9 +71,10 @@ class _Here:
             personal = [self._store.get(client) for client in members]
             updates = method.train(received, personal, members, round_)
             for client, own, update in zip(members, personal, updates, strict=True):
-                assert update.client == client, (update.client, client)
+                if update.client != client:
+                    raise PluginError(f"{type(method).__name__}.train: client {update.client}, not {client}, came next")
                 if wrong := rounds.unlike(update.shared, method.sent_back(shared)):
-                    raise TypeError(f"{type(method).__name__}.train: client {client}: {wrong}; see Method.sent_back")
+                    raise PluginError(f"{type(method).__name__}.train: client {client}: {wrong}; see Method.sent_back")
                 rounds.demand_personal(method, update, own)
                 yield update
 

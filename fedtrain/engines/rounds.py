@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any, Protocol
 
-from fedrsic_data.errors import FedkitError
+from fedrsic_data.errors import FedkitError, PluginError
 from fedtrain import metrics
 from fedtrain.engines.base import Outcome, Training
 from fedtrain.engines.participation import answering, asked, weights
@@ -228,11 +228,11 @@ def demand_personal(method: Method, update: Update, own: State) -> None:
         own: The client's personal state before.
 
     Raises:
-        TypeError: The method forgot some, or made others; see ``Method.personal``.
+        PluginError: The method forgot some, or made others; see ``Method.personal``.
     """
     if update.personal.keys() != own.keys():
         found, wanted = sorted(update.personal), sorted(own)
-        raise TypeError(f"{type(method).__name__}.train: personal tensors {found} should be {wanted}; see personal()")
+        raise PluginError(f"{type(method).__name__}.train: personal tensors {found} should be {wanted}; see personal()")
 
 
 def sent(state: State) -> tuple[int, int]:

@@ -6,7 +6,7 @@ import logging
 import os
 import socket
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from threading import Event
 from typing import Any, ClassVar
 
@@ -70,6 +70,7 @@ class Simulation:
             states=str((training.folder / CHECKPOINT / "personal").resolve()),
             cache=str(context.cache.resolve()) if context.cache else None,
             device=config.device,
+            simulated=True,
         )
         names, done, failed = context.clients, [], []
         app = ServerApp()
@@ -84,7 +85,7 @@ class Simulation:
 
         def place(at: FlowerContext) -> Node:
             own = names[int(at.node_config["partition-id"]) :: nodes]
-            return Node(shared.manifest, own, shared.states, shared.cache, shared.device)
+            return replace(shared, clients=own)
 
         try:
             _begin(config)

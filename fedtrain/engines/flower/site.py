@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import torch
 from flwr.app import ArrayRecord, ConfigRecord, Context, Error, Message, MetricRecord, RecordDict
@@ -15,6 +16,7 @@ from flwr.clientapp.mod import LocalDpMod, fixedclipping_mod
 
 from fedrsic_data.dataset.reader import Dataset
 from fedrsic_data.errors import FedkitError, OutputError, UsageError, translated
+from fedrsic_data.registry import is_path
 from fedrsic_data.settings import decode
 from fedtrain import methods
 from fedtrain.config import digest, from_json, to_json
@@ -36,6 +38,7 @@ class Node:
         clients: Which of the dataset's clients are here; empty: all.
         states: Folder of personal states; None: only in the node's memory, which is lost on restart.
         several: Whether several runs keep their states there, each in its own folder.
+        simulated: Whether the server is this machine's, and may name a method that is not installed by its place.
         cache: Folder for results that can be recomputed; None: no cache.
         device: Where to compute.
     """
@@ -46,6 +49,7 @@ class Node:
     cache: str | None = None
     device: str = "cpu"
     several: bool = False
+    simulated: bool = False
 
 
 def client_app(place: Callable[[Context], Node]) -> ClientApp:
@@ -226,7 +230,8 @@ def _bound(
     text: str, client: str, number: int, counts: tuple[int, ...], ranks: tuple[int, ...], place: Node
 ) -> tuple[Method, torch.device]:
     config, device = from_json(json.loads(text)), torch.device(place.device)
-    kind = methods.METHODS[config.method]
+    by_path = place.simulated and is_path(config.method)
+    kind: Any = methods.METHODS.at(config.method) if by_path else methods.METHODS[config.method]
     subset = Dataset(place.manifest, proved=True).subset(config.subset).part([client])
     fine = subset.entry.fine
     if counts:
