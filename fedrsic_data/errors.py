@@ -30,6 +30,7 @@ _NO_MEMORY = (
     "can't start new thread",
     "std::bad_alloc",
 )
+_BLAME = "in the "
 _LONGEST = 300  # characters of a foreign message
 
 
@@ -134,6 +135,42 @@ class ManifestError(FedkitError):
 
 class VerificationError(FedkitError):
     """Built data differ from what their manifest says."""
+
+
+def in_words(error: BaseException) -> str:
+    """An error of another package as one line."""
+    return f"{type(error).__name__}: {discreet(error)}"
+
+
+def is_ours(thing: type) -> bool:
+    """Whether a class is fedkit's, and not of another package or a script."""
+    return thing.__module__.partition(".")[0] in ("fedrsic", "fedrsic_data", "fedtrain")
+
+
+@contextmanager
+def blamed(what: str, thing: type) -> Iterator[None]:
+    """Note on an exception that it comes from code of another package; ``unforeseen`` says so.
+
+    Args:
+        what: The word for the thing whose code runs.
+        thing: Its class; exceptions of fedkit's own ones pass as they are.
+    """
+    try:
+        yield
+    except (FedkitError, OSError):
+        raise
+    except Exception as error:
+        if not is_ours(thing) and not for_want_of_memory(error):
+            error.add_note(f"{_BLAME}{what} {thing.__qualname__} of {thing.__module__}")
+        raise
+
+
+def unforeseen(error: BaseException) -> str:
+    """One line about an error that is no ``FedkitError``: the plug-in that raised it, or that it is a bug of ours."""
+    for note in getattr(error, "__notes__", ()):
+        if note.startswith(_BLAME):
+            return f"{note.removeprefix('in ')} failed ({in_words(error)}); FEDKIT_DEBUG=1 shows where"
+    return f"unexpected {type(error).__name__}: {error}; this is a bug, FEDKIT_DEBUG=1 shows where"
 
 
 @contextmanager

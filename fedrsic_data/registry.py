@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping, MutableMapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from functools import cached_property
 from importlib import import_module
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from fedrsic_data.errors import FedkitError, PluginError, UsageError, for_want_of_memory
+from fedrsic_data.errors import UsageError, in_words, is_ours
 from fedrsic_data.settings import suggest
 
 if TYPE_CHECKING:
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-_OURS = ("fedrsic", "fedrsic_data", "fedtrain")
 _PATH = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*(\.[^\W\d]\w*)*")
 
 
@@ -109,7 +108,7 @@ class Registry(MutableMapping[str, T]):
             return {}
         thing = self.at(name) if is_path(name) else self.named(name)
         kind = thing if isinstance(thing, type) else type(thing)
-        if _is_ours(kind):
+        if is_ours(kind):
             return {} if kind is thing else {f"{self.kind} {name}": "unknown"}
         from importlib.metadata import packages_distributions, version
 
@@ -140,7 +139,7 @@ class Registry(MutableMapping[str, T]):
             except KeyboardInterrupt:
                 raise
             except BaseException as error:  # code of others may raise anything
-                facts["problem"] = f"cannot be described ({_in_words(error)})"
+                facts["problem"] = f"cannot be described ({in_words(error)})"
             yield name, facts
 
     @cached_property
@@ -171,7 +170,7 @@ class Registry(MutableMapping[str, T]):
         except KeyboardInterrupt:
             raise
         except BaseException as error:  # code of others may raise anything
-            raise UsageError(f"{where}: cannot be imported ({_in_words(error)})") from error
+            raise UsageError(f"{where}: cannot be imported ({in_words(error)})") from error
         if lacking:
             raise UsageError(f"{where}: {path} is no {self.kind}, it has no {lacking[0]!r}")
         return thing
@@ -199,28 +198,6 @@ class Registry(MutableMapping[str, T]):
         del self._known[name]
 
 
-@contextmanager
-def blamed(what: str, thing: type) -> Iterator[None]:
-    """Report an exception in code of another package as one line that names it.
-
-    Args:
-        what: The word for the thing.
-        thing: Its class; exceptions of fedkit's own ones pass.
-
-    Raises:
-        PluginError: The code raised something that is not meant for a user.
-    """
-    try:
-        yield
-    except (FedkitError, OSError):
-        raise
-    except Exception as error:
-        if _is_ours(thing) or for_want_of_memory(error):
-            raise
-        where = f"the {what} {thing.__qualname__} of {thing.__module__}"
-        raise PluginError(f"{where} failed ({_in_words(error)}); FEDKIT_DEBUG=1 shows where") from error
-
-
 def is_path(name: str) -> bool:
     """Whether a name has the form ``package.module:attribute``."""
     return _PATH.fullmatch(name) is not None
@@ -230,15 +207,6 @@ def imported(path: str) -> Any:
     """The thing at ``module:attribute``."""
     module, _, attribute = path.partition(":")
     return attrgetter(attribute)(import_module(module))
-
-
-def _is_ours(thing: type) -> bool:
-    return thing.__module__.partition(".")[0] in _OURS
-
-
-def _in_words(error: BaseException) -> str:
-    """An error as one line."""
-    return " ".join(f"{type(error).__name__}: {error}".split())[:300]
 
 
 def _points(group: str) -> list[EntryPoint]:

@@ -13,9 +13,8 @@ from typing import Any
 from fedrsic_data import distribution
 from fedrsic_data.dataset.reader import Dataset, Subset
 from fedrsic_data.dataset.recipe import Recipe
-from fedrsic_data.errors import OutputError, UsageError, for_want_of_memory
+from fedrsic_data.errors import OutputError, UsageError, blamed, for_want_of_memory
 from fedrsic_data.files.atomic import file_digest, write
-from fedrsic_data.registry import blamed
 from fedrsic_data.settings import Setting, decode, encode, local
 from fedtrain import methods, metrics
 from fedtrain.config import RunConfig, changed, flat, group, identity, known_settings, lineage_of, to_json, told_of

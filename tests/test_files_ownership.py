@@ -345,7 +345,7 @@ from fedrsic_data.files import lock
 from fedrsic_data.errors import OutputError
 from fedtrain import methods, run
 
-methods.METHODS = {"softmax": Softmax}
+methods.METHODS["softmax"] = Softmax
 top, kind, times, crowd = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
 
 

@@ -32,7 +32,7 @@ CONTRACT = {"dataset", "files", "report", "errors", "settings", "registry", "see
 CONTRACT |= {"distribution"}
 """The rooms of the data layer that trainers may see."""
 
-ABOVE = {"fedtrain.experiments", "fedtrain.api"}
+ABOVE = {"fedtrain.experiments", "fedtrain.api", "fedtrain.testing"}
 """The rooms of the trainers that stand above both layers, as ``cli.py`` does: they know recipes and datasets."""
 
 HEAVY = {"torch", "torchvision", "open_clip"}

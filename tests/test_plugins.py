@@ -53,7 +53,7 @@ def test_a_method_is_trained_by_its_place(sample_build: Path, scripts: Path) -> 
     done = fedkit("train", "my_methods:Mine", "--manifest", sample_build, *TINY, "--json", cwd=scripts)
     assert done.returncode == 0, done.stderr
     (folder,) = (scripts / "runs").iterdir()
-    assert folder.name.startswith("my_methods.Mine-fed-rsic")
+    assert folder.name.startswith("my_methods_Mine-fed-rsic")
     facts = json.loads((folder / "config.json").read_text())
     assert facts["config"]["method"] == "my_methods:Mine"
     assert facts["versions"]["my_methods:Mine"] == "unknown"

@@ -41,7 +41,7 @@ from softmax_runs import config, final
 from fedtrain import methods, run
 
 STATE = "checkpoint/state.safetensors"
-methods.METHODS = {"softmax": Softmax}
+methods.METHODS["softmax"] = Softmax
 top, built, scenario = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3]
 SETS = ["rounds=3", "sampling=uniform", "clients_per_round=2", "dropout=0.2", "poison=3", "poison_round=2"]
 SETS += ["seed=114"]  # clients 2, 2 and 3, 2 and 3: each round goes on from personal states of the one before

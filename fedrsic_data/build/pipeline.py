@@ -25,12 +25,11 @@ from fedrsic_data.dataset import manifest, schema
 from fedrsic_data.dataset.manifest import CARD, CLIENTS, PLAN, File, Manifest, Shard
 from fedrsic_data.dataset.recipe import Recipe
 from fedrsic_data.dataset.verify import strays
-from fedrsic_data.errors import ManifestError, OutputError, SourceError, UsageError
+from fedrsic_data.errors import ManifestError, OutputError, SourceError, UsageError, blamed
 from fedrsic_data.files.atomic import file_digest
 from fedrsic_data.raw.download import Progress
 from fedrsic_data.raw.index import Index, fingerprint
 from fedrsic_data.recipes.resolve import Resolved, resolve
-from fedrsic_data.registry import blamed
 from fedrsic_data.settings import encode
 from fedrsic_data.sources import SOURCES, locate, sample
 

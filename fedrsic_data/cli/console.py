@@ -171,7 +171,7 @@ def run_app(app: typer.Typer) -> NoReturn:
 
 def _told(error: BaseException) -> tuple[str, int]:
     """One line about an error, and the exit code."""
-    from fedrsic_data.errors import FedkitError, for_want_of_memory
+    from fedrsic_data.errors import FedkitError, for_want_of_memory, unforeseen
 
     if isinstance(error, KeyboardInterrupt | typer.Abort):
         return interrupts.line(signal.SIGINT), _INTERRUPTED
@@ -191,7 +191,7 @@ def _told(error: BaseException) -> tuple[str, int]:
         return f"error: not enough memory{bound}; let the process have more, or give the command less to do", 1
     if isinstance(error, OSError) and error.errno is not None:
         return f"error: {_of_the_system(error)}", 1
-    return f"error: unexpected {type(error).__name__}: {error}; this is a bug, FEDKIT_DEBUG=1 shows where", 1
+    return f"error: {unforeseen(error)}", 1
 
 
 def _of_the_command_line(error: Any) -> str:

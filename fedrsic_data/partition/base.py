@@ -13,9 +13,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from fedrsic_data.errors import UsageError
+from fedrsic_data.errors import UsageError, blamed
 from fedrsic_data.partition import labels
-from fedrsic_data.registry import blamed
 
 Owners = NDArray[np.int32]
 
@@ -190,7 +189,6 @@ def _assigned(partitioner: Partitioner, rows: Rows, rng: np.random.Generator) ->
     """The partitioner's answer, if it is one: that of another package may give anything.
 
     Raises:
-        PluginError: It failed.
         UsageError: It has not one owner for each row, from -1 to clients - 1.
     """
     with blamed("partitioner", type(partitioner)):

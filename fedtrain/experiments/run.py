@@ -15,7 +15,7 @@ from pathlib import Path
 from fedrsic_data import interrupts
 from fedrsic_data.build import pipeline
 from fedrsic_data.derive import find
-from fedrsic_data.errors import FedkitError, OutputError, UsageError, translated
+from fedrsic_data.errors import FedkitError, OutputError, UsageError, for_want_of_memory, translated, unforeseen
 from fedrsic_data.files import atomic, ownership
 from fedrsic_data.recipes import from_json
 from fedrsic_data.settings import at_least, encode, local, suggest
@@ -208,6 +208,10 @@ def _trained(one: PlannedRun, cache: Path | None, listener: Listener = QUIET, *,
         return Ended(one, trained=train(config, one.folder, cache=cache, listener=listener).trained)
     except FedkitError as error:
         return Ended(one, str(error))
+    except Exception as error:
+        if isinstance(error, OSError) or for_want_of_memory(error):
+            raise
+        return Ended(one, unforeseen(error))
 
 
 def _in_processes(

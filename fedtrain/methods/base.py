@@ -21,7 +21,7 @@ State: TypeAlias = "dict[str, torch.Tensor]"
 """Tensors by name."""
 
 Kind: TypeAlias = Literal["single-label", "multi-label"]
-"""What an image has: one label, or any number of them."""
+"""The kind of a dataset: its images have one label each, or any number of them."""
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,160 @@
+"""The contract checks of methods: those of fedkit pass, and each fault is found."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import pytest
+import torch
+from methods_generator import Generator
+from methods_pool import Pool
+from methods_transport import Transport
+from small_backbone import small_backbone
+
+from fedtrain.methods import METHODS
+from fedtrain.methods.base import Evaluation, Method, State, Update
+from fedtrain.methods.promptfl import PromptFL
+from fedtrain.methods.prompts.prompt import PromptSettings
+from fedtrain.models import label_transformer
+from fedtrain.testing import check_method
+
+ONE = {"epochs": 1}
+SMALL = {"epochs": 1, "image_size": 64}
+QUICK: dict[str, dict[str, int]] = {"zeroshot": {}, "fedavg": SMALL, "fedlgt": SMALL}
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_method_passes(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(label_transformer, "backbone", small_backbone)
+    check_method(METHODS[name], QUICK.get(name, ONE))
+
+
+@pytest.mark.parametrize("kind", [Pool, Transport, Generator])
+def test_methods_of_other_kinds_pass(kind: type[Method]) -> None:
+    """Those that send clients other states, read patches or share a network."""
+    check_method(kind, ONE)
+
+
+class GlobalDraws(PromptFL):
+    """Draws its start from the global generator."""
+
+    def shared(self) -> State:
+        return {"context": torch.randn_like(super().shared()["context"])}
+
+
+class HiddenDraws(PromptFL):
+    """Moves the global generator while it trains."""
+
+    def train(self, *given: Any) -> Iterator[Update]:
+        torch.rand(1)
+        yield from super().train(*given)
+
+
+class InPlace(PromptFL):
+    """Changes the server's state in place."""
+
+    def train(self, shared: State, *given: Any) -> Iterator[Update]:
+        shared["context"] += 1
+        yield from super().train(shared, *given)
+
+
+class Remembers(PromptFL):
+    """Keeps its rounds in the object."""
+
+    count = 0
+
+    def train(self, *given: Any) -> Iterator[Update]:
+        self.count += 1
+        for update in super().train(*given):
+            yield replace(
+                update, shared={"context": update.shared["context"] * (1 + (given[3] > 1 and self.count > 1))}
+            )
+
+
+class Reversed(PromptFL):
+    """Gives updates in the wrong order."""
+
+    def train(self, *given: Any) -> Iterator[Update]:
+        yield from reversed(list(super().train(*given)))
+
+
+class Misshapen(PromptFL):
+    """Sends tensors of another shape."""
+
+    def train(self, *given: Any) -> Iterator[Update]:
+        for update in super().train(*given):
+            yield replace(update, shared={"context": update.shared["context"][:1]})
+
+
+class Together(PromptFL):
+    """Trains clients to another result in a cohort."""
+
+    def train(self, shared: State, personal: Sequence[State], clients: Sequence[int], round_: int) -> Iterator[Update]:
+        for update in super().train(shared, personal, clients, round_):
+            yield replace(update, shared={"context": update.shared["context"] * len(clients)})
+
+
+class ByPlace(PromptFL):
+    """Trains by the place of a client, not its number."""
+
+    def train(self, shared: State, personal: Sequence[State], clients: Sequence[int], round_: int) -> Iterator[Update]:
+        for update in super().train(shared, personal, clients, round_):
+            yield replace(update, shared={"context": update.shared["context"] + update.client})
+
+
+class Unaggregated(PromptFL):
+    """Makes a server's state of other tensors."""
+
+    def aggregate(self, server: State, updates: Any) -> State:
+        return {**super().aggregate(server, updates), "more": torch.zeros(1)}
+
+
+class Uneven(PromptFL):
+    """Evaluates one client too few."""
+
+    def evaluate(self, *given: Any) -> Evaluation:
+        found = super().evaluate(*given)
+        return replace(found, clients={name: values[1:] for name, values in found.clients.items()})
+
+
+@dataclass(frozen=True)
+class HiddenSettings(PromptSettings):
+    """Settings, one of which nobody explains."""
+
+    more: float = 0.5
+
+
+class Hidden(PromptFL):
+    """Has a setting without a word."""
+
+    Settings = HiddenSettings
+
+
+class Kindless(PromptFL):
+    """Takes no data."""
+
+    kinds = ()
+
+
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [
+        (GlobalDraws, "starts in another state each time"),
+        (HiddenDraws, "draws from a global generator"),
+        (InPlace, "changes in train a tensor that it received"),
+        (Remembers, "remembers a round in its object"),
+        (Reversed, "gives other updates than one a client, in their order"),
+        (Misshapen, "sends what sent_back does not say"),
+        (Together, "by itself to another result than in a cohort"),
+        (ByPlace, "at its site to another result"),
+        (Unaggregated, "aggregates to a server's state that is not as before"),
+        (Uneven, r"for 2 of 3 clients"),
+        (Hidden, "has a setting more that no docstring explains"),
+        (Kindless, "has kinds"),
+    ],
+)
+def test_each_fault_is_found(kind: type[Method], words: str) -> None:
+    with pytest.raises(AssertionError, match=words):
+        check_method(kind, ONE)
