@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +14,7 @@ from fedrsic_data.settings import texts
 if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 
+_GAP = 3  # blanks between two columns; one less around a table
 _NARROW = 80  # columns below which the cells of a list are too narrow to read
 # the Hub reads $ and a double backslash as the beginning of a formula
 _MARKS = str.maketrans(
@@ -34,6 +35,20 @@ class Shown:
 
     data: dict[str, Any]
     text: RenderableType
+
+
+@dataclass(frozen=True)
+class ByWidth:
+    """Something to print that depends on the width of the terminal.
+
+    Attributes:
+        made: Makes it for a number of columns.
+    """
+
+    made: Callable[[int], RenderableType]
+
+    def __rich_console__(self, _: Console, options: ConsoleOptions) -> RenderResult:
+        yield self.made(options.max_width)
 
 
 def plain(text: str) -> str:
@@ -80,21 +95,72 @@ def together(parts: Sequence[RenderableType]) -> RenderableType:
 
 
 def table(
-    header: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[int] = (), *, fold: bool = True
+    header: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    right: Sequence[int] = (),
+    *,
+    fold: bool = True,
+    widths: Sequence[int] = (),
 ) -> RenderableType:
-    """A table that folds long cells, or else one in which only the last column gives way to a narrow terminal."""
+    """A table that folds long cells, or else one in which only the last column gives way to a narrow terminal.
+
+    Args:
+        header: Names of the columns.
+        rows: Cells.
+        right: Columns that are aligned to the right.
+        fold: Fold cells.
+        widths: The width of each column; none: rich decides.
+    """
     from rich import box
     from rich.table import Table
     from rich.text import Text
 
     made = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for i, name in enumerate(header):
-        width = None if fold or i == len(header) - 1 else max(len(row[i]) for row in [header, *rows])
+        least = None if fold or i == len(header) - 1 else max(len(row[i]) for row in [header, *rows])
+        width = widths[i] if widths else None
         style: Any = {"overflow": "fold"} if fold else {"overflow": "ellipsis", "no_wrap": True}
-        made.add_column(Text(plain(name)), justify="right" if i in right else "left", min_width=width, **style)
+        made.add_column(
+            Text(plain(name)), justify="right" if i in right else "left", min_width=least, width=width, **style
+        )
     for row in rows:
         made.add_row(*(Text(plain(cell)) for cell in row))
     return made
+
+
+def columns(header: Sequence[str], rows: Sequence[Sequence[str]]) -> RenderableType:
+    """A table of numbers below names of columns and beside names of rows.
+
+    Columns that a narrow terminal has no room for go into further tables below. No number is broken, and no word that
+    is shorter than half the terminal.
+    """
+    whole = [max(len(row[i]) for row in (header, *rows)) for i in range(len(header))]
+
+    def least(i: int, width: int) -> int:
+        texts = [row[i] for row in rows if i]
+        words = [word for text in (header[i], *(row[0] for row in rows if not i)) for word in text.split()]
+        return min(max(map(len, (*texts, *words)), default=0), width // 2)
+
+    def made(width: int) -> RenderableType:
+        from rich.console import Group
+
+        needed = [least(i, width) + _GAP for i in range(len(header))]
+        parts: list[list[int]] = [[0]]
+        for i in range(1, len(header)):
+            if len(parts[-1]) > 1 and sum(needed[k] for k in (*parts[-1], i)) - 1 > width:
+                parts.append([0])
+            parts[-1].append(i)
+        tables = []
+        for part in parts:
+            widths = {i: needed[i] - _GAP for i in part}
+            for i in (*part[1:], 0):  # what is left goes to the names of columns first
+                room = width + 1 - sum(widths.values()) - _GAP * len(part)
+                widths[i] = min(whole[i], widths[i] + max(room, 0))
+            chosen = [[row[i] for i in part] for row in (header, *rows)]
+            tables.append(table(chosen[0], chosen[1:], range(1, len(part)), widths=[*widths.values()]))
+        return Group(*tables)
+
+    return ByWidth(made)
 
 
 def records(rows: Sequence[dict[str, Any]]) -> list[RenderableType]:
@@ -106,18 +172,8 @@ def records(rows: Sequence[dict[str, Any]]) -> list[RenderableType]:
     header = list(dict.fromkeys(key for row in sound for key in row))
     cells = [[_cell(row.get(key, "")) for key in header] for row in sound]
     problems = [f"{next(iter(row.values()))} ({row['package']}): {row['problem']}" for row in rows if "problem" in row]
-    return [_ByWidth(table(header, cells), _paragraphs(header, cells)), *problems]
-
-
-@dataclass(frozen=True)
-class _ByWidth:
-    """One of two forms of the same, by the width of the terminal."""
-
-    wide: RenderableType
-    narrow: RenderableType
-
-    def __rich_console__(self, _: Console, options: ConsoleOptions) -> RenderResult:
-        yield self.wide if options.max_width >= _NARROW else self.narrow
+    forms = ByWidth(lambda width: table(header, cells) if width >= _NARROW else _paragraphs(header, cells))
+    return [forms, *problems]
 
 
 def _paragraphs(header: Sequence[str], cells: Sequence[Sequence[str]]) -> RenderableType:

@@ -5,12 +5,11 @@ from __future__ import annotations
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from shutil import get_terminal_size
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fedrsic_data.answer import Shown, table, together
+from fedrsic_data.answer import ByWidth, Shown, table, together
 from fedrsic_data.dataset import recipe, schema, skew
 from fedrsic_data.dataset.manifest import NAME, Manifest, repeated
 from fedrsic_data.dataset.recipe import partition_in_words
@@ -26,7 +25,7 @@ if TYPE_CHECKING:
     from fedrsic_data.derive.sites import SiteFolder
 
 _BARS = 48  # most characters for the classes of a client
-_WIDE = 100  # columns from which a terminal has room for all that there is to say
+_LABELS = "train labels"  # the column of the bars
 _HEIGHTS = "·▁▂▃▄▅▆▇█"
 
 
@@ -203,23 +202,17 @@ def _subset(dataset: Dataset, name: str, most: int) -> tuple[dict[str, Any], lis
     how = f"  {partition_in_words(spec)}, seed {wanted.seed}"
     text: list[RenderableType] = [f"{name}{_sample(wanted)}: {size}", how]
     text += [f"  {remark}" for remark in entry.remarks]
-    wide = get_terminal_size((_WIDE, 0)).columns >= _WIDE
     train_domains = sorted({d for d, n in zip(kinds, domains.sum(axis=0), strict=False) if n}) if domains.size else []
     rows = []
     for k, client in enumerate(subset.clients[:most]):
-        numbers = [f"{sizes[split][k]:,}" for split in subset.splits]
-        spread = [_shares(domains[k], train_domains)] if len(train_domains) > 1 else []
         seen = str(int((labels[k] > 0).sum())) if labels[k].any() or not sizes[schema.TRAIN][k] else "-"
-        cells = [seen, *([] if unknown is None else [_unknown(unknown[k], sizes[schema.TRAIN][k])])]
-        cells += [_bars(labels[k], wide=wide), *spread]
-        cells += [_largest(labels[k], entry.classes)] if wide else []
-        rows.append([client, *numbers, *cells])
+        hidden = [] if unknown is None else [_unknown(unknown[k], sizes[schema.TRAIN][k])]
+        spread = [_shares(domains[k], train_domains)] if len(train_domains) > 1 else []
+        rows.append([client, *(f"{sizes[split][k]:,}" for split in subset.splits), seen, *hidden, "", *spread])
     if rows:
-        header = ["client", *subset.splits, "classes", *([] if unknown is None else ["unknown"]), "train labels"]
+        header = ["client", *subset.splits, "classes", *([] if unknown is None else ["unknown"]), _LABELS]
         header += ["domains"] if len(train_domains) > 1 else []
-        header += ["largest"] if wide else []
-        right = range(1, header.index("train labels"))
-        text.append(table(header, rows, right=right, fold=False))
+        text.append(_clients(header, rows, labels[:most], entry.classes))
     if len(subset.clients) > most:
         text.append(f"  ... and {_many(len(subset.clients) - most, 'more client')} (--clients N, or --json)")
     if entry.withheld:
@@ -228,6 +221,36 @@ def _subset(dataset: Dataset, name: str, most: int) -> tuple[dict[str, Any], lis
         text.append(_skew_table(entry.skew))
     text.append("")
     return facts, text
+
+
+def _clients(
+    header: Sequence[str], rows: Sequence[Sequence[str]], labels: np.ndarray[Any, Any], classes: Sequence[str]
+) -> RenderableType:
+    """A row per client: its sizes, a bar for each class and, where there is room, its domains and largest labels.
+
+    Args:
+        header: Names of the columns.
+        rows: A cell for each, that of the bars empty.
+        labels: int64 ``[clients, classes]``.
+        classes: Their names.
+    """
+    at = header.index(_LABELS)
+    largest = [_largest(counts, classes) for counts in labels]
+
+    def made(width: int) -> RenderableType:
+        names = [*header, "largest"]
+        cells = [[*row, top] for row, top in zip(rows, largest, strict=True)]
+        wide = [max(len(row[i]) for row in (names, *cells)) for i in range(len(names))]
+        wide[at] = max(min(len(classes), _BARS), len(_LABELS))
+        kept = len(names)
+        while kept > at + 1 and sum(wide[:kept]) + 3 * kept > width:
+            kept -= 1
+        room = max(width - sum(wide[:kept]) + wide[at] - 3 * kept, len(_LABELS))
+        for row, counts in zip(cells, labels, strict=True):
+            row[at] = _bars(counts, room)
+        return table(names[:kept], [row[:kept] for row in cells], right=range(1, at), fold=False)
+
+    return ByWidth(made)
 
 
 def _sizes(dataset: Dataset, name: str, split: str) -> np.ndarray[Any, Any]:
@@ -244,9 +267,9 @@ def _skew_table(measured: Mapping[str, Mapping[str, float]]) -> RenderableType:
     return table(["skew (train)", "measured", "by chance (IID)"], rows, right=(1, 2))
 
 
-def _bars(counts: np.ndarray[Any, Any], *, wide: bool) -> str:
+def _bars(counts: np.ndarray[Any, Any], room: int) -> str:
     """A bar for each class in index order, so that clients compare column by column; many classes share bars."""
-    width = min(len(counts), _BARS if wide else _BARS // 2)
+    width = min(len(counts), _BARS, room)
     heights = np.add.reduceat(counts, np.arange(width) * len(counts) // max(width, 1)) if width else counts
     top = heights.max(initial=0)
     steps = np.ceil(heights / max(top, 1) * (len(_HEIGHTS) - 1)).astype(int)

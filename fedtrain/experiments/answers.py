@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from fedrsic_data.answer import Shown, records, together
 from fedrsic_data.errors import UsageError
 from fedtrain.experiments import spec
-from fedtrain.report.seed_table import FORMS, written
+from fedtrain.report.seed_table import FORMS, on_screen, written
 from fedtrain.runs.files import RESULT
 
 if TYPE_CHECKING:
@@ -59,7 +59,11 @@ def line(ended: Ended, number: int, runs: int) -> str:
 
 def finished(done: Finished, form: str) -> Shown:
     """The tables, and the runs that failed."""
-    lines = [line for table in done.tables for line in [*written(table, form).splitlines(), ""]]
+    tables = [
+        part
+        for table in done.tables
+        for part in [*(on_screen(table) if form == "text" else written(table, form).splitlines()), ""]
+    ]
     failed = [f"failed: {name}: {words}" for name, words in done.failed.items()]
     where = [] if form != "text" else [f"{done.folder}: {len(done.runs)} runs, tables and report.html"]
     data = {
@@ -86,4 +90,4 @@ def finished(done: Finished, form: str) -> Shown:
             for table in done.tables
         ],
     }
-    return Shown(data, together([*lines, *failed, *where]))
+    return Shown(data, together([*tables, *failed, *where]))

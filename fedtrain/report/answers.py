@@ -9,7 +9,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fedrsic_data.answer import Shown, as_json, csv_cell, markdown, records, table, together
+from fedrsic_data import answer
+from fedrsic_data.answer import Shown, as_json, csv_cell, markdown, records, together
 from fedrsic_data.dataset.recipe import SAMPLE
 from fedrsic_data.errors import UsageError
 from fedrsic_data.settings import assigned, encode, suggest
@@ -165,7 +166,7 @@ def _as_text(groups: Sequence[Group]) -> RenderableType:
     for title, columns in _by_subset(groups).items():
         parts += [title, _table("metric", columns)]
     for title, rows in as_papers(groups).items():
-        parts += [title, _rows("method", rows, right=True)]
+        parts += [title, _rows("method", rows)]
     if any(len(group.seeds) > 1 for group in groups):
         parts.append("mean ± standard deviation over runs that differ in their seed alone")
     return together(parts)
@@ -245,13 +246,11 @@ def _by_row(columns: Mapping[str, Mapping[str, str]]) -> dict[str, dict[str, str
 
 def _table(corner: str, columns: Mapping[str, Mapping[str, str]]) -> RenderableType:
     """A table from its columns."""
-    return _rows(corner, _by_row(columns), right=True)
+    return _rows(corner, _by_row(columns))
 
 
-def _rows(corner: str, rows: Mapping[str, Mapping[str, str]], *, right: bool = False) -> RenderableType:
-    header = [corner, *_names(rows)]
-    cells = [[name, *row.values()] for name, row in rows.items()]
-    return table(header, cells, right=range(1, len(header)) if right else ())
+def _rows(corner: str, rows: Mapping[str, Mapping[str, str]]) -> RenderableType:
+    return answer.columns([corner, *_names(rows)], [[name, *row.values()] for name, row in rows.items()])
 
 
 def _verbatim(text: str) -> RenderableType:

@@ -10,16 +10,20 @@ import re
 import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from fedrsic_data.answer import csv_cell, markdown
+from fedrsic_data.answer import columns, csv_cell, markdown
 from fedrsic_data.errors import UsageError
 from fedtrain.runs.results import digits
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
 
 Better = Literal["higher", "lower"]
 FORMS = ("text", "csv", "markdown", "latex")
 
 _COLUMNS = ("row", "column", "metric", "mean", "std", "n", "p", "best")
+_STARS, _BEST = ("*", "*"), "* best of the column"
 _SPREAD = "mean ± standard deviation over seeds"
 
 
@@ -138,6 +142,12 @@ def written(table: Filled, form: str) -> str:
     return forms[form](table)
 
 
+def on_screen(table: Filled) -> list[RenderableType]:
+    """The table for a terminal of any width, and the line below it."""
+    parts = columns([table.corner, *table.columns], _grid(table, " ± ", _STARS))
+    return [parts, _note(table, _BEST)]
+
+
 def is_ours(data: bytes) -> bool:
     """Whether a file is a table that ``written`` made, with no line before, between or after its own."""
     lines = data.decode(errors="replace").removesuffix("\n").split("\n")
@@ -206,12 +216,12 @@ def _grid(table: Filled, plus_minus: str, bold: tuple[str, str]) -> list[list[st
 
 
 def _text(table: Filled) -> str:
-    grid = [[table.corner, *table.columns], *_grid(table, " ± ", ("*", "*"))]
+    grid = [[table.corner, *table.columns], *_grid(table, " ± ", _STARS)]
     widths = [max(len(row[i]) for row in grid) for i in range(len(grid[0]))]
     lines = [
         "  ".join([r[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(r[1:], widths[1:], strict=True))]) for r in grid
     ]
-    return "\n".join([*(line.rstrip() for line in lines), _note(table, "* best of the column")]) + "\n"
+    return "\n".join([*(line.rstrip() for line in lines), _note(table, _BEST)]) + "\n"
 
 
 def _csv(table: Filled) -> str:
