@@ -539,7 +539,7 @@ def machine() -> dict[str, str]:
         "date": datetime.now(UTC).strftime("%Y-%m-%d"),
         "machine": f"{os.cpu_count()} cores, {memory:.0f} GiB of memory, {platform.system()} {platform.machine()}",
         "Python": platform.python_version(),
-        FEDKIT: versions(sys.executable, ["fedkit", "pyarrow", "numpy"]),
+        FEDKIT: versions(sys.executable, ["fedrsic", "pyarrow", "numpy"]),
     }
 
 
@@ -660,7 +660,7 @@ CELL_HEAD = (
     "rows", "clients", "side", "plan s", "export s", "CPU s", "rows/s", "peak MB", "written MB", "files",
     "to flwr's", "load", "remarks",
 )  # fmt: skip
-CALL_HEAD = ("rows", "clients", "side", "seconds", "CPU s", "peak MB", "to fedkit's", "load", "remarks")
+CALL_HEAD = ("rows", "clients", "side", "seconds", "CPU s", "peak MB", "CPU to fedkit's", "load", "remarks")
 PLAN_HEAD = ("partitioner", "plan s", "CPU s", "labels", "merge", "divide", "digest", "peak MB", "load", "remarks")
 
 
@@ -695,14 +695,10 @@ def call_row(report: Report, call: Result) -> tuple[str, ...]:
     first, load = (f"{call['n']:,}", f"{call['clients']:,}", call["side"]), str(call["load"])
     if "error" in call:
         return (*first, *[""] * 4, load, call["error"])
-    own = next(c for c in report.calls if c["side"] == FEDKIT).get("call_s", math.nan)
-    numbers = (
-        f"{call['call_s']:.2f}",
-        f"{call['call_cpu_s']:.2f}",
-        f"{call['peak_MB']:.0f}",
-        f"{call['call_s'] / own:.1f}x",
-    )
-    return (*first, *numbers, load, "" if call["rows"] == call["n"] else f"LOST ROWS: {call['rows']:,}")
+    own = next(c for c in report.calls if c["side"] == FEDKIT).get("call_cpu_s", math.nan)
+    seconds = (f"{call[key]:.2f}" for key in ("call_s", "call_cpu_s"))
+    lost = "" if call["rows"] == call["n"] else f"LOST ROWS: {call['rows']:,}"
+    return (*first, *seconds, f"{call['peak_MB']:.0f}", f"{call['call_cpu_s'] / own:.1f}x", load, lost)
 
 
 def plan_row(result: Result) -> tuple[str, ...]:
