@@ -113,6 +113,10 @@ def test_latex_is_a_booktabs_table_and_escapes_names() -> None:
     text = written(table(), "latex")
     assert text.startswith("\\begin{tabular}{lrr}\n\\toprule\n")
     assert "zero\\_shot" in text
+    assert "local\\textbar{}x" in text
+    odd = written(fill("m", "m", {("a&b 50% #1_$ {c}^~\\<>", "x"): {0: 1.0}}), "latex")
+    assert "a\\&b 50\\% \\#1\\_\\$ \\{c\\}\\textasciicircum{}\\textasciitilde{}\\textbackslash{}" in odd
+    assert "\\textless{}\\textgreater{} & \\textbf{1.00} \\\\" in odd
     assert "\\textbf{84.00 $\\pm$ 2.65}" in text
     assert text.count("\\\\") == 4
 

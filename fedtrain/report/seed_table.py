@@ -252,5 +252,5 @@ def _latex(table: Filled) -> str:
 
 def _tex(text: str) -> str:
     """A text that LaTeX prints as it is."""
-    special = {"\\": "\\textbackslash{}", "~": "\\textasciitilde{}", "^": "\\textasciicircum{}"}
-    return "".join(special.get(c, f"\\{c}" if c in "&%$#_{}" else c) for c in text)
+    names = {"\\": "backslash", "~": "asciitilde", "^": "asciicircum", "|": "bar", "<": "less", ">": "greater"}
+    return "".join(f"\\text{names[c]}{{}}" if c in names else f"\\{c}" if c in "&%$#_{}" else c for c in text)
