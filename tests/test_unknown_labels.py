@@ -25,8 +25,6 @@ from fedrsic_data.dataset import manifest, recipe, schema, unknown
 from fedrsic_data.dataset.flower import ClientPartitioner
 from fedrsic_data.dataset.reader import Dataset, Subset
 from fedrsic_data.errors import ManifestError, UsageError
-from fedrsic_data.partition import PARTITIONERS, Assignment
-from fedrsic_data.partition.iid import Iid
 from fedrsic_data.publish import card, croissant
 from fedtrain.config import RunConfig
 from fedtrain.data import ImageDataset
@@ -39,6 +37,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "annotated": {"annotated_labels": {"count": 5}},
     "both": {"hidden_labels": {"share": 0.4}, "annotated_labels": {"count": 6, "alpha": 0.5}},
 }
+BOTH = {"hidden_labels": {"share": 0.2}, "annotated_labels": {"count": 3, "alpha": 0.5}}
 NAMES = ("anchor", "buoy", "crane", "dock")
 
 
@@ -208,13 +207,6 @@ def test_resplitting_hides_and_unhides(plain: Dataset, masked: Dataset, kind: st
     assert contents(back.folder) == contents(plain.folder)
 
 
-class ByNumber(Iid):
-    """Rows in turn, whatever their labels."""
-
-    def assign(self, rows: Any, rng: np.random.Generator) -> Assignment:
-        return Assignment((np.arange(len(rows)) % self.clients).astype(np.int32), self.clients)
-
-
 def own(folder: Path, labels: np.ndarray[Any, Any], **settings: Any) -> Dataset:
     """A dataset of images with these labels, bool [rows, 4], whose owners and splits do not depend on them."""
     folder.mkdir()
@@ -230,6 +222,9 @@ def own(folder: Path, labels: np.ndarray[Any, Any], **settings: Any) -> Dataset:
     table = pa.table({"image": pa.array(images, schema.IMAGE), "labels": pa.array(lists, pa.list_(pa.int64()))})
     meta = {"huggingface": json.dumps({"info": {"features": features}})}
     pq.write_table(table.replace_schema_metadata(meta), folder / "own.parquet")
+    owners = folder.parent / "owners.csv"
+    rows = [f"own/{number:09d},client-{number % 8}" for number in range(len(labels))]
+    owners.write_text("\n".join(["sample_id,client_id", *rows, ""]))
     data = {
         "fedkit": 1,
         "name": "own",
@@ -237,20 +232,12 @@ def own(folder: Path, labels: np.ndarray[Any, Any], **settings: Any) -> Dataset:
         "sources": {"own": {"kind": "hub", "path": "own.parquet"}},
         "splits": {"test": 0.25},
         "split_by": "client",
-        "partition": {"name": "by-number", "clients": 8},
+        "partition": {"name": "assigned", "path": str(owners)},
     }
     return fedrsic_data.build(data, folder / "own", sources={"own": str(folder / "own.parquet")}, **settings)
 
 
-@pytest.fixture
-def by_number(monkeypatch: pytest.MonkeyPatch) -> None:
-    PARTITIONERS.register("by-number", ByNumber)
-
-
-@pytest.mark.usefixtures("by_number")
-@pytest.mark.parametrize(
-    "settings", [{"hidden_labels": {"share": 0.4}}, {"annotated_labels": {"count": 2}}, SETTINGS["entries"]]
-)
+@pytest.mark.parametrize("settings", [{"hidden_labels": {"share": 0.4}}, {"annotated_labels": {"count": 2}}, BOTH])
 def test_the_truth_of_an_unknown_label_is_in_the_plan_alone(tmp_path: Path, settings: dict[str, Any]) -> None:
     """Another true value of every hidden label changes the plan's record of it and no other byte but its digests."""
     true = np.random.default_rng(1).random((96, 4)) < 0.4
@@ -274,7 +261,6 @@ def test_the_truth_of_an_unknown_label_is_in_the_plan_alone(tmp_path: Path, sett
     assert first.manifest.plan.digest != second.manifest.plan.digest
 
 
-@pytest.mark.usefixtures("by_number")
 def test_the_plan_tells_the_truth_where_something_is_unknown(tmp_path: Path) -> None:
     true = np.random.default_rng(2).random((96, 4)) < 0.4
     data = own(tmp_path / "a", true, hidden_labels={"share": 0.4})
