@@ -8,10 +8,15 @@ from __future__ import annotations
 
 import errno
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import wraps
 from pathlib import Path
+from typing import ParamSpec, TypeVar
 from urllib.parse import quote, unquote
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 # a login may hold anything, so what follows "Bearer" is all taken for it
 _SECRET = re.compile(r"(?<=Bearer ).+|hf_[\w.-]+|(?<=://)[^/\s]+(?=@)", re.IGNORECASE)
@@ -32,6 +37,34 @@ _NO_MEMORY = (
 )
 _BLAME = "in the "
 _LONGEST = 300  # characters of a foreign message
+
+
+# a whole command; a setting; a flag; another option
+_TYPED = re.compile(
+    r"(fedkit [^;,)]*)|--set |--(overwrite|sample|offline|private|redistribute|allow-partial)\b|--([a-z-]+)"
+)
+
+
+def for_scripts(function: Callable[P, T]) -> Callable[P, T]:
+    """A function whose errors name arguments where a command's errors name options: ``out`` for ``--out``."""
+
+    @wraps(function)
+    def called(*args: P.args, **kwargs: P.kwargs) -> T:
+        try:
+            return function(*args, **kwargs)
+        except FedkitError as error:
+            error.args = (_TYPED.sub(_argument, str(error)),)
+            raise
+
+    return called
+
+
+def _argument(option: re.Match[str]) -> str:
+    command, flag, other = option.groups()
+    if command:
+        return str(command)
+    name = (flag or other or "").replace("-", "_")
+    return f"{name}=True" if flag else name or "the setting "
 
 
 def masked(address: str) -> str:

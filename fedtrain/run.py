@@ -59,7 +59,8 @@ def settings_of(words: Sequence[str]) -> tuple[str, dict[str, list[Setting]]]:
     Raises:
         UsageError: There is no such method.
     """
-    name = next((word for word in words if word in methods.METHODS), words[0] if words else "")
+    named = [word for word in words if word in methods.METHODS or ":" in word]
+    name = next(iter(named or words), "")
     method = method_class(name) if name else None
     known = known_settings(method.Settings if method else None)
     titles = {"run": "Settings of the run", "method": f"Settings of {name}"}

@@ -19,7 +19,7 @@ import fedrsic_data
 from fedrsic_data import recipes
 from fedrsic_data.api.in_memory import parquet_of
 from fedrsic_data.build import pipeline
-from fedrsic_data.errors import FedkitError, OutputError, UsageError
+from fedrsic_data.errors import FedkitError, OutputError, UsageError, for_scripts
 from fedrsic_data.sources.locate import Places
 
 SMALL: dict[str, Any] = {
@@ -59,7 +59,7 @@ def test_a_sample_and_a_subset_can_be_said_shortly(built: Any, tmp_path: Path) -
 def test_a_finished_dataset_is_opened(built: Any) -> None:
     again = fedrsic_data.build("fed-rsic", built.folder, **SMALL)
     assert again.manifest == built.manifest
-    with pytest.raises(OutputError, match="with --overwrite"):
+    with pytest.raises(OutputError, match="with overwrite=True, or choose another out$"):
         fedrsic_data.build("fed-rsic", built.folder, **{**SMALL, "alpha": 0.1})
 
 
@@ -200,3 +200,33 @@ def test_packages_are_still_packages_and_nothing_heavy_is_loaded() -> None:
         "assert not {'torch', 'matplotlib', 'datasets'} & set(sys.modules)\n"
     )
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "arguments", "words"),
+    [
+        ("fed-rsic", {"subsets": ["fed-x"]}, "subset fed-x: the recipe has no such subset"),
+        ("fed-rsic", {"alpah": 1}, "unknown key 'alpah' for partition dirichlet; did you mean 'alpha'?"),
+        ("fed-rsic", {"jobs": 0}, "jobs=0 should be at least 1"),
+        ("fed-rsic", {"sample": True, "sources": "x"}, "sources x: cannot be combined with sample=True"),
+        ("fed-rsci", {}, "did you mean 'fed-rsic'?"),
+        ("fed-rsic", {"sample": True, "out": "."}, "out .: is the current folder"),
+    ],
+)
+def test_errors_speak_of_arguments_and_not_of_options(
+    recipe: str, arguments: dict[str, Any], words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(FedkitError) as caught:
+        fedrsic_data.build(recipe, **arguments)
+    assert words in str(caught.value)
+    assert "--" not in str(caught.value)
+
+
+def test_commands_in_errors_stay_commands() -> None:
+    @for_scripts
+    def fail() -> None:
+        raise UsageError("--set x: run fedkit build fed-rsic --subset a, or take --out")
+
+    with pytest.raises(UsageError, match="^the setting x: run fedkit build fed-rsic --subset a, or take out$"):
+        fail()

@@ -111,3 +111,18 @@ def test_nothing_to_compare_is_refused(tmp_path: Path) -> None:
 def test_importing_fedtrain_loads_no_torch() -> None:
     code = "import sys, fedtrain\nassert 'torch' not in sys.modules\nfrom fedtrain import train\n"
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        ({"lrr": 1}, "unknown key 'lrr' for promptfl; did you mean 'lr'?"),
+        ({"out": "hf://x"}, "out hf://...: is a URL"),
+        ({"engine": "flowr"}, "unknown engine 'flowr'; did you mean 'flower'?"),
+    ],
+)
+def test_errors_speak_of_arguments_and_not_of_options(more: dict[str, Any], words: str, sample_build: Path) -> None:
+    with pytest.raises(UsageError) as caught:
+        fedtrain.train("promptfl", sample_build, **{"rounds": 1, **more})
+    assert words in str(caught.value)
+    assert "--" not in str(caught.value)

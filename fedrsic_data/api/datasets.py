@@ -18,7 +18,7 @@ from fedrsic_data.dataset.recipe import Recipe
 from fedrsic_data.dataset.verify import Problem
 from fedrsic_data.derive import sites
 from fedrsic_data.derive.resplit import prepare
-from fedrsic_data.errors import UsageError
+from fedrsic_data.errors import UsageError, for_scripts
 from fedrsic_data.publish import rebuild
 from fedrsic_data.settings import encode, local, texts
 from fedrsic_data.sources.locate import Places
@@ -44,6 +44,7 @@ class Verified:
         return not self.problems
 
 
+@for_scripts
 def build(
     recipe: Any,
     out: Place | None = None,
@@ -86,6 +87,7 @@ def build(
     """
     if not isinstance(overwrite, bool) or not isinstance(sample, bool | Mapping):
         raise UsageError(f"overwrite={overwrite!r} and sample={sample!r} should be True or False")
+    engine = engines.chosen(jobs=jobs)
     drawn = sample if isinstance(sample, Mapping) else {}
     changes: dict[str, Any] = {
         "subsets": _names(subsets),
@@ -108,11 +110,11 @@ def build(
     folder = Path(sources) if sources is not None and not isinstance(sources, Mapping) else None
     planned = pipeline.prepare(wanted, Places(folder=folder, given=given, offline=offline), listener)
     listener = rebuild.comparing(published, planned, listener)
-    engine = engines.chosen(jobs=jobs)
     done = pipeline.build(planned, place, overwrite=overwrite, listener=listener, engine=engine)
     return Dataset(done.path)
 
 
+@for_scripts
 def resplit(
     dataset: Dataset | Place,
     out: Place,
@@ -151,6 +153,7 @@ def resplit(
     return Dataset(pipeline.build(planned, Path(out), overwrite=overwrite, listener=listener).path)
 
 
+@for_scripts
 def verify(dataset: Dataset | Place) -> Verified:
     """Read every file of a dataset again and compare it with the manifest.
 
@@ -166,6 +169,7 @@ def verify(dataset: Dataset | Place) -> Verified:
     return Verified(manifest, tuple(problems), tuple(notes))
 
 
+@for_scripts
 def split_sites(dataset: Dataset | Place, out: Place, *, group: int = 1) -> tuple[sites.SiteFolder, ...]:
     """Write a dataset folder for each client, to hand to its site, and one without images for the server.
 
@@ -181,6 +185,7 @@ def split_sites(dataset: Dataset | Place, out: Place, *, group: int = 1) -> tupl
     return sites.split(_folder(dataset), Path(out), group=group)
 
 
+@for_scripts
 def publish(
     dataset: Dataset | Place,
     repo: str,

@@ -131,7 +131,7 @@ def _option(setting: Setting, name: str) -> _Option:
     if get_origin(one) in (Union, UnionType):
         one = next(choice for choice in get_args(one) if choice is not type(None))
     words = setting.meaning + (" (repeatable)" if get_origin(one) in (tuple, Sequence) else "")
-    if setting.default not in (None, []):
+    if setting.default not in (None, [], ""):
         words += f"  [default: {setting.default if isinstance(setting.default, str) else json.dumps(setting.default)}]"
     return _Option(name, words, one)
 

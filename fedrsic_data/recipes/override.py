@@ -64,9 +64,7 @@ def override(
         takers = [scope for scope, kind in zip(scopes, kinds, strict=True) if key in defaults(kind)]
         if not takers and all(defaults(kind) for kind in kinds):
             settings = [*fields, *(setting for kind in kinds for setting in defaults(kind))]
-            raise UsageError(
-                f"--set {key}=...: unknown key {key!r} for partition {kinds[0]}{suggest(key, dict.fromkeys(settings))}"
-            )
+            raise UsageError(f"unknown key {key!r} for partition {kinds[0]}{suggest(key, dict.fromkeys(settings))}")
         for scope in takers or scopes:  # a partition that is unknown is found out when the recipe is read
             _put(scope, ["partition", key], parsed(value, _hint(_spec(scope).get("name"), key)), text)
     if sample and data.get("sample") is None:

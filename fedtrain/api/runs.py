@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fedrsic_data.dataset.reader import Dataset, Subset
-from fedrsic_data.errors import UsageError
+from fedrsic_data.errors import UsageError, for_scripts
 from fedrsic_data.files.cache import cache_folder
 from fedrsic_data.settings import suggest, texts
 from fedtrain.progress import QUIET, Listener
@@ -119,6 +119,7 @@ class Comparison:
         return written(self.table, "text").rstrip()
 
 
+@for_scripts
 def train(
     method: str,
     data: Subset | Dataset | Place,
@@ -172,6 +173,7 @@ def train(
     )
 
 
+@for_scripts
 def load(place: Place) -> Run:
     """A finished run from its folder.
 
@@ -183,6 +185,7 @@ def load(place: Place) -> Run:
     return Run(folder.load(Path(place)))
 
 
+@for_scripts
 def compare(runs: Run | Place | Iterable[Run | Place]) -> Comparison:
     """Runs side by side; runs that differ in their seed alone share a column.
 
