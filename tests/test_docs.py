@@ -17,8 +17,10 @@ from conftest import ROOT, fedkit, sampled
 
 import fedrsic_data
 from fedrsic_data import recipes
+from fedrsic_data.cli.setting_options import given_settings
 from fedrsic_data.dataset import recipe
 from fedrsic_data.dataset.manifest import Manifest, SubsetEntry
+from fedtrain import run
 
 DOCS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 
@@ -79,10 +81,17 @@ def test_commands_of_the_readme_parse() -> None:
 
     command = typer.main.get_command(cli.app)
     lines = [line for path in DOCS for block in blocks(path, "bash") for line in block.splitlines()]
-    mine = [shlex.split(line, comments=True)[1:] for line in lines if line.startswith("fedkit ")]
+    said = (line.strip().replace("$seed", "0") for line in lines)
+    mine = [shlex.split(line, comments=True)[1:] for line in said if line.startswith("fedkit ")]
     assert len(mine) >= 7
+    settings = 0
     for name, *arguments in mine:
-        command.commands[name].make_context(name, list(arguments))  # type: ignore[attr-defined]
+        context = command.commands[name].make_context(name, list(arguments))  # type: ignore[attr-defined]
+        if name == "train" and "fedavgm" not in arguments:  # the method that docs/add_a_method.md adds
+            sets = [*given_settings(context), *(context.params["set_"] or [])]
+            run.draft(context.params["method"], sets)
+            settings += len(sets)
+    assert settings >= 10
 
 
 def test_the_reference_is_what_the_code_says() -> None:
