@@ -314,6 +314,8 @@ def flat(config: Mapping[str, Any]) -> dict[str, Any]:
         config: As JSON has it.
     """
     fields = essence(config)
+    if fields.get("sampling") != "size":
+        fields.pop("sampling", None)  # ``all`` or ``uniform`` as ``clients_per_round`` is given or not
     settings, noise = (fields.pop(part, None) or {} for part in ("method_settings", "dp"))
     own = {f"method.{key}" if key in fields else key: value for key, value in settings.items()}
     return {**fields, **{f"dp.{key}": value for key, value in noise.items()}, **own}

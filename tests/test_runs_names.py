@@ -22,7 +22,7 @@ from fedtrain.runs.results import found
 @pytest.fixture(autouse=True)
 def _softmax(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     torch.set_num_threads(1)
-    monkeypatch.setattr(methods, "METHODS", {"softmax": Softmax})
+    monkeypatch.setitem(methods.METHODS, "softmax", Softmax)
     monkeypatch.chdir(tmp_path)
 
 

@@ -95,7 +95,8 @@ def test_engines_and_copies_of_a_dataset_are_no_repetitions(runs: Path, tmp_path
 
 def test_recipes_that_differ_are_told_apart_in_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Settings of the recipe for all methods on the subset, those of a run within its method; no path is in a label."""
-    monkeypatch.setattr(methods, "METHODS", {"softmax": Softmax, "hard": Softmax})
+    for method in ("softmax", "hard"):
+        monkeypatch.setitem(methods.METHODS, method, Softmax)
     sets = {"a": ["alpha=0.1"], "b": ["alpha=0.3"], "iid": []}
     more = {"iid": {"partitioner": "iid"}}
     built = {name: sampled(tmp_path / name, *its, **more.get(name, {})).path for name, its in sets.items()}

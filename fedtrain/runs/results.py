@@ -167,7 +167,7 @@ def story(result: Result) -> str:
     """Describe how a run went."""
     data, counters = result.data, result.data["counters"]
     done = f"{data['rounds']} round{'s' * (data['rounds'] != 1)} in {data['seconds']:,.1f} s"
-    words = [done if result.trained else "was finished already"]
+    words = [done if result.trained else f"was finished already, after {done}"]
     words += [] if result.sealed else ["has no seal: nothing proves its metrics"]
     if n := len(data["clients_without_training_rows"]):
         words.append(f"{n} clients without training rows")
@@ -220,7 +220,9 @@ def _method(result: Result) -> str:
 
 
 def _settings(result: Result) -> dict[str, Any]:
-    return {**flat(result.facts["config"]), "seed": None, "engine": engine(result)}
+    settings = flat(result.facts["config"])
+    count = settings.get("clients_per_round")
+    return {**settings, "seed": None, "clients_per_round": "all" if count is None else count, "engine": engine(result)}
 
 
 def _recipe(result: Result) -> dict[str, Any]:
