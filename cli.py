@@ -10,6 +10,7 @@ import typer
 
 from fedrsic_data import interrupts
 from fedrsic_data.cli import commands, completion
+from fedrsic_data.cli.app import App
 from fedrsic_data.cli.commands import Json, Subsets
 from fedrsic_data.cli.console import answer, listening, run_app, say, telling
 from fedrsic_data.cli.setting_options import given_settings, with_settings
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from fedrsic_data.cli.setting_options import Sections
     from fedtrain.progress import Listener
 
-app = typer.Typer(
+app = App(
     invoke_without_command=True,
     context_settings={"token_normalize_func": lambda word: word.replace("_", "-")},
     rich_markup_mode=None,
@@ -287,7 +288,7 @@ def verify(
         raise typer.Exit(1)
 
 
-flower = typer.Typer(add_completion=False, rich_markup_mode=None, help="A federation of real sites, over Flower.")
+flower = App(add_completion=False, rich_markup_mode=None, help="A federation of real sites, over Flower.")
 app.add_typer(flower, name="flower", short_help="A federation of real sites, over Flower.")
 
 

@@ -67,6 +67,10 @@ def test_help_of_every_command_shows_examples(app: TyperGroup, command: Command)
     for words in found:
         shown = command(*words, "--help").stdout
         assert any(line.strip().startswith(" ".join(["fedkit", *words])) for line in shown.splitlines()), shown
+        assert "\\[" not in shown
+        assert shown.count("rguments:") <= 1
+        arguments = shown.partition("Arguments:\n")[2].partition("\n\n")[0]
+        assert not re.search(r"^  [A-Z|.]+  \[required\]$", arguments, flags=re.MULTILINE), "an argument without a help"
 
 
 def test_no_file_tells_anyone_to_install_the_stranger_called_fedkit() -> None:

@@ -8,8 +8,9 @@ from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin
 
 import typer
-from typer.core import TyperCommand, TyperOption
+from typer.core import TyperOption
 
+from fedrsic_data.cli.app import Command
 from fedrsic_data.cli.console import HELP
 from fedrsic_data.errors import UsageError
 from fedrsic_data.settings import Setting, parsed
@@ -27,7 +28,7 @@ def given_settings(context: typer.Context) -> list[str]:
     return found
 
 
-def with_settings(known: Callable[[Sequence[str]], tuple[str, Sections]], argument: str) -> type[TyperCommand]:
+def with_settings(known: Callable[[Sequence[str]], tuple[str, Sections]], argument: str) -> type[Command]:
     """A kind of command that has an option for each setting.
 
     Args:
@@ -36,7 +37,7 @@ def with_settings(known: Callable[[Sequence[str]], tuple[str, Sections]], argume
         argument: The parameter of the command that names the thing.
     """
 
-    class SettingsCommand(TyperCommand):
+    class SettingsCommand(Command):
         """Makes its options when it knows what it runs."""
 
         def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
@@ -80,7 +81,7 @@ def with_settings(known: Callable[[Sequence[str]], tuple[str, Sections]], argume
 
         def _made(self, ctx: Any, sections: Sections) -> dict[str, list[_Option]]:
             names = [one.name for settings in sections.values() for one in settings if one.scope in ("run", "method")]
-            taken = {opt for one in TyperCommand.get_params(self, ctx) for opt in one.opts}
+            taken = {opt for one in Command.get_params(self, ctx) for opt in one.opts}
             made = {title: [_option(one, _name(one, names, taken)) for one in sections[title]] for title in sections}
             twice = dict.fromkeys(name for name in names if names.count(name) > 1 and _typed(name) not in taken)
             return made | {"": [_Option(name, "", hidden=True) for name in twice]}
