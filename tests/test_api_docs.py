@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +15,7 @@ from conftest import ROOT
 
 from fedrsic_data.partition import PARTITIONERS
 from fedrsic_data.settings import decode
-from fedtrain.experiments import run
+from fedtrain.experiments import run, spec
 from fedtrain.experiments.spec import Experiment
 
 
@@ -42,7 +45,7 @@ def test_the_experiment_of_its_page_is_planned(tmp_path: Path) -> None:
     assert (len(datasets), len(runs)) == (2, 2 * 3 * 3)
 
 
-def test_the_experiment_of_its_page_runs_from_python(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_experiment_of_its_page_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (text,) = blocks("experiments.md", "json")
     small = json.loads(text) | {"set": {"rounds": 1}, "seeds": [0], "methods": ["local", "promptfl"]}
@@ -52,3 +55,17 @@ def test_the_experiment_of_its_page_runs_from_python(tmp_path: Path, monkeypatch
     names: dict[str, object] = {}
     exec(code, names)
     assert not names["done"].failed  # type: ignore[attr-defined]
+    (commands,) = blocks("experiments.md", "bash")
+    for line in commands.splitlines():
+        words = shlex.split(line, comments=True)
+        assert words[0] == "fedkit"
+        done = subprocess.run([sys.executable, ROOT / "cli.py", *words[1:]], capture_output=True, text=True)
+        assert not done.returncode, done.stderr
+    assert done.stdout.startswith("\\begin{tabular}")
+    assert "run 2 of 2" in done.stderr
+
+
+def test_the_page_on_experiments_names_those_that_come_with_fedkit(tmp_path: Path) -> None:
+    page = (ROOT / "docs" / "experiments.md").read_text(encoding="utf-8")
+    counted = {name: int(count) for name, count in re.findall(r"^\| `([a-z-]+)` \| (\d+) \|", page, re.MULTILINE)}
+    assert counted == {name: len(run.planned(spec.load(name), tmp_path)[1]) for name in spec.shipped()}
