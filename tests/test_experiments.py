@@ -86,6 +86,25 @@ def test_names_of_runs_do_not_depend_on_the_folder(done: Finished, tmp_path: Pat
     assert [one.name for one in runs] == [one.name for one in done.runs]
 
 
+def test_files_that_a_killed_process_was_writing_are_removed(done: Finished, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(done.folder, tmp_path / "small"))
+    before = tables(copy)
+    for folder in (copy, copy / "tables"):
+        (folder / ".fedkit-0123456789abcdef.tmp").write_text("{")
+        (folder / "notes.tmp").write_text("mine")
+    run.run(small(), copy)
+    assert tables(copy) == before | {"notes.tmp": b"mine"}
+    assert sorted(p.name for p in copy.glob("*.tmp")) == ["notes.tmp"]
+    first = tmp_path / "first"
+    first.mkdir()
+    (first / ".fedkit-0123456789abcdef.tmp").write_text("{")
+    with pytest.raises(UsageError, match="no run has this in its name"):
+        run.run(small(), first, only="nothing")
+    assert run._unfinished(first)
+    run._claim(small(), first)
+    assert [p.name for p in first.iterdir()] == ["experiment.json"]
+
+
 def test_what_is_missing_is_made_again(done: Finished, tmp_path: Path) -> None:
     copy = Path(shutil.copytree(done.folder, tmp_path / "small"))
     _, runs = run.planned(small(), copy)
@@ -192,13 +211,14 @@ def test_an_experiment_killed_again_and_again_gives_the_same_tables(done: Finish
     file.write_text(json.dumps(SMALL))
     command = [sys.executable, str(ROOT / "cli.py"), "experiment", str(file), "--out", str(out)]
     moments = (  # the beginning of a line, and how often it has come: in a build, a first run, a fourth, and the last
-        ("writing shards", 2),
-        ("training", 1),
-        ("run 3 of 8", 1),
-        ("run 8 of 8", 1),
+        ("writing shards", 2, "1"),
+        ("training", 1, "1"),
+        ("run 3 of 8", 1, "2"),  # with processes, which end too
+        ("run 8 of 8", 1, "1"),
     )
-    for words, times in moments:
-        process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True, env=dict(os.environ))
+    for words, times, jobs in moments:
+        call = [*command, "--jobs", jobs]
+        process = subprocess.Popen(call, cwd=tmp_path, stderr=subprocess.PIPE, text=True, env=dict(os.environ))
         assert process.stderr is not None
         met = itertools.accumulate(line.startswith(words) for line in process.stderr)
         assert times in met, f"{words} did not come {times} times"

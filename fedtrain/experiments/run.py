@@ -180,6 +180,8 @@ def _claim(experiment: Experiment, out: Path) -> None:
     """Makes the folder an experiment's, and refuses one that holds something else."""
     file = out / SPEC
     try:
+        for left in [*_unfinished(out), *_unfinished(out / TABLES)]:
+            left.unlink(missing_ok=True)
         if out.exists() and any(out.iterdir()) and not file.is_file():
             raise OutputError(f"{out}: is not empty and holds no experiment; choose another --out")
         there = spec.load(file).name if file.is_file() else experiment.name
@@ -192,6 +194,13 @@ def _claim(experiment: Experiment, out: Path) -> None:
         raise OutputError(f"{out}: cannot be written ({error.strerror}); choose another --out") from None
     except UsageError as error:
         raise OutputError(f"{error}; it is no experiment of fedkit, choose another --out") from None
+
+
+def _unfinished(folder: Path) -> list[Path]:
+    """Files that a killed process was writing."""
+    if folder.is_symlink() or not folder.is_dir():
+        return []
+    return [path for path in folder.iterdir() if atomic.TEMPORARY.fullmatch(path.name)]
 
 
 def _here(runs: Sequence[PlannedRun], cache: Path | None, listener: Listener) -> Generator[Ended, None, None]:
