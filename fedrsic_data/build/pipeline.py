@@ -32,6 +32,7 @@ from fedrsic_data.raw.index import Index, fingerprint
 from fedrsic_data.recipes.resolve import Resolved, resolve
 from fedrsic_data.settings import encode
 from fedrsic_data.sources import SOURCES, locate, sample
+from fedrsic_data.sources.base import Relabelled
 
 _THREADS = Threads()
 
@@ -208,10 +209,14 @@ def _indexes(resolved: Resolved, places: locate.Places, listener: BuildListener)
     inputs: list[Path] = []
     for name in sorted(wanted, key=lambda n: here[n] is None):  # what is here can fail before anything is fetched
         listener.step(f"reading {name}")
-        path = here[name] or locate.locate(sources[name], places, listener.download)
+        source = sources[name]
+        path = here[name] or locate.locate(source, places, listener.download)
         inputs.append(path)
-        with blamed("source", type(sources[name])):
-            indexes[name] = sources[name].index(path, allow_partial=recipe.allow_partial)
+        if isinstance(source, Relabelled):
+            inputs.append(locate.images(source, path, places, listener.download))
+            source = source.over(inputs[-1])
+        with blamed("source", type(source)):
+            indexes[name] = source.index(path, allow_partial=recipe.allow_partial)
     return {name: indexes[name] for name in wanted}, inputs
 
 

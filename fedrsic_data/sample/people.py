@@ -36,12 +36,15 @@ class Collection:
 
 
 COLLECTIONS: dict[str, Collection] = {
+    "aid-multilabel": Collection(("reflex", "drone"), 0, 2),
     "coco": Collection(CAMERAS, 0, 2),
     "flair": Collection(CAMERAS, 1, 1),
+    "mlrsnet": Collection(CAMERAS, 0, 2),
+    "ucmerced-multilabel": Collection(("film", "compact"), 0, 2),
     "voc2007": Collection(("film", "compact"), 0, 2),
     "voc2012": Collection(("phone", "reflex", "drone"), 0, 2),
 }
-"""The two of VOC have no camera in common: they are two domains."""
+"""The two of VOC have no camera in common, nor have UC Merced and AID: they are two domains."""
 
 
 @dataclass(frozen=True)

@@ -34,11 +34,14 @@ GENERAL: Registry[Source] = Registry(
 SOURCES: Registry[Source] = Registry(
     "source",
     {
+        "aid-multilabel": "fedrsic_data.sources.aid_multilabel:SOURCE",
         "coco": "fedrsic_data.sources.coco:SOURCE",
         "flair": "fedrsic_data.sources.flair:SOURCE",
+        "mlrsnet": "fedrsic_data.sources.mlrsnet:SOURCE",
         "optimal31": "fedrsic_data.sources.optimal31:SOURCE",
         "resisc45": "fedrsic_data.sources.resisc45:SOURCE",
         "ucmerced": "fedrsic_data.sources.ucmerced:SOURCE",
+        "ucmerced-multilabel": "fedrsic_data.sources.ucmerced_multilabel:SOURCE",
         "voc": "fedrsic_data.sources.voc:SOURCE",
     },
     group="fedkit.sources",

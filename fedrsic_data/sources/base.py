@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import pyarrow.compute as pc
 
@@ -86,6 +86,20 @@ class Source(Protocol):
         Raises:
             SourceError: The layout is not the source's, or images are missing and ``allow_partial`` is False.
         """
+        ...
+
+
+@runtime_checkable
+class Relabelled(Protocol):
+    """The part of a source whose own files are labels for the images of another source."""
+
+    @property
+    def images_of(self) -> ClassFolders:
+        """The source of the images."""
+        ...
+
+    def over(self, images: Path) -> Source:
+        """The source with its images at this place; ``index`` gets that of its labels."""
         ...
 
 

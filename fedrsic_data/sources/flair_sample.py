@@ -14,10 +14,13 @@ from numpy.typing import NDArray
 
 from fedrsic_data import sample
 from fedrsic_data.dataset.manifest import Fine
+from fedrsic_data.errors import UsageError
 from fedrsic_data.raw.index import FINE, INDEX_SCHEMA, Container, Index, fingerprint
 from fedrsic_data.sources.base import Source
 
-KINDS = ("coco", "flair", "voc")
+_OF_17 = ("aid-multilabel", "ucmerced-multilabel")  # which write the labels of the sample with hyphens
+_UNSPLIT = ("mlrsnet", *_OF_17)
+KINDS = ("coco", "flair", "voc", *_UNSPLIT)
 """Sources that photographs can replace."""
 
 
@@ -46,14 +49,21 @@ def index(source: Source, *, users: int, seed: int, size: int) -> Index:
     """The sample of a multi-label source.
 
     FLAIR's has users and fine labels, the others neither; VOC's has a collection a year, and as in the real one only
-    2007 has test images where both years are taken.
+    2007 has test images where both years are taken. Those of scenes have no splits, and where the source has the 17
+    labels of UC Merced multi-label, its spelling of them.
 
     Args:
         source: Its kind is one of ``KINDS``.
         users: How many take photographs, about eight each.
         seed: Seed of the photographs.
         size: Side in pixels.
+
+    Raises:
+        UsageError: The source's scene classes are to be its domains.
     """
+    if getattr(source.settings, "domains", "source") != "source":
+        words = "the photographs of the sample have no scene class; leave it out, or build without --sample"
+        raise UsageError(f"sources.{source.name}.domains={source.settings.domains}: {words}")
     names = _collections(source)
     tables = [_rows(name, sample.photographs(users, seed, name)) for name in names]
     if len(tables) > 1:
@@ -65,9 +75,12 @@ def index(source: Source, *, users: int, seed: int, size: int) -> Index:
         fine = Fine(sample.FINE, tuple(sample.COARSE[coarse] for coarse in sample.COARSE_OF))
     else:
         table = table.drop_columns([FINE.name]).set_column(3, "group", pa.nulls(len(table), pa.string()))
+    if source.kind in _UNSPLIT:
+        table = table.set_column(table.schema.get_field_index("split"), "split", pa.nulls(len(table), pa.string()))
+    hyphens = tuple(name.replace("_", "-") for name in sample.COARSE)
     return Index(
         table=table,
-        classes=sample.COARSE,
+        classes=hyphens if source.kind in _OF_17 else sample.COARSE,
         container=PhotoContainer(seed, size),
         fingerprint=fingerprint([names, users, seed, size]),
         multi_label=True,

@@ -15,8 +15,8 @@ from fedrsic_data.raw.download import Progress, fetch
 from fedrsic_data.raw.remote import RemoteFile
 from fedrsic_data.settings import local
 from fedrsic_data.sources import mirror
-from fedrsic_data.sources.base import HubMirror, Source
-from fedrsic_data.sources.classfolders import plain
+from fedrsic_data.sources.base import HubMirror, Relabelled, Source
+from fedrsic_data.sources.classfolders import folders_below, plain
 
 _DEPTH = 3
 
@@ -58,6 +58,28 @@ def locate(source: Source, places: Places, progress: Callable[[str], Progress] |
     if places.given.get(source.name, "").startswith("hf://"):
         return mirror.mirror(_parse_hub(places.given[source.name]), _cached(source, places), offline=places.offline)
     return _download(source, places, progress)
+
+
+def images(source: Relabelled, labels: Path, places: Places, progress: Callable[[str], Progress] | None = None) -> Path:
+    """The images of a source that labels those of another one: beside its labels, or where the other one is found.
+
+    Args:
+        source: The source.
+        labels: Its own place, from ``locate``.
+        places: Where to look.
+        progress: As for ``locate``.
+
+    Raises:
+        SourceError: They are not at the given place, or cannot be downloaded.
+    """
+    origin = source.images_of
+    if origin.name not in places.given and labels.is_dir():
+        with reading(labels):
+            if any(plain(folder.name) in map(plain, origin.classes) for folder in folders_below(labels)):
+                return labels
+            if (path := _search(origin, labels)) is not None:
+                return path
+    return locate(origin, places, progress)
 
 
 def find(source: Source, places: Places) -> Path | None:
