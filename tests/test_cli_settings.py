@@ -104,8 +104,8 @@ def test_help_without_a_method_has_the_settings_of_every_run(command: Command) -
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ("fedpgp --rnak 4", ("'--rnak'", "Did you mean one of: '--lr', '--rank'?", "(see fedkit train fedpgp --help)")),
-        ("promptfl --ruonds 4", ("'--ruonds'", "'--rounds'", "(see fedkit train promptfl --help)")),
+        ("fedpgp --rnak 4", ("--rnak", "--rank", "(see fedkit train fedpgp --help)")),
+        ("promptfl --ruonds 4", ("--ruonds", "--rounds", "(see fedkit train promptfl --help)")),
         ("fedpgpp --lr 0.1", ("no method 'fedpgpp'; did you mean 'fedpgp'?",)),
         ("fedpgp --rank four", ("rank: 'four' should be a whole number",)),
         ("fedpgp --eval-every 0", ("eval_every=0 should be at least 1",)),
@@ -161,7 +161,7 @@ def test_a_flower_app_takes_the_same_options(command: Command, tmp_path: Path, s
     a, b = ((tmp_path / name / "pyproject.toml").read_text() for name in "ab")
     assert a.replace("/a", "/b").replace('"a"', '"b"') == b.replace("/a", "/b").replace('"a"', '"b"')
     done = command("flower", "app", tmp_path / "c", *shared, "--rnak", 4)
-    refused(done, "'--rank'", "(see fedkit flower app --method fedpgp --help)", codes=(2,))
+    refused(done, "--rank", "(see fedkit flower app --method fedpgp --help)", codes=(2,))
 
 
 @pytest.mark.parametrize("key", ["rnak", "lr.x", "run.rank"])

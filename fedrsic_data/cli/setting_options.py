@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from inspect import Parameter, Signature
 from types import UnionType
-from typing import Any, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import typer
-from typer.core import TyperOption
 
 from fedrsic_data.cli.app import Command
 from fedrsic_data.cli.console import HELP
@@ -51,7 +51,11 @@ def with_settings(known: Callable[[Sequence[str]], tuple[str, Sections]], argume
             except UsageError:
                 if not ctx.resilient_parsing:  # while a shell completes a line, half of it is not there yet
                     raise
-            return super().parse_args(ctx, list(_flags(args, self.get_params(ctx))))
+            rest = super().parse_args(ctx, list(_flags(args, self.get_params(ctx))))
+            keys = {one.name: one.key for made in ctx.meta[_SECTIONS].values() for one in made}
+            given = {keys[name]: ctx.params.pop(name) for name in [*ctx.params] if name in keys}
+            ctx.meta[_SETS] = [f"{key}={_text(value)}" for key, value in given.items() if value not in (None, [], ())]
+            return rest
 
         def get_params(self, ctx: Any) -> list[Any]:
             """The command's own parameters, and those of the settings."""
@@ -79,12 +83,15 @@ def with_settings(known: Callable[[Sequence[str]], tuple[str, Sections]], argume
             values, rest, _ = parser.parse_args(list(_flags(args, self.get_params(ctx))))
             return [word for word in (values.get(argument), *rest) if isinstance(word, str) and word[:1] != "-"]
 
-        def _made(self, ctx: Any, sections: Sections) -> dict[str, list[_Option]]:
+        def _made(self, ctx: Any, sections: Sections) -> dict[str, list[Any]]:
             names = [one.name for settings in sections.values() for one in settings if one.scope in ("run", "method")]
             taken = {opt for one in Command.get_params(self, ctx) for opt in one.opts}
-            made = {title: [_option(one, _name(one, names, taken)) for one in sections[title]] for title in sections}
-            twice = dict.fromkeys(name for name in names if names.count(name) > 1 and _typed(name) not in taken)
-            return made | {"": [_Option(name, "", hidden=True) for name in twice]}
+            twice = {name: (str, "", True) for name in names if names.count(name) > 1 and _typed(name) not in taken}
+            made = {
+                title: {_name(one, names, taken): (*_said(one), False) for one in settings}
+                for title, settings in sections.items()
+            }
+            return {title: _options(wanted) for title, wanted in (made | {"": twice}).items()}
 
     return SettingsCommand
 
@@ -99,52 +106,65 @@ def _typed(name: str) -> str:
     return f"--{name.replace('_', '-')}"
 
 
-class _Option(TyperOption):
-    """An option that adds ``key=value`` to the settings that are given."""
-
-    def __init__(self, key: str, words: str, hint: Any = str, **more: Any) -> None:
-        typed, flag, several = _typed(key), hint is bool, get_origin(hint) in (tuple, Sequence)
-        choices = [str(choice) for choice in get_args(hint)] if get_origin(hint) is Literal else []
-
-        def give(ctx: Any, _: Any, value: Any) -> None:
-            if value is None or value == ():
-                return
-            text = _listed(value) if several else json.dumps(value) if flag else value
-            ctx.meta[_SETS].append(f"{key}={text}")
-
-        super().__init__(
-            param_decls=[f"setting_{key.replace('.', '_')}", f"{typed}/--no-{typed[2:]}" if flag else typed],
-            type=bool if flag else str,
-            is_flag=flag,
-            default=None,
-            multiple=several,
-            expose_value=False,
-            callback=give,
-            metavar=None if flag else "|".join(choices) or ("TEXT" if several else _METAVARS.get(hint, "JSON")),
-            help=words,
-            autocompletion=(lambda ctx, args, incomplete: choices) if choices else None,  # noqa: ARG005
-            **more,
-        )
-
-
-def _option(setting: Setting, name: str) -> _Option:
+def _said(setting: Setting) -> tuple[Any, str]:
+    """The annotation of a setting without None, and its help."""
     one = setting.hint
     if get_origin(one) in (Union, UnionType):
         one = next(choice for choice in get_args(one) if choice is not type(None))
-    words = setting.meaning + (" (repeatable)" if get_origin(one) in (tuple, Sequence) else "")
+    words = setting.meaning + (" (repeatable)" if _is_list(one) else "")
     if setting.default not in (None, [], ""):
         words += f"  [default: {setting.default if isinstance(setting.default, str) else json.dumps(setting.default)}]"
-    return _Option(name, words, one)
+    return one, words
 
 
-def _listed(values: Sequence[str]) -> str:
-    """A list as JSON; one value that is a list in JSON already stays."""
-    return values[0] if values[0][:1] == "[" else json.dumps([parsed(value) for value in values])
+def _is_list(hint: Any) -> bool:
+    return get_origin(hint) in (tuple, Sequence)
+
+
+def _options(wanted: Mapping[str, tuple[Any, str, bool]]) -> list[Any]:
+    """Options as typer makes them of a function's parameters: key -> annotation, help and whether it is hidden."""
+
+    def function(**_: Any) -> None: ...
+
+    function.__signature__ = Signature(  # type: ignore[attr-defined]
+        [
+            Parameter(f"setting_{i}", Parameter.KEYWORD_ONLY, default=None, annotation=_annotated(key, *facts))
+            for i, (key, facts) in enumerate(wanted.items())
+        ]
+    )
+    app = typer.Typer(add_completion=False, rich_markup_mode=None)
+    app.command()(function)
+    made: list[Any] = typer.main.get_command(app).params
+    for key, one in zip(wanted, made, strict=True):
+        one.key, one.name = key, f"setting {key}"  # no argument of a command has a space
+    return made
+
+
+def _annotated(key: str, hint: Any, words: str, hidden: bool) -> Any:
+    typed, several = _typed(key), _is_list(hint)
+    choices = [str(choice) for choice in get_args(hint)] if get_origin(hint) is Literal else []
+    kind: Any = bool if hint is bool else list[str] if several else str
+    option = typer.Option(
+        f"{typed}/--no-{typed[2:]}" if hint is bool else typed,
+        metavar=None if hint is bool else "|".join(choices) or _METAVARS.get(str if several else hint, "JSON"),
+        help=words,
+        hidden=hidden,
+        autocompletion=(lambda: choices) if choices else None,
+        show_default=False,
+    )
+    return Annotated[kind | None, option]
+
+
+def _text(value: Any) -> str:
+    """A value as it is written after ``key=``; one text of a list that is a list in JSON already stays."""
+    if isinstance(value, list | tuple):
+        return str(value[0]) if value[0][:1] == "[" else json.dumps([parsed(one) for one in value])
+    return value if isinstance(value, str) else json.dumps(value)
 
 
 def _flags(args: Iterable[str], params: Sequence[Any]) -> Iterator[str]:
     """The arguments with ``--flip false`` and ``--flip=false`` in the form ``--no-flip``."""
-    flags = {opt for one in params if isinstance(one, _Option) and one.is_flag for opt in one.opts}
+    flags = {opt for one in params if hasattr(one, "key") and one.is_flag for opt in one.opts}
     held: str | None = None
     for word in args:
         name, equals, value = word.partition("=")
