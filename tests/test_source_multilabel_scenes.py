@@ -24,7 +24,8 @@ from fedrsic_data.build.verify import verify
 from fedrsic_data.dataset import schema
 from fedrsic_data.errors import SourceError
 from fedrsic_data.raw.index import Index
-from fedrsic_data.sources import configured, label_matrix, mlrsnet, vocabulary
+from fedrsic_data.sources import SOURCES, configured, label_matrix, mlrsnet, vocabulary
+from fedrsic_data.sources.testing import check_source
 from fedrsic_data.sources.ucmerced_multilabel import LABELS
 
 UCM, AID, MLRS = "fed-ucmerced-multilabel", "fed-aid-multilabel", "fed-mlrsnet"
@@ -406,6 +407,11 @@ def test_mlrsnet_builds_from_a_folder_of_sources(mlrs: Path, tmp_path: Path, com
     done = answer(command("build", "fed-rsic-multilabel", "--subset", MLRS, *options))
     assert sum(done["subsets"][MLRS]["rows"].values()) == 183  # type: ignore[index]
     assert verify(tmp_path / "a")[1] == []
+    corrected = tuple("harbor" if name == "habor" else name for name in mlrsnet.LABELS)
+    assert fedrsic_data.open(tmp_path / "a")[MLRS].classes == corrected
+    native = ("--set", f"subsets.{MLRS}.class_names=native", "--overwrite")
+    answer(command("build", "fed-rsic-multilabel", "--subset", MLRS, *options, *native))
+    assert fedrsic_data.open(tmp_path / "a")[MLRS].classes == mlrsnet.LABELS
 
 
 # AID
@@ -452,6 +458,17 @@ def test_other_parquet_files_are_not_aid(tmp_path: Path, command: Command) -> No
         *build, f"aid-multilabel={few}", "--allow-partial", "--clients", 2, "--out", tmp_path / "a", "--json"
     )
     assert sum(answer(done)["subsets"][AID]["rows"].values()) == 20  # type: ignore[index]
+
+
+# all of them
+
+
+def test_they_keep_the_contract_of_sources(mlrs: Path, ucmerced: Path, tmp_path: Path) -> None:
+    check_source(SOURCES["mlrsnet"], mlrs)
+    check_source(SOURCES["aid-multilabel"], mirror(tmp_path / "aid", 30, LABELS))
+    zipped(tmp_path / "together", table())
+    (tmp_path / "together" / "pictures").symlink_to(ucmerced / "UCMerced_LandUse" / "Images")
+    check_source(SOURCES["ucmerced-multilabel"], tmp_path / "together")
 
 
 # the recipe

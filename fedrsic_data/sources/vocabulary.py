@@ -61,6 +61,8 @@ thermal_power_station  -                  thermal_power_station  -
 wetland                -                  wetland                -
 """
 
+_CORRECTED = {"mlrsnet": {"habor": "harbor"}}
+
 
 @cache
 def _columns() -> dict[str, tuple[str, ...]]:
@@ -79,10 +81,10 @@ def native(source: str) -> tuple[str, ...]:
 
 
 def to_unified(source: str) -> dict[str, str]:
-    """Native class name -> unified class name; empty for a source outside the vocabulary."""
+    """Native class name -> unified class name; outside the vocabulary, only names that are spelled wrong."""
     columns = _columns()
     if source not in columns:
-        return {}
+        return _CORRECTED.get(source, {})
     return {n: u for n, u in zip(columns[source], columns["unified"], strict=True) if n != "-"}
 
 
