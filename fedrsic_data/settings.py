@@ -12,6 +12,7 @@ import re
 import types
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
+from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from fedrsic_data.errors import UsageError
@@ -268,6 +269,17 @@ def _scalar(hint: type, value: object, where: str) -> Any:
     if isinstance(value, str) and any("\ud800" <= c <= "\udfff" for c in value):
         raise UsageError(f"{where}: {value!r} is not valid Unicode text")
     return value
+
+
+def path_of(name: str, value: object) -> Path:
+    """A path that a script gave as an argument.
+
+    Raises:
+        UsageError: It is none.
+    """
+    if not isinstance(value, str | os.PathLike):
+        raise UsageError(f"{name}={value!r} should be a path")
+    return Path(value)
 
 
 def local(name: str, path: str | os.PathLike[str]) -> None:

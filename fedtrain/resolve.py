@@ -30,6 +30,8 @@ def method_class(name: str) -> Any:
     Raises:
         UsageError: There is none, or it is no method.
     """
+    if not isinstance(name, str):
+        raise UsageError(f"method={name!r} should be a method's name, or its place: package.module:Class")
     found: Any
     if name in methods.METHODS:
         found = methods.METHODS[name]

@@ -20,7 +20,7 @@ from fedrsic_data.derive import sites
 from fedrsic_data.derive.resplit import prepare
 from fedrsic_data.errors import UsageError, for_scripts
 from fedrsic_data.publish import rebuild
-from fedrsic_data.settings import encode, local, texts
+from fedrsic_data.settings import encode, local, path_of, texts
 from fedrsic_data.sources.locate import Places
 
 Place = str | os.PathLike[str]
@@ -95,7 +95,11 @@ def build(
         "sample": sample is not False,
         "sets": texts({**{f"sample.{key}": value for key, value in drawn.items()}, **settings}),
     }
-    given = dict(sources) if isinstance(sources, Mapping) else {}
+    given = (
+        {name: str(path_of(f"sources[{name!r}]", place)) for name, place in sources.items()}
+        if isinstance(sources, Mapping)
+        else {}
+    )
     if isinstance(recipe, str | os.PathLike):
         wanted, published = rebuild.recipe_of(os.fspath(recipe), changes)
     else:
@@ -105,9 +109,9 @@ def build(
             file = in_memory.parquet_of(recipe)
             data, given = in_memory.recipe_of(name, file), {name: str(file)}
         wanted, published = recipes.from_json(recipes.override(data, **changes), "recipe"), None
-    place = Path(out) if out is not None else Path("data") / wanted.name
+    place = path_of("out", out) if out is not None else Path("data") / wanted.name
     local("out", place)
-    folder = Path(sources) if sources is not None and not isinstance(sources, Mapping) else None
+    folder = path_of("sources", sources) if sources is not None and not isinstance(sources, Mapping) else None
     planned = pipeline.prepare(wanted, Places(folder=folder, given=given, offline=offline), listener)
     listener = rebuild.comparing(published, planned, listener)
     done = pipeline.build(planned, place, overwrite=overwrite, listener=listener, engine=engine)
@@ -150,7 +154,7 @@ def resplit(
         return recipes.from_json(data, f"recipe of {path}", built=True)
 
     planned = prepare(path, change, listener)
-    return Dataset(pipeline.build(planned, Path(out), overwrite=overwrite, listener=listener).path)
+    return Dataset(pipeline.build(planned, path_of("out", out), overwrite=overwrite, listener=listener).path)
 
 
 @for_scripts
@@ -182,7 +186,7 @@ def split_sites(dataset: Dataset | Place, out: Place, *, group: int = 1) -> tupl
         VerificationError: The dataset is damaged.
         OutputError: The folder exists, or cannot be written.
     """
-    return sites.split(_folder(dataset), Path(out), group=group)
+    return sites.split(_folder(dataset), path_of("out", out), group=group)
 
 
 @for_scripts
@@ -230,12 +234,15 @@ def publish(
 
 
 def _names(given: str | Sequence[str]) -> list[str]:
-    return [given] if isinstance(given, str) else list(given)
+    names = [given] if isinstance(given, str) else given
+    if not isinstance(names, Sequence) or not all(isinstance(name, str) for name in names):
+        raise UsageError(f"subsets={given!r} should be a name, or a list of names")
+    return list(names)
 
 
 def _folder(dataset: Dataset | Place) -> Path:
     if not isinstance(dataset, Dataset):
-        return Path(dataset)
+        return path_of("dataset", dataset)
     if "://" in dataset.where:
         raise UsageError(f"{dataset.where}: is on the Hub, and a folder is needed; download it with: hf download")
     return dataset.folder

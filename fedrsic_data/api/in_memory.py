@@ -15,6 +15,7 @@ from fedrsic_data.dataset.schema import IMAGE
 from fedrsic_data.errors import UsageError, translated
 from fedrsic_data.files import atomic
 from fedrsic_data.files.cache import cache_folder
+from fedrsic_data.partition.from_labels import shallow
 
 
 def parquet_of(data: Any) -> Path:
@@ -76,6 +77,9 @@ def _pair(data: Any) -> tuple[Iterable[Any], Any]:
 def _table(images: Iterable[Any], labels: Any) -> pa.Table:
     if hasattr(labels, "detach"):
         labels = labels.detach().cpu().numpy()
+    shallow(labels, "labels")
+    if not isinstance(images, Iterable):
+        raise UsageError(f"a {type(images).__name__} holds no images; give a list or an array of them")
     try:
         column = pa.array(labels, from_pandas=True)
     except (pa.ArrowException, TypeError, ValueError) as error:

@@ -20,7 +20,7 @@ from fedrsic_data.dataset import schema, skew
 from fedrsic_data.dataset.local import Files, LocalFiles, is_address
 from fedrsic_data.dataset.manifest import Shard
 from fedrsic_data.errors import ManifestError, UsageError
-from fedrsic_data.settings import suggest
+from fedrsic_data.settings import path_of, suggest
 
 if TYPE_CHECKING:
     import datasets
@@ -52,12 +52,13 @@ class Dataset:
         """Opens a manifest, the folder it is in, or a dataset of the Hub; see ``fedrsic_data.open``."""
         self._proved = proved
         self._compared: set[str] = set()
+        place = path_of("dataset", path)
         if is_address(path):
             from fedrsic_data.dataset.hub import HubFiles
 
             self.files: Files = HubFiles(path)
         else:
-            self.files = LocalFiles(Path(path))
+            self.files = LocalFiles(place)
         self.manifest = self.files.manifest
         for name, subset in self.manifest.subsets.items():
             if "train" not in subset.rows or not all(facts.keys() in _SKEW for facts in subset.skew.values()):
@@ -85,7 +86,7 @@ class Dataset:
             UsageError: There is no such subset.
         """
         if name not in self.manifest.subsets:
-            raise UsageError(f"{self.where}: no subset {name!r}{suggest(name, self.subsets)}")
+            raise UsageError(f"{self.where}: no subset {name!r}{suggest(str(name), self.subsets)}")
         return Subset(self, name)
 
     def __repr__(self) -> str:
@@ -347,7 +348,7 @@ class Subset:
             return self._schema
         for name in columns:
             if name not in self._schema.names:
-                raise UsageError(f"no column {name!r}{suggest(name, self._schema.names)}")
+                raise UsageError(f"no column {name!r}{suggest(str(name), self._schema.names)}")
         return pa.schema([self._schema.field(name) for name in columns])
 
     def rows(self, client_id: str, split: str) -> int:

@@ -66,6 +66,7 @@ def _column(given: Any, column: str | None, what: str) -> tuple[NDArray[Any] | p
     names = tuple(map(str, known)) if known is not None else None
     if isinstance(given, np.ndarray) and given.dtype.kind in "biu":
         return given, names
+    shallow(given, what)
     try:
         values = given if isinstance(given, pa.Array | pa.ChunkedArray) else pa.array(given, from_pandas=True)
     except (pa.ArrowException, TypeError, ValueError, OverflowError) as error:
@@ -76,6 +77,20 @@ def _column(given: Any, column: str | None, what: str) -> tuple[NDArray[Any] | p
     if pa.types.is_dictionary(values.type):  # a categorical knows its classes, those without rows too
         return values.indices, names or tuple(map(str, values.dictionary.to_pylist()))
     return values, names
+
+
+def shallow(given: Any, what: str) -> None:
+    """Refuse what is nested deeper than lists of labels; a list that holds itself would end the process in Arrow.
+
+    Raises:
+        UsageError: A row holds a list of lists, or an object.
+    """
+    if not isinstance(given, list | tuple) and getattr(given, "dtype", None) != np.dtype(object):
+        return
+    for number, row in enumerate(given):
+        deep = isinstance(row, list | tuple) or getattr(row, "dtype", None) == np.dtype(object)
+        if isinstance(row, dict) or (deep and any(isinstance(one, list | tuple | dict | np.ndarray) for one in row)):
+            raise UsageError(f"{what}: row {number} is nested; give one label per row, or a list of labels")
 
 
 def _of_table(given: Any, column: str) -> tuple[Any, Sequence[str] | None]:
@@ -155,6 +170,8 @@ def _indexed(values: pa.Array, names: Classes) -> tuple[NDArray[np.int32], tuple
 
 
 def _class_names(names: Classes, least: int) -> tuple[str, ...]:
+    if not isinstance(names, int | Sequence | None):
+        raise UsageError(f"classes={names!r} should be a number of classes, or a list of their names")
     if names is None or isinstance(names, int):
         count = least if names is None else names
         if count > 10_000_000:

@@ -176,6 +176,8 @@ def partition(
     rows, class_names, domain_names = rows_of(labels, column=column, classes=classes, domains=domains, groups=groups)
     if isinstance(partitioner, str):
         chosen = named.from_json({"name": partitioner, **settings})
+    elif not hasattr(partitioner, "assign"):
+        raise UsageError(f"partitioner={partitioner!r} should be a partitioner, or the name of one")
     elif settings:
         raise UsageError(f"{next(iter(settings))}: is a setting; give it to the partitioner, or name the partitioner")
     else:

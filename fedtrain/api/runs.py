@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from fedrsic_data.dataset.reader import Dataset, Subset
 from fedrsic_data.errors import UsageError, for_scripts
 from fedrsic_data.files.cache import cache_folder
-from fedrsic_data.settings import suggest, texts
+from fedrsic_data.settings import path_of, suggest, texts
 from fedtrain.progress import QUIET, Listener
 from fedtrain.report.curves import Runs, curve, rounds_of
 from fedtrain.report.seed_table import Cell, Filled, written
@@ -163,7 +163,7 @@ def train(
     return Run(
         run.train(
             wanted,
-            Path(out) if out is not None else None,
+            path_of("out", out) if out is not None else None,
             overwrite=overwrite,
             cache=cache_folder(),
             listener=listener,
@@ -182,7 +182,7 @@ def load(place: Place) -> Run:
     """
     from fedtrain.runs import folder
 
-    return Run(folder.load(Path(place)))
+    return Run(folder.load(path_of("run", place)))
 
 
 @for_scripts
@@ -197,7 +197,9 @@ def compare(runs: Run | Place | Iterable[Run | Place]) -> Comparison:
         OutputError: A folder holds no finished run, or one that was changed.
     """
     runs = [runs] if isinstance(runs, Run | str | os.PathLike) else runs
-    results = found([one.folder if isinstance(one, Run) else Path(one) for one in runs])
+    if not isinstance(runs, Iterable):
+        raise UsageError(f"compare({runs!r}): should be runs, or folders of runs")
+    results = found([one.folder if isinstance(one, Run) else path_of("run", one) for one in runs])
     if not results:
         raise UsageError("compare: there are no runs to compare")
     groups, sets = grouped(results), by_seed(results)

@@ -30,6 +30,8 @@ def chosen(name: str = "local", jobs: int | None = None, ray_address: str | None
     if name not in ENGINES:
         raise UsageError(f"--engine {name}: should be one of {', '.join(ENGINES)}")
     if jobs is not None:
+        if type(jobs) is not int:
+            raise UsageError(f"--jobs={jobs!r} should be a whole number")
         at_least("--jobs", jobs, 1)
         if jobs > _MOST:
             raise UsageError(f"--jobs {jobs} should be at most {_MOST:,}")
