@@ -363,7 +363,9 @@ def test_sites_have_no_truth_of_what_they_do_not_know(masked: Dataset, tmp_path:
         assert "lacks the true values of unknown labels" in found.notes[-1]
         with pytest.raises(ManifestError, match="lacks the true values"):
             fedrsic_data.resplit(part, tmp_path / "again", clients=1)
-    assert fedrsic_data.verify(tmp_path / "sites" / "server")
+    server = fedrsic_data.open(tmp_path / "sites" / "server")
+    assert fedrsic_data.verify(server)
+    assert (server.manifest.fedkit, server[0].unknown) == (2, None)
     whole = fedrsic_data.split_sites(masked, tmp_path / "whole", group=4)
     assert fedrsic_data.verify(tmp_path / "whole" / whole[0].name)
 
@@ -437,6 +439,7 @@ def test_commands_show_what_is_unknown(hidden: Dataset, plain: Dataset, command:
     text = command("inspect", hidden.folder).stdout
     assert f"{total:,} of {subset.entry.rows['train'] * 17:,} labels of training rows are unknown" in text
     assert re.search(r"classes +unknown +train labels", text)
+    assert "seed 0; hidden labels: a share of 0.3 of entries" in text
     assert "unknown" not in command("inspect", plain.folder).stdout
     page = tmp_path / "x.html"
     assert command("report", hidden.folder, "--out", page).returncode == 0

@@ -253,7 +253,8 @@ def divide(
     """
     for setting, value in (("hidden_labels", recipe.hidden_of(name)), ("annotated_labels", recipe.annotated_of(name))):
         if value is not None and not merged.multi_label:
-            raise UsageError(f"subset {name}: {setting} needs multi-label images, but these have one label per image")
+            words = f"{setting} needs multi-label images, but these have one label per image"
+            raise UsageError(f"subset {name}: {words}; set it for other subsets alone, or leave it out")
     try:
         if groups and recipe.duplicates == "error":
             one, other = _ids(merged.table, groups[0][:2])

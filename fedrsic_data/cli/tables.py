@@ -12,7 +12,6 @@ import numpy as np
 from fedrsic_data.answer import ByWidth, Shown, table, together
 from fedrsic_data.dataset import recipe, schema, skew
 from fedrsic_data.dataset.manifest import NAME, Manifest, repeated
-from fedrsic_data.dataset.recipe import partition_in_words
 from fedrsic_data.settings import encode
 
 if TYPE_CHECKING:
@@ -199,7 +198,7 @@ def _subset(dataset: Dataset, name: str, most: int) -> tuple[dict[str, Any], lis
         ],
     }
     size = f"{_many(len(entry.classes), 'class')}, {_many(entry.clients, 'client')}, {_rows(entry.rows)}"
-    how = f"  {partition_in_words(spec)}, seed {wanted.seed}"
+    how = f"  {wanted.drawn_in_words(name)}"
     text: list[RenderableType] = [f"{name}{_sample(wanted)}: {size}", how]
     text += [f"  {remark}" for remark in entry.remarks]
     train_domains = sorted({d for d, n in zip(kinds, domains.sum(axis=0), strict=False) if n}) if domains.size else []

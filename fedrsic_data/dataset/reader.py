@@ -251,8 +251,11 @@ class Subset:
 
     @cached_property
     def unknown(self) -> NDArray[np.int64] | None:
-        """In how many training rows each client does not know each label, int64 [clients, classes]; None: in none."""
-        if self.entry.unknown is None:
+        """In how many training rows each client does not know each label, int64 [clients, classes].
+
+        None where every label is known, and where only the sites can tell.
+        """
+        if self.entry.unknown is None or self.entry.withheld:
             return None
         from fedrsic_data.dataset import unknown
 

@@ -299,6 +299,17 @@ class Recipe:
         """The annotated labels of a subset."""
         return self.subsets[subset].annotated_labels or self.annotated_labels
 
+    def drawn_in_words(self, subset: str) -> str:
+        """The partition of a subset, the seed, and its unknown labels in words."""
+        words = f"{partition_in_words(self.partition_of(subset))}, seed {self.seed}"
+        hidden, annotated = self.hidden_of(subset), self.annotated_of(subset)
+        if hidden is not None:
+            words += f"; hidden labels: a share of {hidden.share} of {hidden.of}"
+        if annotated is not None:
+            by = "" if annotated.alpha is None else f", drawn with alpha={annotated.alpha}"
+            words += f"; annotated labels: {'given' if annotated.clients else f'{annotated.count} per client{by}'}"
+        return words
+
 
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object from a file.

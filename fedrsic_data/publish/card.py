@@ -12,7 +12,7 @@ from fedrsic_data.answer import markdown
 from fedrsic_data.build.card import UNKNOWN, configs
 from fedrsic_data.build.finish import SAMPLE_LICENCE
 from fedrsic_data.dataset.manifest import Manifest, SubsetEntry
-from fedrsic_data.dataset.recipe import SAMPLE_WARNING, partition_in_words
+from fedrsic_data.dataset.recipe import SAMPLE_WARNING
 from fedrsic_data.partition import PARTITIONERS
 from fedrsic_data.publish.rebuild import command
 from fedrsic_data.report.figures import Picture
@@ -160,7 +160,7 @@ def _partition(built: Manifest, tag: str) -> Iterator[str]:
     for name, subset in built.subsets.items():
         spec = built.recipe.partition_of(name)
         kind = PARTITIONERS.get(spec["name"])
-        how = f"{markdown(partition_in_words(spec))}, seed {built.recipe.seed}."
+        how = f"{markdown(built.recipe.drawn_in_words(name))}."
         how += f" {markdown(kind.cites)}." if kind is not None else ""
         yield f"**{markdown(name)}**: {how}"
         yield _skew(subset.skew)

@@ -8,7 +8,6 @@ from fedrsic_data.answer import plain
 from fedrsic_data.dataset import skew
 from fedrsic_data.dataset.manifest import Manifest, SubsetEntry
 from fedrsic_data.dataset.reader import Dataset, Subset
-from fedrsic_data.dataset.recipe import partition_in_words
 from fedrsic_data.report import style
 from fedrsic_data.report.contact_sheet import sheet
 from fedrsic_data.report.figures import everything
@@ -40,8 +39,7 @@ def _subset(subset: Subset, *, images: bool) -> Section:
     rows = ", ".join(f"{n:,} {split}" for split, n in subset.entry.rows.items())
     size = f"{len(subset.classes)} classes, {len(subset.clients):,} clients, {rows} rows."
     manifest = subset.dataset.manifest
-    partition = plain(partition_in_words(manifest.recipe.partition_of(subset.name)))
-    how = f"Partition: {partition}, seed {manifest.recipe.seed}."
+    how = f"Partition: {plain(manifest.recipe.drawn_in_words(subset.name))}."
     words = (size, how, *(f"{remark}." for remark in subset.entry.remarks))
     return Section(f"subset-{style.slug(subset.name)}", f"{subset.name} of {manifest.name}", words, tuple(blocks))
 
@@ -83,12 +81,12 @@ def _classes(summary: Summary, entry: SubsetEntry) -> Table:
             float(share[i]),
             int(holders[i]),
             float(largest[i]),
-            *(() if entry.unknown is None else (entry.unknown[i],)),
+            *(() if summary.unknown is None else (int(summary.unknown[:, i].sum()),)),
         )
         for i, name in enumerate(summary.classes)
     )
     header = ("class", "training rows", "share, %", "clients that have it", "of it at one client, %")
-    hidden = () if entry.unknown is None else ("unknown in rows",)
+    hidden = () if summary.unknown is None else ("unknown in rows",)
     return Table("Classes", Numbers((*header, *hidden), rows), digits=1)
 
 
