@@ -53,6 +53,12 @@ def _methods() -> list[str]:
     return list(METHODS)
 
 
+def _experiments() -> list[str]:
+    from fedtrain.experiments.spec import shipped
+
+    return [*shipped(), *sorted(map(str, Path().glob("*.json")))]
+
+
 def _settings_of(words: Sequence[str]) -> tuple[str, Sections]:
     from fedtrain import run
 
@@ -175,7 +181,11 @@ def train(
 @app.command(short_help="Run datasets x methods x seeds from one file, and make its tables.")
 def experiment(
     file: Annotated[
-        str, typer.Argument(help="A JSON file, see docs/experiments.md; or one of: fedkit list experiments.")
+        str,
+        typer.Argument(
+            help="A JSON file, see docs/experiments.md; or one of: fedkit list experiments.",
+            autocompletion=_experiments,
+        ),
     ],
     out: Annotated[Path | None, typer.Option(help="Its folder; default: experiments/NAME.")] = None,
     jobs: Annotated[int, typer.Option(min=1, help="Runs at once, each in a process of its own.")] = 1,

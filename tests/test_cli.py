@@ -191,6 +191,8 @@ def test_a_recipe_goes_before_a_subset_of_its_name() -> None:
         ("fedkit train fedpg --rank 4 --eval", ["--eval-every"]),
         ("fedkit build fed-rsic --partition domain", ["domain"]),
         ("fedkit list par", ["partitioners"]),
+        ("fedkit list exp", ["experiments"]),
+        ("fedkit experiment label-", ["label-methods", "label-rates"]),
         ("fedkit flower app x --method fedl", ["fedlgt"]),
     ],
 )
