@@ -376,7 +376,7 @@ def report(
     """
     from fedtrain.report import html
 
-    answer(html.report(paths, out, images=images), json)
+    answer(html.report(paths, out, images=images, step=telling(quiet=json)), json)
 
 
 @app.command("list", short_help="List recipes, sources, partitioners, methods and experiments.")

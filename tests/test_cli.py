@@ -212,3 +212,11 @@ def test_completion_is_installed(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     script = (tmp_path / ".bash_completions/fedkit.sh").read_text()
     assert "_FEDKIT_COMPLETE=complete_bash" in script
+
+
+def test_drawing_says_what_it_draws(command: Command, sample_build: Path, tmp_path: Path) -> None:
+    name = manifest.load(sample_build).name
+    drawn = command("report", sample_build, "--no-images", "--out", tmp_path / "r.html")
+    assert drawn.stderr == f"drawing fed-ucmerced of {name} ...\n"
+    assert command("inspect", sample_build, "--plot", tmp_path / "plots").stderr == "drawing fed-ucmerced ...\n"
+    assert command("report", sample_build, "--no-images", "--json", "--out", tmp_path / "r.html").stderr == ""

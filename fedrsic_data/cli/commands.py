@@ -260,7 +260,7 @@ def inspect(
     if plot is not None:
         from fedrsic_data.report import figures
 
-        shown = tables.with_files(shown, figures.write(dataset, subset or [], plot))
+        shown = tables.with_files(shown, figures.write(dataset, subset or [], plot, telling(quiet=json)))
     answer(shown, json)
 
 

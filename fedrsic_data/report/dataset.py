@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 
 from fedrsic_data.answer import plain
@@ -16,17 +18,23 @@ from fedrsic_data.report.style import Numbers
 from fedrsic_data.report.summary import Summary, ordered, summarise
 
 
-def sections(dataset: Dataset, *, images: bool = True) -> tuple[Section, ...]:
+def sections(
+    dataset: Dataset, *, images: bool = True, step: Callable[[str], None] = lambda _: None
+) -> tuple[Section, ...]:
     """A section for every subset, and one on sources and provenance.
 
     Args:
         dataset: A built dataset.
         images: Show thumbnails.
+        step: Called with the next step.
 
     Raises:
         ManifestError: Its tables, its plan or a shard cannot be read.
     """
-    parts = [_subset(dataset.subset(name), images=images) for name in dataset.subsets]
+    parts = []
+    for name in dataset.subsets:
+        step(f"drawing {name} of {dataset.manifest.name}")
+        parts.append(_subset(dataset.subset(name), images=images))
     return (*parts, _provenance(dataset.manifest))
 
 

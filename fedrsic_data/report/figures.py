@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -44,13 +44,16 @@ def drawings(summary: Summary) -> tuple[style.Drawing, ...]:
     return (*drawn, figures_clients.domain_mix(summary)) if len(summary.domains) > 1 else tuple(drawn)
 
 
-def write(dataset: Dataset, wanted: Sequence[str], folder: Path) -> tuple[Path, ...]:
+def write(
+    dataset: Dataset, wanted: Sequence[str], folder: Path, step: Callable[[str], None] = lambda _: None
+) -> tuple[Path, ...]:
     """Writes all pictures of some subsets, or of all, as SVG and PNG files; pictures of these names are replaced.
 
     Args:
         dataset: A built dataset.
         wanted: Names of subsets; none: all.
         folder: Is made if it is not there.
+        step: Called with the next step.
 
     Raises:
         UsageError: There is no such subset, or the folder is an address.
@@ -61,6 +64,7 @@ def write(dataset: Dataset, wanted: Sequence[str], folder: Path) -> tuple[Path, 
     drawn: dict[Path, bytes] = {}
     for name in wanted or dataset.subsets:
         subset = dataset.subset(name)
+        step(f"drawing {name}")
         for drawing in everything(subset, summarise(subset)):
             slug = style.slug(drawing.name)
             drawn[folder / f"{slug}.svg"] = style.standalone(drawing).encode()

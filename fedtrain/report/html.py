@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -37,13 +37,16 @@ CURVES = 9
 """Maximum number of metrics per subset that are drawn over rounds; the others are in the tables."""
 
 
-def report(paths: Sequence[Path], out: Path, *, images: bool = True) -> Shown:
+def report(
+    paths: Sequence[Path], out: Path, *, images: bool = True, step: Callable[[str], None] = lambda _: None
+) -> Shown:
     """Write a report of built datasets and finished runs, and return its place.
 
     Args:
         paths: Manifests or their folders, runs, folders of runs.
         out: The HTML file; another report is replaced, nothing else.
         images: Show thumbnails of sample images.
+        step: Called with the next step.
 
     Raises:
         UsageError: ``out`` is a folder or a URL.
@@ -51,7 +54,7 @@ def report(paths: Sequence[Path], out: Path, *, images: bool = True) -> Shown:
         OutputError: A run is damaged or not finished, or the file cannot be written or is no report.
     """
     check(out)
-    made = page(paths, images=images)
+    made = page(paths, images=images, step=step)
     html = render(made).encode()
     with translated(OutputError, f"--out {out}", "cannot be written", "choose another"):
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -62,14 +65,15 @@ def report(paths: Sequence[Path], out: Path, *, images: bool = True) -> Shown:
     return Shown(data, together([f"{out}: {count}, {size}, one file; open it in a browser"]))
 
 
-def page(paths: Sequence[Path], *, images: bool = True) -> Page:
+def page(paths: Sequence[Path], *, images: bool = True, step: Callable[[str], None] = lambda _: None) -> Page:
     """The report before it is HTML; see ``report``."""
     runs = [path for path in paths if _has_runs(path)]
     folders = dict.fromkeys(located(path) for path in paths if path not in runs)
     datasets = [Dataset(path) for path in folders]
     left_out: list[str] = []
     groups = _grouped(runs, left_out.append) if runs else []
-    parts = [*_run_sections(groups), *(s for dataset in datasets for s in sections(dataset, images=images))]
+    parts = [*_run_sections(groups, step)]
+    parts += [part for dataset in datasets for part in sections(dataset, images=images, step=step)]
     sample = any(d.manifest.recipe.sample is not None for d in datasets) or any(g.group.sample for g in groups)
     names = dict.fromkeys([*(d.manifest.name for d in datasets), *(g.group.dataset for g in groups)])
     methods = dict.fromkeys(one.method for one in groups)
@@ -115,12 +119,14 @@ def _grouped(paths: Sequence[Path], note: Callable[[str], None]) -> list[Runs]:
     return made
 
 
-def _run_sections(groups: Sequence[Runs]) -> list[Section]:
+def _run_sections(groups: Sequence[Runs], step: Callable[[str], None]) -> Iterator[Section]:
     """A section for every subset that was trained on."""
     subsets: dict[tuple[str, str], list[Runs]] = {}
     for one in groups:
         subsets.setdefault((one.group.dataset, one.group.subset), []).append(one)
-    return [_runs(dataset, subset, runs) for (dataset, subset), runs in subsets.items()]
+    for (dataset, subset), runs in subsets.items():
+        step(f"drawing the runs on {subset} of {dataset}")
+        yield _runs(dataset, subset, runs)
 
 
 def _runs(dataset: str, subset: str, runs: Sequence[Runs]) -> Section:
