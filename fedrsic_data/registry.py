@@ -77,8 +77,10 @@ class Registry(MutableMapping[str, T]):
         """Adds a thing for this process, and returns it.
 
         Raises:
-            UsageError: Another thing has the name.
+            UsageError: Another thing has the name, or the thing is of another kind.
         """
+        if lacking := [need for need in self.needs if not hasattr(thing, need)]:
+            raise UsageError(f"{self.kind} {name!r}: {thing!r} is no {self.kind}, it has no {lacking[0]!r}")
         if name in self.taken or (name in self and self.get(name) is not thing):
             raise UsageError(f"{self.kind} {name!r}: is taken; choose another name")
         if name not in self:  # a package may register here as well what it adds by an entry point

@@ -15,7 +15,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from fedrsic_data.errors import UsageError
+from fedrsic_data.errors import UsageError, discreet, is_ours
 
 T = TypeVar("T")
 
@@ -55,6 +55,10 @@ def decode(cls: type[T], data: object, where: str) -> T:
         return cls(**values)
     except UsageError as error:
         raise UsageError(f"{where}: {error}") from None
+    except (ValueError, TypeError) as error:
+        if is_ours(cls):
+            raise
+        raise UsageError(f"{where}: {discreet(error)}") from error  # other packages refuse values as Python does
 
 
 def encode(settings: Any) -> Any:

@@ -25,10 +25,10 @@ from fedrsic_data.dataset import manifest, schema
 from fedrsic_data.dataset.manifest import CARD, CLIENTS, PLAN, File, Manifest, Shard
 from fedrsic_data.dataset.recipe import Recipe
 from fedrsic_data.dataset.verify import strays
-from fedrsic_data.errors import ManifestError, OutputError, SourceError, UsageError, blamed
+from fedrsic_data.errors import ManifestError, OutputError, PluginError, SourceError, UsageError, blamed
 from fedrsic_data.files.atomic import file_digest
 from fedrsic_data.raw.download import Progress
-from fedrsic_data.raw.index import Index, fingerprint
+from fedrsic_data.raw.index import INDEX_SCHEMA, Index, fingerprint
 from fedrsic_data.recipes.resolve import Resolved, resolve
 from fedrsic_data.settings import encode
 from fedrsic_data.sources import SOURCES, locate, sample
@@ -217,7 +217,19 @@ def _indexes(resolved: Resolved, places: locate.Places, listener: BuildListener)
             source = source.over(inputs[-1])
         with blamed("source", type(source)):
             indexes[name] = source.index(path, allow_partial=recipe.allow_partial)
+        _check_index(indexes[name], type(source))
     return {name: indexes[name] for name in wanted}, inputs
+
+
+def _check_index(index: Index, source: type) -> None:
+    """Refuses what is no index: a source of another package may give anything."""
+    columns = index.table.schema if isinstance(index, Index) and isinstance(index.table, pa.Table) else pa.schema([])
+    for field in INDEX_SCHEMA:
+        if field.name not in columns.names or columns.field(field.name).type != field.type:
+            raise PluginError(
+                f"the source {source.__qualname__} of {source.__module__} gave no index with {field.name} of type "
+                f"{field.type}; see fedrsic_data.sources.testing"
+            )
 
 
 def _standing(planned: Planned, out: Path, overwrite: bool) -> Manifest | None:

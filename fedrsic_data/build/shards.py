@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from fedrsic_data.build.disk_table import Spilled
 from fedrsic_data.dataset import images
 from fedrsic_data.dataset.schema import IMAGE, class_names, whole
-from fedrsic_data.errors import BadImageError
+from fedrsic_data.errors import BadImageError, blamed
 from fedrsic_data.files import atomic
 from fedrsic_data.partition import names
 from fedrsic_data.raw.index import Container
@@ -298,8 +298,9 @@ def read(part: pa.Table, containers: Sequence[Container]) -> list[bytes]:
     data: list[bytes] = [b""] * len(keys)
     for origin in np.unique(origins):
         places = np.flatnonzero(origins == origin)
-        for place, one in zip(places, containers[origin].read([keys[i] for i in places]), strict=True):
-            data[place] = one
+        with blamed("container", type(containers[origin])):
+            for place, one in zip(places, containers[origin].read([keys[i] for i in places]), strict=True):
+                data[place] = one
     return data
 
 
