@@ -69,6 +69,26 @@ def test_base_to_novel_judges_the_pictures_of_its_repetition(tmp_path: Path) -> 
     assert repetitions.pictures(one) == repetitions.pictures(other)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", SMALL)
+def test_every_cell_of_the_tables_has_its_metric(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    save_file(label_transformer.backbone().state_dict(), "backbone.safetensors")
+    wanted = replace(small(f"{kind}-methods", clients=2), seeds=(0,), tables=spec.load(f"{kind}-methods").tables)
+    brief = {"rounds": 1, "eval_every": 1, "checkpoint_every": 1, **({"epochs": 1} if kind == "label" else {})}
+    methods = tuple(
+        one if isinstance(one, str) else replace(one, set={k: v for k, v in one.set.items() if k != "rounds"})
+        for one in wanted.methods
+    )
+    done = run.run(replace(wanted, methods=methods, set={**wanted.set, **brief}), tmp_path / "out")
+    assert not done.failed
+    alone = {("local", "test/shared")}  # who trains alone has nothing that is shared
+    for table in done.tables:
+        missing = {(row, column) for row in table.rows for column in table.columns} - set(table.cells)
+        assert missing <= alone
+        assert len(table.rows) == len(wanted.methods)
+
+
 def test_rows_that_train_nothing_stand_beside_the_methods(tmp_path: Path) -> None:
     wanted = replace(small("prompt-methods", clients=2), methods=("zeroshot",), seeds=(0, 1))
     run.run(wanted, tmp_path / "prompts")

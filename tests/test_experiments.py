@@ -64,7 +64,8 @@ def test_every_combination_is_one_run_and_its_table_has_their_means(done: Finish
         assert cell.values[one.seed] == load(one.folder).data["figures"]["test/local/mean"]
     assert {len(cell.values) for cell in table.cells.values()} == {2}
     assert sorted(tables(done.folder)) == ["1.csv", "1.md", "1.tex", "1.txt"]
-    assert "promptfl" in (done.folder / "report.html").read_text(encoding="utf-8")
+    assert done.report == done.folder / "report.html"
+    assert "promptfl" in done.report.read_text(encoding="utf-8")
     assert len({one.folder for one in done.runs}) == 8
     assert all("alpha-0." in one.name for one in done.runs)
 
@@ -155,6 +156,7 @@ def test_a_dataset_can_be_drawn_anew_for_each_seed(tmp_path: Path) -> None:
         tables=[{"metric": ["test/local/mean", "test/pooled"], "columns": ["metric"], "where": {"method": "prompts"}}],
     )
     found = run.run(wanted, tmp_path / "small")
+    assert found.report is None
     assert [(one.seed, one.dataset.seed) for one in found.runs] == [(0, 0), (0, 0), (1, 1), (1, 1)]
     for one in found.runs:
         recipe = fedrsic_data.open(one.dataset.place).manifest.recipe

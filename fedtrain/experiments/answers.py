@@ -65,9 +65,11 @@ def finished(done: Finished, form: str) -> Shown:
         for part in [*(on_screen(table) if form == "text" else written(table, form).splitlines()), ""]
     ]
     failed = [f"failed: {name}: {words}" for name, words in done.failed.items()]
-    where = [] if form != "text" else [f"{done.folder}: {len(done.runs)} runs, tables and report.html"]
+    report = [f"{done.report}: open it in a browser"] if done.report else []
+    where = [f"{done.folder}: {len(done.runs)} runs and their tables", *report] if form == "text" else []
     data = {
         "folder": str(done.folder),
+        "report": str(done.report) if done.report else None,
         "runs": [{"name": run.name, "folder": str(run.folder), "seed": run.seed, **run.facts} for run in done.runs],
         "failed": dict(done.failed),
         "tables": [

@@ -76,12 +76,14 @@ class Finished:
         runs: Its runs.
         failed: Name of a run -> reason of its failure.
         tables: Its tables, filled.
+        report: Its report; None if no run is finished, or if datasets are drawn anew for each seed.
     """
 
     folder: Path
     runs: tuple[PlannedRun, ...]
     failed: Mapping[str, str]
     tables: tuple[seed_table.Filled, ...]
+    report: Path | None = None
 
 
 def planned(experiment: Experiment, out: Path, only: str = "") -> tuple[list[DataPlan], list[PlannedRun]]:
@@ -170,10 +172,11 @@ def run(
     _check_metrics(experiment, runs, found)
     tables = tuple(_filled(wanted, runs, found) for wanted in experiment.tables)
     _write(out / TABLES, tables)
-    if found:
-        progress.say(f"writing {out / REPORT}")
-        html.report([one.folder for one in runs if one.name in found], out / REPORT)
-    return Finished(out, tuple(runs), failed, tables)
+    report = out / REPORT if found and not any(data.redraw for data in experiment.datasets) else None
+    if report is not None:  # its columns are of one dataset; runs on datasets drawn anew would have one each
+        progress.say(f"writing {report}")
+        html.report([one.folder for one in runs if one.name in found], report)
+    return Finished(out, tuple(runs), failed, tables, report)
 
 
 def _claim(experiment: Experiment, out: Path) -> None:
