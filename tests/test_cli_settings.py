@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import pytest
-from conftest import ROOT, Command, refused
+from conftest import ROOT, Command, printed, refused
 from federated_softmax import Softmax
 
 from fedrsic_data.cli.setting_options import given_settings
@@ -22,6 +22,8 @@ from fedrsic_data.settings import meanings
 from fedtrain import methods, run
 from fedtrain.config import FlowerSettings, Privacy
 from fedtrain.methods import METHODS
+from fedtrain.report import answers
+from fedtrain.runs import folder
 
 
 @pytest.fixture
@@ -175,3 +177,15 @@ def test_meanings_of_a_class_go_before_those_of_its_bases() -> None:
     known = meanings(METHODS["fedpgp"].Settings)
     assert known["batch"].startswith("Images in a batch; as many as shots")
     assert known["length"] == "Context vectors, m."
+
+
+def test_the_next_command_of_a_run_has_its_settings_as_options(given: Any) -> None:
+    done = folder.load(ROOT / "tests/release_0_1_0/finished")
+    sets = ["lr=0.1", "rounds=3", "seed=4", 'splits=["test"]', "deterministic=false", "dp.noise=0.5", "clip=tiny"]
+    (line,) = (line for line in printed(answers.trained([done], sets).text).splitlines() if "fedkit train" in line)
+    words = shlex.split(line)
+    assert words[:2] == ["fedkit", "train"]
+    assert "--set" not in words
+    again = given(*words[2:])
+    kept = [text for text in sets if not text.startswith("seed=")]
+    assert again == [*kept, f"seed={done.facts['config']['seed'] + 1}"]
