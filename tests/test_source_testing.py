@@ -7,19 +7,60 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import formats
 import pyarrow as pa
 import pytest
 from conftest import put, write_optimal31, write_ucmerced
+from test_source_coco import write_coco
+from test_source_flair import made_up, unpacked
+from test_source_parquet import save, structs
+from test_source_voc import TARS, write_voc
 
 from fedrsic_data.raw.index import Index
-from fedrsic_data.sources import SOURCES
+from fedrsic_data.sources import GENERAL, SOURCES, configured
 from fedrsic_data.sources.folder import Folder, FolderSettings
 from fedrsic_data.sources.testing import check_source
+from fedrsic_data.sources.vocabulary import native
+
+RESISC45 = native("resisc45")
 
 
-def test_sources_of_fedkit_pass(tmp_path: Path) -> None:
-    check_source(SOURCES["ucmerced"], write_ucmerced(tmp_path / "ucm", per_class=3))
-    check_source(SOURCES["optimal31"], write_optimal31(tmp_path / "optimal"))
+def voc(root: Path) -> Path:
+    for year, parts in TARS.values():
+        write_voc(root, year, parts)
+    return root
+
+
+COPIES: dict[str, Callable[[Path], object]] = {
+    "ucmerced": lambda root: write_ucmerced(root, per_class=3),
+    "optimal31": write_optimal31,
+    "resisc45": lambda root: put(root / "NWPU-RESISC45", *(f"{c}/{c}_00{n}.jpg" for c in RESISC45 for n in (1, 2))),
+    "coco": write_coco,
+    "flair": lambda root: unpacked(root / "flair", made_up()),
+    "voc": voc,
+    "coco_format": formats.cvat_coco,
+    "voc_format": formats.cvat_voc,
+    "yolo": formats.ultralytics,
+    "metadata": formats.metadata_csv,
+    "hub": lambda root: save(root / "train.parquet", image=structs(4), label=pa.array(list("abab"))),
+    "folder": lambda root: put(root, "cat/1.jpg", "cat/2.jpg", "dog/1.jpg"),
+}
+"""Small copies of every source and of every kind of a person's own data; those with tables of labels have a test of
+their own, in ``test_source_multilabel_scenes.py``."""
+
+
+def test_every_source_is_checked() -> None:
+    assert {*COPIES, "aid-multilabel", "mlrsnet", "ucmerced-multilabel"} == {*SOURCES, *GENERAL}
+
+
+@pytest.mark.parametrize("kind", COPIES)
+def test_sources_of_fedkit_pass(tmp_path: Path, kind: str) -> None:
+    root = tmp_path / "copy"
+    root.mkdir()
+    place = COPIES[kind](root)
+    settings = {"kind": kind, "path": str(root)} if kind in GENERAL else {}
+    source = configured("mine" if kind in GENERAL else kind, settings, "test")
+    check_source(source, place if isinstance(place, Path) and kind not in GENERAL else root)
 
 
 @dataclasses.dataclass(frozen=True)
