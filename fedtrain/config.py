@@ -34,9 +34,18 @@ NEUTRAL = ("flower", "manifest", "cohort", "checkpoint_every", "store", "tensorb
 """Fields that do not change a result."""
 _LATER: dict[str, dict[str, Any]] = {
     "dp": {"seed": None},
-    "method_settings": {"freeze_backbone": 0, "backbone_lr": None},
+    "method_settings": {"freeze_backbone": 0, "backbone_lr": None, "loss": "auto", "mask": "auto"},
 }
 """Settings that 0.1.0 did not have, with the values that say what it did."""
+_LATER_OF_PROMPTS: dict[str, Any] = {
+    "labels": "coarse",
+    "score": "sigmoid",
+    "loss": "asl",
+    "gamma_neg": 2.0,
+    "gamma_pos": 1.0,
+    "shift": 0.05,
+}
+"""As ``_LATER``, of methods that learn prompts; networks had ``labels``."""
 
 
 def _no_login(name: str, value: object) -> None:
@@ -302,8 +311,10 @@ def essence(config: Mapping[str, Any]) -> dict[str, Any]:
     if data.get("weighting") == "unbiased" and data.get("sampling") != "size":
         del data["weighting"]
     for part, later in _LATER.items():
-        if isinstance(data.get(part), Mapping):
-            data[part] = {k: value for k, value in data[part].items() if k not in later or later[k] != value}
+        if isinstance(held := data.get(part), Mapping):
+            if part == "method_settings" and "backbone_weights" not in held:
+                later = _LATER_OF_PROMPTS
+            data[part] = {k: value for k, value in held.items() if k not in later or later[k] != value}
     return data
 
 

@@ -6,11 +6,12 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import torch
 from PIL import Image
 
 from fedrsic_data.dataset import images, unknown
-from fedrsic_data.dataset.reader import Client
+from fedrsic_data.dataset.reader import Client, Subset
 from fedrsic_data.errors import BadImageError
 
 
@@ -63,6 +64,35 @@ class ImageDataset(torch.utils.data.Dataset[tuple[Any, torch.Tensor]]):
         else:
             target = torch.tensor(label)
         return (tensor(image).contiguous() if self.transform is None else self.transform(image)), target
+
+
+def label_column(subset: Subset, labels: str) -> str:
+    """The column of shards that holds the labels: ``coarse``, or ``fine`` where the dataset has finer ones."""
+    if not subset.entry.multi_label:
+        return "label"
+    return "labels" if labels == "coarse" else "fine_labels"
+
+
+def label_states(subset: Subset, table: pa.Table, labels: str) -> torch.Tensor:
+    """The labels of rows.
+
+    Args:
+        subset: Whose rows they are.
+        table: The rows, with the column ``label_column``.
+        labels: ``coarse`` or ``fine``.
+
+    Returns:
+        int64 ``[n]``, the class of each row; multi-label int8 ``[n, L]``: 1 where a row has the label, 0 where not.
+    """
+    lists = table.column(label_column(subset, labels)).combine_chunks()
+    if not subset.entry.multi_label:
+        return torch.from_numpy(lists.to_numpy(zero_copy_only=False).astype(np.int64))
+    fine = subset.entry.fine
+    classes = subset.classes if labels == "coarse" or fine is None else fine.classes
+    found = torch.zeros(len(lists), len(classes), dtype=torch.int8)
+    rows = np.repeat(np.arange(len(lists)), np.diff(lists.offsets.to_numpy()))
+    found[torch.from_numpy(rows), torch.from_numpy(lists.flatten().to_numpy().copy())] = 1
+    return found
 
 
 def picture(data: bytes | None, subset: str, sample: str) -> Image.Image:

@@ -282,7 +282,7 @@ def test_clients_that_receive_other_networks_are_judged_with_those(flair: Path) 
 
     server, method = bound(flair, FedAvg), bound(flair, Apart)
     shared = method.shared()
-    found, scores = method.evaluate(shared, lambda _: {}, "test"), method.scores(shared, "test")
+    found, scores = method.evaluate(shared, lambda _: {}, "test"), method.scores(shared, lambda _: {}, "test")
     assert scores["owner"].unique().tolist() == [n for n, rows in enumerate(found.rows) if rows]
     for client in scores["owner"].unique().tolist():
         sent = method.sent_to(client, shared)
@@ -291,9 +291,11 @@ def test_clients_that_receive_other_networks_are_judged_with_those(flair: Path) 
         )
         site = Apart(dataclasses.replace(alone, clients=(method.context.clients[client],)), method.settings)
         mine = scores["scores"][scores["owner"] == client]
-        assert torch.allclose(mine, site.scores(sent, "test")["scores"], atol=1e-6)
+        assert torch.allclose(mine, site.scores(sent, lambda _: {}, "test")["scores"], atol=1e-6)
         if client:
-            assert not torch.allclose(mine, server.scores(shared, "test")["scores"][scores["owner"] == client])
+            assert not torch.allclose(
+                mine, server.scores(shared, lambda _: {}, "test")["scores"][scores["owner"] == client]
+            )
 
 
 def test_images_that_do_not_fit_the_memory_are_decoded_again(flair: Path) -> None:

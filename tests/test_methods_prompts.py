@@ -14,8 +14,8 @@ from prompt_federation import PROMPTS, bind, judged, same, trained
 from fedrsic_data.errors import UsageError
 from fedtrain.methods import METHODS
 from fedtrain.methods.base import State
+from fedtrain.methods.labels import SingleLabel
 from fedtrain.methods.prompts import inputs
-from fedtrain.methods.prompts.inputs import few_shot
 from fedtrain.methods.prompts.judge import harmonic_means
 from fedtrain.methods.prompts.prompt import PromptMethod, PromptSettings
 from fedtrain.metrics import accuracy, harmonic, mean
@@ -223,7 +223,7 @@ def test_few_shot_takes_each_row_as_likely_as_any_other() -> None:
     labels = torch.tensor([0, 1, 0, 2, 0, 1])
     taken = torch.zeros(6)
     for seed in range(300):
-        rows = few_shot(labels, 1, torch.Generator().manual_seed(seed))
+        rows = SingleLabel().few_shot(labels, 1, torch.Generator().manual_seed(seed))
         assert labels[rows].sort().values.tolist() == [0, 1, 2]
         assert rows.tolist() == sorted(rows.tolist())
         taken[rows] += 1

@@ -173,12 +173,9 @@ def test_images_of_any_size_share_a_batch(subset: Subset, monkeypatch: pytest.Mo
     torch.testing.assert_close(values[0], values[2])
 
 
-def test_a_split_that_is_not_there_and_multi_label_are_refused(subset: Subset) -> None:
+def test_a_split_that_is_not_there_is_refused(subset: Subset) -> None:
     with pytest.raises(UsageError, match="no split 'validation'"):
         features(small(), subset, "validation")
-    subset.entry = dataclasses.replace(subset.entry, multi_label=True)
-    with pytest.raises(UsageError, match="several labels"):
-        features(small(), subset, "test")
 
 
 def test_shards_that_were_exchanged_are_not_kept_as_what_they_should_be(tmp_path: Path) -> None:

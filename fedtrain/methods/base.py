@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, TypeAlias, runtime_checkable
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, TypeAlias, TypeGuard, runtime_checkable
 
+from fedrsic_data.errors import UsageError
 from fedtrain.methods.aggregate import weighted_mean
 from fedtrain.methods.lazy import torch
 
@@ -255,16 +256,42 @@ class Method:
 
 @runtime_checkable
 class Ranked(Protocol):
-    """A method whose metrics rank rows across clients (such as mAP), and so are no average of clients' own."""
+    """A method that may rank rows across clients (for metrics such as mAP), which is no average of clients' own.
 
-    def scores(self, shared: State, split: str) -> State:
+    Attributes:
+        ranks: Whether it does, on its data.
+    """
+
+    @property
+    def ranks(self) -> bool: ...  # noqa: D102
+
+    def scores(self, shared: State, personal: Callable[[int], State], split: str) -> State:
         """Scores of the model for every row, and the truth: tensors with a row for each, ``owner`` among them.
 
-        ``shared`` is as in ``Method.evaluate``: each client is scored with the state that it received.
-        ``owner`` is int64 ``[N]``, the client of each row.
+        ``shared`` and ``personal`` are as in ``Method.evaluate``: each client is scored with the state that it
+        received. ``owner`` is int64 ``[N]``, the client of each row.
         """
         ...
 
     def figures(self, scores: State) -> Evaluation:
         """The result of ``evaluate``, from the scores of a whole split in the order of the clients."""
         ...
+
+
+def ranks(method: Method) -> TypeGuard[Ranked]:
+    """Whether a method's metrics need the scores of all rows together."""
+    return isinstance(method, Ranked) and method.ranks
+
+
+def label_space(context: Context, labels: str) -> tuple[tuple[str, ...], tuple[int, ...]]:
+    """Names of the labels and training rows of each.
+
+    Raises:
+        UsageError: The subset has no finer labels.
+    """
+    entry = context.subset.entry
+    if labels == "coarse":
+        return entry.classes, entry.train_counts
+    if entry.fine is None:
+        raise UsageError(f"labels=fine: {context.subset.name} has no finer labels; use labels=coarse")
+    return entry.fine.classes, entry.fine.train_counts

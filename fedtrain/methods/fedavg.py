@@ -1,4 +1,4 @@
-"""FedAvg and FedProx of a plain multi-label network: ResNet-18 with a linear layer, binary cross-entropy.
+"""FedAvg and FedProx of a plain network: ResNet-18 with a linear layer.
 
 McMahan et al., "Communication-Efficient Learning of Deep Networks from Decentralized Data", AISTATS 2017, arXiv
 1602.05629; Li et al., "Federated Optimization in Heterogeneous Networks", MLSys 2020, arXiv 1812.06127.
@@ -7,10 +7,11 @@ McMahan et al., "Communication-Efficient Learning of Deep Networks from Decentra
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
+from fedrsic_data.errors import UsageError
 from fedrsic_data.settings import at_least
-from fedtrain.methods.base import State
+from fedtrain.methods.base import Context, State
 from fedtrain.methods.lazy import functional, nn, torch
 from fedtrain.methods.networks.album import Pictures
 from fedtrain.methods.networks.network import Loss, NetworkMethod, PictureSettings
@@ -21,9 +22,12 @@ class FedAvgSettings(PictureSettings):
     """Settings of the baseline, trained like FedLGT.
 
     Attributes:
+        loss: ``bce``, binary cross-entropy of each label; ``cross_entropy``, of the classes, for single-label data;
+            ``auto``: what is usual for the data.
         mu: FedProx: mu / 2 times the squared distance to the server's parameters is added to the loss; 0 is FedAvg.
     """
 
+    loss: Literal["auto", "bce", "cross_entropy"] = "auto"
     mu: float = 0.0
 
     def __post_init__(self) -> None:
@@ -38,6 +42,12 @@ class FedAvg(NetworkMethod[FedAvgSettings]):
     rounds: ClassVar[int] = 50
     clients_per_round: ClassVar[int] = 50
 
+    def __init__(self, context: Context, settings: FedAvgSettings) -> None:
+        super().__init__(context, settings)
+        if self.several and settings.loss == "cross_entropy":
+            raise UsageError(f"loss=cross_entropy: {context.subset.name} is multi-label; use loss=bce")
+        self._one_class = not self.several and settings.loss != "bce"
+
     def build(self) -> nn.Module:
         """ResNet-18 with a linear layer."""
         from fedtrain.models.label_transformer import LinearHead
@@ -45,16 +55,23 @@ class FedAvg(NetworkMethod[FedAvgSettings]):
         return LinearHead(len(self.names))
 
     def loss(self, client: int, pictures: Pictures, shared: State, round_: int) -> Loss:  # noqa: ARG002
-        """Binary cross-entropy summed over labels and images, and the proximal term."""
+        """The loss, summed over labels and images, and the proximal term."""
 
         def loss(images: torch.Tensor, targets: torch.Tensor, rows: torch.Tensor, epoch: int) -> torch.Tensor:  # noqa: ARG001
             logits = self.module(images).float()
-            value = functional.binary_cross_entropy_with_logits(logits, targets.float(), reduction="sum")
+            if self._one_class:
+                value = functional.cross_entropy(logits, targets.float(), reduction="sum")
+            else:
+                value = functional.binary_cross_entropy_with_logits(logits, targets.float(), reduction="sum")
             if self.settings.mu:
                 value = value + self.settings.mu / 2 * self._distance(shared["parameters"])
             return value
 
         return loss
+
+    def probabilities(self, logits: torch.Tensor) -> torch.Tensor:
+        """As the loss takes logits: of the classes together, or of each label by itself."""
+        return logits.softmax(1) if self._one_class else logits.sigmoid()
 
     def _distance(self, start: torch.Tensor) -> torch.Tensor:
         """Squared distance of the live parameters to the server's, with a gradient."""

@@ -32,6 +32,8 @@ class FedLGTSettings(PictureSettings):
         margin: Unsure is a probability within this distance of 0.5.
         label_masks: Train with a random part of the labels known.
         known: Maximum fraction of known labels.
+        mask: Which labels may be known: ``all``, or ``negatives``, those that an image has not. ``auto``: ``negatives``
+            for single-label data, where the class, once known, leaves nothing to learn; else ``all``.
         state_embeddings: ``text``: features of "positive" and "negative"; ``none``: known labels look unknown.
         class_weights: ``inverse``: the loss of a label is weighted by the inverse of its training rows, mean 1. That
             there is a weighting is from the paper's summary, its form an assumption of ours.
@@ -46,6 +48,7 @@ class FedLGTSettings(PictureSettings):
     margin: float = 0.02
     label_masks: bool = True
     known: float = 0.75
+    mask: Literal["auto", "all", "negatives"] = "auto"
     state_embeddings: Literal["text", "none"] = "text"
     class_weights: Literal["none", "inverse"] = "none"
     heads: int = 4
@@ -68,7 +71,8 @@ class FedLGT(NetworkMethod[FedLGTSettings]):
     Deviations: no dropout on attention weights (see ``fedtrain.models.label_transformer.Layer``); the server's model
     guides a client once a round, on its images as they are, not mirrored. As in the authors' code, states are frozen
     text features in FedC-Tran too; those of C-Tran itself are learned. ``freeze_backbone`` and ``backbone_lr`` are
-    ours, and so is the projection of image tokens where the text encoder is not 512 wide.
+    ours, and so is the projection of image tokens where the text encoder is not 512 wide. Single-label data are ours
+    too: targets are one-hot, the loss stays, and ``ca_mle`` does next to nothing, since few probabilities are near 0.5.
     """
 
     Settings = FedLGTSettings
@@ -111,6 +115,7 @@ class FedLGT(NetworkMethod[FedLGTSettings]):
         The guide is the server's model.
         """
         settings, count = self.settings, len(pictures.targets)
+        negatives = settings.mask == "negatives" or (settings.mask == "auto" and not self.several)
         unsure = torch.zeros_like(pictures.targets)
         if settings.ca_mle:
             unsure = uncertain(self.judge(pictures.images), settings.margin)
@@ -125,6 +130,8 @@ class FedLGT(NetworkMethod[FedLGTSettings]):
                 most = settings.known if settings.label_masks else 0.0
                 masks[epoch] = known_labels(count, targets.shape[1], most, draws).to(targets.device)
             known = masks[epoch][rows] & ~unsure[rows]
+            if negatives:
+                known = known & ~targets
             logits = self.module(images, states_of(targets, known), dropout)
             return unknown_loss(logits, targets, known, self.weights)
 

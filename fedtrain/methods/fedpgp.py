@@ -56,7 +56,8 @@ class FedPGP(PromptMethod[FedPGPSettings]):
     and V through all of it. The server averages sigma alone, by rows; every client classifies with p_k.
 
     Deviations: U and V are the same draw for every client and, as sigma, from N(0, std^2). The anchor of the paper's
-    text is the default, that of the authors' code an option.
+    text is the default, that of the authors' code an option. Multi-label data are ours: CE becomes ``label_loss``,
+    whose bias or negative context is shared, and the contrast stays as it is.
     """
 
     Settings = FedPGPSettings
@@ -64,8 +65,8 @@ class FedPGP(PromptMethod[FedPGPSettings]):
     has_personal: ClassVar[bool] = True
 
     def shared(self) -> State:
-        """The prompt sigma, ``[m, d]``."""
-        return {"sigma": self.drawn("sigma", self.settings.length, self.clip.width)}
+        """The prompt sigma, ``[m, d]``, and the ``offset``."""
+        return {"sigma": self.drawn("sigma", self.settings.length, self.clip.width), **self.offset()}
 
     def personal(self, client: int) -> State:  # noqa: ARG002
         """A low-rank offset: U ``[m, r]`` and V ``[r, d]``."""
@@ -88,13 +89,13 @@ class FedPGP(PromptMethod[FedPGPSettings]):
         return classes.under(shared["sigma"][None])[0]
 
     def loss(self, live: State, batch: Batch, shared: State) -> torch.Tensor:  # noqa: ARG002
-        """Cross-entropy and the contrast, ``[K]``."""
+        """The loss of the labels and the contrast, ``[K]``."""
         settings = self.settings
         both = self.base.under(torch.cat((live["sigma"], _own(live))))
         general, own = both.chunk(2)
         anchor = self.base.fixed(self._anchor())
         contrast = functional.softplus(((general * own).sum(-1) - (general * anchor).sum(-1)) / settings.tau).mean(-1)
-        return self.cross_entropy(batch, own, live) + settings.mu * contrast
+        return self.label_loss(batch, own, live) + settings.mu * contrast
 
     def _anchor(self) -> str:
         return TEMPLATE if self.settings.anchor == "template" else "X " * self.settings.length + "{}."

@@ -41,6 +41,6 @@ class FedProx(PromptMethod[FedProxSettings]):
     rounds: ClassVar[int] = 50
 
     def loss(self, live: State, batch: Batch, shared: State) -> torch.Tensor:
-        """Cross-entropy and the proximal term, ``[K]``."""
-        away = (live["context"] - shared["context"]).square().sum((1, 2))
+        """The loss of the labels and the proximal term over all that is sent, ``[K]``."""
+        away = sum((live[name] - value).square().flatten(1).sum(1) for name, value in shared.items())
         return super().loss(live, batch, shared) + self.settings.mu / 2 * away

@@ -58,7 +58,8 @@ class FedRSCLIP(PromptMethod[FedRSCLIPSettings]):
         loss = CE + 0.5 mean_c (1 - cos(t_s_c, t_p_c)) + 0.5 mean_batch ((1 - cos(v, t_s_y)) + (1 - cos(v, t_p_y))) / 2
 
     and the optimiser, batch, epochs and rounds. The server averages P_s by rows; P_k never leaves. All clients start
-    from the same P_k.
+    from the same P_k. Multi-label data are ours too: CE becomes ``label_loss``, whose bias or negative context is
+    shared, and 1 - cos of an image is averaged over the labels that it has.
     """
 
     Settings = FedRSCLIPSettings
@@ -66,8 +67,8 @@ class FedRSCLIP(PromptMethod[FedRSCLIPSettings]):
     has_personal: ClassVar[bool] = True
 
     def shared(self) -> State:
-        """The shared prompt P_s, ``[m, d]``."""
-        return {"shared_prompt": self.drawn("shared_prompt", self.settings.length, self.clip.width)}
+        """The shared prompt P_s, ``[m, d]``, and the ``offset``."""
+        return {"shared_prompt": self.drawn("shared_prompt", self.settings.length, self.clip.width), **self.offset()}
 
     def personal(self, client: int) -> State:  # noqa: ARG002
         """The private prompt P_k, ``[m, d]``."""
@@ -89,12 +90,12 @@ class FedRSCLIP(PromptMethod[FedRSCLIPSettings]):
         return classes.under(shared["shared_prompt"][None])[0]
 
     def loss(self, live: State, batch: Batch, shared: State) -> torch.Tensor:  # noqa: ARG002
-        """Cross-entropy and the two alignments, ``[K]``."""
+        """The loss of the labels and the two alignments, ``[K]``."""
         settings = self.settings
         common, private = _texts(live, self.base)
         both = (common + private) / 2 if settings.combine == "mean" else self._joint(live, self.base)
-        loss = self.cross_entropy(batch, both, live)
-        loss = loss + settings.dpa_weight * self._dual_prompt(batch, common, private)
+        loss = self.label_loss(batch, both, live)
+        loss = loss + settings.dpa_weight * self._dual_prompt(batch, live, common, private)
         return loss + settings.cma_weight * self._cross_modal(batch, common, private)
 
     def _joint(self, state: State, classes: Classes) -> torch.Tensor:
@@ -104,23 +105,22 @@ class FedRSCLIP(PromptMethod[FedRSCLIPSettings]):
             return classes.under(common + private)
         return classes.under(torch.cat((common, private), dim=1))
 
-    def _dual_prompt(self, batch: Batch, common: torch.Tensor, private: torch.Tensor) -> torch.Tensor:
+    def _dual_prompt(self, batch: Batch, live: State, common: torch.Tensor, private: torch.Tensor) -> torch.Tensor:
         """Distance of the two prompts' texts ``[K, C, embed_dim]``: ``[K]``."""
         if self.settings.dpa == "cosine":
             return cosine_loss(common, private)
         if self.settings.dpa == "mse":
             return (common - private).square().mean((1, 2))
-        left, right = (
-            functional.log_softmax(self.logits(batch.images, text, {}), dim=-1) for text in (common, private)
-        )
-        return batch.mean((left.exp() * (left - right)).sum(-1))
+        left, right = (self.biased(self.logits(batch.images, text, {}), live) for text in (common, private))
+        return batch.mean(self.labels.divergence(left, right))
 
     def _cross_modal(self, batch: Batch, common: torch.Tensor, private: torch.Tensor) -> torch.Tensor:
-        """Distance of the images from the texts of their classes, ``[K]``; the mean of both prompts' own."""
+        """Distance of the images from the texts of their labels, ``[K]``; the mean of both prompts' own."""
         if self.settings.cma == "infonce":
-            return (self.cross_entropy(batch, common, {}) + self.cross_entropy(batch, private, {})) / 2
+            among = [functional.log_softmax(self.logits(batch.images, text, {}), -1) for text in (common, private)]
+            return -batch.mean(self.labels.own(among[0], batch.labels) + self.labels.own(among[1], batch.labels)) / 2
         similarity = batch.images @ ((common + private) / 2).mT  # cosines are linear in the text
-        return batch.mean(1 - similarity.gather(2, batch.labels[..., None])[..., 0])
+        return batch.mean(self.labels.own(1 - similarity, batch.labels))
 
 
 def _texts(state: State, classes: Classes) -> tuple[torch.Tensor, torch.Tensor]:

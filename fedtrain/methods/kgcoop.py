@@ -49,7 +49,7 @@ class KgCoOp(PromptMethod[KgCoOpSettings]):
         classes.check(length=self.settings.length, template=self.settings.template)
 
     def loss(self, live: State, batch: Batch, shared: State) -> torch.Tensor:  # noqa: ARG002
-        """Cross-entropy and the distance to the anchor, ``[K]``."""
+        """The loss of the labels and the distance to the anchor, ``[K]``."""
         text = self.text(live, self.base)
         anchor = self.base.fixed(self.settings.template)
-        return self.cross_entropy(batch, text, live) + self.settings.weight * cosine_loss(text, anchor)
+        return self.label_loss(batch, text, live) + self.settings.weight * cosine_loss(text, anchor)

@@ -28,8 +28,8 @@ class Local(PromptMethod[PromptSettings]):
         return {}
 
     def personal(self, client: int) -> State:  # noqa: ARG002
-        """The context, ``[m, d]``."""
-        return {"context": self.drawn("context", self.settings.length, self.clip.width)}
+        """The context, ``[m, d]``, and the ``offset``."""
+        return {"context": self.drawn("context", self.settings.length, self.clip.width), **self.offset()}
 
     def shared_text(self, shared: State, classes: Classes) -> torch.Tensor | None:  # noqa: ARG002
         """There is none."""

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from fedtrain.methods.base import State, Update
-from fedtrain.methods.lazy import functional, torch
+from fedtrain.methods.lazy import torch
 from fedtrain.methods.prompts.inputs import TEMPLATE, TRAIN, Classes, check_template
 from fedtrain.methods.prompts.judge import ClipMethod
 
@@ -18,9 +18,11 @@ class ZeroShotSettings:
 
     Attributes:
         template: The words, with ``{}`` for the class name.
+        labels: ``coarse``, or ``fine`` where the dataset has finer labels.
     """
 
     template: str = TEMPLATE
+    labels: Literal["coarse", "fine"] = "coarse"
 
     def __post_init__(self) -> None:
         check_template("template", self.template)
@@ -48,10 +50,12 @@ class ZeroShot(ClipMethod[ZeroShotSettings]):
         return classes.fixed(self.settings.template)
 
     def train(self, shared: State, personal: Sequence[State], clients: Sequence[int], round_: int) -> Iterator[Update]:  # noqa: ARG002
-        """Nothing is trained and nothing sent; the loss is the cross-entropy of the client's rows."""
+        """Nothing is trained and nothing sent; the loss is that of the client's rows, see ``Labels.loss``."""
         rows = self.images.rows(TRAIN)
         text = self.base.fixed(self.settings.template)
         for client in clients:
             mine = rows.of(client)
-            loss = functional.cross_entropy(self.clip.scale * (rows.images[mine] @ text.T), rows.labels[mine])
-            yield Update(client, mine.stop - mine.start, {}, {}, float(loss))
+            logits = self.biased(self.logits(rows.images[mine], text, {}), {})
+            yield Update(
+                client, mine.stop - mine.start, {}, {}, float(self.labels.loss(logits, rows.labels[mine]).mean())
+            )

@@ -20,7 +20,7 @@ from fedtrain.engines import rounds
 from fedtrain.engines.base import Outcome, Training
 from fedtrain.engines.flower import merge, privacy, wire
 from fedtrain.engines.flower.site import label_space
-from fedtrain.methods.base import Evaluation, Method, Ranked, State, Update
+from fedtrain.methods.base import Evaluation, Method, State, Update, ranks
 from fedtrain.runs.files import METRICS
 
 _POLLS = (0.05, 2.0)  # seconds from one look for replies to the next: at first, at last
@@ -257,7 +257,7 @@ class Sites:
                 "run, and run the same command again to resume"
             )
         method = self._method
-        if self._config.flower.scores and isinstance(method, Ranked):
+        if self._config.flower.scores and ranks(method):
             return {split: merge.ranked(method, said) for split, said in found.items()}
         return {split: merge.merged(said, count) for split, said in found.items()}
 

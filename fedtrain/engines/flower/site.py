@@ -23,7 +23,7 @@ from fedtrain.config import digest, from_json, to_json
 from fedtrain.engines.flower import privacy, wire
 from fedtrain.engines.rounds import demand_personal, finite
 from fedtrain.methods import base
-from fedtrain.methods.base import Method, Ranked, State
+from fedtrain.methods.base import Method, State, ranks
 from fedtrain.runs.state import PersonalStore, placed
 
 _KEPT = "fedkit.personal"
@@ -152,8 +152,8 @@ def _judged(message: Message, context: Context, place: Node) -> RecordDict:
     shared = wire.state(message.content.array_records[wire.ARRAYS], device)
     found = {}
     for split in told.splits:
-        if told.config.flower.scores and isinstance(method, Ranked):
-            scores = method.scores(shared, split)
+        if told.config.flower.scores and ranks(method):
+            scores = method.scores(shared, lambda _: personal, split)
             found[split] = wire.Judged(method.figures(scores), scores)
         else:
             found[split] = wire.Judged(method.evaluate(shared, lambda _: personal, split))

@@ -11,7 +11,7 @@ import pyarrow as pa
 from PIL import Image
 
 from fedrsic_data.dataset.reader import Subset
-from fedtrain.methods.lazy import torch
+from fedtrain.methods.lazy import nn, torch
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """Means and standard deviations of ImageNet's channels, for values in 0..1."""
@@ -26,7 +26,7 @@ class Pictures:
 
     Attributes:
         images: uint8 ``[n, 3, size, size]``, RGB.
-        targets: bool ``[n, L]``: which labels each has.
+        targets: bool ``[n, L]``: which labels each has; single-label: its class alone.
         owner: int64 ``[n]``: number of the client each belongs to.
     """
 
@@ -42,40 +42,52 @@ class Pictures:
 class Album:
     """The images of a subset by client and by split."""
 
-    def __init__(self, subset: Subset, column: str, labels: int, size: int, device: torch.device, budget: int) -> None:
+    def __init__(
+        self,
+        subset: Subset,
+        labels: str,
+        size: int,
+        device: torch.device,
+        budget: int,
+        *,
+        held_out: str | None = None,
+    ) -> None:
         """Reads nothing yet.
 
         Args:
             subset: The federation.
-            column: Where its labels are: ``labels`` or ``fine_labels``.
-            labels: L, how many there are.
+            labels: ``coarse``, or ``fine`` where the dataset has finer labels.
             size: Images are resized to this height and width, antialiased, whatever their shape.
             device: Where decoded images are kept.
             budget: Bytes of decoded images that may be kept from round to round; beyond, they are decoded again.
+            held_out: Domain whose images are given only on request.
         """
         self._subset = subset
-        self._column = column
+        from fedtrain.data import label_column
+
         self._labels = labels
+        self._held_out = held_out
+        self._columns = ["image", "sample_id", label_column(subset, labels)] + ["domain"] * (held_out is not None)
         self._size = size
         self._device = device
         self._left = budget
-        self._kept: dict[tuple[str, int], Pictures] = {}
+        self._kept: dict[tuple[str, int, bool], Pictures] = {}
         self._number = {client: i for i, client in enumerate(subset.clients)}
 
-    def client(self, number: int, split: str = "train") -> Pictures:
-        """A client's images of a split, in the order of its shard."""
-        key = split, number
+    def client(self, number: int, split: str = "train", *, held_out: bool = False) -> Pictures:
+        """A client's images of a split, in the order of its shard; those of the held-out domain, or all others."""
+        key = split, number, held_out
         if key not in self._kept:
-            table = self._subset.client(self._subset.clients[number]).read(split, ["image", "sample_id", self._column])
-            made = self._made(table, np.full(table.num_rows, number))
+            table = self._subset.client(self._subset.clients[number]).read(split, self._columns)
+            made = self._made(table, np.full(table.num_rows, number), held_out)
             return self._keep(key, made)
         return self._kept[key]
 
-    def split(self, split: str) -> Iterator[Pictures]:
-        """All images of a split in chunks, in the order of the clients."""
+    def split(self, split: str, *, held_out: bool = False) -> Iterator[Pictures]:
+        """All images of a split in chunks, in the order of the clients; those of the held-out domain, or all others."""
         part = 0
         while True:
-            key = f"{split} in parts", part
+            key = f"{split} in parts", part, held_out
             if key not in self._kept:
                 break
             yield self._kept[key]
@@ -83,11 +95,11 @@ class Album:
         for i, table in enumerate(self._tables(split)):
             if i >= part:
                 owner = np.array([self._number[c] for c in table.column("client_id").to_pylist()], np.int64)
-                yield self._keep((f"{split} in parts", i), self._made(table, owner))
+                yield self._keep((f"{split} in parts", i, held_out), self._made(table, owner, held_out))
 
     def _tables(self, split: str) -> Iterator[pa.Table]:
         """A split in tables of about ``_CHUNK`` rows."""
-        columns = ["image", "sample_id", self._column, "client_id"]
+        columns = [*self._columns, "client_id"]
         held: list[pa.RecordBatch] = []
         for client in self._subset.clients:
             for batch in self._subset.client(client).batches(split, _CHUNK, columns):
@@ -98,17 +110,21 @@ class Album:
         if held:
             yield pa.Table.from_batches(held)
 
-    def _made(self, table: pa.Table, owner: np.ndarray) -> Pictures:
+    def _made(self, table: pa.Table, owner: np.ndarray, held_out: bool) -> Pictures:
+        if self._held_out is not None:
+            mask = (np.array(table.column("domain").to_pylist(), dtype=object) == self._held_out) == held_out
+            table, owner = table.filter(pa.array(mask)), owner[mask]
         files = table.column("image").combine_chunks().field("bytes").to_pylist()
-        lists = table.column(self._column).combine_chunks()
-        targets = torch.zeros(len(files), self._labels, dtype=torch.bool)
-        rows = np.repeat(np.arange(len(files)), np.diff(lists.offsets.to_numpy()))
-        targets[torch.from_numpy(rows), torch.from_numpy(lists.flatten().to_numpy().copy())] = True
+        from fedtrain.data import label_states
+
+        targets = label_states(self._subset, table, self._labels)
+        if targets.dim() == 1:
+            targets = nn.functional.one_hot(targets, len(self._subset.classes))
         samples = table.column("sample_id").to_pylist()
         images = decoded(files, samples, self._subset.name, self._size)
-        return Pictures(*(t.to(self._device) for t in (images, targets, torch.from_numpy(owner))))
+        return Pictures(*(t.to(self._device) for t in (images, targets.bool(), torch.from_numpy(owner))))
 
-    def _keep(self, key: tuple[str, int], made: Pictures) -> Pictures:
+    def _keep(self, key: tuple[str, int, bool], made: Pictures) -> Pictures:
         if made.images.numel() <= self._left:
             self._left -= made.images.numel()
             self._kept[key] = made

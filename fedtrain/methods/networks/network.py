@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Generic, Literal, TypeAlias, TypeVar
 
 from fedrsic_data.errors import DownloadError, UsageError
 from fedrsic_data.settings import at_least, positive
-from fedtrain.methods.base import Context, Evaluation, Kind, Method, State, Update
+from fedtrain.methods import multilabel
+from fedtrain.methods.base import Context, Evaluation, Kind, Method, State, Update, label_space
+from fedtrain.methods.labels import MultiLabel, SingleLabel
 from fedtrain.methods.lazy import nn, torch
-from fedtrain.methods.networks import multilabel
 from fedtrain.methods.networks.album import Album, Pictures, normalised
 from fedtrain.methods.networks.flat import Flat
 from fedtrain.seeds import generator
@@ -83,6 +84,7 @@ class NetworkMethod(Method, Generic[S]):
     A subclass gives ``build`` and ``loss``. The network is in memory once, whatever the cohort.
 
     Attributes:
+        several: Whether an image may have several labels. If not, the targets of an image are its class alone.
         names: Names of the labels, in index order.
         counts: Training rows of each.
         album: The images.
@@ -91,22 +93,28 @@ class NetworkMethod(Method, Generic[S]):
     """
 
     settings: S
-    kinds: ClassVar[tuple[Kind, ...]] = ("multi-label",)
+    kinds: ClassVar[tuple[Kind, ...]] = ("single-label", "multi-label")
     files: ClassVar[tuple[str, ...]] = ("backbone_weights",)
 
     def __init__(self, context: Context, settings: S) -> None:
         """Draws fresh weights from the run's seed, and loads the backbone's if the settings name some.
 
         Raises:
-            UsageError: There are no fine labels, or the weights do not fit.
+            UsageError: There are no fine labels, the weights do not fit, or there are novel classes.
             DownloadError: The weights cannot be had.
         """
         super().__init__(context, settings)
+        if context.subset.entry.novel:
+            raise UsageError(
+                "base_to_novel: a network has outputs for the classes it was trained on; use a prompt method"
+            )
+        self.several = context.subset.entry.multi_label
         self.names, self.counts = label_space(context, settings.labels)
         recipe = context.subset.dataset.manifest.recipe
         size = settings.image_size or (max(64, recipe.sample.size) if recipe.sample else 256)
-        column = "fine_labels" if settings.labels == "fine" else "labels"
-        self.album = Album(context.subset, column, len(self.names), size, context.device, settings.memory)
+        self.album = Album(
+            context.subset, settings.labels, size, context.device, settings.memory, held_out=context.held_out
+        )
         with torch.random.fork_rng(devices=[]):  # modules draw their weights from torch's default generator
             torch.manual_seed(generator(context.seed, "weights").initial_seed())
             self.module = self.build()
@@ -141,39 +149,75 @@ class NetworkMethod(Method, Generic[S]):
         """Trains clients in turn; see ``Method.train``."""
         return (self._trained(shared, client, round_) for client in clients)
 
-    def evaluate(self, shared: State, personal: Callable[[int], State], split: str) -> Evaluation:  # noqa: ARG002
-        """Judges the network that each client received on a whole split; see ``figures``."""
-        return self.figures(self.scores(shared, split))
+    def evaluate(self, shared: State, personal: Callable[[int], State], split: str) -> Evaluation:
+        """Judges the network that each client received on a whole split; see ``figures``.
 
-    def scores(self, shared: State, split: str) -> State:
+        Leave-one-domain-out: rows of the held-out domain are in none of these metrics; those on them have
+        ``held_out/`` in front.
+        """
+        found = self.figures(self.scores(shared, personal, split))
+        if self.context.held_out is None:
+            return found
+        apart = self.figures(self._scores(shared, split, held_out=True)).metrics
+        apart = {f"held_out/{name}": value for name, value in apart.items() if name != "shared"}
+        return replace(found, metrics={**found.metrics, **apart})
+
+    @property
+    def ranks(self) -> bool:
+        """Average precisions rank the rows of all clients; see ``Ranked``."""
+        return True
+
+    def scores(self, shared: State, personal: Callable[[int], State], split: str) -> State:  # noqa: ARG002
         """Probabilities ``scores`` float32 and ``targets`` bool, ``[N, L]``, and ``owner`` int64 ``[N]`` of a split."""
-        parts = [(self.judge(p.images), p.targets, p.owner) for p in self._loaded(shared, split)]
+        return self._scores(shared, split)
+
+    def _scores(self, shared: State, split: str, *, held_out: bool = False) -> State:
+        parts = [(self.judge(p.images), p.targets, p.owner) for p in self._loaded(shared, split, held_out)]
         names = ("scores", "targets", "owner")
         return dict(zip(names, map(torch.cat, zip(*parts, strict=True)), strict=True)) if parts else {}
 
-    def _loaded(self, shared: State, split: str) -> Iterator[Pictures]:
+    def _loaded(self, shared: State, split: str, held_out: bool) -> Iterator[Pictures]:
         """The images of a split, some at a time, each with its client's network in memory."""
         if self.sends_all_the_same:
             self.flat.load(shared)
-            yield from self.album.split(split)
+            yield from self.album.split(split, held_out=held_out)
             return
         for client in range(len(self.context.clients)):
             self.flat.load(self.received(client, shared))
-            yield self.album.client(client, split)
+            yield self.album.client(client, split, held_out=held_out)
 
     def figures(self, scores: State) -> Evaluation:
-        """Figures of scores of all clients; ``AP/<label>`` for up to 100 labels, but not of a site by itself."""
+        """Metrics of scores of all clients; ``AP/<label>`` for up to 100 labels, but not of a site by itself.
+
+        Multi-label: those of ``multilabel.figures``, and per client ``local``, its mean average precision, and its
+        overall F1. Single-label: ``pooled``, the accuracy by the surest class, and per client ``local``; ``shared``,
+        the same where all clients receive the same network; ``C-AP`` and ``O-AP``.
+        """
         if not scores:
             return Evaluation({})
         judged, targets, owner = (scores[name] for name in ("scores", "targets", "owner"))
         figures, names = multilabel.figures(judged, targets, top=3), self.names
-        if len(names) <= 100 and not self.context.numbers:
-            each = multilabel.average_precision(judged, targets)
-            figures |= {f"AP/{name}": 100 * float(ap) for name, ap in zip(names, each, strict=True)}
+        over: dict[str, int] = {}
         clients = len(self.context.clients)
+        if self.several:
+            each = {"O-F1 of clients": multilabel.overlap(judged, targets, owner, clients).tolist()}
+            each["local"] = MultiLabel().of_clients(judged, targets, owner, clients)
+        else:
+            answers, classes = judged.argmax(1), targets.int().argmax(1)
+            each = {"local": SingleLabel().of_clients(answers, classes, owner, clients)}
+            right = dict.fromkeys(
+                ("pooled", "shared") if self.sends_all_the_same else ("pooled",),
+                SingleLabel().measure(answers, classes),
+            )
+            figures = right | {name: figures[name] for name in ("C-AP", "O-AP")}
+            over = dict.fromkeys(right, len(classes))
+        if len(names) <= 100 and not self.context.numbers:
+            precisions = multilabel.average_precision(judged, targets)
+            figures |= {f"AP/{name}": 100 * float(ap) for name, ap in zip(names, precisions, strict=True)}
         return Evaluation(
             metrics=figures,
-            clients={"O-F1 of clients": multilabel.overlap(judged, targets, owner, clients).tolist()},
+            clients=each,
+            over=over,
             rows=torch.bincount(owner, minlength=clients).tolist(),
         )
 
@@ -244,27 +288,17 @@ class NetworkMethod(Method, Generic[S]):
         was = self.module.training
         self.module.eval()
         with torch.no_grad(), self.autocast():
-            found = [self.module(normalised(part)).float().sigmoid() for part in torch.split(images, _JUDGED)]
+            found = [self.probabilities(self.module(normalised(p)).float()) for p in torch.split(images, _JUDGED)]
         self.module.train(was)
         return torch.cat(found) if found else torch.zeros(0, len(self.names), device=images.device)
+
+    def probabilities(self, logits: torch.Tensor) -> torch.Tensor:
+        """Probabilities of labels from logits, ``[n, L]`` both: by default each label by itself."""
+        return logits.sigmoid()
 
     def autocast(self) -> torch.autocast:
         """Where the run's precision says so, bfloat16."""
         return torch.autocast(self.context.device.type, torch.bfloat16, enabled=self.context.precision == "bfloat16")
-
-
-def label_space(context: Context, labels: str) -> tuple[tuple[str, ...], tuple[int, ...]]:
-    """Names of the labels and training rows of each.
-
-    Raises:
-        UsageError: The subset has no finer labels.
-    """
-    entry = context.subset.entry
-    if labels == "coarse":
-        return entry.classes, entry.train_counts
-    if entry.fine is None:
-        raise UsageError(f"labels=fine: {context.subset.name} has no finer labels; use labels=coarse")
-    return entry.fine.classes, entry.fine.train_counts
 
 
 def _load_backbone(backbone: nn.Module, weights: str) -> None:

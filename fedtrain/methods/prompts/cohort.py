@@ -20,7 +20,7 @@ class Batch:
 
     Attributes:
         images: Features, float32 ``[K, B, embed_dim]``, or with patches ``[K, B, 1 + patches, embed_dim]``.
-        labels: int64 ``[K, B]``.
+        labels: int64 ``[K, B]``; multi-label int8 ``[K, B, C]``, see ``fedtrain.methods.labels``.
         weight: float32 ``[K, B]``: 1 / images in the client's batch, 0 where a batch has fewer than B.
     """
 
@@ -79,7 +79,7 @@ def gather(tables: Sequence[torch.Tensor], step: int, images: torch.Tensor, labe
         tables: A ``schedule`` a client, all of the same batch size and longer than ``step``.
         step: From 0.
         images: Features of all rows, ``[N, ...]``.
-        labels: int64 ``[N]``.
+        labels: Those of all rows, ``[N, ...]``.
     """
     at = torch.stack([table[step] for table in tables])
     full = at >= 0

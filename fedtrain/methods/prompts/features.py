@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fedrsic_data.errors import ManifestError, OutputError, UsageError
+from fedrsic_data.errors import ManifestError, OutputError
 from fedrsic_data.files import atomic
 from fedtrain.methods.lazy import torch
 
@@ -41,7 +41,7 @@ class Features:
     Attributes:
         values: float32 ``[N, embed_dim]``, L2-normalised, on the CLIP's device; with patches float16
             ``[N, 1 + patches, embed_dim]`` on the CPU, see ``Clip.encode_patches``.
-        labels: Class of each image, int64 ``[N]``.
+        labels: Class of each image, int64 ``[N]``; multi-label int8 ``[N, L]``, see ``fedtrain.data.label_states``.
         client: Number of its client, the place in ``subset.clients``, int64 ``[N]``, rising.
         domain: Its domain, a place in ``domains``, int64 ``[N]``.
         domains: Names of the domains, sorted.
@@ -64,6 +64,7 @@ def features(
     *,
     cache: Path | None = None,
     say: Callable[[str], None] = lambda _: None,
+    labels: str = "coarse",
     patches: bool = False,
 ) -> Features:
     """Encodes a split, or takes its features from the cache.
@@ -74,28 +75,27 @@ def features(
 
     Args:
         clip: Frozen.
-        subset: Single-label.
+        subset: The federation.
         split: One of its splits.
         cache: Folder for values; None: no cache.
         say: Called with descriptions of long steps.
+        labels: ``coarse``, or ``fine`` where the dataset has finer labels.
         patches: Encode every patch of an image too: about 200 kB an image with ViT-B/16.
 
     Raises:
-        UsageError: There is no such split, or the images have several labels.
+        UsageError: There is no such split.
         BadImageError: An image cannot be decoded.
         ManifestError: A shard is missing or does not match the manifest.
         OutputError: The cache cannot be written.
     """
-    if subset.entry.multi_label:
-        raise UsageError(f"{subset.name}: images have several labels; features are for single-label subsets")
     subset.dataset.demand_proof()  # what is made of a shard is kept under the digest that it should have
-    labels, client, domain, domains = _rows(subset, split)
-    if len(labels) != len(client):
+    truth, client, domain, domains = _rows(subset, split, labels)
+    if len(truth) != len(client):
         raise ManifestError(
-            f"{subset.name}/{split}: the shards hold {len(labels):,} rows, clients.parquet says {len(client):,}; "
+            f"{subset.name}/{split}: the shards hold {len(truth):,} rows, clients.parquet says {len(client):,}; "
             "run: fedkit verify"
         )
-    count, key = len(labels), _key(clip, subset, split, _PATCHES if patches else _VIEW)
+    count, key = len(truth), _key(clip, subset, split, _PATCHES if patches else _VIEW)
     file = None if cache is None else cache / "features" / f"{key}.safetensors"
     values = None if file is None else _read(file, key, (count, *((clip.tokens,) if patches else ()), clip.embed_dim))
     if values is None:
@@ -103,17 +103,23 @@ def features(
         values = _encode(clip, subset, split, patches)
         if file is not None:
             _write(file, key, values)
-    return Features(values if patches else values.to(clip.device), labels, client, domain, domains)
+    return Features(values if patches else values.to(clip.device), truth, client, domain, domains)
 
 
-def _rows(subset: Subset, split: str) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, tuple[str, ...]]:
-    """Labels, clients' numbers, domains' codes and names; no image is read."""
-    table = subset.read(split, ["label", "domain"])
+def _rows(subset: Subset, split: str, labels: str) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, tuple[str, ...]]:
+    """Labels as ``Features`` has them, clients' numbers, domains' codes and names; no image is read."""
+    from fedtrain.data import label_column, label_states
+
+    table = subset.read(split, [label_column(subset, labels), "domain"])
     domains, domain = np.unique(np.array(table.column("domain").to_pylist(), dtype=np.str_), return_inverse=True)
     rows = torch.tensor([subset.client(name).rows(split) for name in subset.clients], dtype=torch.long)
     client = torch.repeat_interleave(torch.arange(len(rows)), rows)
-    labels = torch.tensor(table.column("label").to_pylist(), dtype=torch.long)
-    return labels, client, torch.from_numpy(domain.astype(np.int64)), tuple(map(str, domains))
+    return (
+        label_states(subset, table, labels),
+        client,
+        torch.from_numpy(domain.astype(np.int64)),
+        tuple(map(str, domains)),
+    )
 
 
 def _key(clip: Clip, subset: Subset, split: str, view: str) -> str:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from fedrsic_data.errors import UsageError
 from fedrsic_data.settings import suggest
-from fedtrain.methods.base import Context
+from fedtrain.methods.base import Context, label_space
 from fedtrain.methods.lazy import torch
 from fedtrain.methods.prompts.features import Features, features
 
@@ -28,7 +28,8 @@ class FeatureRows:
 
     Attributes:
         images: Features as ``Features.values`` has them.
-        labels: int64 ``[N]``, places in the label space they are judged in.
+        labels: int64 ``[N]``, places in the label space they are judged in; multi-label int8 ``[N, C]``, see
+            ``fedtrain.methods.labels``.
         starts: First row of each client and the end, int64 ``[clients + 1]`` on the CPU.
     """
 
@@ -51,16 +52,21 @@ class FeatureRows:
 class Images:
     """The rows of a subset by split: base and novel classes each labelled from 0, a held-out domain apart."""
 
-    def __init__(self, context: Context, clip: Clip, *, patches: bool = False) -> None:
+    def __init__(self, context: Context, clip: Clip, *, labels: str = "coarse", patches: bool = False) -> None:
         """Binds a subset to a CLIP; images are encoded on first use, with ``patches`` on request.
 
+        Args:
+            context: The federation.
+            clip: Frozen.
+            labels: ``coarse``, or ``fine`` where the dataset has finer labels.
+            patches: Whether every patch of an image is encoded too.
+
         Raises:
-            UsageError: Several labels an image, fewer than two classes to tell apart, or no such domain.
+            UsageError: No such labels, fewer than two classes to tell apart, or no such domain.
         """
         entry, subset = context.subset.entry, context.subset
-        if entry.multi_label:
-            raise UsageError(f"{subset.name} is multi-label; prompt methods need one label per image")
-        self.classes = tuple(name for name in entry.classes if name not in entry.novel)
+        names, _ = label_space(context, labels)
+        self.classes = tuple(name for name in names if name not in entry.novel)
         self.novel = entry.novel
         if len(self.classes) < 2:
             raise UsageError(f"{subset.name} has {len(self.classes)} class to train on; at least 2 are needed")
@@ -73,7 +79,7 @@ class Images:
                     f"{suggest(context.held_out, domains)}"
                 )
         self._context = context
-        self._clip, self._patches = clip, patches
+        self._clip, self._patches, self._labels = clip, patches, labels
         self._splits: dict[str, Features] = {}
         self._rows: dict[tuple[str, bool], FeatureRows] = {}
 
@@ -92,7 +98,13 @@ class Images:
         context = self._context
         if split not in self._splits:
             self._splits[split] = features(
-                self._clip, context.subset, split, cache=context.cache, say=context.say, patches=self._patches
+                self._clip,
+                context.subset,
+                split,
+                cache=context.cache,
+                say=context.say,
+                labels=self._labels,
+                patches=self._patches,
             )
         found = self._splits[split]
         values, labels, client = found.values, found.labels.cpu(), found.client.cpu()
@@ -100,12 +112,13 @@ class Images:
             apart = torch.tensor([name == context.held_out for name in found.domains], dtype=torch.bool)
             mask = apart[found.domain.cpu()] == held_out
             values, labels, client = values[mask.to(values.device)], labels[mask], client[mask]
-        names = self.novel if split == NOVEL else self.classes
-        place = {name: i for i, name in enumerate(names)}
-        codes = torch.tensor([place.get(name, -1) for name in context.subset.classes])[labels]
-        assert bool((codes >= 0).all()), f"{split}: a row of a class that is not of the split"
+        if not context.subset.entry.multi_label:
+            names = self.novel if split == NOVEL else self.classes
+            place = {name: i for i, name in enumerate(names)}
+            labels = torch.tensor([place.get(name, -1) for name in context.subset.classes])[labels]
+            assert bool((labels >= 0).all()), f"{split}: a row of a class that is not of the split"
         starts = torch.searchsorted(client, torch.arange(len(context.clients) + 1)).tolist()
-        return FeatureRows(values.to(context.device), codes.to(context.device), tuple(starts))
+        return FeatureRows(values.to(context.device), labels.to(context.device), tuple(starts))
 
 
 class Classes:
@@ -177,24 +190,6 @@ class Classes:
 
     def _texts(self, template: str) -> list[str]:
         return [template.replace("{}", name.replace("_", " ")) for name in self.names]
-
-
-def few_shot(labels: torch.Tensor, shots: int, generator: torch.Generator) -> torch.Tensor:
-    """Places of at most ``shots`` rows of each class, drawn at random, in rising order.
-
-    Args:
-        labels: int64 ``[n]`` on the CPU.
-        shots: At least 1.
-        generator: On the CPU.
-
-    Returns:
-        int64 ``[at most shots x classes]``.
-    """
-    shuffled = torch.randperm(len(labels), generator=generator)
-    by_class = shuffled[torch.argsort(labels[shuffled], stable=True)]
-    ordered = labels[by_class]
-    rank = torch.arange(len(labels)) - torch.searchsorted(ordered, ordered)
-    return by_class[rank < shots].sort().values
 
 
 def check_template(name: str, template: str) -> None:

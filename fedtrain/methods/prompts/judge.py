@@ -1,7 +1,7 @@
 """Methods that classify images by the text features of a frozen CLIP: binding and judging.
 
-Logits are exp(logit_scale) x cosine(image, text of the class). Images are never encoded twice
-(``fedtrain.methods.prompts.features``), so judging a prompt is one text pass and one matrix product.
+Logits are exp(logit_scale) x cosine(image, text of the class), for multi-label data with a bias. Images are never
+encoded twice (``fedtrain.methods.prompts.features``), so judging a prompt is one text pass and one matrix product.
 """
 
 from __future__ import annotations
@@ -10,15 +10,18 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import ClassVar, Generic, Literal, TypeVar
 
 from fedrsic_data.errors import UsageError
-from fedtrain.methods.base import Context, Evaluation, Method, State
-from fedtrain.methods.lazy import functional, torch
-from fedtrain.methods.prompts.cohort import Batch
-from fedtrain.methods.prompts.inputs import NOVEL, TRAIN, Classes, FeatureRows, Images
-from fedtrain.metrics import accuracy, harmonic, mean
+from fedtrain.methods import multilabel
+from fedtrain.methods.base import Context, Evaluation, Kind, Method, State
+from fedtrain.methods.labels import Labels, MultiLabel, SingleLabel
+from fedtrain.methods.lazy import torch
+from fedtrain.methods.prompts.inputs import NOVEL, TEMPLATE, TRAIN, Classes, FeatureRows, Images
+from fedtrain.metrics import harmonic, mean
 
 _WIDE = 256  # of a text tower: below, threads wait for each other longer than they work
 _STACK = 16  # clients whose texts are encoded at once when they are judged
 _JUDGED = 256  # images with patches that are judged at a time
+_NAMED = 100  # labels whose own average precision is told
+_GREY = 128  # of 255
 
 
 S = TypeVar("S")
@@ -33,12 +36,14 @@ class ClipMethod(Method, Generic[S]):
         features: The features of an image in ``images``: ``global``, one vector; or ``patches``, that vector and then
             one for each patch, all in the space of the texts. See ``Clip.encode_patches``.
         clip: The frozen CLIP.
+        labels: The kind of the federation's labels: its loss and its metrics.
         images: Rows of every split as features.
         base: The classes of the run; in base-to-novel those that are trained.
         novel: The classes never trained; empty elsewhere.
     """
 
     settings: S
+    kinds: ClassVar[tuple[Kind, ...]] = ("single-label", "multi-label")
     features: ClassVar[Literal["global", "patches"]] = "global"
 
     def __init__(self, context: Context, settings: S) -> None:
@@ -56,12 +61,17 @@ class ClipMethod(Method, Generic[S]):
                 f"{what}: evaluates clients on rows of others, which stay at their sites; use --engine local"
             )
         super().__init__(context, settings)
+        self._first_bias: torch.Tensor | None = None
         self.clip = clip.load(context.clip, context.device)
-        self.images = Images(context, self.clip, patches=self.features == "patches")
+        self.labels = self.kind_of_labels()
+        space = getattr(settings, "labels", "coarse")
+        self.images = Images(context, self.clip, labels=space, patches=self.features == "patches")
         self.base = Classes(self.clip, self.images.classes, context.precision)
         self.novel = Classes(self.clip, self.images.novel, context.precision)
         for classes in (self.base, self.novel):
             self.check_names(classes)
+        if self.labels.several:
+            self.base.check(template=TEMPLATE)  # see first_bias
 
     def check_names(self, classes: Classes) -> None:
         """Checks class names in the texts that the method makes of them, before any image is encoded.
@@ -69,6 +79,10 @@ class ClipMethod(Method, Generic[S]):
         Raises:
             UsageError: A text is too long for the CLIP.
         """
+
+    def kind_of_labels(self) -> Labels:
+        """The kind of the federation's labels, with the settings' choices for it."""
+        return MultiLabel() if self.context.subset.entry.multi_label else SingleLabel()
 
     @property
     def threads(self) -> int | None:
@@ -112,11 +126,41 @@ class ClipMethod(Method, Generic[S]):
         """
         return self.clip.scale * (images @ text.mT)
 
-    def cross_entropy(self, batch: Batch, text: torch.Tensor, state: State) -> torch.Tensor:
-        """Mean cross-entropy of each client's batch, ``[K]``."""
-        logits = self.logits(batch.images, text, state)
-        losses = functional.cross_entropy(logits.flatten(0, 1), batch.labels.flatten(), reduction="none")
-        return batch.mean(losses.view_as(batch.labels))
+    def biased(self, logits: torch.Tensor, state: State) -> torch.Tensor:
+        """Logits as the loss and the metrics take them: for multi-label data with the bias of a state, or the first.
+
+        A cosine of CLIP is about the same for a label that an image has and one that it has not, and a sigmoid of
+        scale x cosine near 1 for all of them; the bias is that of SigLIP (Zhai et al. 2023, arXiv 2303.15343).
+        """
+        if not self.labels.several:
+            return logits
+        return logits + (state["bias"] if "bias" in state else self.first_bias())[..., None]
+
+    def first_bias(self) -> torch.Tensor:
+        """float32 ``[1]``: minus the mean logit of a grey picture under fixed words.
+
+        Our choice. It takes CLIP alone, so a server without images and all its sites start from the same one.
+        """
+        if self._first_bias is None:
+            size = self.clip.preprocessing.size
+            grey = self.clip.encode_images(torch.full((1, 3, size, size), _GREY, dtype=torch.uint8))
+            self._first_bias = -self.clip.scale * (grey @ self.base.fixed(TEMPLATE).T).mean()[None]
+        return self._first_bias
+
+    def classifier(self, state: State, classes: Classes) -> torch.Tensor:
+        """The classifiers of clients: ``text``, less the texts under a negative context if there is one."""
+        return self.against(self.text(state, classes), state, classes)
+
+    def against(self, text: torch.Tensor, state: State, classes: Classes) -> torch.Tensor:
+        """Texts, less those under the negative context of a state if it has one.
+
+        The probability of a label is then the softmax of its logits under both contexts, as in DualCoOp.
+        """
+        if "negative" not in state:
+            return text
+        context = state["negative"]
+        one = context.stride(0) == 0  # all clients have the same
+        return text - classes.under(context[:1] if one else context)
 
     def evaluate(self, shared: State, personal: Callable[[int], State], split: str) -> Evaluation:
         """Evaluate every client's classifier and the shared one.
@@ -135,6 +179,10 @@ class ClipMethod(Method, Generic[S]):
         Leave-one-domain-out: rows of the held-out domain are in none of these. ``held_out`` is the accuracy of the
         shared state on them, ``held_out_local`` the mean over the clients that train of their own classifiers'.
 
+        Multi-label data: ``local`` is the mean average precision on the client's own rows. Over all rows, the metrics
+        of ``fedtrain.methods.multilabel.figures``, each row scored by its own client, and ``AP/<label>`` for up to 100
+        labels; those of the shared state alone have ``shared/`` in front, those on the held-out domain ``held_out/``.
+
         All in percent, NaN where there are no rows.
         """
         if split == TRAIN:
@@ -142,81 +190,124 @@ class ClipMethod(Method, Generic[S]):
         with torch.no_grad():
             return self._evaluation(shared, personal, split)
 
-    def _evaluation(self, shared: State, personal: Callable[[int], State], split: str) -> Evaluation:
+    @property
+    def ranks(self) -> bool:
+        """Whether metrics rank the rows of all clients; see ``Ranked``."""
+        return self.labels.several
+
+    def scores(self, shared: State, personal: Callable[[int], State], split: str) -> State:
+        """Answers and labels of every row, as ``Labels`` has them, with its ``owner``; see ``Ranked``.
+
+        ``answers`` are those of each row's own client, ``shared`` those of the shared state where there is one.
+        """
         rows = self.images.rows(split)
-        apart = self.images.rows(split, held_out=True) if self.context.held_out is not None else None
+        with torch.no_grad():
+            found = [
+                self._answers(text, state, rows.images[rows.of(client)])
+                for client, text, state in self._classifiers(shared, personal, self.base)
+            ]
+            alone = self._shared_answers(shared, self.base, rows)
+        counts = torch.tensor(rows.counts(), device=rows.labels.device)
+        whole = {
+            "answers": torch.cat(found),
+            "labels": rows.labels,
+            "owner": torch.repeat_interleave(torch.arange(len(counts), device=counts.device), counts),
+        }
+        return whole if alone is None else whole | {"shared": alone}
+
+    def figures(self, scores: State) -> Evaluation:
+        """The metrics of ``evaluate`` that rows by themselves give; see ``Ranked``."""
+        if not scores:
+            return Evaluation({})
+        answers, labels, owner = scores["answers"], scores["labels"], scores["owner"]
+        metrics = _named("pooled", self.labels.metrics(answers, labels))
+        if "shared" in scores:
+            metrics |= _named("shared", self.labels.metrics(scores["shared"], labels))
+        if self.labels.several and len(labels) and len(self.base) <= _NAMED and not self.context.numbers:
+            each = multilabel.average_precision(answers, labels == 1)
+            metrics |= {f"AP/{name}": 100 * float(ap) for name, ap in zip(self.base.names, each, strict=True)}
+        count = len(self.context.clients)
+        return Evaluation(
+            metrics=metrics,
+            clients={"local": self.labels.of_clients(answers, labels, owner, count)},
+            rows=torch.bincount(owner, minlength=count).tolist(),
+            over={} if self.labels.several else {name: len(labels) for name in metrics},
+        )
+
+    def _evaluation(self, shared: State, personal: Callable[[int], State], split: str) -> Evaluation:
         if split == NOVEL:
+            rows = self.images.rows(split)
             novel = self._everywhere(shared, personal, self.novel, rows)
-            metrics = self._shared(shared, {"shared": (self.novel, rows)})
-            return Evaluation(metrics, {"novel": novel}, rows.counts())
-        local, hits = self._local(shared, personal, rows)
-        clients = {"local": local}
-        metrics = {"pooled": accuracy(hits, len(rows))} | self._shared(shared, {"shared": (self.base, rows)})
-        if apart is not None:
-            metrics |= self._shared(shared, {"held_out": (self.base, apart)})
+            return Evaluation(self._shared(shared, "shared", self.novel, rows), {"novel": novel}, rows.counts())
+        found = self.figures(self.scores(shared, personal, split))
+        metrics, clients = dict(found.metrics), dict(found.clients)
+        if self.context.held_out is not None:
+            apart = self.images.rows(split, held_out=True)
+            metrics |= self._shared(shared, "held_out", self.base, apart)
             metrics["held_out_local"] = mean(self._everywhere(shared, personal, self.base, apart))
         if len(self.novel):
             unseen = self.images.rows(NOVEL)
-            clients["base"] = self._everywhere(shared, personal, self.base, rows)
+            clients["base"] = self._everywhere(shared, personal, self.base, self.images.rows(split))
             clients["novel"] = self._everywhere(shared, personal, self.novel, unseen)
-            metrics |= self._shared(shared, {"shared_novel": (self.novel, unseen)}) | harmonic_means(**clients)
-        over = {name: len(rows) for name in metrics if name in ("pooled", "shared")}
-        return Evaluation(metrics, clients, rows.counts(), over)
-
-    def _local(self, shared: State, personal: Callable[[int], State], rows: FeatureRows) -> tuple[list[float], int]:
-        """Accuracy of each client on its own rows, and how many rows are right in all."""
-        found, total = [], 0
-        for client, text, state in self._classifiers(shared, personal, self.base):
-            mine = rows.of(client)
-            hits = self._hits(text, state, rows.images[mine], rows.labels[mine])
-            found.append(accuracy(hits, mine.stop - mine.start))
-            total += hits
-        return found, total
+            metrics |= self._shared(shared, "shared_novel", self.novel, unseen) | harmonic_means(**clients)
+        return Evaluation(metrics, clients, found.rows, found.over)
 
     def _everywhere(
         self, shared: State, personal: Callable[[int], State], classes: Classes, rows: FeatureRows
     ) -> list[float]:
-        """Accuracy of each client that trains on all of the rows; NaN for the others."""
+        """The metric of each client that trains, on all of the rows; NaN for the others."""
         found: list[float] = []
         last: tuple[torch.Tensor, float] | None = None
         for client, text, state in self._classifiers(shared, personal, classes):
             if last is None or last[0] is not text:  # a classifier of all clients is judged once
-                last = text, accuracy(self._hits(text, state, rows.images, rows.labels), len(rows))
+                last = text, self.labels.measure(self._answers(text, state, rows.images), rows.labels)
             found.append(last[1] if self.context.rows[client] else float("nan"))
         return found
 
-    def _shared(self, shared: State, wanted: dict[str, tuple[Classes, FeatureRows]]) -> dict[str, float]:
-        """Accuracy of the shared state alone; nothing where nothing is shared."""
-        found = {}
-        for name, (classes, rows) in wanted.items():
-            text = self.shared_text(shared, classes)
-            if text is not None:
-                found[name] = accuracy(self._hits(text, shared, rows.images, rows.labels), len(rows))
-        return found
+    def _shared(self, shared: State, name: str, classes: Classes, rows: FeatureRows) -> dict[str, float]:
+        """Metrics of the shared state alone; none where nothing is shared."""
+        answers = self._shared_answers(shared, classes, rows)
+        return {} if answers is None else _named(name, self.labels.metrics(answers, rows.labels))
+
+    def _shared_answers(self, shared: State, classes: Classes, rows: FeatureRows) -> torch.Tensor | None:
+        text = self.shared_text(shared, classes)
+        if text is None:
+            return None
+        (text,) = self.against(text[None], {name: value[None] for name, value in shared.items()}, classes)
+        return self._answers(text, shared, rows.images)
 
     def _classifiers(
         self, shared: State, personal: Callable[[int], State], classes: Classes
     ) -> Iterator[tuple[int, torch.Tensor, State]]:
-        """Each client's ``text`` and state, encoded in stacks of clients; once if all have the same."""
+        """Each client's ``classifier`` and state, encoded in stacks of clients; once if all have the same."""
         count, one = len(self.context.clients), self.sends_all_the_same
         if one and not self.has_personal:
-            text = self.text(stacked(shared, [{}]), classes)[0]
+            text = self.classifier(stacked(shared, [{}]), classes)[0]
             yield from ((client, text, shared) for client in range(count))
             return
         step = _STACK if one else 1  # clients that received the same are in one stack
         for first in range(0, count, step):
             members = range(first, min(first + step, count))
             state = stacked(self.received(first, shared), [personal(client) for client in members])
-            texts = self.text(state, classes)
+            texts = self.classifier(state, classes)
             texts = texts.expand(len(members), *texts.shape[1:])  # of one row where all have the same
             for i, (client, text) in enumerate(zip(members, texts, strict=True)):
                 yield client, text, {name: value[i] for name, value in state.items()}
 
-    def _hits(self, text: torch.Tensor, state: State, images: torch.Tensor, labels: torch.Tensor) -> int:
-        """Count images that are classified correctly; those with patches some at a time."""
+    def _answers(self, text: torch.Tensor, state: State, images: torch.Tensor) -> torch.Tensor:
+        """Answers to images; those with patches some at a time."""
         parts = torch.split(images, _JUDGED) if images.dim() > 2 else [images]
-        found = [self.logits(part.float(), text, state).argmax(-1) for part in parts]
-        return int((torch.cat(found) == labels).sum())
+        found = [self.biased(self.logits(part.float(), text, state), state) for part in parts]
+        return torch.cat([self.labels.answers(logits) for logits in found])
+
+
+def _named(name: str, metrics: dict[str, float]) -> dict[str, float]:
+    """Metrics with ``name`` in front: the only one by the name itself, several of all clients by their own."""
+    found = {}
+    for key, value in metrics.items():
+        own = key if name == "pooled" else f"{name}/{key}"
+        found[own if key else name] = value
+    return found
 
 
 def stacked(shared: State, personal: Sequence[State]) -> State:

@@ -8,17 +8,20 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import ClassVar, TypeVar
+from dataclasses import dataclass, fields
+from typing import ClassVar, Literal, TypeVar
 
 from fedrsic_data.errors import UsageError
 from fedrsic_data.settings import at_least, positive
 from fedtrain.methods.base import Context, State, Update
+from fedtrain.methods.labels import Labels, MultiLabel, SingleLabel
 from fedtrain.methods.lazy import torch
 from fedtrain.methods.prompts.cohort import Batch, Sgd, descend, gather, schedule
-from fedtrain.methods.prompts.inputs import TRAIN, Classes, few_shot
+from fedtrain.methods.prompts.inputs import TRAIN, Classes
 from fedtrain.methods.prompts.judge import ClipMethod, stacked
 from fedtrain.seeds import generator
+
+_MULTI_LABEL = ("score", "loss", "gamma_neg", "gamma_pos", "shift")
 
 
 @dataclass(frozen=True)
@@ -33,7 +36,15 @@ class PromptSettings:
         weight_decay: Weight decay of SGD.
         batch: Images in a batch; the last one of an epoch has what is left.
         epochs: Passes over a client's rows in a round.
-        shots: Maximum training rows per class and client, drawn once for the run; None: all of them.
+        shots: Maximum training rows per class and client, drawn once for the run; None: all of them. Multi-label:
+            see ``fedtrain.methods.labels.MultiLabel.few_shot``.
+        labels: ``coarse``, or ``fine`` where the dataset has finer labels.
+        score: Multi-label: ``sigmoid``, of scaled cosine and a learned bias; ``pair``, the softmax of the logits under
+            the context and under a negative one, which is learned like the bias and takes a second text pass.
+        loss: Multi-label: ``asl``, the asymmetric loss, or ``bce``, binary cross-entropy.
+        gamma_neg: Asymmetric loss: focus of labels that an image has not.
+        gamma_pos: Of those that it has.
+        shift: Probability below which a label that an image has not costs nothing.
     """
 
     length: int = 16
@@ -44,15 +55,24 @@ class PromptSettings:
     batch: int = 32
     epochs: int = 2
     shots: int | None = None
+    labels: Literal["coarse", "fine"] = "coarse"
+    score: Literal["sigmoid", "pair"] = "sigmoid"
+    loss: Literal["asl", "bce"] = "asl"
+    gamma_neg: float = 2.0
+    gamma_pos: float = 1.0
+    shift: float = 0.05
 
     def __post_init__(self) -> None:
         for name in ("length", "batch", "epochs"):
             at_least(name, getattr(self, name), 1)
         for name in ("std", "lr"):
             positive(name, getattr(self, name))
-        at_least("weight_decay", self.weight_decay, 0)
+        for name in ("weight_decay", "gamma_neg", "gamma_pos"):
+            at_least(name, getattr(self, name), 0)
         if not 0 <= self.momentum < 1:
             raise UsageError(f"momentum={self.momentum} should be from 0 to below 1")
+        if not 0 <= self.shift < 1:
+            raise UsageError(f"shift={self.shift} should be from 0 to below 1")
         if self.shots is not None:
             at_least("shots", self.shots, 1)
 
@@ -65,6 +85,7 @@ class PromptMethod(ClipMethod[P]):
 
     A subclass gives at least one of ``shared`` and ``personal``, whose names must differ, ``text`` and ``shared_text``
     to match, and ``loss``. As it is, the one context ``context`` is shared and is what every client classifies with.
+    Both kinds of data are the same code: ``offset`` and ``label_loss`` know which it is.
 
     Example:
         PromptFL with a penalty on long context vectors::
@@ -96,9 +117,35 @@ class PromptMethod(ClipMethod[P]):
         """Checks class names under a context; see ``ClipMethod.check_names``."""
         classes.check(length=self.settings.length)
 
+    def kind_of_labels(self) -> Labels:
+        """The kind of the federation's labels, with the settings' choices for it.
+
+        Raises:
+            UsageError: A choice for multi-label data, and the data are single-label.
+        """
+        settings, subset = self.settings, self.context.subset
+        if subset.entry.multi_label:
+            return MultiLabel(settings.loss, settings.gamma_neg, settings.gamma_pos, settings.shift)
+        for field in fields(PromptSettings):
+            value = getattr(settings, field.name)
+            if field.name in _MULTI_LABEL and value != field.default:
+                raise UsageError(f"{field.name}={value}: is for multi-label data, {subset.name} is single-label")
+        return SingleLabel()
+
     def shared(self) -> State:
-        """The context, ``[m, d]``."""
-        return {"context": self.drawn("context", self.settings.length, self.clip.width)}
+        """The context, ``[m, d]``, and the ``offset``."""
+        return {"context": self.drawn("context", self.settings.length, self.clip.width), **self.offset()}
+
+    def offset(self) -> State:
+        """Multi-label: tensors that lift or lower all logits, for ``shared``, or ``personal`` where nothing is shared.
+
+        The bias ``bias``, float32 ``[1]``; with ``score=pair`` the context ``negative``, ``[m, d]``, in its place.
+        """
+        if not self.labels.several:
+            return {}
+        if self.settings.score == "pair":
+            return {"negative": self.drawn("negative", self.settings.length, self.clip.width)}
+        return {"bias": self.first_bias().clone()}
 
     def text(self, state: State, classes: Classes) -> torch.Tensor:
         """Text features under the context."""
@@ -117,13 +164,26 @@ class PromptMethod(ClipMethod[P]):
             shared: What the round began with.
 
         Returns:
-            float32 ``[K]``: cross-entropy, where a method has nothing to add to it.
+            float32 ``[K]``: ``label_loss``, where a method has nothing to add to it.
         """
-        return self.cross_entropy(batch, self.text(live, self.base), live)
+        return self.label_loss(batch, self.text(live, self.base), live)
 
-    def optimiser(self, name: str) -> Sgd:  # noqa: ARG002
-        """Optimiser of a tensor; by default the settings apply to all tensors."""
-        return Sgd(self.settings.lr, self.settings.momentum, self.settings.weight_decay)
+    def label_loss(self, batch: Batch, text: torch.Tensor, live: State) -> torch.Tensor:
+        """The loss of the labels of each client's batch, mean over its images: ``[K]``.
+
+        Cross-entropy; multi-label ``settings.loss``, summed over labels.
+
+        Args:
+            batch: A batch of each of K clients.
+            text: Their classifiers, as ``text`` has them.
+            live: Their tensors; the bias and the negative context are taken from here.
+        """
+        logits = self.logits(batch.images, self.against(text, live, self.base), live)
+        return batch.mean(self.labels.loss(self.biased(logits, live), batch.labels))
+
+    def optimiser(self, name: str) -> Sgd:
+        """Optimiser of a tensor; by default the settings apply to all tensors, and a bias does not decay."""
+        return Sgd(self.settings.lr, self.settings.momentum, 0.0 if name == "bias" else self.settings.weight_decay)
 
     def drawn(self, purpose: str, rows: int, width: int) -> torch.Tensor:
         """Starting values from N(0, std^2), float32 ``[rows, width]``: the same at all clients."""
@@ -140,7 +200,7 @@ class PromptMethod(ClipMethod[P]):
             numbers = torch.arange(mine.start, mine.stop)
             if self.settings.shots is not None:
                 draws = generator(self.context.seed, "shots", self.context.number(client))
-                numbers = numbers[few_shot(rows.labels[mine].cpu(), self.settings.shots, draws)]
+                numbers = numbers[self.labels.few_shot(rows.labels[mine].cpu(), self.settings.shots, draws)]
             self._trained[client] = numbers
         return self._trained[client]
 

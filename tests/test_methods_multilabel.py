@@ -7,7 +7,7 @@ import pytest
 import torch
 from sklearn.metrics import average_precision_score, precision_recall_fscore_support
 
-from fedtrain.methods.networks.multilabel import average_precision, figures, overlap
+from fedtrain.methods.multilabel import average_precision, figures, overlap, own_average_precision
 
 
 def drawn(n: int, labels: int, seed: int, decimals: int = 6) -> tuple[torch.Tensor, torch.Tensor]:
@@ -37,6 +37,17 @@ def test_average_precision_is_scikit_learns(case: str) -> None:
             assert torch.isnan(each[label])
         else:
             assert each[label].item() == pytest.approx(average_precision_score(targets[:, label], scores[:, label]))
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_the_average_precision_of_each_client_is_that_of_its_images_alone(case: str) -> None:
+    scores, targets = CASES[case]
+    owner = torch.from_numpy(np.random.default_rng(8).integers(5, size=len(scores)))
+    found = own_average_precision(scores, targets, owner, 7)
+    for client, value in enumerate(found.tolist()):
+        mine = owner == client
+        alone = average_precision(scores[mine], targets[mine])
+        assert value == pytest.approx(100 * float(alone.nanmean()), nan_ok=True)
 
 
 @pytest.mark.parametrize("case", CASES)

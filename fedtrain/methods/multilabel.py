@@ -6,6 +6,8 @@ worth a dependency; tests compare them with scikit-learn.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from fedtrain.methods.lazy import torch
 
 _LABELS = 64  # sorted at a time
@@ -23,22 +25,65 @@ def average_precision(scores: torch.Tensor, targets: torch.Tensor) -> torch.Tens
     Returns:
         float64 ``[L]``, 0 to 1; NaN for a label without a positive.
     """
-    pairs = zip(torch.split(scores, _LABELS, 1), torch.split(targets, _LABELS, 1), strict=True)
-    parts = [_columns(*pair) for pair in pairs]
-    return torch.cat(parts) if parts else torch.zeros(0, dtype=torch.float64)
+    one = torch.zeros(len(scores), dtype=torch.long, device=scores.device)
+    parts = list(_parts(scores, targets, one, 1))
+    return torch.cat(parts, 1)[0] if parts else torch.zeros(0, dtype=torch.float64)
 
 
-def _columns(scores: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    count = len(scores)
+def own_average_precision(scores: torch.Tensor, targets: torch.Tensor, owner: torch.Tensor, count: int) -> torch.Tensor:
+    """Mean average precision of each client's images, over the labels that its images have, in percent.
+
+    Args:
+        scores: float ``[N, L]``, higher is surer.
+        targets: bool ``[N, L]``.
+        owner: int64 ``[N]``, client of each image.
+        count: Number of clients.
+
+    Returns:
+        float64 ``[count]``; NaN for a client whose images have no label.
+    """
+    total = torch.zeros(count, dtype=torch.float64, device=scores.device)
+    labels = torch.zeros_like(total)
+    for found in _parts(scores, targets, owner, count):
+        total += found.nansum(1)
+        labels += (~found.isnan()).sum(1)
+    return 100 * total / labels  # 0 / 0 is NaN
+
+
+def _parts(scores: torch.Tensor, targets: torch.Tensor, owner: torch.Tensor, count: int) -> Iterator[torch.Tensor]:
+    """Average precision by client, ``[count, labels]`` for some labels at a time."""
+    by_owner = owner.argsort(stable=True)
+    owner, rows = owner[by_owner], torch.bincount(owner, minlength=count)
+    starts = rows.cumsum(0) - rows
+    for first in range(0, scores.shape[1], _LABELS):
+        part = slice(first, first + _LABELS)
+        yield _columns(scores[by_owner, part], targets[by_owner, part], owner, starts)
+
+
+def _columns(scores: torch.Tensor, targets: torch.Tensor, owner: torch.Tensor, starts: torch.Tensor) -> torch.Tensor:
+    """Average precision of rows that stand client by client, from ``starts``."""
+    count, place = len(scores), torch.arange(len(scores), device=scores.device)[:, None]
     ordered, order = scores.sort(dim=0, descending=True)
+    if len(starts) > 1:  # by client, and there from the highest score
+        again = owner[order].argsort(dim=0, stable=True)
+        ordered, order = ordered.gather(0, again), order.gather(0, again)
     hit = targets.gather(0, order)
     hits = hit.cumsum(0, dtype=torch.float64)
-    place = torch.arange(count, device=scores.device)[:, None]
     ends = torch.ones_like(hit)
     ends[:-1] = ordered[:-1] != ordered[1:]
+    if len(starts) > 1:
+        ends[:-1] |= (owner[:-1] != owner[1:])[:, None]
     last = torch.where(ends, place, count).flip(0).cummin(0).values.flip(0)  # where the equal scores of each end
-    precision = hits.gather(0, last) / (last + 1)
-    return (precision * hit).sum(0) / hit.sum(0)  # 0 / 0 is NaN
+    if len(starts) == 1:
+        precision = hits.gather(0, last) / (last + 1)
+        return ((precision * hit).sum(0) / hit.sum(0))[None]  # 0 / 0 is NaN
+    first = starts[owner][:, None]
+    before = torch.where(first > 0, hits[(first - 1).clamp(min=0)[:, 0]], 0.0)  # hits of the clients before
+    precision = (hits.gather(0, last) - before) / (last + 1 - first)
+    sums = torch.zeros(2, len(starts), hit.shape[1], dtype=torch.float64, device=scores.device)
+    sums[0].index_add_(0, owner, precision * hit)
+    sums[1].index_add_(0, owner, hit.double())
+    return sums[0] / sums[1]
 
 
 def figures(scores: torch.Tensor, targets: torch.Tensor, top: int | None = None) -> dict[str, float]:
