@@ -129,10 +129,12 @@ class ClipMethod(Method, Generic[S]):
     def biased(self, logits: torch.Tensor, state: State) -> torch.Tensor:
         """Logits as the loss and the metrics take them: for multi-label data with the bias of a state, or the first.
 
+        A state with a negative context needs none, see ``against``.
+
         A cosine of CLIP is about the same for a label that an image has and one that it has not, and a sigmoid of
         scale x cosine near 1 for all of them; the bias is that of SigLIP (Zhai et al. 2023, arXiv 2303.15343).
         """
-        if not self.labels.several:
+        if not self.labels.several or "negative" in state:
             return logits
         return logits + (state["bias"] if "bias" in state else self.first_bias())[..., None]
 
