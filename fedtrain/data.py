@@ -7,11 +7,13 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import torch
 from PIL import Image
 
 from fedrsic_data.dataset import images, unknown
 from fedrsic_data.dataset.reader import Client, Subset
+from fedrsic_data.dataset.schema import whole
 from fedrsic_data.errors import BadImageError
 
 
@@ -66,11 +68,12 @@ class ImageDataset(torch.utils.data.Dataset[tuple[Any, torch.Tensor]]):
         return (tensor(image).contiguous() if self.transform is None else self.transform(image)), target
 
 
-def label_column(subset: Subset, labels: str) -> str:
-    """The column of shards that holds the labels: ``coarse``, or ``fine`` where the dataset has finer ones."""
+def label_columns(subset: Subset, labels: str) -> list[str]:
+    """The columns of shards that ``label_states`` needs; for ``labels`` see there."""
     if not subset.entry.multi_label:
-        return "label"
-    return "labels" if labels == "coarse" else "fine_labels"
+        return ["label"]
+    hidden = subset.entry.unknown is not None
+    return ["labels" if labels == "coarse" else "fine_labels"] + ["labels_unknown"] * hidden
 
 
 def label_states(subset: Subset, table: pa.Table, labels: str) -> torch.Tensor:
@@ -78,21 +81,25 @@ def label_states(subset: Subset, table: pa.Table, labels: str) -> torch.Tensor:
 
     Args:
         subset: Whose rows they are.
-        table: The rows, with the column ``label_column``.
-        labels: ``coarse`` or ``fine``.
+        table: The rows, with the columns ``label_columns``.
+        labels: ``coarse``, or ``fine`` where the dataset has finer labels.
 
     Returns:
-        int64 ``[n]``, the class of each row; multi-label int8 ``[n, L]``: 1 where a row has the label, 0 where not.
+        int64 ``[n]``, the class of each row; multi-label int8 ``[n, L]``: 1 where a row has the label, 0 where not, -1
+        where nobody knows.
     """
-    lists = table.column(label_column(subset, labels)).combine_chunks()
-    if not subset.entry.multi_label:
-        return torch.from_numpy(lists.to_numpy(zero_copy_only=False).astype(np.int64))
-    fine = subset.entry.fine
-    classes = subset.classes if labels == "coarse" or fine is None else fine.classes
-    found = torch.zeros(len(lists), len(classes), dtype=torch.int8)
-    rows = np.repeat(np.arange(len(lists)), np.diff(lists.offsets.to_numpy()))
-    found[torch.from_numpy(rows), torch.from_numpy(lists.flatten().to_numpy().copy())] = 1
-    return found
+    entry = subset.entry
+    names = label_columns(subset, labels)
+    lists = whole(table.column(names[0]))
+    if not entry.multi_label:
+        return torch.from_numpy(lists.to_numpy().astype(np.int64))
+    several = subset.classes if labels == "coarse" or entry.fine is None else entry.fine.classes
+    found = np.zeros((len(lists), len(several)), np.int8)
+    found[np.repeat(np.arange(len(lists)), pc.list_value_length(lists).to_numpy()), lists.flatten().to_numpy()] = 1
+    if entry.unknown is not None:
+        known = unknown.known(table.column("labels_unknown"), len(subset.classes))
+        found[~(known if labels == "coarse" else unknown.known_fine(known, entry))] = -1
+    return torch.from_numpy(found)
 
 
 def picture(data: bytes | None, subset: str, sample: str) -> Image.Image:

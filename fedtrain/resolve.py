@@ -137,10 +137,10 @@ def _check(subset: Subset, config: RunConfig, method: Any) -> None:
     if kind not in method.kinds:
         takes = " and ".join(method.kinds)
         raise UsageError(f"{name}: is {kind}, but {config.method} is for {takes} data; see: fedkit list methods")
-    if subset.entry.unknown is not None:
+    if subset.entry.unknown is not None and not method.leaves_out_unknown:
         raise UsageError(
-            f"{name}: some of its labels are unknown, and no method leaves these out of its loss yet; train on the "
-            "dataset without hidden_labels and annotated_labels"
+            f"{name}: some of its labels are unknown, and {config.method} does not leave these out of its loss; train "
+            "on the dataset without hidden_labels and annotated_labels, or set leaves_out_unknown in the method"
         )
     if not config.splits:
         raise UsageError(

@@ -145,6 +145,7 @@ class Method:
         Settings: Frozen dataclass of the method's settings, each with its published default.
         rounds: Number of rounds in its paper; our choice if it gives none.
         kinds: The kinds of data that it trains on.
+        leaves_out_unknown: Whether its loss leaves out labels that nobody knows, see ``fedtrain.data.label_states``.
         clients_per_round: Clients per round in its paper; None: all.
         files: Settings that may name a file of weights, whose digest identifies a run.
         has_personal: Whether clients have personal state; True in a class that overrides ``personal``.
@@ -156,6 +157,7 @@ class Method:
     Settings: ClassVar[type[Any]]
     rounds: ClassVar[int]
     kinds: ClassVar[tuple[Kind, ...]] = ("single-label",)
+    leaves_out_unknown: ClassVar[bool] = False
     clients_per_round: ClassVar[int | None] = None
     files: ClassVar[tuple[str, ...]] = ()
     has_personal: ClassVar[bool] = False

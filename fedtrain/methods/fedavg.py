@@ -55,14 +55,15 @@ class FedAvg(NetworkMethod[FedAvgSettings]):
         return LinearHead(len(self.names))
 
     def loss(self, client: int, pictures: Pictures, shared: State, round_: int) -> Loss:  # noqa: ARG002
-        """The loss, summed over labels and images, and the proximal term."""
+        """The loss, summed over known labels and images, and the proximal term."""
 
         def loss(images: torch.Tensor, targets: torch.Tensor, rows: torch.Tensor, epoch: int) -> torch.Tensor:  # noqa: ARG001
             logits = self.module(images).float()
             if self._one_class:
                 value = functional.cross_entropy(logits, targets.float(), reduction="sum")
             else:
-                value = functional.binary_cross_entropy_with_logits(logits, targets.float(), reduction="sum")
+                weight = None if pictures.unknown is None else (~pictures.unknown[rows]).float()
+                value = functional.binary_cross_entropy_with_logits(logits, targets.float(), weight, reduction="sum")
             if self.settings.mu:
                 value = value + self.settings.mu / 2 * self._distance(shared["parameters"])
             return value

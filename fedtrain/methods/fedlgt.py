@@ -110,9 +110,9 @@ class FedLGT(NetworkMethod[FedLGTSettings]):
         )
 
     def loss(self, client: int, pictures: Pictures, shared: State, round_: int) -> Loss:  # noqa: ARG002
-        """Binary cross-entropy summed over the unknown labels of every image of a batch.
+        """Binary cross-entropy summed over the labels of every image of a batch that are not shown to the network.
 
-        The guide is the server's model.
+        The guide is the server's model. Labels that nobody knows are neither shown nor in the loss.
         """
         settings, count = self.settings, len(pictures.targets)
         negatives = settings.mask == "negatives" or (settings.mask == "auto" and not self.several)
@@ -132,8 +132,11 @@ class FedLGT(NetworkMethod[FedLGTSettings]):
             known = masks[epoch][rows] & ~unsure[rows]
             if negatives:
                 known = known & ~targets
+            left_out = known
+            if pictures.unknown is not None:
+                known, left_out = known & ~pictures.unknown[rows], known | pictures.unknown[rows]
             logits = self.module(images, states_of(targets, known), dropout)
-            return unknown_loss(logits, targets, known, self.weights)
+            return unknown_loss(logits, targets, left_out, self.weights)
 
         return loss
 

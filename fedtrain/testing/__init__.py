@@ -25,7 +25,7 @@ from fedtrain.config import RunConfig
 from fedtrain.engines.base import Outcome, Training
 from fedtrain.engines.local import InProcess
 from fedtrain.engines.rounds import finite, summarise, unlike
-from fedtrain.methods.base import Context, Evaluation, Kind, Method, Ranked, State, Update
+from fedtrain.methods.base import Context, Evaluation, Kind, Method, State, Update, ranks
 
 _SAMPLES: dict[Kind, tuple[str, dict[str, Any]]] = {
     "single-label": ("fed-rsic", {"subsets": "fed-ucmerced", "sample": {"per_class": 2, "size": 32}}),
@@ -168,8 +168,8 @@ def _evaluated(method: Method, server: State, personal: Callable[[int], State]) 
     _check(set(found.over) <= set(found.metrics), "evaluates to numbers of rows of metrics that are not there")
     figures = summarise(found)
     _check(any(value is not None for value in figures.values()), "evaluates to no finite metric")
-    if isinstance(method, Ranked):
-        scores = method.scores(server, _SPLIT)
+    if ranks(method):
+        scores = method.scores(server, personal, _SPLIT)
         _check("owner" in scores, "scores rows without saying whose they are; add owner, int64 [N]")
         _check(summarise(method.figures(scores)) == figures, "makes other figures of its scores than it evaluates to")
     return figures

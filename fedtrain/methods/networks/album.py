@@ -28,15 +28,18 @@ class Pictures:
         images: uint8 ``[n, 3, size, size]``, RGB.
         targets: bool ``[n, L]``: which labels each has; single-label: its class alone.
         owner: int64 ``[n]``: number of the client each belongs to.
+        unknown: bool ``[n, L]``: which labels nobody knows; None if all are known.
     """
 
     images: torch.Tensor
     targets: torch.Tensor
     owner: torch.Tensor
+    unknown: torch.Tensor | None = None
 
     def take(self, rows: torch.Tensor) -> Pictures:
         """Those of the rows int64 ``[m]``."""
-        return Pictures(self.images[rows], self.targets[rows], self.owner[rows])
+        unknown = None if self.unknown is None else self.unknown[rows]
+        return Pictures(self.images[rows], self.targets[rows], self.owner[rows], unknown)
 
 
 class Album:
@@ -63,11 +66,11 @@ class Album:
             held_out: Domain whose images are given only on request.
         """
         self._subset = subset
-        from fedtrain.data import label_column
+        from fedtrain.data import label_columns
 
         self._labels = labels
         self._held_out = held_out
-        self._columns = ["image", "sample_id", label_column(subset, labels)] + ["domain"] * (held_out is not None)
+        self._columns = ["image", "sample_id", *label_columns(subset, labels)] + ["domain"] * (held_out is not None)
         self._size = size
         self._device = device
         self._left = budget
@@ -117,12 +120,14 @@ class Album:
         files = table.column("image").combine_chunks().field("bytes").to_pylist()
         from fedtrain.data import label_states
 
-        targets = label_states(self._subset, table, self._labels)
-        if targets.dim() == 1:
-            targets = nn.functional.one_hot(targets, len(self._subset.classes))
+        states = label_states(self._subset, table, self._labels)
+        if states.dim() == 1:
+            states = nn.functional.one_hot(states, len(self._subset.classes))
+        unknown = (states < 0).to(self._device) if self._subset.entry.unknown is not None else None
         samples = table.column("sample_id").to_pylist()
         images = decoded(files, samples, self._subset.name, self._size)
-        return Pictures(*(t.to(self._device) for t in (images, targets.bool(), torch.from_numpy(owner))))
+        images, targets, owners = (t.to(self._device) for t in (images, states > 0, torch.from_numpy(owner)))
+        return Pictures(images, targets, owners, unknown)
 
     def _keep(self, key: tuple[str, int, bool], made: Pictures) -> Pictures:
         if made.images.numel() <= self._left:

@@ -94,6 +94,7 @@ class NetworkMethod(Method, Generic[S]):
 
     settings: S
     kinds: ClassVar[tuple[Kind, ...]] = ("single-label", "multi-label")
+    leaves_out_unknown: ClassVar[bool] = True
     files: ClassVar[tuple[str, ...]] = ("backbone_weights",)
 
     def __init__(self, context: Context, settings: S) -> None:

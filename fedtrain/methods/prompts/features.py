@@ -108,9 +108,9 @@ def features(
 
 def _rows(subset: Subset, split: str, labels: str) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, tuple[str, ...]]:
     """Labels as ``Features`` has them, clients' numbers, domains' codes and names; no image is read."""
-    from fedtrain.data import label_column, label_states
+    from fedtrain.data import label_columns, label_states
 
-    table = subset.read(split, [label_column(subset, labels), "domain"])
+    table = subset.read(split, [*label_columns(subset, labels), "domain"])
     domains, domain = np.unique(np.array(table.column("domain").to_pylist(), dtype=np.str_), return_inverse=True)
     rows = torch.tensor([subset.client(name).rows(split) for name in subset.clients], dtype=torch.long)
     client = torch.repeat_interleave(torch.arange(len(rows)), rows)

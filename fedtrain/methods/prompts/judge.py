@@ -44,6 +44,7 @@ class ClipMethod(Method, Generic[S]):
 
     settings: S
     kinds: ClassVar[tuple[Kind, ...]] = ("single-label", "multi-label")
+    leaves_out_unknown: ClassVar[bool] = True
     features: ClassVar[Literal["global", "patches"]] = "global"
 
     def __init__(self, context: Context, settings: S) -> None:
