@@ -770,7 +770,10 @@ def test_an_app_that_was_cut_short_is_written_again(
     assert contents(at) == contents(tmp_path / "whole" / "app")
 
 
-def test_an_app_that_could_not_run_is_not_written(single: Path, tmp_path: Path) -> None:
+def test_an_app_that_could_not_run_is_not_written(
+    single: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(methods.METHODS["fedlgt"], "kinds", ("multi-label",))
     for method, subset, words in (("fedpgp", "nope", "no subset 'nope'"), ("fedlgt", None, "is for multi-label data")):
         with pytest.raises(UsageError, match=words):
             app.write_app(tmp_path / "x", method, str(single), subset, [], None)

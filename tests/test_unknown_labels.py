@@ -28,6 +28,7 @@ from fedrsic_data.errors import ManifestError, UsageError
 from fedrsic_data.publish import card, croissant
 from fedtrain.config import RunConfig
 from fedtrain.data import ImageDataset
+from fedtrain.methods import METHODS
 from fedtrain.resolve import prepared
 
 SMALL = {"sample": {"users": 40, "size": 32}, "clients": 4, "partition": "iid"}
@@ -334,9 +335,13 @@ def test_a_tensor_of_labels_is_never_zero_where_they_are_unknown(hidden: Dataset
         assert torch.isnan(target).tolist() == (~rows.known[number]).tolist()
 
 
-def test_a_method_that_would_read_unknown_labels_as_negative_is_refused(hidden: Dataset) -> None:
-    for method in ("fedlgt", "fedavg"):
-        with pytest.raises(UsageError, match="labels are unknown"):
+def test_a_method_that_would_read_unknown_labels_as_negative_is_refused(
+    hidden: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for method in ("fedlgt", "promptfl"):
+        prepared(RunConfig(method=method, manifest=str(hidden.folder), subset="voc"))
+        monkeypatch.setattr(METHODS[method], "leaves_out_unknown", False)
+        with pytest.raises(UsageError, match=f"labels are unknown, and {method} does not leave these out"):
             prepared(RunConfig(method=method, manifest=str(hidden.folder), subset="voc"))
 
 

@@ -1,7 +1,7 @@
 """The kind of a federation's labels, as the loss of logits and the metrics of answers; all else is the same code.
 
-Labels of N images are int64 ``[N]`` (single-label: the class) or int8 ``[N, C]`` (multi-label: 1 the image has it, 0 it
-has not, -1 unknown). The tensors of several clients or images stand in front of these.
+Labels of N images are int64 ``[N]`` (single-label: the class) or int8 ``[N, C]`` (multi-label: 1 the image has it, 0
+it has not, -1 unknown). The tensors of several clients or images stand in front of these.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from fedtrain.methods.lazy import functional, torch
 from fedtrain.metrics import accuracy
 
 
-class Labels(Protocol):
-    """What depends on the kind of labels.
+class LabelKind(Protocol):
+    """The loss and the metrics that a kind of labels has.
 
     Attributes:
         several: Whether an image may have several labels.
@@ -40,7 +40,7 @@ class Labels(Protocol):
         ...
 
     def answers(self, logits: torch.Tensor) -> torch.Tensor:
-        """What the metrics need of logits ``[N, C]``: the class int64 ``[N]``, or probabilities float32 ``[N, C]``."""
+        """The answers that metrics need of logits ``[N, C]``: the class int64 ``[N]``, or probabilities ``[N, C]``."""
         ...
 
     def measure(self, answers: torch.Tensor, labels: torch.Tensor) -> float:
@@ -111,7 +111,7 @@ class MultiLabel:
         objective: ``asl``, the asymmetric loss (Ben-Baruch et al., ICCV 2021, arXiv 2009.14119), or ``bce``, binary
             cross-entropy; summed over labels.
         gamma_neg: Asymmetric loss: focus of labels that an image has not.
-        gamma_pos: Of those that it has.
+        gamma_pos: Asymmetric loss: focus of labels that it has.
         shift: Probability below which a label that an image has not costs nothing.
     """
 

@@ -50,7 +50,7 @@ class ZeroShot(ClipMethod[ZeroShotSettings]):
         return classes.fixed(self.settings.template)
 
     def train(self, shared: State, personal: Sequence[State], clients: Sequence[int], round_: int) -> Iterator[Update]:  # noqa: ARG002
-        """Nothing is trained and nothing sent; the loss is that of the client's rows, see ``Labels.loss``."""
+        """Nothing is trained and nothing sent; the loss is that of the client's rows, see ``LabelKind.loss``."""
         rows = self.images.rows(TRAIN)
         text = self.base.fixed(self.settings.template)
         for client in clients:

@@ -12,7 +12,7 @@ from typing import ClassVar, Generic, Literal, TypeVar
 from fedrsic_data.errors import UsageError
 from fedtrain.methods import multilabel
 from fedtrain.methods.base import Context, Evaluation, Kind, Method, State
-from fedtrain.methods.labels import Labels, MultiLabel, SingleLabel
+from fedtrain.methods.labels import LabelKind, MultiLabel, SingleLabel
 from fedtrain.methods.lazy import torch
 from fedtrain.methods.prompts.inputs import NOVEL, TEMPLATE, TRAIN, Classes, FeatureRows, Images
 from fedtrain.metrics import harmonic, mean
@@ -81,7 +81,7 @@ class ClipMethod(Method, Generic[S]):
             UsageError: A text is too long for the CLIP.
         """
 
-    def kind_of_labels(self) -> Labels:
+    def kind_of_labels(self) -> LabelKind:
         """The kind of the federation's labels, with the settings' choices for it."""
         return MultiLabel() if self.context.subset.entry.multi_label else SingleLabel()
 
@@ -199,7 +199,7 @@ class ClipMethod(Method, Generic[S]):
         return self.labels.several
 
     def scores(self, shared: State, personal: Callable[[int], State], split: str) -> State:
-        """Answers and labels of every row, as ``Labels`` has them, with its ``owner``; see ``Ranked``.
+        """Answers and labels of every row, as ``LabelKind`` has them, with its ``owner``; see ``Ranked``.
 
         ``answers`` are those of each row's own client, ``shared`` those of the shared state where there is one.
         """

@@ -14,7 +14,7 @@ from typing import ClassVar, Literal, TypeVar
 from fedrsic_data.errors import UsageError
 from fedrsic_data.settings import at_least, positive
 from fedtrain.methods.base import Context, State, Update
-from fedtrain.methods.labels import Labels, MultiLabel, SingleLabel
+from fedtrain.methods.labels import LabelKind, MultiLabel, SingleLabel
 from fedtrain.methods.lazy import torch
 from fedtrain.methods.prompts.cohort import Batch, Sgd, descend, gather, schedule
 from fedtrain.methods.prompts.inputs import TRAIN, Classes
@@ -43,7 +43,7 @@ class PromptSettings:
             the context and under a negative one, which is learned like the bias and takes a second text pass.
         loss: Multi-label: ``asl``, the asymmetric loss, or ``bce``, binary cross-entropy.
         gamma_neg: Asymmetric loss: focus of labels that an image has not.
-        gamma_pos: Of those that it has.
+        gamma_pos: Asymmetric loss: focus of labels that it has.
         shift: Probability below which a label that an image has not costs nothing.
     """
 
@@ -117,7 +117,7 @@ class PromptMethod(ClipMethod[P]):
         """Checks class names under a context; see ``ClipMethod.check_names``."""
         classes.check(length=self.settings.length)
 
-    def kind_of_labels(self) -> Labels:
+    def kind_of_labels(self) -> LabelKind:
         """The kind of the federation's labels, with the settings' choices for it.
 
         Raises:
