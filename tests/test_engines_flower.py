@@ -192,6 +192,20 @@ def test_networks_that_differ_by_client_are_judged_alike_over_flower(
     close(here.data["figures"], there.data["figures"])
 
 
+def test_a_site_imports_no_module_that_a_server_names(
+    single: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A method by its place is for this machine's own runs; sites run methods that are installed there."""
+    (tmp_path / "of_the_server.py").write_text("from fedtrain.methods.promptfl import PromptFL as Mine\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    at, sets = single.parent / "sites" / "server", ("length=4", "epochs=1", "device=cpu", "rounds=1")
+    notes: list[str] = []
+    with pytest.raises(FedkitError, match="none of the 4 sampled clients answered"):
+        trained("of_the_server:Mine", at, tmp_path / "run", *sets, grid=grid_of(single, tmp_path / "s"), notes=notes)
+    assert len(notes) == 4
+    assert all("unknown method 'of_the_server:Mine'" in note for note in notes), notes
+
+
 def test_a_site_refuses_a_method_that_forgets_personal_tensors(
     single: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
