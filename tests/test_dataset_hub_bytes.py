@@ -69,7 +69,7 @@ def federation(out: Path) -> Manifest:
         wanted, "many", partitioner_of(wanted, "many"), plan.merge(wanted.subsets["many"], [index]), []
     )
     entry = SourceEntry("synthetic", "", "none", "none", True, rows, ())
-    planned = Planned.of(wanted, {"ucmerced": entry}, [divided], "synthetic", 0, [])
+    planned = Planned.of(wanted, {"ucmerced": entry}, [divided], "synthetic", 0, [], {})
     return pipeline.build(planned, out).manifest
 
 
