@@ -24,7 +24,8 @@ from fedrsic_data.build.verify import verify
 from fedrsic_data.dataset import schema
 from fedrsic_data.errors import SourceError
 from fedrsic_data.raw.index import Index
-from fedrsic_data.sources import SOURCES, configured, label_matrix, mlrsnet, vocabulary
+from fedrsic_data.raw.remote import RemoteFile
+from fedrsic_data.sources import SOURCES, configured, label_matrix, locate, mlrsnet, vocabulary
 from fedrsic_data.sources.testing import check_source
 from fedrsic_data.sources.ucmerced_multilabel import LABELS
 
@@ -138,6 +139,39 @@ def test_images_are_asked_for_by_the_name_of_their_source(tmp_path: Path, comman
         "build", "fed-rsic-multilabel", "--subset", UCM, "--source", f"ucmerced-multilabel={place}", "--offline"
     )
     refused(done, "ucmerced: not found on this machine", "--source ucmerced=PATH", codes=(1,))
+
+
+def test_labels_and_images_are_downloaded_once_each(
+    ucmerced: Path, tmp_path: Path, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fetched = []
+
+    def fetch(mirrors: Sequence[RemoteFile], folder: Path, **_: object) -> Path:
+        path = folder / mirrors[0].filename
+        if not path.exists():
+            fetched.append(path)
+            folder.mkdir(parents=True)
+            if path.name == "multilabels.zip":
+                return zipped(folder, table())
+            with zipfile.ZipFile(path, "w") as archive:
+                for file in sorted(ucmerced.rglob("*.tif")):
+                    archive.write(file, file.relative_to(ucmerced))
+        return path
+
+    monkeypatch.setattr(locate, "fetch", fetch)
+    answer(command("build", "fed-rsic-multilabel", "--subset", UCM, "--json", "--out", tmp_path / "a"))
+    answer(command("build", "fed-rsic", "--subset", "fed-ucmerced", "--json", "--out", tmp_path / "b"))
+    names = ["ucmerced-multilabel/multilabels.zip", "ucmerced/UCMerced_LandUse.zip"]
+    assert [f"{path.parent.name}/{path.name}" for path in fetched] == names
+    shutil.copytree(ucmerced, tmp_path / "sources")
+    options = ("--sources", tmp_path / "sources", "--json", "--out")
+    answer(command("build", "fed-rsic-multilabel", "--subset", UCM, *options, tmp_path / "c"))
+    inside = tmp_path / "sources/UCMerced_LandUse/a"
+    done = command("build", "fed-rsic-multilabel", "--subset", UCM, *options, inside)
+    refused(done, inside, "lies inside the source", codes=(1, 2))
+    (tmp_path / "none").mkdir()
+    done = command("build", "fed-rsic-multilabel", "--subset", UCM, "--sources", tmp_path / "none")
+    refused(done, "holds none of ucmerced-multilabel", "the images of ucmerced", codes=(1,))
 
 
 def row_of(image: str) -> str:

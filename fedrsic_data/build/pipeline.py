@@ -202,7 +202,8 @@ def _indexes(resolved: Resolved, places: locate.Places, listener: BuildListener)
         return drawn, []
     locate.check_names(places.given, dict.fromkeys((*SOURCES, *sources)))
     here = {name: locate.find(sources[name], places) for name in wanted}
-    if places.folder is not None and not any(here.values()):
+    images = [locate.find(source.images_of, places) for source in sources.values() if isinstance(source, Relabelled)]
+    if places.folder is not None and not any([*here.values(), *images]):
         layouts = ", ".join(f"{name} ({sources[name].facts.layout})" for name in wanted)
         raise SourceError(f"--sources {places.folder}: holds none of {layouts}")
     indexes: dict[str, Index] = {}
