@@ -1,7 +1,7 @@
 """The repetitions of an experiment that draws its datasets anew for each seed, and the orders that they support.
 
     fedkit experiment prompt-methods
-    python benchmarks/repetitions.py experiments/prompt-methods
+    python benchmarks/repetitions.py experiments/prompt-methods --metric test/novel/mean
     python benchmarks/repetitions.py experiments/label-methods --backbone backbone.safetensors
 
 A repetition has new pictures, a new split and partition, and new weights; this refuses repetitions that share a
@@ -222,15 +222,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("experiment", type=Path, help="the folder of a finished experiment")
     parser.add_argument("--backbone", type=Path, help="with several labels: the file that networks started from")
+    parser.add_argument(
+        "--metric", help="the metric of orders, such as test/novel/mean; default: test/local/mean or test/C-AP"
+    )
     given = parser.parse_args()
     for kind, rows in measured(given.experiment, given.backbone).items():
         shared = [name for name in next(iter(rows.values()))[0] if name.startswith("test/")]
-        metric = next(name for name in shared if name in ("test/local/mean", "test/C-AP"))
+        wanted = (given.metric, "test/local/mean", "test/C-AP")
+        metric = next(name for name in wanted if name in shared)
         print(
             f"## {kind}\n\n{table(rows, shared)}\nIn how many of the repetitions a row is above another in {metric}:\n"
         )
         print("\n".join([*wins(rows, metric), ""]))
-        names = list(rows)
+        names = [name for name, runs in rows.items() if all(metric in figures for figures in runs)]
         pairs = [(one, other) for i, one in enumerate(names) for other in names[i + 1 :]]
         print("\n".join([*(order(rows, *pair, metric) for pair in pairs), ""]))
 
