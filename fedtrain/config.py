@@ -38,6 +38,7 @@ _LATER: dict[str, dict[str, Any]] = {
 }
 """Settings that 0.1.0 did not have, with the values that say what it did."""
 _LATER_OF_PROMPTS: dict[str, Any] = {
+    "views": 1,
     "labels": "coarse",
     "score": "sigmoid",
     "loss": "asl",

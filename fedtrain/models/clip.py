@@ -232,17 +232,23 @@ def fit(images: torch.Tensor, how: Preprocessing) -> torch.Tensor:
         height, width = images.shape[-2:]
         short = min(height, width)
         size = (how.size * height // short, how.size * width // short)
-    if size != (height, width):
-        flat = images.reshape(-1, 3, height, width)
-        parts = [flat[:, c : c + 1] for c in range(3)] if height * width > _LARGE else [flat]
-        resized = torch.cat([_resized(part.float(), size, how) for part in parts], dim=1)
-        images = resized.round_().clamp_(0, 255).to(torch.uint8).reshape(*images.shape[:-2], *size)
+    images = resized(images, size, how)
     top, left = (round((side - how.size) / 2) for side in size)
     return images[..., top : top + how.size, left : left + how.size]
 
 
-def _resized(images: torch.Tensor, size: tuple[int, int], how: Preprocessing) -> torch.Tensor:
-    return functional.interpolate(images, size, mode=how.interpolation, antialias=True, align_corners=False)
+def resized(images: torch.Tensor, size: tuple[int, int], how: Preprocessing) -> torch.Tensor:
+    """Resizes images uint8 ``[..., 3, height, width]`` to a height and width, antialiased: uint8."""
+    height, width = images.shape[-2:]
+    if size == (height, width):
+        return images
+    flat = images.reshape(-1, 3, height, width)
+    parts = [flat[:, c : c + 1] for c in range(3)] if height * width > _LARGE else [flat]
+    found = [
+        functional.interpolate(part.float(), size, mode=how.interpolation, antialias=True, align_corners=False)
+        for part in parts
+    ]
+    return torch.cat(found, dim=1).round_().clamp_(0, 255).to(torch.uint8).reshape(*images.shape[:-2], *size)
 
 
 def _middle(images: torch.Tensor) -> torch.Tensor:

@@ -72,20 +72,28 @@ def schedule(rows: torch.Tensor, batch: int, epochs: int, generator: torch.Gener
     return table.reshape(epochs * steps, batch)
 
 
-def gather(tables: Sequence[torch.Tensor], step: int, images: torch.Tensor, labels: torch.Tensor) -> Batch:
+def gather(
+    tables: Sequence[torch.Tensor],
+    step: int,
+    images: torch.Tensor,
+    labels: torch.Tensor,
+    views: Sequence[torch.Tensor] = (),
+) -> Batch:
     """The batch of each client at a step.
 
     Args:
         tables: A ``schedule`` a client, all of the same batch size and longer than ``step``.
         step: From 0.
-        images: Features of all rows, ``[N, ...]``.
+        images: Features of all rows, ``[N, ...]``, or of their views, ``[N, V, ...]``.
         labels: Those of all rows, ``[N, ...]``.
+        views: Which view of each row, a table a client like ``tables``; none where rows have one.
     """
     at = torch.stack([table[step] for table in tables])
     full = at >= 0
     weight = full / full.sum(1, keepdim=True)
     at = torch.where(full, at, at[:, :1]).to(images.device)  # filled up with a row of the client's own, of weight 0
-    return Batch(images[at].float(), labels[at], weight.to(images.device))
+    drawn = (torch.stack([view[step] for view in views]).to(images.device),) if views else ()
+    return Batch(images[(at, *drawn)].float(), labels[at], weight.to(images.device))
 
 
 def descend(

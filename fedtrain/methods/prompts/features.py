@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -16,6 +17,7 @@ import numpy as np
 from fedrsic_data.errors import ManifestError, OutputError
 from fedrsic_data.files import atomic
 from fedtrain.methods.lazy import torch
+from fedtrain.seeds import generator
 
 if TYPE_CHECKING:
     from fedrsic_data.dataset.reader import Subset
@@ -39,8 +41,9 @@ class Features:
     """The images of a split, in the order of the subset's clients and, within a client, of its shard.
 
     Attributes:
-        values: float32 ``[N, embed_dim]``, L2-normalised, on the CLIP's device; with patches float16
-            ``[N, 1 + patches, embed_dim]`` on the CPU, see ``Clip.encode_patches``.
+        values: float32 ``[N, embed_dim]``, L2-normalised, on the CLIP's device; with several views
+            ``[N, views, embed_dim]``; with patches float16 ``[N, 1 + patches, embed_dim]`` on the CPU, see
+            ``Clip.encode_patches``.
         labels: Class of each image, int64 ``[N]``; multi-label int8 ``[N, L]``, see ``fedtrain.data.label_states``.
         client: Number of its client, the place in ``subset.clients``, int64 ``[N]``, rising.
         domain: Its domain, a place in ``domains``, int64 ``[N]``.
@@ -66,12 +69,14 @@ def features(
     say: Callable[[str], None] = lambda _: None,
     labels: str = "coarse",
     patches: bool = False,
+    views: int = 1,
+    seed: int = 0,
 ) -> Features:
     """Encodes a split, or takes its features from the cache.
 
     A cache file is named by what its values depend on: the digests of the shards in the order they are read, the
-    CLIP's digest, and the view. Every shard is compared with its digest first. A cache file that is damaged or says
-    something else is computed again and replaced.
+    CLIP's digest, and the view, or the number and the seed of random ones. Every shard is compared with its digest
+    first. A cache file that is damaged or says something else is computed again and replaced.
 
     Args:
         clip: Frozen.
@@ -81,6 +86,9 @@ def features(
         say: Called with descriptions of long steps.
         labels: ``coarse``, or ``fine`` where the dataset has finer labels.
         patches: Encode every patch of an image too: about 200 kB an image with ViT-B/16.
+        views: 1: the view of evaluation. More: as many random views of each image in its place, see
+            ``fedtrain.models.views``; they take views x embed_dim x 4 bytes an image.
+        seed: Seed of random views. A view depends on this, its image's ``sample_id`` and its number alone.
 
     Raises:
         UsageError: There is no such split.
@@ -95,12 +103,16 @@ def features(
             f"{subset.name}/{split}: the shards hold {len(truth):,} rows, clients.parquet says {len(client):,}; "
             "run: fedkit verify"
         )
-    count, key = len(truth), _key(clip, subset, split, _PATCHES if patches else _VIEW)
+    count = len(truth)
+    view: list[str | int] | str = ["random", views, seed] if views > 1 else _PATCHES if patches else _VIEW
+    key = _key(clip, subset, split, view)
     file = None if cache is None else cache / "features" / f"{key}.safetensors"
-    values = None if file is None else _read(file, key, (count, *((clip.tokens,) if patches else ()), clip.embed_dim))
+    shape = (count, *([views] if views > 1 else []), *([clip.tokens] if patches else []), clip.embed_dim)
+    values = None if file is None else _read(file, key, shape, torch.float16 if patches else torch.float32)
     if values is None:
-        say(f"encoding {count:,} images of {subset.name}/{split} with clip {clip.name}")
-        values = _encode(clip, subset, split, patches)
+        several = f"{views} views ({4 * math.prod(shape) / 1e6:,.1f} MB) of " if views > 1 else ""
+        say(f"encoding {several}{count:,} images of {subset.name}/{split} with clip {clip.name}")
+        values = _encode(clip, subset, split, patches, views, seed).reshape(shape)
         if file is not None:
             _write(file, key, values)
     return Features(values if patches else values.to(clip.device), truth, client, domain, domains)
@@ -122,15 +134,17 @@ def _rows(subset: Subset, split: str, labels: str) -> tuple[torch.Tensor, torch.
     )
 
 
-def _key(clip: Clip, subset: Subset, split: str, view: str) -> str:
+def _key(clip: Clip, subset: Subset, split: str, view: list[str | int] | str) -> str:
     digests = {shard.path: shard.sha256 for shard in subset.entry.shards}
     pieces = [piece for name in subset.clients for piece in subset.pieces(name, split)]
     read = [(digests[piece.file], piece.row_group, piece.row_groups) for piece in pieces]
     return hashlib.sha256(json.dumps([_FORMAT, view, clip.digest, read]).encode()).hexdigest()
 
 
-def _encode(clip: Clip, subset: Subset, split: str, patches: bool = False) -> torch.Tensor:
-    """As ``Features.values``, on the CPU; a row group of files and a batch of small pictures are in memory."""
+def _encode(
+    clip: Clip, subset: Subset, split: str, patches: bool = False, views: int = 1, seed: int = 0
+) -> torch.Tensor:
+    """As ``Features.values``, on the CPU, a row a view; a row group of files and a batch of pictures are in memory."""
     found: list[torch.Tensor] = []
     batch: list[torch.Tensor] = []
 
@@ -141,10 +155,11 @@ def _encode(clip: Clip, subset: Subset, split: str, patches: bool = False) -> to
 
     with ThreadPoolExecutor(_THREADS) as pool:
         for files in _files(subset, split):
-            for picture in pool.map(lambda file: _picture(clip, subset.name, *file), files):
-                batch.append(picture)
-                if len(batch) == _BATCH:
-                    encode()
+            for pictures in pool.map(lambda file: _pictures(clip, subset.name, file, views, seed), files):
+                for picture in pictures:
+                    batch.append(picture)
+                    if len(batch) == _BATCH:
+                        encode()
     if batch:
         encode()
     if not found:
@@ -160,15 +175,20 @@ def _files(subset: Subset, split: str) -> Iterator[list[tuple[str, bytes]]]:
             yield list(zip(rows.column("sample_id").to_pylist(), files.to_pylist(), strict=True))
 
 
-def _picture(clip: Clip, subset: str, sample: str, data: bytes) -> torch.Tensor:
-    """uint8 ``[3, size, size]`` as the image encoder takes it."""
+def _pictures(clip: Clip, subset: str, file: tuple[str, bytes], views: int, seed: int) -> list[torch.Tensor]:
+    """The views of an image, given its id and file: uint8 ``[3, size, size]`` each, as the encoder takes them."""
     from fedtrain.data import picture, tensor
     from fedtrain.models.clip import fit
+    from fedtrain.models.views import random_view
 
-    return fit(tensor(picture(data, subset, sample)), clip.preprocessing)
+    sample, data = file
+    image, how = tensor(picture(data, subset, sample)), clip.preprocessing
+    if views == 1:
+        return [fit(image, how)]
+    return [random_view(image, how, generator(seed, "view", sample, view)) for view in range(views)]
 
 
-def _read(file: Path, key: str, shape: tuple[int, ...]) -> torch.Tensor | None:
+def _read(file: Path, key: str, shape: tuple[int, ...], kind: torch.dtype) -> torch.Tensor | None:
     """The values of a cache file, or None unless it is whole and says that it is what is looked for."""
     from safetensors import SafetensorError, safe_open
 
@@ -179,7 +199,6 @@ def _read(file: Path, key: str, shape: tuple[int, ...]) -> torch.Tensor | None:
             facts, values = held.metadata() or {}, held.get_tensor("values")
     except (OSError, SafetensorError):
         return None
-    kind = torch.float32 if len(shape) == 2 else torch.float16
     if values.shape != shape or values.dtype != kind or facts != _facts(key, values):
         return None
     return values  # type: ignore[no-any-return]

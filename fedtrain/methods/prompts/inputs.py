@@ -27,7 +27,7 @@ class FeatureRows:
     """Rows of a split, those of a client side by side.
 
     Attributes:
-        images: Features as ``Features.values`` has them.
+        images: Features as ``Features.values`` has them: training rows of a method with several views have all of them.
         labels: int64 ``[N]``, places in the label space they are judged in; multi-label int8 ``[N, C]``, see
             ``fedtrain.methods.labels``.
         starts: First row of each client and the end, int64 ``[clients + 1]`` on the CPU.
@@ -52,7 +52,9 @@ class FeatureRows:
 class Images:
     """The rows of a subset by split: base and novel classes each labelled from 0, a held-out domain apart."""
 
-    def __init__(self, context: Context, clip: Clip, *, labels: str = "coarse", patches: bool = False) -> None:
+    def __init__(
+        self, context: Context, clip: Clip, *, labels: str = "coarse", patches: bool = False, views: int = 1
+    ) -> None:
         """Binds a subset to a CLIP; images are encoded on first use, with ``patches`` on request.
 
         Args:
@@ -60,10 +62,18 @@ class Images:
             clip: Frozen.
             labels: ``coarse``, or ``fine`` where the dataset has finer labels.
             patches: Whether every patch of an image is encoded too.
+            views: Random views of each training image, drawn with the run's seed; 1: the view of evaluation. Other
+                splits have that one always.
 
         Raises:
-            UsageError: No such labels, fewer than two classes to tell apart, or no such domain.
+            UsageError: No such labels, fewer than two classes to tell apart, no such domain, or several views of
+                patches.
         """
+        if patches and views > 1:
+            raise UsageError(
+                f"views={views}: this method reads the patches of images, about 200 kB a view; it takes one view, "
+                "so leave views out"
+            )
         entry, subset = context.subset.entry, context.subset
         names, _ = label_space(context, labels)
         self.classes = tuple(name for name in names if name not in entry.novel)
@@ -79,7 +89,7 @@ class Images:
                     f"{suggest(context.held_out, domains)}"
                 )
         self._context = context
-        self._clip, self._patches, self._labels = clip, patches, labels
+        self._clip, self._patches, self._views, self._labels = clip, patches, views, labels
         self._splits: dict[str, Features] = {}
         self._rows: dict[tuple[str, bool], FeatureRows] = {}
 
@@ -105,6 +115,8 @@ class Images:
                 say=context.say,
                 labels=self._labels,
                 patches=self._patches,
+                views=self._views if split == TRAIN else 1,
+                seed=context.seed,
             )
         found = self._splits[split]
         values, labels, client = found.values, found.labels.cpu(), found.client.cpu()

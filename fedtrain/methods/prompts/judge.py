@@ -65,8 +65,8 @@ class ClipMethod(Method, Generic[S]):
         self._first_bias: torch.Tensor | None = None
         self.clip = clip.load(context.clip, context.device)
         self.labels = self.kind_of_labels()
-        space = getattr(settings, "labels", "coarse")
-        self.images = Images(context, self.clip, labels=space, patches=self.features == "patches")
+        space, views = getattr(settings, "labels", "coarse"), getattr(settings, "views", 1)
+        self.images = Images(context, self.clip, labels=space, patches=self.features == "patches", views=views)
         self.base = Classes(self.clip, self.images.classes, context.precision)
         self.novel = Classes(self.clip, self.images.novel, context.precision)
         for classes in (self.base, self.novel):

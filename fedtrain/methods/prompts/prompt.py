@@ -36,6 +36,10 @@ class PromptSettings:
         weight_decay: Weight decay of SGD.
         batch: Images in a batch; the last one of an epoch has what is left.
         epochs: Passes over a client's rows in a round.
+        views: Random views of each training image: crops of 8% to 100% of its area, mirrored half of the time, see
+            ``fedtrain.models.views``. They are drawn with the run's seed, encoded once and cached, views x the CLIP's
+            embed_dim x 4 bytes an image, and each step draws one. 1: no augmentation; training images are seen as in
+            evaluation.
         shots: Maximum training rows per class and client, drawn once for the run; None: all of them. Multi-label:
             see ``fedtrain.methods.labels.MultiLabel.few_shot``.
         labels: ``coarse``, or ``fine`` where the dataset has finer labels.
@@ -54,6 +58,7 @@ class PromptSettings:
     weight_decay: float = 5e-4
     batch: int = 32
     epochs: int = 2
+    views: int = 1
     shots: int | None = None
     labels: Literal["coarse", "fine"] = "coarse"
     score: Literal["sigmoid", "pair"] = "sigmoid"
@@ -63,7 +68,7 @@ class PromptSettings:
     shift: float = 0.05
 
     def __post_init__(self) -> None:
-        for name in ("length", "batch", "epochs"):
+        for name in ("length", "batch", "epochs", "views"):
             at_least(name, getattr(self, name), 1)
         for name in ("std", "lr"):
             positive(name, getattr(self, name))
@@ -86,6 +91,10 @@ class PromptMethod(ClipMethod[P]):
     A subclass gives at least one of ``shared`` and ``personal``, whose names must differ, ``text`` and ``shared_text``
     to match, and ``loss``. As it is, the one context ``context`` is shared and is what every client classifies with.
     Both kinds of data are the same code: ``offset`` and ``label_loss`` know which it is.
+
+    The authors of FedPGP, PromptFolio, FedOTP and pFedMoAP train photographs on random crops and mirror images, a new
+    one at every step. Training here is on the view of evaluation, unless ``views`` asks for several; the more there
+    are, the nearer it is to theirs.
 
     Example:
         PromptFL with a penalty on long context vectors::
@@ -227,6 +236,14 @@ class PromptMethod(ClipMethod[P]):
         # by falling steps, so that the clients still at it are the first of the stack
         order = sorted(range(len(clients)), key=lambda i: (-len(tables[i]), clients[i]))
         tables = [tables[i] for i in order]
+        views = [
+            torch.randint(
+                settings.views,
+                table.shape,
+                generator=generator(self.context.seed, "views", round_, self.context.number(clients[i])),
+            )
+            for table, i in zip(tables, order, strict=True)
+        ]
         learning = {name: value for name, value in shared.items() if name not in self.fixed}
         fixed = {name: shared[name] for name in self.fixed}
         start = stacked(learning, [personal[i] for i in order])
@@ -234,7 +251,8 @@ class PromptMethod(ClipMethod[P]):
         def loss(live: State, step: int) -> torch.Tensor:
             active = len(next(iter(live.values())))
             live |= {name: value.expand(active, *value.shape) for name, value in fixed.items()}
-            return self.loss(live, gather(tables[:active], step, rows.images, rows.labels), shared)
+            several = views[:active] if settings.views > 1 else ()
+            return self.loss(live, gather(tables[:active], step, rows.images, rows.labels, several), shared)
 
         state, losses = descend(start, [len(table) for table in tables], loss, self.optimiser)
         place = {i: at for at, i in enumerate(order)}
