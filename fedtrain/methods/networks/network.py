@@ -154,13 +154,14 @@ class NetworkMethod(Method, Generic[S]):
         """Judges the network that each client received on a whole split; see ``figures``.
 
         Leave-one-domain-out: rows of the held-out domain are in none of these metrics; those on them have
-        ``held_out/`` in front.
+        ``held_out/`` in front, and the accuracy is ``held_out`` itself.
         """
         found = self.figures(self.scores(shared, personal, split))
         if self.context.held_out is None:
             return found
         apart = self.figures(self._scores(shared, split, held_out=True)).metrics
-        apart = {f"held_out/{name}": value for name, value in apart.items() if name != "shared"}
+        names = {name: f"held_out/{name}" for name in apart if name != "shared"} | {"pooled": "held_out"}
+        apart = {names[name]: value for name, value in apart.items() if name in names}
         return replace(found, metrics={**found.metrics, **apart})
 
     @property
