@@ -151,10 +151,14 @@ def texts(values: Mapping[str, Any]) -> list[str]:
     Raises:
         UsageError: JSON has no form for a value.
     """
+    return [f"{key}={value if _is_plain(value) else _json(key, value)}" for key, value in values.items()]
+
+
+def _json(key: str, value: Any) -> str:
     try:
-        return [f"{key}={value if _is_plain(value) else json.dumps(value)}" for key, value in values.items()]
-    except TypeError as error:
-        raise UsageError(f"a setting cannot be written as JSON ({error})") from None
+        return json.dumps(value)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise UsageError(f"{key}: a setting cannot be written as JSON ({error})") from None
 
 
 def _is_plain(value: Any) -> bool:
@@ -281,9 +285,23 @@ def path_of(name: str, value: object) -> Path:
     Raises:
         UsageError: It is none.
     """
-    if not isinstance(value, str | os.PathLike):
-        raise UsageError(f"{name}={value!r} should be a path")
+    try:
+        if not isinstance(value, str | os.PathLike) or b"\0" in os.fsencode(value):
+            raise UsageError(f"{name}={value!r} should be a path")
+    except UnicodeEncodeError:
+        raise UsageError(f"{name}={value!r} should be a path") from None
     return Path(value)
+
+
+def flags(**given: object) -> None:
+    """Checks arguments that are True or False: ``"no"`` would be taken for True.
+
+    Raises:
+        UsageError: One is something else.
+    """
+    for name, value in given.items():
+        if not isinstance(value, bool):
+            raise UsageError(f"{name}={value!r} should be True or False")
 
 
 def local(name: str, path: str | os.PathLike[str]) -> None:

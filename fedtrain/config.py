@@ -196,6 +196,8 @@ class RunConfig:
         at_least("seed", self.seed, 0)
         for name in ("eval_every", "checkpoint_every", "cohort"):
             at_least(name, getattr(self, name), 1)
+        if len(set(self.splits)) < len(self.splits):
+            raise UsageError(f"splits={list(self.splits)}: one occurs twice; name each once")
         if not 0 <= self.dropout < 1:
             raise UsageError(f"dropout={self.dropout} should be from 0 to below 1")
         if self.clients_per_round is not None:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import datasets
 import numpy as np
 import pytest
 import torch
@@ -18,6 +19,7 @@ from fedrsic_data.partition.iid import Iid
 from fedtrain.methods.promptfl import PromptFL
 
 PIXELS = np.zeros((4, 8, 8, 3), np.uint8)
+ROWS = datasets.Dataset.from_dict({"label": [0, 1, 0, 1], "x": [1, 2, 3, 4]})
 
 
 def endless() -> list[Any]:
@@ -35,6 +37,14 @@ def built(what: Any, **more: Any) -> Callable[[], object]:
     return lambda: fedrsic_data.build(what, more.pop("out", "never"), **more)
 
 
+def resplit(**more: Any) -> Callable[[], object]:
+    return lambda: fedrsic_data.resplit("never", "out", **more)
+
+
+def publish(repo: Any, **more: Any) -> Callable[[], object]:
+    return lambda: fedrsic_data.publish("never", repo, **more)
+
+
 @pytest.mark.parametrize(
     ("call", "words"),
     [
@@ -48,6 +58,38 @@ def built(what: Any, **more: Any) -> Callable[[], object]:
         (split([0.0, float("nan")]), "labels: 1 of 2 are missing, row 1 for one"),
         (split([0, 1], 5), "partitioner=5 should be a partitioner, or the name of one"),
         (split([0, 1], classes=2.5), "classes=2.5 should be a number of classes"),
+        (split([0, 1], classes=True), "classes=True should be a number of classes"),
+        (split([0, 1], classes=-1), "classes=-1 should be a number of classes"),
+        (split([0, 1], classes="ab"), "classes='ab' should be a number of classes, or a list of their names"),
+        (split([0, 1], classes=[1, 0]), r"classes=\[1, 0\] should be a number of classes"),
+        (split(["a", "b"], classes=["a", "b", "b"]), "classes: a name occurs twice"),
+        (split(torch.zeros(4, dtype=torch.bfloat16)), "labels: the tensor is no NumPy array"),
+        (split(torch.eye(2).to_sparse()), "labels: the tensor is no NumPy array"),
+        (split(torch.zeros(4, device="meta")), "labels: the tensor is no NumPy array"),
+        (split(np.array([0, 2**64 - 1], np.uint64)), "classes=18,446,744,073,709,551,616 are more than can be"),
+        (split(np.array([[0.0, float("nan")]])), "should be zeros and ones"),
+        (split(ROWS), "labels: a table has several columns; name one with column="),
+        (split(ROWS.to_iterable_dataset(), column="label"), "column='label': a IterableDataset is no table"),
+        (split(datasets.DatasetDict(train=ROWS), column="label"), "column='label': a DatasetDict is no table"),
+        (split([0, 1], column="label"), "column='label': a list is no table"),
+        (built((PIXELS, torch.zeros(4, dtype=torch.bfloat16))), "labels: the tensor is no NumPy array"),
+        (built((PIXELS, {3, 2, 1, 0})), "labels: a set is no column"),
+        (built((PIXELS, "abab")), "labels: a str is no column"),
+        (built(ROWS.to_iterable_dataset()), "a IterableDataset is no dataset with rows"),
+        (
+            built(datasets.DatasetDict(train=ROWS)),
+            "a DatasetDict is no dataset with rows that can be counted; give one of its splits",
+        ),
+        (built({"fedkit": 1, "name": "x", "subsets": {Path("a"): {}}}), "recipe: should be plain JSON"),
+        (built("fed-rsic", offline="no"), "offline='no' should be True or False"),
+        (resplit(overwrite="no"), "overwrite='no' should be True or False"),
+        (publish("a/b", redistribute="no"), "redistribute='no' should be True or False"),
+        (publish("a/b", dry_run=1), "dry_run=1 should be True or False"),
+        (publish(5), "repo=5 and revision=None should be texts"),
+        (publish("a/b", revision=5), "repo='a/b' and revision=5 should be texts"),
+        (lambda: fedrsic_data.split_sites("never", "out", group=1.5), "group=1.5 should be a whole number"),  # type: ignore[arg-type]
+        (lambda: fedrsic_data.split_sites("never", "a\0b"), r"out='a\\x00b' should be a path"),
+        (lambda: fedrsic_data.resplit("never", "\ud800"), r"out='\\ud800' should be a path"),
         (built((PIXELS, endless())), "labels: row 1 is nested"),
         (built((PIXELS, [endless()] * 4)), "labels: row 0 is nested"),
         (built((PIXELS, [0, 1, 0])), "there are 4 images and 3 labels"),

@@ -57,6 +57,7 @@ MULTI: dict[str, tuple[Any, dict[str, Any]]] = {
     "an Arrow column of lists": (pa.array(SETS), {}),
     "zeros and ones": (HOT, {}),
     "a tensor of zeros and ones": (torch.tensor(HOT), {}),
+    "a tensor of zeros and ones as a loss takes them": (torch.tensor(HOT, dtype=torch.float32), {}),
     "a column of a datasets.Dataset": (datasets.Dataset.from_dict({"y": SETS}), {"column": "y"}),
     "a column of class labels": (
         datasets.Dataset.from_dict(

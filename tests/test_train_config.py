@@ -74,6 +74,7 @@ def test_values_are_what_their_field_takes() -> None:
         ("run.dropout=NaN", "not a finite number"),
         ("lr=x", "'x' should be a number"),
         ("device=gpu", "'gpu' is not one of auto, cpu, cuda, mps"),
+        ('splits=["test", "test"]', "one occurs twice; name each once"),
         ("cohort=0", "cohort=0 should be at least 1"),
         ("clients_per_round=0", "clients_per_round=0 should be at least 1"),
     ],

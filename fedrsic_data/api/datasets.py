@@ -20,7 +20,7 @@ from fedrsic_data.derive import sites
 from fedrsic_data.derive.resplit import prepare
 from fedrsic_data.errors import UsageError, for_scripts
 from fedrsic_data.publish import rebuild
-from fedrsic_data.settings import encode, local, path_of, texts
+from fedrsic_data.settings import encode, flags, local, path_of, texts
 from fedrsic_data.sources.locate import Places
 
 Place = str | os.PathLike[str]
@@ -85,8 +85,7 @@ def build(
         SourceError: A source is missing, incomplete or malformed.
         OutputError: The folder cannot be written, or holds something else.
     """
-    if not isinstance(overwrite, bool) or not isinstance(sample, bool | Mapping):
-        raise UsageError(f"overwrite={overwrite!r} and sample={sample!r} should be True or False")
+    flags(overwrite=overwrite, offline=offline, **({} if isinstance(sample, Mapping) else {"sample": sample}))
     engine = engines.chosen(jobs=jobs)
     drawn = sample if isinstance(sample, Mapping) else {}
     changes: dict[str, Any] = {
@@ -103,7 +102,7 @@ def build(
     if isinstance(recipe, str | os.PathLike):
         wanted, published = rebuild.recipe_of(os.fspath(recipe), changes)
     else:
-        if isinstance(recipe, Mapping):
+        if isinstance(recipe, Mapping) and not hasattr(recipe, "with_format"):  # which a datasets.DatasetDict has
             data = dict(recipe)
         else:
             file = in_memory.parquet_of(recipe)
@@ -147,14 +146,15 @@ def resplit(
         UsageError: A setting is unknown, changes more than the split, or cannot be met.
         OutputError: The folder cannot be written, or holds something else.
     """
-    path = _folder(dataset)
+    flags(overwrite=overwrite)
+    path, place = _folder(dataset), path_of("out", out)
 
     def change(old: Recipe) -> Recipe:
         data = recipes.override(encode(old), subsets=_names(subsets), partitioner=partition, sets=texts(settings))
         return recipes.from_json(data, f"recipe of {path}", built=True)
 
     planned = prepare(path, change, listener)
-    return Dataset(pipeline.build(planned, path_of("out", out), overwrite=overwrite, listener=listener).path)
+    return Dataset(pipeline.build(planned, place, overwrite=overwrite, listener=listener).path)
 
 
 @for_scripts
@@ -186,6 +186,8 @@ def split_sites(dataset: Dataset | Place, out: Place, *, group: int = 1) -> tupl
         VerificationError: The dataset is damaged.
         OutputError: The folder exists, or cannot be written.
     """
+    if type(group) is not int:
+        raise UsageError(f"group={group!r} should be a whole number")
     return sites.split(_folder(dataset), path_of("out", out), group=group)
 
 
@@ -220,6 +222,15 @@ def publish(
         VerificationError: The dataset is damaged.
         HubError: The Hub cannot be reached, or refuses.
     """
+    flags(
+        private=private,
+        create_pr=create_pr,
+        reference_only=reference_only,
+        redistribute=redistribute,
+        dry_run=dry_run,
+    )
+    if not isinstance(repo, str) or not isinstance(revision, str | None):
+        raise UsageError(f"repo={repo!r} and revision={revision!r} should be texts")
     from fedrsic_data.publish import run
     from fedrsic_data.publish.upload import Target
 

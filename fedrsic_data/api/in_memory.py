@@ -15,7 +15,7 @@ from fedrsic_data.dataset.schema import IMAGE
 from fedrsic_data.errors import UsageError, translated
 from fedrsic_data.files import atomic
 from fedrsic_data.files.cache import cache_folder
-from fedrsic_data.partition.from_labels import shallow
+from fedrsic_data.partition.from_labels import plain
 
 
 def parquet_of(data: Any) -> Path:
@@ -29,6 +29,8 @@ def parquet_of(data: Any) -> Path:
     Raises:
         UsageError: There are not as many labels as images, or a value is none of these.
     """
+    if hasattr(data, "with_format") and (isinstance(data, dict) or not hasattr(data, "__len__")):
+        raise UsageError(f"a {type(data).__name__} is no dataset with rows that can be counted; give one of its splits")
     table = data.with_format("arrow")[:] if hasattr(data, "with_format") else _table(*_pair(data))
     if not table.num_rows:
         raise UsageError("there are no images to build a dataset of")
@@ -75,9 +77,7 @@ def _pair(data: Any) -> tuple[Iterable[Any], Any]:
 
 
 def _table(images: Iterable[Any], labels: Any) -> pa.Table:
-    if hasattr(labels, "detach"):
-        labels = labels.detach().cpu().numpy()
-    shallow(labels, "labels")
+    labels = plain(labels, "labels")
     if not isinstance(images, Iterable):
         raise UsageError(f"a {type(images).__name__} holds no images; give a list or an array of them")
     try:

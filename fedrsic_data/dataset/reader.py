@@ -85,7 +85,7 @@ class Dataset:
         Raises:
             UsageError: There is no such subset.
         """
-        if name not in self.manifest.subsets:
+        if not isinstance(name, str) or name not in self.manifest.subsets:
             raise UsageError(f"{self.where}: no subset {name!r}{suggest(str(name), self.subsets)}")
         return Subset(self, name)
 

@@ -36,7 +36,7 @@ def rows_of(
         UsageError: A label is missing, not a number, negative or of no class, or lengths differ.
     """
     values, known = _column(labels, column, "labels")
-    names = known if classes is None else classes
+    names = known if classes is None else _wanted(classes)
     codes, offsets, found = _coded(values, names)
     n = len(offsets) - 1
     domain_codes, domain_names = _named(domains, n, "domains") if domains is not None else (np.zeros(n, np.int32), ())
@@ -48,9 +48,7 @@ def rows_of(
 def _column(given: Any, column: str | None, what: str) -> tuple[NDArray[Any] | pa.Array, tuple[str, ...] | None]:
     """The values of a column, and the class names that its container knows."""
     known = None
-    if isinstance(given, str | bytes | dict | set | frozenset):
-        raise UsageError(f"{what}: a {type(given).__name__} is no column; give a list, an array or a dataset")
-    if column is None and hasattr(given, "columns") and not hasattr(given, "features"):
+    if column is None and (hasattr(given, "columns") or hasattr(given, "features")) and not hasattr(given, "targets"):
         raise UsageError(f"{what}: a table has several columns; name one with column=")
     if column is not None:
         given, known = _of_table(given, column)
@@ -61,12 +59,10 @@ def _column(given: Any, column: str | None, what: str) -> tuple[NDArray[Any] | p
     ):  # torch's Subset
         whole, known = _column(given.dataset, None, what)
         given = whole.take(pa.array(given.indices)) if isinstance(whole, pa.Array) else whole[np.asarray(given.indices)]
-    if hasattr(given, "detach"):  # a tensor, wherever it is
-        given = given.detach().cpu().numpy()
+    given = plain(given, what)
     names = tuple(map(str, known)) if known is not None else None
-    if isinstance(given, np.ndarray) and given.dtype.kind in "biu":
+    if isinstance(given, np.ndarray) and given.dtype.kind in ("biuf" if given.ndim == 2 else "biu"):
         return given, names
-    shallow(given, what)
     try:
         values = given if isinstance(given, pa.Array | pa.ChunkedArray) else pa.array(given, from_pandas=True)
     except (pa.ArrowException, TypeError, ValueError, OverflowError) as error:
@@ -79,23 +75,34 @@ def _column(given: Any, column: str | None, what: str) -> tuple[NDArray[Any] | p
     return values, names
 
 
-def shallow(given: Any, what: str) -> None:
-    """Refuse what is nested deeper than lists of labels; a list that holds itself would end the process in Arrow.
+def plain(given: Any, what: str) -> Any:
+    """A column that Arrow can read: a tensor becomes an array, anything else is returned as it is.
 
     Raises:
-        UsageError: A row holds a list of lists, or an object.
+        UsageError: It has no order, or is a text; a tensor that NumPy has no form of; or a row is nested deeper than a
+            list of labels: a list that holds itself would end the process in Arrow.
     """
+    if isinstance(given, str | bytes | dict | set | frozenset):
+        raise UsageError(f"{what}: a {type(given).__name__} is no column; give a list, an array or a dataset")
+    if hasattr(given, "detach"):
+        try:
+            return given.detach().cpu().numpy()
+        except (TypeError, RuntimeError) as error:
+            raise UsageError(f"{what}: the tensor is no NumPy array ({' '.join(str(error).split())[:200]})") from None
     if not isinstance(given, list | tuple) and getattr(given, "dtype", None) != np.dtype(object):
-        return
+        return given
     for number, row in enumerate(given):
         deep = isinstance(row, list | tuple) or getattr(row, "dtype", None) == np.dtype(object)
         if isinstance(row, dict) or (deep and any(isinstance(one, list | tuple | dict | np.ndarray) for one in row)):
             raise UsageError(f"{what}: row {number} is nested; give one label per row, or a list of labels")
+    return given
 
 
 def _of_table(given: Any, column: str) -> tuple[Any, Sequence[str] | None]:
     """A column of a ``datasets.Dataset``, a DataFrame or an Arrow table, and the names of its ``ClassLabel``."""
     names: Sequence[str] = getattr(given, "column_names", None) or list(getattr(given, "columns", ()))
+    if isinstance(given, dict) or not names or not hasattr(given, "__len__"):
+        raise UsageError(f"column={column!r}: a {type(given).__name__} is no table of columns with a length")
     if list(names).count(column) > 1:
         raise UsageError(f"column={column!r}: occurs {list(names).count(column)} times; rename all but one")
     if column not in names:
@@ -116,7 +123,7 @@ def _coded(
     if isinstance(values, np.ndarray) and values.ndim != 1:
         raise UsageError(f"labels have {values.ndim} dimensions; give one label per row, or rows of zeros and ones")
     if isinstance(values, np.ndarray):
-        values = pa.array(values.astype(np.int64))
+        values = pa.array(values.astype(np.uint64 if values.dtype.kind == "u" else np.int64))
     _complete(values, "labels")
     if pa.types.is_list(values.type) or pa.types.is_large_list(values.type) or pa.types.is_fixed_size_list(values.type):
         offsets = np.concatenate([[0], np.cumsum(pc.list_value_length(values).to_numpy())]).astype(np.int64)
@@ -169,16 +176,23 @@ def _indexed(values: pa.Array, names: Classes) -> tuple[NDArray[np.int32], tuple
     return numbers.astype(np.int32), found
 
 
+def _wanted(classes: Classes) -> Classes:
+    """Number or names of classes as given, checked."""
+    if type(classes) is int and classes >= 0:
+        return classes
+    if not isinstance(classes, list | tuple) or not all(isinstance(name, str) for name in classes):
+        raise UsageError(f"classes={classes!r} should be a number of classes, or a list of their names")
+    if len(set(classes)) < len(classes):
+        raise UsageError("classes: a name occurs twice")
+    return classes
+
+
 def _class_names(names: Classes, least: int) -> tuple[str, ...]:
-    if not isinstance(names, int | Sequence | None):
-        raise UsageError(f"classes={names!r} should be a number of classes, or a list of their names")
     if names is None or isinstance(names, int):
         count = least if names is None else names
         if count > 10_000_000:
             raise UsageError(f"classes={count:,} are more than can be; are these labels row numbers?")
         return tuple(map(str, range(count)))
-    if len(set(names)) < len(names):
-        raise UsageError("classes: a name occurs twice")
     return tuple(names)
 
 

@@ -35,7 +35,7 @@ def override(
     Raises:
         UsageError: An unknown subset or a malformed ``key=value``.
     """
-    data = {"partition": dict(DEFAULT_PARTITION), **json.loads(json.dumps(data))}  # whose settings may be changed
+    data = {"partition": dict(DEFAULT_PARTITION), **_copied(data)}  # whose settings may be changed
     known = data.get("subsets")
     known = known if isinstance(known, dict) else {}
     for name in subsets:
@@ -70,6 +70,14 @@ def override(
     if sample and data.get("sample") is None:
         raise UsageError("--sample and --set sample=null contradict each other; leave one out")
     return data
+
+
+def _copied(data: Mapping[str, Any]) -> dict[str, Any]:
+    try:
+        copy: dict[str, Any] = json.loads(json.dumps(data))
+    except (TypeError, ValueError, RecursionError) as error:
+        raise UsageError(f"recipe: should be plain JSON ({error})") from None
+    return copy
 
 
 def _used(data: Mapping[str, Any]) -> Any:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from fedrsic_data.dataset.reader import Dataset, Subset
 from fedrsic_data.errors import UsageError, for_scripts
 from fedrsic_data.files.cache import cache_folder
-from fedrsic_data.settings import path_of, suggest, texts
+from fedrsic_data.settings import flags, path_of, suggest, texts
 from fedtrain.progress import QUIET, Listener
 from fedtrain.report.curves import Runs, curve, rounds_of
 from fedtrain.report.seed_table import Cell, Filled, written
@@ -155,8 +155,7 @@ def train(
     from fedrsic_data import recipes
     from fedtrain import engines, run
 
-    if not isinstance(overwrite, bool):
-        raise UsageError(f"overwrite={overwrite!r} should be True or False")
+    flags(overwrite=overwrite)
     config = run.draft(method, texts(settings))
     chosen = _subset(data, subset)
     wanted = replace(config, manifest=chosen.dataset.where, subset=chosen.name)
