@@ -29,6 +29,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, ClassVar
 from unittest import mock
 
 import torch
@@ -77,7 +78,9 @@ def prepared(subset: Subset, device: torch.device) -> FedPGP:
 class Plain:
     """A step as it is written down: every class a sequence of 77 tokens, nothing kept from step to step."""
 
-    def __init__(self, method: FedPGP) -> None:
+    names: ClassVar[tuple[str, ...]] = ("sigma", "u", "v")  # of the tensors in training
+
+    def __init__(self, method: Any) -> None:
         self.clip, self.settings = method.clip, method.settings
         model, names = self.clip.model, [name.replace("_", " ") for name in method.base.names]
         length = self.settings.length
@@ -87,7 +90,7 @@ class Plain:
         embedded = model.token_embedding(self.tokens)
         self.before, self.after = embedded[:, :1], embedded[:, 1 + length :]
         state = {**method.shared(), **method.personal(0)}
-        self.state = [state[name].clone().requires_grad_() for name in ("sigma", "u", "v")]
+        self.state = [state[name].clone().requires_grad_() for name in self.names]
         settings = self.settings
         self.sgd = torch.optim.SGD(self.state, settings.lr, settings.momentum, weight_decay=settings.weight_decay)
 

@@ -33,8 +33,8 @@ import fedrsic_data
 from fedrsic_data.dataset.reader import Subset
 from fedrsic_data.files.cache import cache_folder
 from fedtrain.experiments import run, spec
+from fedtrain.methods import multilabel
 from fedtrain.methods.base import Context
-from fedtrain.methods.networks import multilabel
 from fedtrain.methods.networks.album import Album, Pictures, normalised
 from fedtrain.methods.prompts.inputs import TEMPLATE, Classes, FeatureRows, Images
 from fedtrain.metrics import accuracy, mean

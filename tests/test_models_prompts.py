@@ -10,7 +10,7 @@ import torch
 from torch.nn import functional
 
 from fedrsic_data.errors import UsageError
-from fedtrain.models import tiny
+from fedtrain.models import prompts, tiny
 from fedtrain.models.clip import Clip, frozen, load
 from fedtrain.models.prompts import PromptEncoder, initial_context
 
@@ -111,6 +111,30 @@ def test_class_names_that_need_several_rows() -> None:
     clip = tower({})
     assert PromptEncoder(clip, names, 4)._tree.names.shape[0] > 2
     close(*both(clip, names, clients=2, length=4))
+
+
+@pytest.mark.parametrize("count", [6, 90])
+def test_blocks_computed_again_for_gradients_change_no_bit_and_keep_an_eighth(
+    count: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = tuple(f"{'x' * (1 + i % 9)} {i}" for i in range(count))
+    encoder = PromptEncoder(tower({"layers": 4}), names, 4)
+    start = initial_context(4, encoder.width, torch.Generator().manual_seed(7), std=0.5).expand(2, -1, -1)
+    found, kept = [], []
+    for limit in (prompts._KEPT, 0):
+        monkeypatch.setattr(prompts, "_KEPT", limit)
+        context, sizes = start.clone().requires_grad_(), {}
+
+        def keep(saved: torch.Tensor, sizes: dict[int, int] = sizes) -> torch.Tensor:
+            sizes[saved.untyped_storage().data_ptr()] = saved.untyped_storage().nbytes()
+            return saved
+
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x):
+            values = encoder(context)
+        found.append((values.detach(), *torch.autograd.grad(values.square().sum() + values.sum(), context)))
+        kept.append(sum(sizes.values()))
+    assert all(torch.equal(one, other) for one, other in zip(*found, strict=True))
+    assert kept[1] < kept[0] / 8
 
 
 def test_some_of_the_classes_in_any_order() -> None:

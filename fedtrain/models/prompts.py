@@ -20,10 +20,12 @@ import torch
 from open_clip.transformer import ResidualAttentionBlock  # type: ignore[import-untyped]
 from torch import nn
 from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
 
 from fedrsic_data.errors import UsageError
 from fedtrain.models.clip import Clip
 
+_KEPT = 2**30  # bytes of a pass that may be kept for its gradients: beyond, each block is computed again for them
 _ROW = 256  # class tokens that share a row: more repeats the context less often, but attention grows with the square
 
 
@@ -65,7 +67,8 @@ class PromptEncoder:
     """Text features of classes under learned contexts.
 
     Memory for gradients is about 80 x layers x width bytes for each context and token, of which there are
-    ``tokens`` to a context.
+    ``tokens`` to a context. Above 1 GiB, a pass keeps only what enters each block, a twentieth, and computes the blocks
+    again for the gradients: the values are the same to the bit, and a step takes a third longer.
 
     Attributes:
         length: Context vectors, m.
@@ -122,9 +125,10 @@ class PromptEncoder:
             dim=2,
         ).flatten(0, 1)
         mask = tree.mask if rows == 1 else tree.mask.repeat(contexts, 1, 1, 1)
-        for block in self._blocks[:-1]:
-            x = _block(block, x, mask)
-        x = _block(self._blocks[-1], x, mask, tree.ends.repeat(contexts, 1))
+        again = x.requires_grad and 80 * len(self._blocks) * x.numel() > _KEPT
+        for block in self._blocks:
+            at = tree.ends.repeat(contexts, 1) if block is self._blocks[-1] else None
+            x = checkpoint(_block, block, x, mask, at, use_reentrant=False) if again else _block(block, x, mask, at)
         x = x.reshape(contexts, -1, width)[:, tree.order]
         x = self._text.ln_final(x)
         projection = self._text.text_projection
