@@ -13,7 +13,7 @@ from fedrsic_data.cli import commands, completion
 from fedrsic_data.cli.app import App
 from fedrsic_data.cli.commands import Json, Subsets
 from fedrsic_data.cli.console import answer, listening, run_app, say, telling
-from fedrsic_data.cli.setting_options import given_settings, with_settings
+from fedrsic_data.cli.setting_options import given_settings, joined, with_settings
 from fedrsic_data.errors import FedkitError
 
 if TYPE_CHECKING:
@@ -152,7 +152,7 @@ def train(
     from fedrsic_data.files.cache import cache_folder
     from fedrsic_data.sources.locate import Places
 
-    sets = [*given_settings(context), *(set_ or [])]
+    sets = joined(given_settings(context), set_)
     from fedtrain import engines, run
     from fedtrain.report import answers
     from fedtrain.runs.results import learned
@@ -328,7 +328,7 @@ def flower_app(
     """
     from fedtrain.federation.app import write_app
 
-    sets = [*given_settings(context), *(set_ or [])]
+    sets = joined(given_settings(context), set_)
     answer(write_app(folder, method, manifest, subset, sets, out, overwrite=overwrite), json)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import re
+import signal
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import wraps
@@ -188,13 +189,20 @@ def blamed(what: str, thing: type) -> Iterator[None]:
         what: The word for the thing whose code runs.
         thing: Its class; exceptions of fedkit's own ones pass as they are.
     """
+    note = f"{_BLAME}{what} {thing.__qualname__} of {thing.__module__}"
     try:
         yield
+    except SystemExit as end:  # would end the command as if all were done; Ray ends it so after SIGTERM
+        if is_ours(thing) or end.code == signal.SIGTERM:
+            raise
+        fault = RuntimeError(f"it calls sys.exit({end.code!r})")
+        fault.add_note(note)
+        raise fault from end
     except (FedkitError, OSError):
         raise
     except Exception as error:
         if not is_ours(thing) and not for_want_of_memory(error):
-            error.add_note(f"{_BLAME}{what} {thing.__qualname__} of {thing.__module__}")
+            error.add_note(note)
         raise
 
 

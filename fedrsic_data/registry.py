@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from collections.abc import Callable, Collection, Iterator, Mapping, MutableMapping, Sequence
-from contextlib import suppress
+from contextlib import redirect_stdout, suppress
 from functools import cached_property
 from importlib import import_module
 from operator import attrgetter
@@ -167,7 +168,8 @@ class Registry(MutableMapping[str, T]):
 
     def _loaded(self, where: str, path: str, load: Callable[[], T]) -> T:
         try:
-            thing = load()
+            with redirect_stdout(sys.stderr):  # where a command answers in JSON, nothing else may be
+                thing = load()
             lacking = [need for need in self.needs if not hasattr(thing, need)]
         except KeyboardInterrupt:
             raise

@@ -137,7 +137,10 @@ def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _hints(cls: type) -> dict[str, Any]:
-    hints = get_type_hints(cls)
+    try:
+        hints = get_type_hints(cls)
+    except Exception as error:  # code of others: a name that is imported for type checkers alone, for one
+        raise UsageError(f"{cls.__module__}: annotations of {cls.__qualname__} cannot be read ({error})") from error
     return {field.name: hints[field.name] for field in dataclasses.fields(cls)}
 
 

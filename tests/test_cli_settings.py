@@ -16,7 +16,7 @@ import pytest
 from conftest import ROOT, Command, printed, refused
 from federated_softmax import Softmax
 
-from fedrsic_data.cli.setting_options import given_settings
+from fedrsic_data.cli.setting_options import given_settings, joined
 from fedrsic_data.errors import UsageError
 from fedrsic_data.settings import meanings
 from fedtrain import methods, run
@@ -189,3 +189,39 @@ def test_the_next_command_of_a_run_has_its_settings_as_options(given: Any) -> No
     again = given(*words[2:])
     kept = [text for text in sets if not text.startswith("seed=")]
     assert again == [*kept, f"seed={done.facts['config']['seed'] + 1}"]
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        ("train fedpgp --manifest x --lr 0.1 --set lr=0.2", "--set lr=0.2: --lr gives this setting too"),
+        ("train fedpgp --manifest x --set method.lr=0.2 --lr 0.1", "--set method.lr=0.2: --lr gives this setting too"),
+        ("train fedlgt --manifest x --run.dropout 0.1 --set run.dropout=0.2", "--run.dropout gives this setting too"),
+        ("build fed-rsic --sample --alpha 1 --set alpha=2", "--set alpha=2: --alpha gives this setting too"),
+        ("resplit x --out y --clients 1 --set clients=2", "--set clients=2: --clients gives this setting too"),
+    ],
+)
+def test_a_setting_that_is_given_in_two_ways_is_refused(words: str, line: str, command: Command) -> None:
+    refused(command(*words.split()), line, codes=(2,))
+
+
+def test_settings_of_one_name_in_run_and_method_are_two() -> None:
+    assert joined(["run.dropout=0.1"], ["method.dropout=0.2"]) == ["run.dropout=0.1", "method.dropout=0.2"]
+
+
+@pytest.mark.parametrize("arguments", [("--rounds", "1"), ("--help",)])
+def test_annotations_that_cannot_be_read_are_the_fault_of_their_package(
+    arguments: tuple[str, ...], command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "halfway.py").write_text(
+        "from __future__ import annotations\n"
+        "from dataclasses import dataclass\n"
+        "from fedtrain.methods.promptfl import PromptFL\n\n\n"
+        "class Halfway(PromptFL):\n"
+        "    @dataclass(frozen=True)\n"
+        "    class Settings:\n"
+        "        rate: Rate = 1\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    words = "halfway: annotations of Halfway.Settings cannot be read (name 'Rate' is not defined)"
+    refused(command("train", "halfway:Halfway", "--manifest", "nothing", *arguments), words, codes=(2,))

@@ -368,6 +368,10 @@ def test_a_folder_of_something_else_is_left_alone(tmp_path: Path, done: Finished
     with pytest.raises(OutputError, match="holds the experiment 'small', not 'other'"):
         run.run(small(name="other"), done.folder)
     assert (tmp_path / "mine" / "notes.txt").read_text() == "mine"
+    built = next((done.folder / "data").iterdir())
+    with pytest.raises(OutputError, match="is inside the dataset .*, which may hold nothing else"):
+        run.run(small(datasets=[{"recipe": str(built)}], tables=[]), built / "x")
+    assert not (built / "x").exists()
     own = tmp_path / "mine" / "experiment.json"
     own.write_text('{"name": "small", "notes": "years of work"}')
     with pytest.raises(OutputError, match="is no experiment of fedkit"):

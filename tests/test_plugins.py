@@ -29,6 +29,13 @@ class Faulty(PromptFL):
         return iter([{}["lost"]])
 
 
+class Leaving(PromptFL):
+    """Ends the process when it trains."""
+
+    def train(self, shared, personal, clients, round_):
+        raise SystemExit(0)
+
+
 class Short(PromptFL):
     """Trains all clients but the last."""
 
@@ -66,6 +73,14 @@ def test_a_method_is_trained_by_its_place(sample_build: Path, scripts: Path) -> 
         "unknown key 'epoch' for my_methods:Mine; did you mean 'epochs'?",
         codes=(2,),
     )
+
+
+def test_words_of_a_module_are_kept_out_of_answers(scripts: Path) -> None:
+    (scripts / "loud.py").write_text("print('words of a module')\nfrom my_methods import Mine\n")
+    done = fedkit("train", "loud:Mine", "--help", cwd=scripts)
+    assert done.returncode == 0, done.stderr
+    assert "words of a module" in done.stderr
+    assert "words of a module" not in done.stdout
 
 
 def test_python_takes_a_place_too(sample_build: Path, scripts: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -106,6 +121,11 @@ def test_a_method_that_fails_is_named(sample_build: Path, scripts: Path) -> None
     line = ("train", "my_methods:Faulty", "--manifest", sample_build, *TINY)
     words = refused(fedkit(*line, cwd=scripts), "the method Faulty of my_methods failed (KeyError: 'lost')", codes=(1,))
     assert "FEDKIT_DEBUG=1 shows where" in words
+    refused(
+        fedkit("train", "my_methods:Leaving", "--manifest", sample_build, *TINY, cwd=scripts),
+        "the method Leaving of my_methods failed (RuntimeError: it calls sys.exit(0))",
+        codes=(1,),
+    )
     told = fedkit(*line, cwd=scripts, FEDKIT_DEBUG="1").stderr
     assert 'return iter([{}["lost"]])' in told
     refused(

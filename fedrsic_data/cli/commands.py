@@ -9,6 +9,7 @@ import typer
 
 from fedrsic_data.cli import completion
 from fedrsic_data.cli.console import answer, bars, listening, telling, without_pandas
+from fedrsic_data.cli.setting_options import joined
 
 Alpha = Annotated[float | None, typer.Option(help="Dirichlet concentration; smaller is more skewed.")]
 Clients = Annotated[int | None, typer.Option(help="Number of clients.")]
@@ -103,9 +104,8 @@ def build(
     sets = [
         *given(alpha=alpha, clients=clients, seed=seed, on_bad_image=on_bad_image),
         *(["allow_partial=true"] if allow_partial else []),
-        *(set_ or []),
     ]
-    changes = {"subsets": subset or [], "partitioner": partition, "sample": sample, "sets": sets}
+    changes = {"subsets": subset or [], "partitioner": partition, "sample": sample, "sets": joined(sets, set_)}
     wanted, published = rebuild.recipe_of(recipe, changes)
     places = Places(folder=sources, given=_pairs(source or []), offline=offline)
     memory.frugal()
@@ -191,8 +191,9 @@ def resplit(
     from fedrsic_data.derive.resplit import prepare
     from fedrsic_data.settings import encode
 
+    sets = joined(given(alpha=alpha, clients=clients, seed=seed), set_)
+
     def change(old: Recipe) -> Recipe:
-        sets = [*given(alpha=alpha, clients=clients, seed=seed), *(set_ or [])]
         data = recipes.override(encode(old), subsets=subset or [], partitioner=partition, sets=sets)
         return recipes.from_json(data, f"recipe of {manifest}", built=True)
 

@@ -28,6 +28,21 @@ def given_settings(context: typer.Context) -> list[str]:
     return found
 
 
+def joined(options: Sequence[str], sets: Sequence[str] | None) -> list[str]:
+    """Settings from options, and those from ``--set``, as ``key=value`` texts.
+
+    Raises:
+        UsageError: An option and ``--set`` give the same setting.
+    """
+    names = {text.partition("=")[0] for text in options}
+    for text in sets or []:
+        key = text.partition("=")[0]
+        ways = {key, key.removeprefix("run."), key.removeprefix("method."), f"run.{key}", f"method.{key}"}
+        for name in names & ways:
+            raise UsageError(f"--set {text}: {_typed(name)} gives this setting too; leave one of them out")
+    return [*options, *(sets or [])]
+
+
 def with_settings(known: Callable[[Sequence[str]], tuple[str, Sections]], argument: str) -> type[Command]:
     """A kind of command that has an option for each setting.
 

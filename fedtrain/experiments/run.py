@@ -148,6 +148,11 @@ def run(
         if not gpu.isdecimal():
             raise UsageError(f"--gpus {gpu}: should be numbers of GPUs, such as 0,1")
     datasets, runs = planned(experiment, out, only)
+    for one in datasets:
+        if one.recipe is None and Path(os.path.realpath(out)).is_relative_to(os.path.realpath(one.place)):
+            raise OutputError(
+                f"--out {out}: is inside the dataset {one.place}, which may hold nothing else; choose another"
+            )
     _claim(experiment, out)
     html.check(out / REPORT)
     for one in datasets:
