@@ -6,6 +6,7 @@ encoded twice (``fedtrain.methods.prompts.features``), so judging a prompt is on
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import ClassVar, Generic, Literal, TypeVar
 
@@ -140,14 +141,16 @@ class ClipMethod(Method, Generic[S]):
         return logits + (state["bias"] if "bias" in state else self.first_bias())[..., None]
 
     def first_bias(self) -> torch.Tensor:
-        """float32 ``[1]``: minus the mean logit of a grey picture under fixed words.
+        """float32 ``[1]``: a label whose logit is the mean one of a grey picture gets probability 1 / C.
 
-        Our choice. It takes CLIP alone, so a server without images and all its sites start from the same one.
+        Our choice. It takes CLIP and the labels' names alone, so a server without images and all its sites start from
+        the same one. Started from probability 1 / 2, prompts first learn that most labels are absent, and forget more.
         """
         if self._first_bias is None:
             size = self.clip.preprocessing.size
             grey = self.clip.encode_images(torch.full((1, 3, size, size), _GREY, dtype=torch.uint8))
-            self._first_bias = -self.clip.scale * (grey @ self.base.fixed(TEMPLATE).T).mean()[None]
+            mean = self.clip.scale * (grey @ self.base.fixed(TEMPLATE).T).mean()
+            self._first_bias = -(mean + math.log(len(self.base) - 1))[None]
         return self._first_bias
 
     def classifier(self, state: State, classes: Classes) -> torch.Tensor:
