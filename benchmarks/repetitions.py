@@ -129,7 +129,7 @@ def _accuracies(
 
 def _labels(subset: Subset, backbone: Path | None) -> dict[str, Figures]:
     clients, names = len(subset.clients), subset.classes
-    album = Album(subset, "labels", len(names), 64, torch.device("cpu"), 2**30)
+    album = Album(subset, "coarse", 64, torch.device("cpu"), 2**30)
     train = [album.client(k) for k in range(clients)]
     (test,) = album.split("test")
     everyone = torch.cat([held.targets for held in train]).float()
