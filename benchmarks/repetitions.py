@@ -128,7 +128,7 @@ def _accuracies(
 
 
 def _labels(subset: Subset, backbone: Path | None) -> dict[str, Figures]:
-    clients, names = len(subset.clients), subset.classes
+    clients = len(subset.clients)
     album = Album(subset, "coarse", 64, torch.device("cpu"), 2**30)
     train = [album.client(k) for k in range(clients)]
     (test,) = album.split("test")
