@@ -20,13 +20,13 @@ from federated_softmax import Softmax
 from softmax_runs import config, final, lines
 
 from fedrsic_data.dataset.reader import Subset
-from fedrsic_data.errors import OutputError, UsageError
+from fedrsic_data.errors import OutputError, PluginError, UsageError
 from fedtrain import methods, resolve, run
 from fedtrain.config import RunConfig, changed
 from fedtrain.engines import chosen, participation, rounds
 from fedtrain.engines.base import Engine
 from fedtrain.engines.local import InProcess
-from fedtrain.methods.aggregate import WeightedMean
+from fedtrain.methods.aggregate import WeightedMean, weighted_mean
 from fedtrain.methods.base import Evaluation, Update
 from fedtrain.progress import Listener
 from fedtrain.runs.results import learned
@@ -305,6 +305,11 @@ def test_the_mean_of_equal_states_is_that_state() -> None:
 
 
 # what is refused
+
+
+def test_the_mean_of_no_updates_is_refused() -> None:
+    with pytest.raises(PluginError, match="the mean of no updates: give at least one"):
+        weighted_mean({"a": torch.zeros(2)}, [])
 
 
 def test_updates_that_are_not_finite_are_refused_by_name(sample_build: Path, tmp_path: Path) -> None:

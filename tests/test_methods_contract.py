@@ -125,6 +125,33 @@ def test_a_client_keeps_the_personal_tensors_that_the_method_says(
         run.train(config, tmp_path / "run")
 
 
+@pytest.mark.parametrize(
+    ("aggregate", "words"),
+    [
+        (lambda mean, server, updates: mean(server, updates) | {"more": torch.zeros(1)}, "differ .*'more'.* and not"),
+        (lambda mean, server, updates: {}, "differ .* return every tensor of the server"),
+        (lambda mean, server, updates: {n: v.double() for n, v in mean(server, updates).items()}, "differ .*float64"),
+        (lambda mean, server, updates: {n: v[:1] for n, v in mean(server, updates).items()}, r"differ .*\(1, \d+\)"),
+        (lambda mean, server, updates: None, "gives NoneType, not a dict of tensors by name"),
+        (lambda mean, server, updates: mean(server, updates) and mean(server, updates), "updates can be read once"),
+    ],
+)
+def test_a_server_keeps_the_tensors_that_it_has(
+    sample_build: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, aggregate: Any, words: str
+) -> None:
+    """No checkpoint holds others, and no updates are read where there are none left."""
+
+    class Changed(PromptFL):
+        def aggregate(self, server: State, updates: Any) -> Any:
+            return aggregate(super().aggregate, server, updates)
+
+    monkeypatch.setitem(methods.METHODS, "changed", Changed)
+    config = RunConfig("changed", str(sample_build), "fed-ucmerced", rounds=1, device="cpu")
+    with pytest.raises(PluginError, match=f"^Changed.aggregate: .*{words}"):
+        run.train(config, tmp_path / "run")
+    assert not list((tmp_path / "run" / "checkpoint").glob("*.safetensors"))
+
+
 @pytest.mark.parametrize("name", ON_CLIP)
 def test_a_run_goes_to_the_end_and_repeats(sample_build: Path, tmp_path: Path, name: str) -> None:
     def go(out: str, **more: Any) -> Any:

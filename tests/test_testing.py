@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import importlib
+import re
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from conftest import ROOT
 from methods_generator import Generator
 from methods_pool import Pool
 from methods_transport import Transport
@@ -34,6 +38,18 @@ def test_every_method_passes(name: str, monkeypatch: pytest.MonkeyPatch) -> None
 @pytest.mark.parametrize("kind", [Pool, Transport, Generator])
 def test_methods_of_other_kinds_pass(kind: type[Method]) -> None:
     """Those that send clients other states, read patches or share a network."""
+    check_method(kind, ONE)
+
+
+@pytest.mark.parametrize(("page", "name"), [("add_a_method.md", "FedAvgM"), ("plugins.md", "Trimmed")])
+def test_methods_of_the_docs_pass(page: str, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also on multi-label data, which add tensors to those of the page."""
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / page).read_text(encoding="utf-8"), flags=re.DOTALL)
+    (code,) = (block for block in blocks if f"class {name}(" in block)
+    (tmp_path / f"shown_{name}.py").write_text(code)
+    monkeypatch.syspath_prepend(tmp_path)
+    kind = getattr(importlib.import_module(f"shown_{name}"), name)
+    assert kind.kinds == ("single-label", "multi-label")
     check_method(kind, ONE)
 
 
@@ -111,6 +127,49 @@ class Unaggregated(PromptFL):
         return {**super().aggregate(server, updates), "more": torch.zeros(1)}
 
 
+class Twice(PromptFL):
+    """Reads the updates twice."""
+
+    def aggregate(self, server: State, updates: Iterable[Update]) -> State:
+        assert all(update.rows for update in updates)
+        return super().aggregate(server, updates)
+
+
+class Empty(PromptFL):
+    """Takes the mean of nothing."""
+
+    def aggregate(self, server: State, updates: Iterable[Update]) -> State:
+        return super().aggregate(server, (update for update in updates if update.rows < 0))
+
+
+class Contextual(PromptFL):
+    """Forgets the tensors that multi-label data add."""
+
+    def aggregate(self, server: State, updates: Iterable[Update]) -> State:
+        return {"context": super().aggregate(server, updates)["context"]}
+
+
+class Stateless(PromptFL):
+    """Forgets to return the state."""
+
+    def aggregate(self, server: State, updates: Iterable[Update]) -> State:
+        super().aggregate(server, updates)
+        return None  # type: ignore[return-value]
+
+
+class Mistyped(PromptFL):
+    """Means to aggregate."""
+
+    def agregate(self, server: State, updates: Iterable[Update]) -> State:
+        return super().aggregate(server, updates)
+
+
+class MistypedFact(PromptFL):
+    """Means to say what data it takes."""
+
+    kind = ("single-label",)
+
+
 class Uneven(PromptFL):
     """Evaluates one client too few."""
 
@@ -150,6 +209,12 @@ class Kindless(PromptFL):
         (Together, "by itself to another result than in a cohort"),
         (ByPlace, "at its site to another result"),
         (Unaggregated, "aggregates to a server's state that is not as before"),
+        (Contextual, "aggregates to a server's state that is not as before: .*'bias'"),
+        (Stateless, "aggregates to a server's state that is not as before: .*NoneType, not a dict of tensors by name"),
+        (Twice, "Twice.aggregate: updates can be read once; first make a list of them"),
+        (Empty, "the mean of no updates: give at least one"),
+        (Mistyped, "has agregate, which looks like aggregate mistyped; rename it to that, or to _agregate"),
+        (MistypedFact, "has kind, which looks like kinds mistyped"),
         (Uneven, r"for 2 of 3 clients"),
         (Hidden, "has a setting more that no docstring explains"),
         (Kindless, "has kinds"),

@@ -54,6 +54,30 @@ class Clients(Protocol):
         ...
 
 
+class ReadOnce:
+    """Updates that are trained while they are read: a second reading is an error, for it would find none.
+
+    Args:
+        updates: The updates.
+        method: Aggregates them; the error names its class.
+    """
+
+    def __init__(self, updates: Iterable[Update], method: Method) -> None:
+        self._updates: Iterable[Update] | None = updates
+        self._name = type(method).__name__
+
+    def __iter__(self) -> Iterator[Update]:
+        """The updates.
+
+        Raises:
+            PluginError: They were read before.
+        """
+        updates, self._updates = self._updates, None
+        if updates is None:
+            raise PluginError(f"{self._name}.aggregate: updates can be read once; first make a list of them")
+        return iter(updates)
+
+
 class _Round:
     """A round: its updates as they arrive, and their counts.
 
@@ -79,12 +103,15 @@ class _Round:
 
         Raises:
             FedkitError: None of them answered.
+            PluginError: The method reads the updates twice, or returns other tensors than the server has.
         """
-        updates, server = self._updates(clients), self._server
+        updates, server, method = self._updates(clients), self._server, self._training.method
         if (first := next(updates, None)) is not None:
-            server = self._federation.aggregate(server, itertools.chain((first,), updates))
+            server = self._federation.aggregate(server, ReadOnce(itertools.chain((first,), updates), method))
             for _ in updates:  # every client trains, also if a method reads some of the updates only
                 pass
+            if wrong := unlike(server, self._server):
+                raise PluginError(f"{type(method).__name__}.aggregate: {wrong}; return every tensor of the server")
         if clients and not self.count:
             raise FedkitError(
                 f"round {self._round}: none of the {len(clients)} sampled clients answered; check that their sites "
@@ -213,6 +240,8 @@ def finite(update: Update) -> bool:
 
 def unlike(found: State, wanted: State) -> str:
     """Describe how tensors differ from others; empty if they have the same names, shapes and types."""
+    if not (isinstance(found, dict) and all(isinstance(value, torch.Tensor) for value in found.values())):
+        return f"gives {type(found).__name__}, not a dict of tensors by name"
     kinds = [{name: (tuple(v.shape), str(v.dtype)) for name, v in state.items()} for state in (found, wanted)]
     if kinds[0] == kinds[1]:
         return ""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from fedrsic_data.errors import PluginError
 from fedtrain.methods.lazy import torch
 
 
@@ -15,6 +16,9 @@ def weighted_mean(
     Args:
         server: Its state before; tensors that no update has stay as they are.
         updates: What each client sent, and its weight, in the order of the clients' numbers.
+
+    Raises:
+        PluginError: There are no updates.
     """
     mean = WeightedMean()
     for shared, weight in updates:
@@ -54,7 +58,13 @@ class WeightedMean:
         self.count += 1
 
     def over(self, base: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """The mean, in the types and on the devices of ``base``; other tensors are as in ``base``."""
+        """The mean, in the types and on the devices of ``base``; other tensors are as in ``base``.
+
+        Raises:
+            PluginError: No state was added.
+        """
+        if not self.count:
+            raise PluginError("the mean of no updates: give at least one; a method reads its updates only once")
         means = {name: total / self.weight for name, total in self._sums.items()}
         return {name: means[name].to(value) if name in means else value for name, value in base.items()}
 

@@ -241,7 +241,12 @@ class Method:
         Args:
             server: Its state before; not to be changed in place.
             updates: At least one, in the order of the clients' numbers, without personal states. They are trained
-                while they are read, so that an average needs no memory for all of them.
+                while they are read, so that an average needs no memory for all of them, and can be read once: a
+                method that needs them twice first makes a list.
+
+        Returns:
+            Every tensor of ``server``, with the same name, shape and type: also those that a base class adds to the
+            method's own, such as ``bias`` of prompt methods on multi-label data.
         """
         return weighted_mean(server, ((update.shared, update.weight) for update in updates))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import inspect
 import json
 import math
@@ -20,18 +21,20 @@ import torch
 
 import fedrsic_data
 from fedrsic_data.dataset.reader import Dataset, Subset
+from fedrsic_data.errors import PluginError
 from fedrsic_data.settings import decode, encode
 from fedtrain.config import RunConfig
 from fedtrain.engines.base import Outcome, Training
 from fedtrain.engines.local import InProcess
-from fedtrain.engines.rounds import finite, summarise, unlike
-from fedtrain.methods.base import Context, Evaluation, Kind, Method, State, Update, ranks
+from fedtrain.engines.rounds import ReadOnce, finite, summarise, unlike
+from fedtrain.methods.base import Context, Evaluation, Kind, Method, Ranked, State, Update, ranks
 
 _SAMPLES: dict[Kind, tuple[str, dict[str, Any]]] = {
     "single-label": ("fed-rsic", {"subsets": "fed-ucmerced", "sample": {"per_class": 2, "size": 32}}),
     "multi-label": ("flair", {"sample": {"users": 10, "size": 32}, "partition": "iid"}),
 }
 _CLIENTS, _TOLERANCE, _SPLIT = 3, 1e-5, "test"
+_NEAR = 0.8  # likeness of a name to a hook's, from which it counts as mistyped
 
 
 def check_method(method: type[Method], settings: Mapping[str, Any] | None = None) -> None:
@@ -53,7 +56,10 @@ def check_method(method: type[Method], settings: Mapping[str, Any] | None = None
         recipe, more = _SAMPLES[kind]
         with TemporaryDirectory() as folder:
             built = fedrsic_data.build(recipe, Path(folder) / "data", clients=_CLIENTS, **more)
-            _check_bound(_Federation(method, chosen, built), Path(folder))
+            try:
+                _check_bound(_Federation(method, chosen, built), Path(folder))
+            except PluginError as error:
+                raise AssertionError(str(error)) from error
 
 
 def _check(holds: object, words: str) -> None:
@@ -65,6 +71,7 @@ def _check_class(method: type[Method]) -> None:
     """Checks what lists, recipes of runs and the command line read."""
     _check(isinstance(method, type) and issubclass(method, Method), "does not extend fedtrain.methods.base.Method")
     _check(inspect.getdoc(method) != inspect.getdoc(Method), "has no docstring: say which paper it is from")
+    _check_names(method)
     _check(isinstance(method.rounds, int) and method.rounds >= 0, "has rounds that are no whole number from 0")
     most = method.clients_per_round
     _check(most is None or (isinstance(most, int) and most > 0), "has clients_per_round that are no whole number")
@@ -81,6 +88,16 @@ def _check_class(method: type[Method]) -> None:
     words = "\n".join(inspect.getdoc(one) or "" for one in kind.__mro__ if dataclasses.is_dataclass(one))
     for name in data:
         _check(re.search(rf"^\s*{name}: ", words, re.MULTILINE), f"has a setting {name} that no docstring explains")
+
+
+def _check_names(method: type[Method]) -> None:
+    """Checks that no public name of the class is a mistyped hook, which would never be called."""
+    for place, kind in enumerate(method.__mro__):
+        above = [*method.__mro__[place + 1 :], Ranked]
+        hooks = {name for one in above for name in (*vars(one), *inspect.get_annotations(one)) if name[0] != "_"}
+        for name in sorted(name for name in vars(kind).keys() - hooks if name[0] != "_"):
+            near = difflib.get_close_matches(name, hooks, n=1, cutoff=_NEAR)
+            _check(not near, f"has {name}, which looks like {''.join(near)} mistyped; rename it to that, or to _{name}")
 
 
 @dataclass(frozen=True)
@@ -131,7 +148,7 @@ def _check_bound(federation: _Federation, folder: Path) -> None:
         (alone,) = _trained(federation.bound(), server, [mine], [client])
         _check(_near(alone, update), f"trains client {client} by itself to another result than in a cohort")
         _check_site(federation, server, mine, client, update)
-    after = _kept(server, lambda: method.aggregate(server, iter(first)), "aggregate")
+    after = _kept(server, lambda: method.aggregate(server, ReadOnce(first, method)), "aggregate")
     _check(not unlike(after, server), f"aggregates to a server's state that is not as before: {unlike(after, server)}")
     later = [update.personal for update in first]
     second = _trained(method, after, later, clients, 2)

@@ -25,12 +25,13 @@ class TrimmedSettings(PromptSettings):
 
 
 class Trimmed(PromptFL):
-    """Coordinate-wise trimmed mean (Yin et al. 2018, arXiv 1803.01498) of the context of PromptFL."""
+    """Coordinate-wise trimmed mean (Yin et al. 2018, arXiv 1803.01498) of the tensors of PromptFL."""
 
     Settings = TrimmedSettings
 
     def aggregate(self, server, updates):
-        """The mean of each number of the context without its largest and smallest values; weights do not count."""
-        values = torch.stack([update.shared["context"] for update in updates]).sort(dim=0).values
-        out = int(self.settings.trim * len(values))
-        return {"context": values[out : len(values) - out].mean(dim=0)}
+        """The mean of each number without its largest and smallest values; weights do not count."""
+        sent = [update.shared for update in updates]  # updates can be read once
+        out = int(self.settings.trim * len(sent))
+        values = {name: torch.stack([one[name] for one in sent]).sort(dim=0).values for name in server}
+        return {name: value[out : len(sent) - out].mean(dim=0) for name, value in values.items()}
