@@ -16,6 +16,7 @@ from conftest import ROOT
 
 import fedrsic_data
 from fedrsic_data.errors import FedkitError, OutputError, UsageError
+from fedrsic_data.files import lock
 from fedrsic_data.settings import decode
 from fedtrain.experiments import answers, run
 from fedtrain.experiments.run import Ended, Finished, Progress
@@ -85,6 +86,18 @@ def test_a_finished_experiment_is_only_read(done: Finished) -> None:
 def test_names_of_runs_do_not_depend_on_the_folder(done: Finished, tmp_path: Path) -> None:
     _, runs = run.planned(small(), tmp_path / "elsewhere")
     assert [one.name for one in runs] == [one.name for one in done.runs]
+
+
+def test_two_processes_do_not_run_one_experiment(done: Finished) -> None:
+    """Each would fail the runs that the other is training."""
+    before = {path: path.read_bytes() for path in done.folder.rglob("*") if path.is_file()}
+    held = lock.lock(done.folder / ".lock")
+    try:
+        with pytest.raises(OutputError, match="another process runs this experiment; wait for it"):
+            run.run(small(), done.folder)
+    finally:
+        lock.unlock(done.folder / ".lock", held)
+    assert {path: path.read_bytes() for path in done.folder.rglob("*") if path.is_file()} == before
 
 
 def test_files_that_a_killed_process_was_writing_are_removed(done: Finished, tmp_path: Path) -> None:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from fedrsic_data import interrupts
 from fedrsic_data.build import pipeline
 from fedrsic_data.derive import find
 from fedrsic_data.errors import FedkitError, OutputError, UsageError, for_want_of_memory, translated, unforeseen
-from fedrsic_data.files import atomic, ownership
+from fedrsic_data.files import atomic, lock, ownership
 from fedrsic_data.recipes import from_json
 from fedrsic_data.settings import at_least, encode, local, suggest
 from fedrsic_data.sources.locate import Places
@@ -32,6 +32,7 @@ from fedtrain.runs.results import figures
 SPEC = "experiment.json"
 TABLES = "tables"
 REPORT = "report.html"
+_LOCK = ".lock"
 _SUFFIXES = {"text": "txt", "csv": "csv", "markdown": "md", "latex": "tex"}
 
 
@@ -153,6 +154,22 @@ def run(
             raise OutputError(
                 f"--out {out}: is inside the dataset {one.place}, which may hold nothing else; choose another"
             )
+    _check_folder(experiment, out)
+    with _locked(out):
+        return _run(experiment, out, datasets, runs, jobs, gpus, places, cache, progress)
+
+
+def _run(
+    experiment: Experiment,
+    out: Path,
+    datasets: Sequence[DataPlan],
+    runs: Sequence[PlannedRun],
+    jobs: int,
+    gpus: Sequence[str],
+    places: Places | None,
+    cache: Path | None,
+    progress: Progress,
+) -> Finished:
     _claim(experiment, out)
     html.check(out / REPORT)
     for one in datasets:
@@ -184,24 +201,48 @@ def run(
     return Finished(out, tuple(runs), failed, tables, report)
 
 
-def _claim(experiment: Experiment, out: Path) -> None:
-    """Makes the folder an experiment's, and refuses one that holds something else."""
+@contextmanager
+def _locked(out: Path) -> Iterator[None]:
+    """Lock out other processes, which would train the same runs."""
+    try:
+        file = lock.lock(out / _LOCK)
+    except OSError as error:
+        raise OutputError(f"{out}: cannot be written ({error.strerror}); choose another --out") from None
+    if file is None:
+        raise OutputError(f"{out}: another process runs this experiment; wait for it, or choose another --out")
+    try:
+        yield
+    finally:
+        lock.unlock(out / _LOCK, file)
+
+
+def _check_folder(experiment: Experiment, out: Path) -> None:
+    """Refuses a folder that holds something else."""
     file = out / SPEC
     try:
-        for left in [*_unfinished(out), *_unfinished(out / TABLES)]:
-            left.unlink(missing_ok=True)
-        if out.exists() and any(out.iterdir()) and not file.is_file():
+        held = [path for path in out.iterdir() if path.name != _LOCK] if out.exists() else []
+        if not file.is_file() and any(not atomic.TEMPORARY.fullmatch(path.name) for path in held):
             raise OutputError(f"{out}: is not empty and holds no experiment; choose another --out")
         there = spec.load(file).name if file.is_file() else experiment.name
         if there != experiment.name:
             raise OutputError(f"{out}: holds the experiment {there!r}, not {experiment.name!r}; choose another --out")
+    except OSError as error:
+        raise OutputError(f"{out}: cannot be read ({error.strerror}); choose another --out") from None
+    except UsageError as error:
+        raise OutputError(f"{error}; it is no experiment of fedkit, choose another --out") from None
+
+
+def _claim(experiment: Experiment, out: Path) -> None:
+    """Makes the folder an experiment's."""
+    file = out / SPEC
+    try:
+        for left in [*_unfinished(out), *_unfinished(out / TABLES)]:
+            left.unlink(missing_ok=True)
         out.mkdir(parents=True, exist_ok=True)
         with atomic.replacing(file) as written:
             written.write((json.dumps(encode(experiment), indent=1, ensure_ascii=False) + "\n").encode())
     except OSError as error:
         raise OutputError(f"{out}: cannot be written ({error.strerror}); choose another --out") from None
-    except UsageError as error:
-        raise OutputError(f"{error}; it is no experiment of fedkit, choose another --out") from None
 
 
 def _unfinished(folder: Path) -> list[Path]:
