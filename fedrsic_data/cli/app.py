@@ -20,7 +20,9 @@ class Command(TyperCommand):
     def format_options(self, ctx: Any, formatter: Any) -> None:
         """Lists arguments with their help, and options."""
         hints = get_type_hints(inspect.unwrap(self.callback), include_extras=True) if self.callback else {}
-        mute = [one for one in self.params if one.param_type_name == "argument" and not getattr(one, "help", None)]
+        mute: list[Any] = [
+            one for one in self.params if one.param_type_name == "argument" and not getattr(one, "help", None)
+        ]
         for one in mute:
             (declared, *_) = getattr(hints.get(one.name or ""), "__metadata__", (None,))
             one.help = getattr(declared, "help", None)
