@@ -67,7 +67,7 @@ def test_rows_and_curves(runs: list[Any]) -> None:
 
 def test_runs_that_differ_in_their_seed_share_a_column(runs: list[Any]) -> None:
     compared = fedtrain.compare([*runs[:2], runs[2].folder])
-    assert compared.table.columns == ("promptfl", "local")
+    assert compared.table.columns == ("promptfl, rounds 3", "local, rounds 1")
     values = compared.table.cells["test/local/mean", compared.table.columns[0]].values
     assert values == {run.folder: run.final["test/local/mean"] for run in runs[:2]}
     means = compared.to_pandas()

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import ROOT
+from conftest import ROOT, printed
 
 import fedrsic_data
 from fedrsic_data.errors import FedkitError, OutputError, UsageError
@@ -198,9 +198,18 @@ def test_a_dataset_with_several_names_is_one_dataset(done: Finished, tmp_path: P
 
 
 def test_some_runs_can_be_chosen(done: Finished, tmp_path: Path) -> None:
-    copy = Path(shutil.copytree(done.folder, tmp_path / "small"))  # whose tables become those of fedpgp
+    """Their tables are printed, and those of all runs stay."""
+    copy = Path(shutil.copytree(done.folder, tmp_path / "small"))
     found = run.run(small(), copy, only="fedpgp")
     assert {one.method for one in found.runs} == {"fedpgp"}
+    assert found.part
+    assert found.report is None
+    assert {row for row, _ in found.tables[0].cells} < {row for row, _ in done.tables[0].cells}
+    for path in [*(done.folder / "tables").iterdir(), done.folder / "report.html"]:
+        assert (copy / path.relative_to(done.folder)).read_bytes() == path.read_bytes()
+    words = printed(answers.finished(found, "text").text, 160)
+    assert f"--only took {len(found.runs)} runs; their tables are printed and not written" in words
+    assert not done.part
     others = {"metric": "test/local/mean", "columns": ["alpha"], "where": {"method": "promptfl"}}
     assert not run.run(small(tables=[others]), copy, only="fedpgp").tables[0].cells
     with pytest.raises(UsageError, match="--only fedlgt: no run"):

@@ -23,6 +23,7 @@ from fedrsic_data.partition import PARTITIONERS
 from fedrsic_data.report import style
 from fedrsic_data.sources import coco, flair, voc
 from fedtrain import methods, run
+from fedtrain.api.runs import compare
 from fedtrain.report import answers, curves, html, published
 from fedtrain.runs import results
 from fedtrain.runs.results import Group, Spread, found, grouped
@@ -126,6 +127,25 @@ def test_recipes_that_differ_are_told_apart_in_words(tmp_path: Path, monkeypatch
         "softmax, dataset a",
         "softmax, dataset b",
     ]
+
+
+def test_settings_of_the_run_are_told_between_methods(
+    sample_build: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rounds and sampled clients head every column; settings of methods, and training that there is not, do not."""
+    for method in ("softmax", "hard"):
+        monkeypatch.setitem(methods.METHODS, method, Softmax)
+    wanted = [("softmax", 2, 2, 0.5), ("hard", 1, 3, 0.1), ("hard", 0, 3, 0.1)]
+    for number, (method, rounds, clients, lr) in enumerate(wanted):
+        sets = (f"rounds={rounds}", f"clients_per_round={clients}", f"lr={lr}")
+        run.train(replace(config(sample_build, *sets), method=method), tmp_path / str(number))
+    assert [group.label for group in grouped(found([tmp_path / "0", tmp_path / "1"]))] == [
+        "softmax, rounds 2, clients_per_round 2",
+        "hard, rounds 1, clients_per_round 3",
+    ]
+    names = ["softmax", "hard, rounds 0"]
+    assert [group.label for group in grouped(found([tmp_path / "0", tmp_path / "2"]))] == names
+    assert compare([tmp_path / "0", tmp_path / "2"]).table.columns == tuple(names)
 
 
 def test_forms_tell_the_same(runs: Path) -> None:

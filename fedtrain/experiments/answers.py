@@ -66,10 +66,13 @@ def finished(done: Finished, form: str) -> Shown:
     ]
     failed = [f"failed: {name}: {words}" for name, words in done.failed.items()]
     report = [f"{done.report}: open it in a browser"] if done.report else []
-    where = [f"{done.folder}: {len(done.runs)} runs and their tables", *report] if form == "text" else []
+    where = [f"{done.folder}: {len(done.runs)} runs and their tables", *report]
+    if done.part:
+        where = [f"{done.folder}: --only took {len(done.runs)} runs; their tables are printed and not written"]
     data = {
         "folder": str(done.folder),
         "report": str(done.report) if done.report else None,
+        "part": done.part,
         "runs": [{"name": run.name, "folder": str(run.folder), "seed": run.seed, **run.facts} for run in done.runs],
         "failed": dict(done.failed),
         "tables": [
@@ -92,4 +95,4 @@ def finished(done: Finished, form: str) -> Shown:
             for table in done.tables
         ],
     }
-    return Shown(data, together([*tables, *failed, *where]))
+    return Shown(data, together([*tables, *failed, *(where if form == "text" else [])]))

@@ -77,7 +77,8 @@ class Finished:
         runs: Its runs.
         failed: Name of a run -> reason of its failure.
         tables: Its tables, filled.
-        report: Its report; None if no run is finished, or if datasets are drawn anew for each seed.
+        report: Its report; None if no run is finished, if datasets are drawn anew for each seed, or of a part.
+        part: Whether these are only some of the experiment's runs; their tables are not written.
     """
 
     folder: Path
@@ -85,6 +86,7 @@ class Finished:
     failed: Mapping[str, str]
     tables: tuple[seed_table.Filled, ...]
     report: Path | None = None
+    part: bool = False
 
 
 def planned(experiment: Experiment, out: Path, only: str = "") -> tuple[list[DataPlan], list[PlannedRun]]:
@@ -193,6 +195,8 @@ def _run(
             progress.done(ended, number, len(runs))
     _check_metrics(experiment, runs, found)
     tables = tuple(_filled(wanted, runs, found) for wanted in experiment.tables)
+    if only and len(runs) < len(planned(experiment, out)[1]):  # the files of all runs stay
+        return Finished(out, tuple(runs), failed, tables, part=True)
     _write(out / TABLES, tables)
     report = out / REPORT if found and not any(data.redraw for data in experiment.datasets) else None
     if report is not None:  # its columns are of one dataset; runs on datasets drawn anew would have one each

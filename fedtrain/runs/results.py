@@ -17,6 +17,7 @@ from fedtrain.runs.folder import Result, load
 from fedtrain.runs.names import short
 
 FLOATS, BYTES = "sent/floats per client and round", "sent/bytes per client and round"
+_TRAINING = {"rounds", "sampling", "clients_per_round", "weighting", "dropout"}
 
 
 @dataclass(frozen=True)
@@ -188,14 +189,16 @@ def _spread(values: Sequence[float | None]) -> Spread | None:
 def _labels(results: Sequence[Result]) -> list[str]:
     """Names of groups: the method, and the settings that differ, as ``fedpgp, alpha 0.1, lr 0.01``.
 
-    Settings of the recipe are compared with those of all groups on the subset, those of the run with those of the same
-    method. Groups that differ in none are named by their datasets' folders, or by digests.
+    Settings of the recipe are compared with those of all groups on the subset, those of the run with all groups, and
+    those of the method with the same method on the subset. Groups that differ in none are named by their datasets'
+    folders, or by digests.
     """
     labels = []
     for mine in results:
         near = [other for other in results if _place(other) == _place(mine)]
-        same = [_settings(other) for other in near if _method(other) == _method(mine)]
-        words = [*_differing(_recipe(mine), list(map(_recipe, near))), *_differing(_settings(mine), same)]
+        differing = {key for other in results for key in _apart(mine, other)}
+        words = _differing(_recipe(mine), list(map(_recipe, near)))
+        words += [_words(key, value) for key, value in _settings(mine).items() if key in differing]
         labels.append(", ".join([_method(mine), *words]))
     named: list[Callable[[Result], str]] = [
         lambda result: Path(result.facts["config"]["manifest"]).name,
@@ -225,6 +228,20 @@ def _settings(result: Result) -> dict[str, Any]:
     return {**settings, "seed": None, "clients_per_round": "all" if count is None else count, "engine": engine(result)}
 
 
+def _apart(mine: Result, other: Result) -> set[str]:
+    """The settings that tell a run from another: any, of one method on one subset; else those of the run alone."""
+    ours, theirs = _settings(mine), _settings(other)
+    keys = {key for key, value in ours.items() if theirs.get(key) != value}
+    near = _place(mine) == _place(other)
+    if near and _method(mine) == _method(other):
+        return keys
+    own = set(flat({**mine.facts["config"], "method_settings": {}})) - {"method"}
+    keys &= {*own, "engine"} - (set() if near else {"subset", "splits", "held_out"})
+    if not (ours["rounds"] and theirs["rounds"]):  # one does not train, and says no more than that of its training
+        keys -= _TRAINING if ours["rounds"] else _TRAINING - {"rounds"}
+    return keys
+
+
 def _recipe(result: Result) -> dict[str, Any]:
     """Settings of its recipe; runs of earlier versions do not record them."""
     return dict(result.facts["dataset"].get("recipe", {}))
@@ -235,7 +252,7 @@ def _differing(mine: Mapping[str, Any], others: Sequence[Mapping[str, Any]]) -> 
     rivals = [other for other in others if other]
     alike = [other for other in rivals if other.get("partition") == mine.get("partition")]
     return [
-        f"{short(key)} {_word(value)}".removeprefix("partition ")
+        _words(key, value)
         for key, value in mine.items()
         if any(other.get(key) != value for other in (alike if key.startswith("partition.") else rivals))
     ]
@@ -246,5 +263,6 @@ def engine(result: Result) -> str:
     return str(result.data.get("engine", "local"))
 
 
-def _word(value: Any) -> str:
-    return value if isinstance(value, str) else "none" if value is None else json.dumps(value)
+def _words(key: str, value: Any) -> str:
+    word = value if isinstance(value, str) else "none" if value is None else json.dumps(value)
+    return f"{short(key)} {word}".removeprefix("partition ")
