@@ -89,7 +89,7 @@ def test_runs_that_differ_in_their_seed_share_a_column(runs: list[Any]) -> None:
         ("fedpgp", {"rank": object()}, "cannot be written as JSON"),
         ("fedpgp", {"subset": "fed-ucmercd"}, "did you mean 'fed-ucmerced'?"),
         ("fedpgp", {"engine": "flowre"}, "did you mean 'flower'?"),
-        ("fedlgt", {}, "fedlgt"),
+        ("promptfl", {"score": "pair"}, "score=pair: is for multi-label data"),
     ],
 )
 def test_bad_input_is_one_line(

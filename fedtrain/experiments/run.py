@@ -156,9 +156,10 @@ def run(
             raise OutputError(
                 f"--out {out}: is inside the dataset {one.place}, which may hold nothing else; choose another"
             )
+    part = len(runs) < len(planned(experiment, out)[1])
     _check_folder(experiment, out)
     with _locked(out):
-        return _run(experiment, out, datasets, runs, jobs, gpus, places, cache, progress)
+        return _run(experiment, out, datasets, runs, jobs, gpus, places, cache, progress, part)
 
 
 def _run(
@@ -171,6 +172,7 @@ def _run(
     places: Places | None,
     cache: Path | None,
     progress: Progress,
+    part: bool,
 ) -> Finished:
     _claim(experiment, out)
     html.check(out / REPORT)
@@ -195,7 +197,7 @@ def _run(
             progress.done(ended, number, len(runs))
     _check_metrics(experiment, runs, found)
     tables = tuple(_filled(wanted, runs, found) for wanted in experiment.tables)
-    if only and len(runs) < len(planned(experiment, out)[1]):  # the files of all runs stay
+    if part:  # the files of all runs stay
         return Finished(out, tuple(runs), failed, tables, part=True)
     _write(out / TABLES, tables)
     report = out / REPORT if found and not any(data.redraw for data in experiment.datasets) else None
