@@ -30,7 +30,7 @@ def until(condition: Callable[[], object], seconds: float = 20) -> None:
 
 
 def long_build(out: Path) -> subprocess.Popen[str]:
-    more = ["--set", "sample.per_class=400", "--set", "sample.size=64", "--set", "clients=50", "--out", str(out)]
+    more = ["--set", "sample.per_class=400", "--set", "sample.size=64", "--clients", "50", "--out", str(out)]
     env = environment()
     words = [sys.executable, str(ROOT / "cli.py"), *SAMPLE, *more]
     heard = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)  # noqa: E731 (a shell's background jobs ignore it)

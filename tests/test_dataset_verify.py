@@ -19,7 +19,7 @@ import fedrsic_data
 from fedrsic_data.build.verify import verify
 from fedrsic_data.dataset import manifest
 from fedrsic_data.derive import sites
-from fedrsic_data.errors import ManifestError
+from fedrsic_data.errors import ManifestError, UsageError
 from fedrsic_data.sources.locate import Places
 
 SHARD = "fed-ucmerced/train/client-0003.parquet"
@@ -208,10 +208,13 @@ def test_a_recipe_is_not_a_manifest() -> None:
 @pytest.mark.skipif(os.name == "nt", reason="has no pipes with names")
 def test_pipes_and_devices_are_never_read(dataset: Path, tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
-    for path in (tmp_path / "pipe", Path("/dev/zero"), tmp_path / ("n" * 300), Path("a\0b")):
+    for path in (tmp_path / "pipe", Path("/dev/zero"), tmp_path / ("n" * 300)):
         for look in (verify, fedrsic_data.open):
             with pytest.raises(ManifestError, match=r"give a manifest.json or its folder"):
                 look(path)
+    for look in (verify, fedrsic_data.open):
+        with pytest.raises(UsageError, match="should be a path"):
+            look(Path("a\0b"))
     for name in (SHARD, "clients.parquet"):
         (dataset / name).unlink()
         os.mkfifo(dataset / name)

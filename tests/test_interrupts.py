@@ -375,10 +375,12 @@ def within() -> Any:
 
 
 def test_a_pipe_among_features_is_computed_anew(within: None, tmp_path: Path) -> None:
+    import torch
+
     from fedtrain.methods.prompts import features
 
     os.mkfifo(tmp_path / "x.safetensors")
-    assert features._read(tmp_path / "x.safetensors", "x", (1, 1)) is None
+    assert features._read(tmp_path / "x.safetensors", "x", (1, 1), torch.float32) is None
 
 
 @pytest.mark.parametrize("name", ["x.zip", ".x.zip.lock", "checksums.json", "x.zip.part", "x.zip.part.json"])

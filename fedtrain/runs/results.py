@@ -12,6 +12,7 @@ from typing import Any
 
 from fedrsic_data.settings import local
 from fedtrain.config import flat
+from fedtrain.methods import METHODS
 from fedtrain.runs.files import CONFIG, RESULT
 from fedtrain.runs.folder import Result, load
 from fedtrain.runs.names import short
@@ -189,14 +190,13 @@ def _spread(values: Sequence[float | None]) -> Spread | None:
 def _labels(results: Sequence[Result]) -> list[str]:
     """Names of groups: the method, and the settings that differ, as ``fedpgp, alpha 0.1, lr 0.01``.
 
-    Settings of the recipe are compared with those of all groups on the subset, those of the run with all groups, and
-    those of the method with the same method on the subset. Groups that differ in none are named by their datasets'
-    folders, or by digests.
+    Settings of the recipe and of the run are compared with those of all groups on the subset, those of the method with
+    the same method there. Groups that differ in none are named by their datasets' folders, or by digests.
     """
     labels = []
     for mine in results:
         near = [other for other in results if _place(other) == _place(mine)]
-        differing = {key for other in results for key in _apart(mine, other)}
+        differing = {key for other in near for key in _apart(mine, other)}
         words = _differing(_recipe(mine), list(map(_recipe, near)))
         words += [_words(key, value) for key, value in _settings(mine).items() if key in differing]
         labels.append(", ".join([_method(mine), *words]))
@@ -229,16 +229,15 @@ def _settings(result: Result) -> dict[str, Any]:
 
 
 def _apart(mine: Result, other: Result) -> set[str]:
-    """The settings that tell a run from another: any, of one method on one subset; else those of the run alone."""
+    """The settings that tell a run from another on the subset: all of them, or those of the run for two methods."""
     ours, theirs = _settings(mine), _settings(other)
     keys = {key for key, value in ours.items() if theirs.get(key) != value}
-    near = _place(mine) == _place(other)
-    if near and _method(mine) == _method(other):
+    if _method(mine) == _method(other):
         return keys
-    own = set(flat({**mine.facts["config"], "method_settings": {}})) - {"method"}
-    keys &= {*own, "engine"} - (set() if near else {"subset", "splits", "held_out"})
+    keys &= {*flat({**mine.facts["config"], "method_settings": {}}), "engine"} - {"method"}
     if not (ours["rounds"] and theirs["rounds"]):  # one does not train, and says no more than that of its training
-        keys -= _TRAINING if ours["rounds"] else _TRAINING - {"rounds"}
+        never = _method(mine) in METHODS and not METHODS[_method(mine)].rounds  # zero-shot
+        keys -= _TRAINING if ours["rounds"] or never else _TRAINING - {"rounds"}
     return keys
 
 
