@@ -54,7 +54,8 @@ class Registry(MutableMapping[str, T]):
         self.group = group
         self.needs = needs
         self.taken = taken
-        self._known: dict[str, str | T] = dict(table)
+        self._own = dict(table)
+        self._known: dict[str, str | T] = {**table}
 
     def named(self, name: object, where: str = "") -> T:
         """The thing of this name.
@@ -107,7 +108,8 @@ class Registry(MutableMapping[str, T]):
         if name in self._plugins:
             dist = self._plugins[name][0].dist
             return {dist.name: dist.version} if dist else {self._plugins[name][0].value: "unknown"}
-        if isinstance(self._known.get(name), str):
+        held = self._known.get(name)
+        if isinstance(held, str) or (name in self._own and imported(self._own[name]) is held):
             return {}
         thing = self.at(name) if is_path(name) else self.named(name)
         kind = thing if isinstance(thing, type) else type(thing)

@@ -212,9 +212,10 @@ def test_pipes_and_devices_are_never_read(dataset: Path, tmp_path: Path) -> None
         for look in (verify, fedrsic_data.open):
             with pytest.raises(ManifestError, match=r"give a manifest.json or its folder"):
                 look(path)
-    for look in (verify, fedrsic_data.open):
-        with pytest.raises(UsageError, match="should be a path"):
-            look(Path("a\0b"))
+    with pytest.raises(ManifestError, match=r"give a manifest.json or its folder"):
+        verify(Path("a\0b"))
+    with pytest.raises(UsageError, match="should be a path"):
+        fedrsic_data.open(Path("a\0b"))
     for name in (SHARD, "clients.parquet"):
         (dataset / name).unlink()
         os.mkfifo(dataset / name)

@@ -303,3 +303,10 @@ def test_commands_that_look_load_neither_trainers_nor_drawing(sample_build: Path
         assert code == 0, said
         assert not modules & {"torch", "pandas", "matplotlib", "jinja2", "yaml", "datasets", "huggingface_hub"}
         assert not modules & {"fedtrain.run", "fedtrain.methods", "fedrsic_data.publish.card"}
+
+
+def test_a_thing_of_fedkit_that_is_put_back_is_no_plug_in() -> None:
+    """As a test that replaces one does at its end; a build then recorded it as a plug-in."""
+    own = SOURCES["ucmerced"]
+    SOURCES["ucmerced"] = own
+    assert SOURCES.versions("ucmerced") == {}
