@@ -266,3 +266,12 @@ def test_the_package_of_partitioners_can_still_be_imported() -> None:
         "assert len(fedrsic_data.partition([0, 1], clients=2)) == 2\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize("row", [[1, 0], [0, 1, 0], [True, False]])
+def test_lists_that_may_be_a_matrix_are_refused(row: list[int]) -> None:
+    """Read as class numbers, every row of two would have both classes."""
+    with pytest.raises(UsageError, match=r"every row has \d zeros and ones.*give numpy.array"):
+        fedrsic_data.partition([row, row[::-1]] * 10, "iid", clients=2)
+    matrix = fedrsic_data.partition(np.array([row, row[::-1]] * 10), "iid", clients=2)
+    assert matrix.counts.sum() == 20 * sum(row)

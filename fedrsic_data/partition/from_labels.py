@@ -129,6 +129,7 @@ def _coded(
         offsets = np.concatenate([[0], np.cumsum(pc.list_value_length(values).to_numpy())]).astype(np.int64)
         flat = pc.list_flatten(values)
         _complete(flat, "labels")
+        _no_matrix(flat, np.diff(offsets))
         codes, found = _indexed(flat, names)
         row = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
         if len(np.unique(row * max(len(found), 1) + codes)) < len(codes):
@@ -174,6 +175,18 @@ def _indexed(values: pa.Array, names: Classes) -> tuple[NDArray[np.int32], tuple
         wrong = low if low < 0 else high
         raise UsageError(f"labels: {wrong} is not from 0 to {len(found) - 1}, the numbers of the {len(found)} classes")
     return numbers.astype(np.int32), found
+
+
+def _no_matrix(flat: pa.Array, lengths: NDArray[np.int64]) -> None:
+    """Refuses lists that may be the rows of a multi-hot matrix, and would be read as class numbers."""
+    if not (pa.types.is_integer(flat.type) or pa.types.is_boolean(flat.type)) or not len(lengths):
+        return
+    width, values = int(lengths[0]), set(pc.unique(flat).to_pylist())
+    if width > 1 and (lengths == width).all() and values <= {0, 1}:
+        raise UsageError(
+            f"labels: every row has {width} zeros and ones, as a multi-hot matrix has; give numpy.array(labels) for "
+            "a matrix, or class names in place of numbers"
+        )
 
 
 def _wanted(classes: Classes) -> Classes:
