@@ -188,7 +188,7 @@ def experiment(
         ),
     ],
     out: Annotated[Path | None, typer.Option(help="Its folder; default: experiments/NAME.")] = None,
-    jobs: Annotated[int, typer.Option(min=1, help="Runs at once, each in a process of its own.")] = 1,
+    jobs: Annotated[int, typer.Option(min=1, help="Runs at once, each in its own process.")] = 1,
     gpus: Annotated[str | None, typer.Option(metavar="0,1", help="GPUs that the processes share.")] = None,
     only: Annotated[str, typer.Option(metavar="TEXT", help="Only runs whose name has this text.")] = "",
     table: Annotated[str, typer.Option(metavar="text|csv|markdown|latex", help="The form of the tables.")] = "text",

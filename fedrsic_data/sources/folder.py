@@ -1,4 +1,4 @@
-"""A folder of your own: images by class, by domain and class, by split and class, or as a table lists them.
+"""Your own folder: images by class, by domain and class, by split and class, or as a table lists them.
 
 ``<class>/<image>``, as torchvision's ImageFolder; ``<domain>/<class>/<image>``, as Office-Caltech, PACS and DomainNet;
 ``<train|val|test>/<class>/<image>``; or ``labels.csv`` and images anywhere below the folder. Levels of

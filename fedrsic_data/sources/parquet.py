@@ -1,4 +1,4 @@
-"""Any dataset of the Hugging Face Hub that is Parquet, or Parquet files of your own, by their columns.
+"""Any dataset of the Hugging Face Hub that is Parquet, or your own Parquet files, by their columns.
 
 The image column holds ``struct<bytes, path>``, as the Hub has images, or the bytes of the files; a path without bytes
 names a file beside the Parquet file or below the folder. Labels are class

@@ -1,4 +1,4 @@
-"""The runs of an experiment: every dataset x method x setting x seed, each with a folder of its own."""
+"""The runs of an experiment: every dataset x method x setting x seed, each with its own folder."""
 
 from __future__ import annotations
 

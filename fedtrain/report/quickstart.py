@@ -142,7 +142,7 @@ def _text(
         f"  open {shlex.quote(str(report))} in a browser: who has what, curves, tables, sample images",
         f"  fedkit inspect {scenes}",
         f"  fedkit train fedpgp --manifest {scenes} --rank 4",
-        "  fedkit new my.json --folder PATH       images of your own",
+        "  fedkit new my.json --folder PATH       your own images",
         "  fedkit build fed-rsic                  the real images",
     ]
     return together([*parts, "", *steps])

@@ -1,1 +1,1 @@
-"""A method, a partitioner and a source for fedkit, as a package of their own."""
+"""A method, a partitioner and a source for fedkit, as a package."""
