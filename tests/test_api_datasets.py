@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import subprocess
 import sys
 from pathlib import Path
@@ -143,6 +144,20 @@ def test_label_lists_make_a_multi_label_dataset(tmp_path: Path) -> None:
     labels = [["a"] if i % 2 else ["a", "b"] for i in range(24)]
     data = fedrsic_data.build((PIXELS, labels), tmp_path / "mine", clients=2)
     assert data[0].entry.multi_label
+
+
+@pytest.mark.parametrize("kind", [np.int64, np.bool_, np.float32, torch.tensor])
+def test_a_multi_hot_matrix_makes_a_multi_label_dataset(kind: Any, tmp_path: Path) -> None:
+    """As for ``partition``, a column of zeros is a class without images."""
+    hot = np.array([[1, i % 2, 0, i % 3 == 0, 0] for i in range(24)])
+    matrix = kind(hot) if kind is torch.tensor else hot.astype(kind)
+    data = fedrsic_data.build((PIXELS, matrix), tmp_path / "mine", clients=2, partition="iid")
+    assert data[0].classes == fedrsic_data.partition(matrix, "iid", clients=2).classes == tuple("01234")
+    rows = [row for split in ("train", "test") for row in data[0].read(split).to_pylist()]
+    held = {row["image"]["bytes"]: row["labels"] for row in rows}
+    pixels = {np.asarray(Image.open(io.BytesIO(file))).tobytes(): labels for file, labels in held.items()}
+    assert [pixels[image.tobytes()] for image in PIXELS] == [np.flatnonzero(row).tolist() for row in hot]
+    assert fedrsic_data.verify(data)
 
 
 def test_the_same_images_give_the_same_dataset(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,8 +8,10 @@ from typing import Any
 
 import datasets
 import numpy as np
+import pandas as pd
 import pytest
 import torch
+from torch.utils.data import TensorDataset
 
 import fedrsic_data
 import fedtrain
@@ -69,6 +71,13 @@ def publish(repo: Any, **more: Any) -> Callable[[], object]:
         (split(np.array([0, 2**64 - 1], np.uint64)), "classes=18,446,744,073,709,551,616 are more than can be"),
         (split(np.array([[0.0, float("nan")]])), "should be zeros and ones"),
         (split(ROWS), "labels: a table has several columns; name one with column="),
+        (
+            split(TensorDataset(torch.zeros(2), torch.arange(2))),
+            r"labels: a TensorDataset has several tensors",
+        ),
+        (built((PIXELS, pd.DataFrame({"a": [0, 1] * 2, "b": 1}))), "labels: a table has several columns; name one"),
+        (built((PIXELS, [[1, 0], [0, 1]] * 2)), "labels: every row has 2 zeros and ones.*give numpy.array"),
+        (built((PIXELS, np.full((4, 2), 2))), "should be zeros and ones"),
         (split(ROWS.to_iterable_dataset(), column="label"), "column='label': a IterableDataset is no table"),
         (split(datasets.DatasetDict(train=ROWS), column="label"), "column='label': a DatasetDict is no table"),
         (split([0, 1], column="label"), "column='label': a list is no table"),

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import hashlib
 import io
+import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from fedrsic_data.dataset.schema import IMAGE
+from fedrsic_data.dataset.schema import IMAGE, features_json
 from fedrsic_data.errors import UsageError, translated
 from fedrsic_data.files import atomic
 from fedrsic_data.files.cache import cache_folder
-from fedrsic_data.partition.from_labels import plain
+from fedrsic_data.partition.from_labels import plain, refuse_matrix, rows_of
 
 
 def parquet_of(data: Any) -> Path:
@@ -24,7 +27,8 @@ def parquet_of(data: Any) -> Path:
     Args:
         data: A ``datasets.Dataset`` with a column of images and one of labels; or a pair of images and labels. An
             image is the bytes of a file, a path, a PIL image, or a uint8 array [height, width, 3] or [height, width];
-            arrays and PIL images become PNG files. Labels are names, numbers, or lists of them.
+            arrays and PIL images become PNG files. Labels are names, numbers, lists of them, or a matrix of zeros and
+            ones.
 
     Raises:
         UsageError: There are not as many labels as images, or a value is none of these.
@@ -80,15 +84,31 @@ def _table(images: Iterable[Any], labels: Any) -> pa.Table:
     labels = plain(labels, "labels")
     if not isinstance(images, Iterable):
         raise UsageError(f"a {type(images).__name__} holds no images; give a list or an array of them")
-    try:
-        column = pa.array(labels, from_pandas=True)
-    except (pa.ArrowException, TypeError, ValueError) as error:
-        raise UsageError(f"labels: cannot be read as one column ({' '.join(str(error).split())[:200]})") from None
+    column, classes = _column(labels)
     files = [_file(number, image) for number, image in enumerate(images)]
     if len(files) != len(column):
         raise UsageError(f"there are {len(files):,} images and {len(column):,} labels; give one label per image")
     several = pa.types.is_list(column.type)
-    return pa.table({"image": pa.array(files, IMAGE), "labels" if several else "label": column})
+    table = pa.table({"image": pa.array(files, IMAGE), "labels" if several else "label": column})
+    if not classes:
+        return table
+    features = features_json(classes, multi_label=True)
+    held = {name: features[name] for name in table.column_names}
+    return table.replace_schema_metadata({"huggingface": json.dumps({"info": {"features": held}})})
+
+
+def _column(labels: Any) -> tuple[pa.Array, tuple[str, ...]]:
+    """Labels as Arrow has them, and the classes of a multi-hot matrix, some of which may have no image."""
+    if isinstance(labels, np.ndarray) and labels.ndim == 2:
+        rows, classes, _ = rows_of(labels)
+        return pa.ListArray.from_arrays(rows.offsets.astype(np.int32), rows.labels.astype(np.int64)), classes
+    try:
+        column = pa.array(labels, from_pandas=True)
+    except (pa.ArrowException, TypeError, ValueError) as error:
+        raise UsageError(f"labels: cannot be read as one column ({' '.join(str(error).split())[:200]})") from None
+    if pa.types.is_list(column.type):
+        refuse_matrix(pc.list_flatten(column), pc.fill_null(pc.list_value_length(column), 0).to_numpy())
+    return column, ()
 
 
 def _file(number: int, image: Any) -> dict[str, Any]:

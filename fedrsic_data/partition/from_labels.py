@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -48,8 +48,6 @@ def rows_of(
 def _column(given: Any, column: str | None, what: str) -> tuple[NDArray[Any] | pa.Array, tuple[str, ...] | None]:
     """The values of a column, and the class names that its container knows."""
     known = None
-    if column is None and (hasattr(given, "columns") or hasattr(given, "features")) and not hasattr(given, "targets"):
-        raise UsageError(f"{what}: a table has several columns; name one with column=")
     if column is not None:
         given, known = _of_table(given, column)
     elif hasattr(given, "targets"):  # torchvision
@@ -59,6 +57,8 @@ def _column(given: Any, column: str | None, what: str) -> tuple[NDArray[Any] | p
     ):  # torch's Subset
         whole, known = _column(given.dataset, None, what)
         given = whole.take(pa.array(given.indices)) if isinstance(whole, pa.Array) else whole[np.asarray(given.indices)]
+    else:
+        known = _class_label(getattr(given, "features", None))  # a column of a datasets.Dataset
     given = plain(given, what)
     names = tuple(map(str, known)) if known is not None else None
     if isinstance(given, np.ndarray) and given.dtype.kind in ("biuf" if given.ndim == 2 else "biu"):
@@ -79,11 +79,17 @@ def plain(given: Any, what: str) -> Any:
     """A column that Arrow can read: a tensor becomes an array, anything else is returned as it is.
 
     Raises:
-        UsageError: It has no order, or is a text; a tensor that NumPy has no form of; or a row is nested deeper than a
-            list of labels: a list that holds itself would end the process in Arrow.
+        UsageError: It has no order, or is a text; it has several columns or tensors; a tensor that NumPy has no form
+            of; or a row is nested deeper than a list of labels: a list that holds itself would end the process in
+            Arrow.
     """
     if isinstance(given, str | bytes | dict | set | frozenset):
         raise UsageError(f"{what}: a {type(given).__name__} is no column; give a list, an array or a dataset")
+    if hasattr(given, "columns") or isinstance(getattr(given, "features", None), Mapping):
+        fix = "name one with column=, or give one of them, or a multi-hot matrix (.to_numpy())"
+        raise UsageError(f"{what}: a table has several columns; {fix}")
+    if hasattr(given, "tensors"):
+        raise UsageError(f"{what}: a {type(given).__name__} has several tensors; give one of them (.tensors[1])")
     if hasattr(given, "detach"):
         try:
             return given.detach().cpu().numpy()
@@ -109,9 +115,14 @@ def _of_table(given: Any, column: str) -> tuple[Any, Sequence[str] | None]:
         raise UsageError(f"column={column!r}: there is none of that name; there are {', '.join(map(str, names))}")
     if not hasattr(given, "select_columns") or not hasattr(given, "features"):
         return given[column], None
-    feature = given.features[column]
+    values = given.select_columns([column]).with_format("arrow")[:].column(column)
+    return values, _class_label(given.features[column])
+
+
+def _class_label(feature: Any) -> Sequence[str] | None:
+    """The names of a ``ClassLabel`` of ``datasets``, or of that of a list's items."""
     label = getattr(feature, "feature", feature[0] if isinstance(feature, list) else feature)
-    return given.select_columns([column]).with_format("arrow")[:].column(column), getattr(label, "names", None)
+    return getattr(label, "names", None)
 
 
 def _coded(
@@ -129,7 +140,7 @@ def _coded(
         offsets = np.concatenate([[0], np.cumsum(pc.list_value_length(values).to_numpy())]).astype(np.int64)
         flat = pc.list_flatten(values)
         _complete(flat, "labels")
-        _no_matrix(flat, np.diff(offsets))
+        refuse_matrix(flat, np.diff(offsets))
         codes, found = _indexed(flat, names)
         row = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
         if len(np.unique(row * max(len(found), 1) + codes)) < len(codes):
@@ -177,8 +188,16 @@ def _indexed(values: pa.Array, names: Classes) -> tuple[NDArray[np.int32], tuple
     return numbers.astype(np.int32), found
 
 
-def _no_matrix(flat: pa.Array, lengths: NDArray[np.int64]) -> None:
-    """Refuses lists that may be the rows of a multi-hot matrix, and would be read as class numbers."""
+def refuse_matrix(flat: pa.Array, lengths: NDArray[np.int64]) -> None:
+    """Refuses lists that may be the rows of a multi-hot matrix, and would be read as class numbers.
+
+    Args:
+        flat: The labels of all rows, end to end.
+        lengths: int64 [N], how many of them each row has.
+
+    Raises:
+        UsageError: Every row has equally many, and all are 0 or 1.
+    """
     if not (pa.types.is_integer(flat.type) or pa.types.is_boolean(flat.type)) or not len(lengths):
         return
     width, values = int(lengths[0]), set(pc.unique(flat).to_pylist())
