@@ -234,22 +234,26 @@ def fedkit_index(path: Path) -> Any:
 
 def classfolders_index(path: Path) -> Any:
     """The index that the sources of fedkit read from a Parquet mirror."""
-    from fedrsic_data.sources import SOURCES
+    return rows_source().index(path, allow_partial=True)
+
+
+def rows_source() -> Any:
+    """The rows as a source like the real ones."""
+    from fedrsic_data.sources import Facts
     from fedrsic_data.sources.base import ClassFolders
 
     names = tuple(f"class-{c:02d}" for c in range(CLASSES))
-    source = ClassFolders("rows", names, 10**9, SOURCES["rows"].facts)
-    return source.index(path, allow_partial=True)
+    return ClassFolders("rows", names, 10**9, Facts("synthetic rows", "", "none", "", "", redistributable=True))
 
 
 def fedkit_recipe(settings: dict[str, Any]) -> Any:
-    """A resolved recipe over the rows, which are a source like the real ones."""
+    """A resolved recipe over the rows."""
     from fedrsic_data import recipes
     from fedrsic_data.dataset import recipe
     from fedrsic_data.recipes.resolve import resolve
     from fedrsic_data.sources import SOURCES
 
-    SOURCES["rows"] = next(iter(SOURCES.values()))  # recipes name registered sources; nothing of it is read
+    SOURCES["rows"] = rows_source()  # recipes name registered sources
     subset = {"sources": ["rows"], "class_names": "native"}
     data = {"fedkit": recipe.SCHEMA, "name": "rows", "subsets": {"rows": subset}, "splits": {}, "partition": settings}
     return resolve(recipes.from_json(data, "benchmark"))
@@ -281,7 +285,9 @@ def fedkit_plan(job: Job) -> tuple[Any, Result]:
     divided = step("divide", plan.divide, wanted, "rows", partitioner, merged)
     entry = SourceEntry("synthetic rows", "", "none", "", True, index.table.num_rows, ())
     stamps = index.fingerprint, index.newest
-    planned = step("digest", pipeline.Planned.of, wanted, {"rows": entry}, [divided], *stamps, [source])
+    planned = step(
+        "digest", pipeline.Planned.of, wanted, {"rows": entry}, [divided], *stamps, [source], resolved.plugins
+    )
     return planned, {"plan_s": sum(took.values()), "plan_cpu_s": time.process_time() - cpu, "steps": took}
 
 

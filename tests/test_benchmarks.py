@@ -21,6 +21,7 @@ from fedtrain.report import quickstart
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
+import partition  # noqa: E402
 import repetitions  # noqa: E402
 
 SMALL = {"prompt": {"sample.per_class": 4}, "label": {"clients": 2, "sample.users": 12}}
@@ -167,3 +168,13 @@ def test_the_tour_takes_the_rates_that_the_benchmark_chose() -> None:
     taken = {m: float(s.split("=")[1]) for m, sets in scenes.runs.items() for s in sets if s.startswith("lr=")}
     assert taken == {method: float(chosen[method]) for method in taken}
     assert len(taken) == 4
+
+
+def test_a_cell_of_the_partition_benchmark_plans_and_writes_all_rows(tmp_path: Path) -> None:
+    source = str(tmp_path / "rows.parquet")
+    settings = {"name": "dirichlet", "clients": 3, "alpha": 0.5, "min_size": 0}
+    assert "error" not in partition.run(partition.Job("rows", source, str(tmp_path), 200))
+    found = partition.run(partition.Job(partition.FEDKIT, source, str(tmp_path), 3, settings=settings))
+    assert "error" not in found, found["error"]
+    assert found["rows"] == 200
+    assert found["plan_s"] == sum(found["steps"].values())
