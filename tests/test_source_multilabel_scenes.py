@@ -397,6 +397,10 @@ BROKEN = {
     "lake": (lambda text: text.replace(",lake,", ",laek,"), ["line 1", "'laek' is not one of the 60 labels"]),
     "river": (lambda text: text.replace(",0,", ",,", 1), ["line 2", "'' is neither 0 nor 1"]),
     "park": (lambda text: text + text.splitlines()[1] + "\n", ["has 'park_00001.jpg' in two rows"]),
+    "beach": (
+        lambda text: text + text.splitlines()[1].replace(".jpg", ".png") + "\n",
+        ["'beach_00001.jpg' in two rows"],
+    ),
     "forest": (
         lambda text: text.replace("forest_00001", "river_00001"),
         ["'river_00001.jpg' is not an image of forest"],

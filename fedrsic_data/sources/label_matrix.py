@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 from fedrsic_data.dataset.manifest import LeftOut
 from fedrsic_data.dataset.schema import repeated
 from fedrsic_data.errors import SourceError, some
-from fedrsic_data.raw.index import INDEX_SCHEMA
-from fedrsic_data.sources.classfolders import Entries
+from fedrsic_data.raw.index import INDEX_SCHEMA, Index, fingerprint
+from fedrsic_data.sources.classfolders import Entries, Found
+from fedrsic_data.sources.tree import Tree
 
 
 @dataclass(frozen=True)
@@ -30,21 +31,6 @@ class Matrix:
 
     images: tuple[str, ...]
     labels: NDArray[np.bool_]
-
-
-@dataclass(frozen=True)
-class Labelled:
-    """Images of a source with their labels.
-
-    Attributes:
-        table: An index table, in the order of the images.
-        absent: Descriptions of what is missing; with these, the copy is incomplete.
-        left_out: Images that were left out.
-    """
-
-    table: pa.Table
-    absent: tuple[str, ...]
-    left_out: tuple[LeftOut, ...]
 
 
 def read(data: bytes, where: str, separator: str, labels: Sequence[str], again: str) -> Matrix:
@@ -78,7 +64,8 @@ def read(data: bytes, where: str, separator: str, labels: Sequence[str], again: 
             raise SourceError(f"{where}: line {number:,}, {label}: {row[at][:40]!r} is neither 0 nor 1; {again}")
         images.append(row[0])
         values.append("".join(row[1:]))
-    if twice := [name for name, count in Counter(images).items() if count > 1]:
+    counts = Counter(map(_stem, images))
+    if twice := [image for image in images if counts[_stem(image)] > 1]:
         raise SourceError(f"{where}: has {twice[0][:80]!r} in two rows; {again}")
     told = np.frombuffer("".join(values).encode(), np.uint8).reshape(len(images), len(labels)) == ord("1")
     return Matrix(tuple(images), told[:, order])
@@ -101,24 +88,35 @@ def _order(header: Sequence[str], labels: Sequence[str], where: str, again: str)
     return [names.index(name) for name in labels]
 
 
-def label(
+def _stem(image: str) -> str:
+    return image.rpartition(".")[0] or image
+
+
+def index(
     name: str,
     path: Path,
-    images: Mapping[str, Entries],
+    found: Found,
+    tree: Tree,
     tables: Mapping[str, Matrix],
+    labels: Sequence[str],
     *,
     by_scene: bool,
     keep_bare: bool,
-) -> Labelled:
-    """Give the images of class folders their labels. Rows and images are matched by scene class and file name.
+) -> Index:
+    """The index of labelled images in class folders. Rows and images are matched by scene class and file name.
 
     Args:
         name: Name of the source.
         path: Place of the images, for messages.
-        images: The images of each scene class.
+        found: The images of each scene class.
+        tree: The files of labels, which have been read.
         tables: Labels of the images of each scene class, whose file names may have endings.
+        labels: Names of the labels.
         by_scene: Whether an image's scene class is its domain; else the source is one domain.
         keep_bare: Whether images without labels stay.
+
+    Returns:
+        The index; ``missing`` describes rows without images and images without rows.
 
     Raises:
         SourceError: There are two files for one image.
@@ -126,10 +124,10 @@ def label(
     parts, absent, left_out, bare = [INDEX_SCHEMA.empty_table()], list[str](), list[LeftOut](), list[str]()
     lost, listed, unlisted = list[str](), 0, list[str]()
     for scene, matrix in tables.items():
-        entries = images.get(scene, Entries.of_paths([]))
+        entries = found.files.get(scene, Entries.of_paths([]))
         if len(twice := repeated(entries.stems)):
             raise SourceError(f"{path}: {scene}/{twice[0]} is there with two endings; remove one of the files")
-        rows = pa.array([image.rpartition(".")[0] or image for image in matrix.images], pa.string())
+        rows = pa.array(map(_stem, matrix.images), pa.string())
         lost += [f"{scene}/{row}" for row in rows.filter(pc.invert(pc.is_in(rows, entries.stems))).to_pylist()]
         listed += len(rows)
         row = pc.index_in(entries.stems, rows)
@@ -141,7 +139,9 @@ def label(
         labelled = pa.array(told.any(axis=1))
         bare += ids.filter(pc.invert(labelled)).to_pylist()
         parts.append(table if keep_bare else table.filter(labelled))
-    unlisted += [key for scene in images if scene not in tables for key in images[scene].keys.to_pylist()]
+    unlisted += [
+        key for scene, entries in found.files.items() if scene not in tables for key in entries.keys.to_pylist()
+    ]
     if lost:
         absent.append(f"{len(lost):,} of {listed:,} images that have labels are not in {path}: {some(lost)}")
     if unlisted:
@@ -149,7 +149,16 @@ def label(
         left_out += LeftOut.of("without a row of labels", sorted(unlisted))
     if bare and not keep_bare:
         left_out += LeftOut.of("without labels", bare)
-    return Labelled(pa.concat_tables(parts), tuple(absent), tuple(left_out))
+    return Index(
+        table=pa.concat_tables(parts),
+        classes=tuple(labels),
+        container=found.container,
+        fingerprint=fingerprint([found.fingerprint, tree.fingerprint]),
+        newest=max(found.newest, tree.newest),
+        left_out=(*found.left_out, *left_out),
+        missing=tuple(absent),
+        multi_label=True,
+    )
 
 
 def _table(ids: pa.Array, labels: NDArray[np.bool_], domain: str, keys: pa.Array, files: pa.Array) -> pa.Table:

@@ -12,12 +12,12 @@ checks in eight of its 11 wrong files; the other three have 67 of the wrong rows
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 from fedrsic_data.errors import SourceError, some
-from fedrsic_data.raw.index import Index, fingerprint
+from fedrsic_data.raw.index import Index
 from fedrsic_data.sources import classfolders, label_matrix
 from fedrsic_data.sources.base import Facts
 from fedrsic_data.sources.tree import Tree, check_complete
@@ -106,24 +106,14 @@ class MLRSNet:
         absent = []
         if gone := [category for category in CATEGORIES if category not in tables]:
             absent.append(f"{len(gone)} of {len(CATEGORIES)} categories have no labels/<category>.csv: {some(gone)}")
-        settings = self.settings
-        by_scene, keep_bare = settings.domains == "scene", settings.unlabelled == "keep"
-        labelled = label_matrix.label(self.name, path, found.files, tables, by_scene=by_scene, keep_bare=keep_bare)
-        absent += labelled.absent
+        by_scene, keep_bare = self.settings.domains == "scene", self.settings.unlabelled == "keep"
+        index = label_matrix.index(self.name, path, found, tree, tables, LABELS, by_scene=by_scene, keep_bare=keep_bare)
+        absent += index.missing
         listed = sum(len(matrix.images) for matrix in tables.values())
         if not absent and listed < _IMAGES:
             absent.append(f"labels/ has {listed:,} rows, the published one {_IMAGES:,}")
-        check_complete(path, self.facts.title, absent, len(labelled.table), allow_partial)
-        return Index(
-            table=labelled.table,
-            classes=LABELS,
-            container=found.container,
-            fingerprint=fingerprint([found.fingerprint, tree.fingerprint]),
-            newest=max(found.newest, tree.newest),
-            left_out=(*found.left_out, *labelled.left_out),
-            missing=tuple(absent),
-            multi_label=True,
-        )
+        check_complete(path, self.facts.title, absent, len(index.table), allow_partial)
+        return replace(index, missing=tuple(absent))
 
 
 SOURCE = MLRSNet()

@@ -18,7 +18,7 @@ from typing import Literal
 import numpy as np
 
 from fedrsic_data.errors import SourceError
-from fedrsic_data.raw.index import Index, fingerprint
+from fedrsic_data.raw.index import Index
 from fedrsic_data.raw.remote import RemoteFile
 from fedrsic_data.sources import classfolders, label_matrix, ucmerced
 from fedrsic_data.sources.base import ClassFolders, Facts
@@ -95,24 +95,14 @@ class UCMercedMultilabel:
         tables = self._tables(tree)
         place = self.images or path
         found = classfolders.find(place, self.images_of.name, self.images_of.classes, self.images_of.facts.layout)
-        labelled = label_matrix.label(
-            self.name, place, found.files, tables, by_scene=self.settings.domains == "scene", keep_bare=False
-        )
+        by_scene = self.settings.domains == "scene"
+        index = label_matrix.index(self.name, place, found, tree, tables, LABELS, by_scene=by_scene, keep_bare=False)
         listed = sum(len(matrix.images) for matrix in tables.values())
-        absent = list(labelled.absent)
+        absent = list(index.missing)
         if listed < _IMAGES:
             absent.append(f"{_TABLE} has {listed:,} rows, the published one {_IMAGES:,}")
-        check_complete(place, self.facts.title, absent, len(labelled.table), allow_partial)
-        return Index(
-            table=labelled.table,
-            classes=LABELS,
-            container=found.container,
-            fingerprint=fingerprint([found.fingerprint, tree.fingerprint]),
-            newest=max(found.newest, tree.newest),
-            left_out=(*found.left_out, *labelled.left_out),
-            missing=tuple(absent),
-            multi_label=True,
-        )
+        check_complete(place, self.facts.title, absent, len(index.table), allow_partial)
+        return replace(index, missing=tuple(absent))
 
     def _tables(self, tree: Tree) -> dict[str, label_matrix.Matrix]:
         """The labels of each scene class."""
