@@ -2,8 +2,8 @@
 
 python benchmarks/matrix.py [--recipe NAME ...] [--method NAME ...]
 
-A cell is one run with seed 0 on the first federation of a recipe, with the embedded CLIP and networks from random
-weights: it shows that training gains something over zero-shot CLIP or an untrained network, and compares no methods.
+A cell is two runs with seed 0 on the first federation of a recipe, one untrained and one trained, with the embedded
+CLIP and networks from random weights: it shows whether training gains anything over the start, and compares no methods.
 """
 
 from __future__ import annotations
@@ -33,14 +33,13 @@ def cell(method: str, data: fedrsic_data.Dataset, folder: Path) -> tuple[float, 
     """The metric before training and after, in percent: C-AP of multi-label data, else the pooled accuracy."""
     subset = data[0]
     metric = "test/C-AP" if subset.entry.multi_label else "test/pooled"
-    several = subset.entry.multi_label
     settings = SETTINGS.get(method, PROMPTS)
     rounds = settings["rounds"]
     more = {"clients_per_round": CLIENTS} if len(subset.clients) > CLIENTS else {}
     found = []
     for count in (0, rounds) if rounds else (0,):
         given = {**settings, **more, "rounds": count, "eval_every": max(count, 1), "splits": ["test"]}
-        run = fedtrain.train(method, subset, out=folder / f"{method}-{several}-{count}", **given)
+        run = fedtrain.train(method, subset, out=folder / f"{method}-{count}", **given)
         found.append(float(run.final[metric]))
     return found[0], found[-1]
 

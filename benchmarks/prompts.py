@@ -126,6 +126,11 @@ class Cost:
     peak: float = 0.0
 
 
+def peak() -> float:
+    """The largest resident size of this process so far, in GiB."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+
+
 def cost(work: Callable[[], object], device: torch.device) -> Cost:
     """The seconds and memory that some work takes; on a GPU, until the GPU has finished it."""
     cuda = device.type == "cuda"
@@ -154,7 +159,7 @@ class Found:
 
     @property
     def ratio(self) -> float:
-        """Of the seconds of a round."""
+        """The plain side's seconds per round over those of fedkit."""
         return self.step.wall * self.steps / self.ours.wall
 
 
@@ -211,7 +216,6 @@ def report(found: Found, args: argparse.Namespace) -> str:
     machine = (
         f"{platform.system()} {platform.machine()}, Python {platform.python_version()}, PyTorch {torch.__version__}"
     )
-    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     peaks = f"Peak GPU memory: plain {found.step.peak:.2f} GiB, fedkit {found.ours.peak:.2f} GiB."
     verdict, spent = "PASS" if found.ratio >= GATE else "FAIL", found.step.cpu * found.steps / found.ours.cpu
     row = "| {} | {:.1f} | {:.1f} | {:.3f} | {} |"
@@ -240,7 +244,7 @@ def report(found: Found, args: argparse.Namespace) -> str:
         "",
         f"Ratio: **{found.ratio:.1f}** ({verdict}: at least {GATE:.0f} on a CPU); of processor seconds {spent:.1f}.",
         "",
-        f"{found.once} {peaks if cuda else f'Peak memory of the process, both sides in it: {memory:.1f} GiB.'}",
+        f"{found.once} {peaks if cuda else f'Peak memory of the process, both sides in it: {peak():.1f} GiB.'}",
     ]
     return "\n".join(lines) + "\n"
 

@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import resource
 import statistics
 import time
 from types import SimpleNamespace
@@ -28,7 +27,7 @@ from typing import Any, cast
 from unittest import mock
 
 import torch
-from prompts import SPEC, Plain, cost
+from prompts import SPEC, Plain, cost, peak
 from torch.nn import functional
 
 from fedrsic_data.dataset.reader import Subset
@@ -77,11 +76,6 @@ def bound(method: str, settings: dict[str, Any], names: tuple[str, ...], rows: l
     with mock.patch.object(inputs, "features", return_value=drawn_features(rows, len(names))):
         made.images.rows("train")
     return made
-
-
-def peak() -> float:
-    """The largest resident size of this process so far, in GiB."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 
 
 class PlainPromptFL(Plain):

@@ -4,9 +4,9 @@
     python benchmarks/repetitions.py experiments/prompt-methods --metric test/novel/mean
     python benchmarks/repetitions.py experiments/label-methods --backbone backbone.safetensors
 
-A repetition has new pictures, a new split and partition, and new weights; this refuses repetitions that share a
-picture. It prints, for each kind of dataset, rows that train nothing, which show how much of a metric a method owes to
-its learning; in how many repetitions a row is above another; and the orders that hold.
+A repetition has new pictures, a new split and partition, and new weights; repetitions that share a picture are refused
+without ``--same-pictures``. It prints, for each kind of dataset, rows that train nothing, which show how much of a
+metric a method owes to its learning; in how many repetitions a row is above another; and the orders that hold.
 
 Rows that train nothing, with single labels: ``majority class``, where a client says the class that most of its
 training rows have; ``zero-shot, own classes``, CLIP's own text among the classes that the client has in training; and
@@ -37,14 +37,14 @@ from fedtrain.methods import multilabel
 from fedtrain.methods.base import Context
 from fedtrain.methods.networks.album import Album, Pictures, normalised
 from fedtrain.methods.prompts.inputs import TEMPLATE, Classes, FeatureRows, Images
-from fedtrain.metrics import accuracy, mean
+from fedtrain.metrics import accuracy, mean, over_clients
 from fedtrain.models import clip, label_transformer
 from fedtrain.report import seed_table
 from fedtrain.runs.folder import load
 
 ENOUGH = 0.8  # of the repetitions: an order is stated from here on
 
-Figures = Mapping[str, float]
+Metrics = Mapping[str, float]
 
 
 def pictures(dataset: Path) -> set[str]:
@@ -59,7 +59,7 @@ def pictures(dataset: Path) -> set[str]:
 
 
 def apart(datasets: Mapping[int, Path]) -> None:
-    """Refuses repetitions that share a picture.
+    """Refuse repetitions that share a picture.
 
     Raises:
         ValueError: Two of them do.
@@ -71,13 +71,13 @@ def apart(datasets: Mapping[int, Path]) -> None:
                 raise ValueError(f"repetitions {owner[digest]} and {repetition} share pictures; they repeat nothing")
 
 
-def untrained(subset: Subset, backbone: Path | None) -> dict[str, Figures]:
+def untrained(subset: Subset, backbone: Path | None) -> dict[str, Metrics]:
     """Metrics of the test split by rows that train nothing, named as the trainer names them."""
     found = _labels(subset, backbone) if subset.entry.multi_label else _scenes(subset)
     return {row: {f"test/{name}": value for name, value in figures.items()} for row, figures in found.items()}
 
 
-def _scenes(subset: Subset) -> dict[str, Figures]:
+def _scenes(subset: Subset) -> dict[str, Metrics]:
     counts = tuple(subset.client(name).rows("train") for name in subset.clients)
     tower = clip.load("tiny")
     context = Context(subset, subset.clients, counts, 0, torch.device("cpu"), cache=cache_folder())
@@ -116,18 +116,12 @@ def _accuracies(
         return accuracy(int((scores.argmax(1) == test.labels[rows]).sum()), rows.stop - rows.start)
 
     clients = range(len(matrices))
-    local = [right(client, test.of(client)) for client in clients]
-    rows = test.counts()
-    held = sorted(value for value, n in zip(local, rows, strict=True) if n)
-    found = {
-        "local/mean": mean(local),
-        "local/worst_decile": mean(held[: -(-len(held) // 10)]),
-        "pooled": sum(value * n for value, n in zip(local, rows, strict=True) if n) / sum(rows),
-    }
+    found = over_clients("local", [right(client, test.of(client)) for client in clients], test.counts())
+    found["pooled"] = found["local/weighted"]
     return found | ({"base/mean": mean(right(client, slice(0, len(test))) for client in clients)} if novel else {})
 
 
-def _labels(subset: Subset, backbone: Path | None) -> dict[str, Figures]:
+def _labels(subset: Subset, backbone: Path | None) -> dict[str, Metrics]:
     clients = len(subset.clients)
     album = Album(subset, "coarse", 64, torch.device("cpu"), 2**30)
     train = [album.client(k) for k in range(clients)]
@@ -153,25 +147,25 @@ def _labels(subset: Subset, backbone: Path | None) -> dict[str, Figures]:
 
 
 def _precisions(scores: torch.Tensor, test: Pictures, clients: int) -> dict[str, float]:
-    held = sorted(v for v in multilabel.overlap(scores, test.targets, test.owner, clients).tolist() if v == v)
-    return {
-        **multilabel.figures(scores, test.targets, top=3),
-        "O-F1 of clients/mean": mean(held),
-        "O-F1 of clients/worst_decile": mean(held[: -(-len(held) // 10)]),
-    }
+    own = multilabel.overlap(scores, test.targets, test.owner, clients).tolist()
+    rows = torch.bincount(test.owner, minlength=clients).tolist()
+    return {**multilabel.figures(scores, test.targets, top=3), **over_clients("O-F1 of clients", own, rows)}
 
 
-def measured(folder: Path, backbone: Path | None) -> dict[str, dict[str, list[Figures]]]:
+def measured(
+    folder: Path, backbone: Path | None, *, same_pictures: bool = False
+) -> dict[str, dict[str, list[Metrics]]]:
     """Kind of dataset -> row of its table -> metrics of each repetition.
 
     Raises:
-        ValueError: Two repetitions share a picture.
+        ValueError: Two repetitions share a picture, without ``same_pictures``.
     """
     datasets, runs = run.planned(spec.load(folder / run.SPEC), folder)
-    kinds: dict[str, dict[str, list[Figures]]] = {}
+    kinds: dict[str, dict[str, list[Metrics]]] = {}
     for facts in dict.fromkeys(json.dumps(one.facts) for one in datasets):
         mine = [one for one in datasets if json.dumps(one.facts) == facts]
-        apart({one.seed or 0: Path(one.place) for one in mine})
+        if not same_pictures:
+            apart({one.seed or 0: Path(one.place) for one in mine})
         for dataset in mine:
             for subset in map(fedrsic_data.open(dataset.place).subset, dataset.subsets):
                 rows = kinds.setdefault(f"{subset.name} {facts}", {})
@@ -183,8 +177,8 @@ def measured(folder: Path, backbone: Path | None) -> dict[str, dict[str, list[Fi
     return kinds
 
 
-def wins(rows: Mapping[str, Sequence[Figures]], name: str) -> list[str]:
-    """A Markdown table: in how many repetitions the method of a row is above that of a column in a figure."""
+def wins(rows: Mapping[str, Sequence[Metrics]], name: str) -> list[str]:
+    """A Markdown table: in how many repetitions the method of a row is above that of a column in a metric."""
     held = [method for method, runs in rows.items() if all(name in figures for figures in runs)]
     lines = [f"| above | {' | '.join(held)} |", f"|---|{'---|' * len(held)}"]
     for one in held:
@@ -193,7 +187,7 @@ def wins(rows: Mapping[str, Sequence[Figures]], name: str) -> list[str]:
     return lines
 
 
-def order(rows: Mapping[str, Sequence[Figures]], one: str, other: str, name: str) -> str:
+def order(rows: Mapping[str, Sequence[Metrics]], one: str, other: str, name: str) -> str:
     """A sentence on two methods: an order holds if it does in four fifths of the repetitions, either way round."""
     count, up, down = len(rows[one]), _above(rows[one], rows[other], name), _above(rows[other], rows[one], name)
     mean = statistics.mean(a[name] - b[name] for a, b in zip(rows[one], rows[other], strict=True))
@@ -204,11 +198,11 @@ def order(rows: Mapping[str, Sequence[Figures]], one: str, other: str, name: str
     return f"- no order of {one} and {other}: {mean:+.1f} points, {one} above in {up} and below in {down} of {count}"
 
 
-def _above(one: Sequence[Figures], other: Sequence[Figures], name: str) -> int:
+def _above(one: Sequence[Metrics], other: Sequence[Metrics], name: str) -> int:
     return sum(a[name] > b[name] for a, b in zip(one, other, strict=True))
 
 
-def table(rows: Mapping[str, Sequence[Figures]], metrics: Sequence[str]) -> str:
+def table(rows: Mapping[str, Sequence[Metrics]], metrics: Sequence[str]) -> str:
     """The metrics of every row in Markdown."""
     cells = {
         (row, metric): {i: figures[metric] for i, figures in enumerate(runs) if metric in figures}
@@ -223,13 +217,19 @@ def main() -> None:
     parser.add_argument("experiment", type=Path, help="the folder of a finished experiment")
     parser.add_argument("--backbone", type=Path, help="with several labels: the file that networks started from")
     parser.add_argument(
-        "--metric", help="the metric of orders, such as test/novel/mean; default: test/local/mean or test/C-AP"
+        "--metric",
+        help="the metric of orders, such as test/novel/mean; default: test/local/mean, with several labels test/C-AP",
+    )
+    parser.add_argument(
+        "--same-pictures",
+        action="store_true",
+        help="repetitions may share pictures; their spread then says nothing of other pictures",
     )
     given = parser.parse_args()
-    for kind, rows in measured(given.experiment, given.backbone).items():
+    for kind, rows in measured(given.experiment, given.backbone, same_pictures=given.same_pictures).items():
         shared = [name for name in next(iter(rows.values()))[0] if name.startswith("test/")]
-        wanted = (given.metric, "test/local/mean", "test/C-AP")
-        metric = next(name for name in wanted if name in shared)
+        everywhere = (n for n in ("test/local/mean", "test/C-AP") if all(n in runs[0] for runs in rows.values()))
+        metric = given.metric if given.metric in shared else next(everywhere)
         print(
             f"## {kind}\n\n{table(rows, shared)}\nIn how many of the repetitions a row is above another in {metric}:\n"
         )
