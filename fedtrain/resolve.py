@@ -154,7 +154,14 @@ def remark(subset: Subset, rows: Sequence[int], config: RunConfig, listener: Lis
     if empty:
         listener.note(f"{subset.name}: {empty} of {len(rows)} clients have no training rows and are never sampled")
     columns = (subset.client_table.column(name).to_pylist() for name in ("split", "rows"))
-    lacking = Counter(split for split, n in zip(*columns, strict=True) if n == 0)
+    held = list(zip(*columns, strict=True))
+    if subset.unknown is not None:
+        labels = (n * len(subset.classes) for split, n in held if split == _TRAIN)
+        blind = sum(0 < n == hidden for n, hidden in zip(labels, subset.unknown.sum(axis=1).tolist(), strict=True))
+        if blind:
+            words = "clients know no label of their training rows and learn nothing from them"
+            listener.note(f"{subset.name}: {blind} of {len(rows)} {words}")
+    lacking = Counter(split for split, n in held if n == 0)
     for split in config.splits:
         without = lacking[split]
         if without:

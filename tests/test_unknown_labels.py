@@ -20,16 +20,17 @@ from damage import edit, rewrite
 from PIL import Image
 
 import fedrsic_data
-from fedrsic_data.build import unknown_labels
+from fedrsic_data.build import annotation
 from fedrsic_data.dataset import manifest, recipe, schema, unknown
 from fedrsic_data.dataset.flower import ClientPartitioner
 from fedrsic_data.dataset.reader import Dataset, Subset
-from fedrsic_data.errors import ManifestError, UsageError
+from fedrsic_data.errors import ManifestError, UsageError, VerificationError
 from fedrsic_data.publish import card, croissant
 from fedtrain.config import RunConfig
 from fedtrain.data import ImageDataset
 from fedtrain.methods import METHODS
-from fedtrain.resolve import prepared
+from fedtrain.progress import Listener
+from fedtrain.resolve import prepared, remark
 
 SMALL = {"sample": {"users": 40, "size": 32}, "clients": 4, "partition": "iid"}
 SETTINGS: dict[str, dict[str, Any]] = {
@@ -60,6 +61,12 @@ def masked(tmp_path_factory: pytest.TempPathFactory, kind: str) -> Dataset:
 @pytest.fixture(scope="module")
 def hidden(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
     return fedrsic_data.build("voc", tmp_path_factory.mktemp("hidden") / "voc", **SMALL, **SETTINGS["entries"])
+
+
+@pytest.fixture(scope="module")
+def fine(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    small = {"sample": {"users": 40, "size": 32}}
+    return fedrsic_data.build("flair", tmp_path_factory.mktemp("fine") / "b", **small, hidden_labels={"share": 0.5})
 
 
 def copied(dataset: Dataset, out: Path) -> Path:
@@ -137,7 +144,7 @@ def annotated(settings: recipe.AnnotatedLabels, clients: int = 200, labels: int 
     classes = [f"label-{k}" for k in range(labels)]
     wanted = recipe.Recipe(1, "x", {"x": recipe.SubsetRecipe(("s",))}, seed=seed, annotated_labels=settings)
     none = pa.array([[]] * clients, pa.list_(pa.int32()))
-    drawn = unknown_labels.drawn(wanted, "x", none, np.arange(clients, dtype=np.int32), classes, names)
+    drawn = annotation.unknown_labels(wanted, "x", none, np.arange(clients, dtype=np.int32), classes, names)
     assert drawn is not None
     return unknown.known(drawn, labels)
 
@@ -151,6 +158,13 @@ def test_alpha_makes_some_labels_more_common() -> None:
     assert few.sum() == wide.sum() == 1000
     assert np.sort(few)[-3:].min() > 150
     assert np.sort(few)[:10].max() < 50
+
+
+@pytest.mark.filterwarnings("error")
+def test_the_smallest_alpha_has_all_clients_annotate_the_same_labels() -> None:
+    for alpha in (1e-12, 1e-6):
+        drawn = annotated(recipe.AnnotatedLabels(10, alpha=alpha), labels=80).sum(axis=0)
+        assert np.sort(drawn)[-10:].tolist() == [200] * 10
 
 
 def test_another_seed_draws_others_and_the_same_the_same() -> None:
@@ -276,12 +290,10 @@ def test_the_plan_tells_the_truth_where_something_is_unknown(tmp_path: Path) -> 
             assert (row["labels"], row["labels_true"]) == (names, None)
 
 
-def test_fine_labels_are_unknown_with_their_class(tmp_path: Path) -> None:
-    small = {"sample": {"users": 40, "size": 32}}
-    (true,) = fedrsic_data.build("flair", tmp_path / "a", **small)
-    told = fedrsic_data.build("flair", tmp_path / "b", **small, hidden_labels={"share": 0.5})[0]
-    fine = told.entry.fine
-    assert fine is not None
+def test_fine_labels_are_unknown_with_their_class(fine: Dataset, tmp_path: Path) -> None:
+    (true,), (told,) = fedrsic_data.build("flair", tmp_path / "a", sample={"users": 40, "size": 32}), fine
+    finer = told.entry.fine
+    assert finer is not None
     wanted = ["sample_id", "fine_labels"]
     before = {row["sample_id"]: set(row["fine_labels"]) for row in true.read("train", wanted).to_pylist()}
     lost = 0
@@ -290,7 +302,7 @@ def test_fine_labels_are_unknown_with_their_class(tmp_path: Path) -> None:
         assert known is not None
         mask = unknown.known_fine(known, told.entry)
         for row, sees, coarse in zip(client.read("train", wanted).to_pylist(), mask, known, strict=True):
-            for label, parent in enumerate(fine.parents):
+            for label, parent in enumerate(finer.parents):
                 assert sees[label] == (parent not in told.classes or coarse[told.classes.index(parent)])
             assert set(row["fine_labels"]) == {label for label in before[row["sample_id"]] if sees[label]}
             lost += len(before[row["sample_id"]]) - len(row["fine_labels"])
@@ -345,6 +357,21 @@ def test_a_method_that_would_read_unknown_labels_as_negative_is_refused(
             prepared(RunConfig(method=method, manifest=str(hidden.folder), subset="voc"))
 
 
+@pytest.mark.parametrize("share", [0.98, 0.999999])
+def test_training_tells_of_clients_that_know_no_label(tmp_path: Path, share: float) -> None:
+    data = own(tmp_path / "a", np.random.default_rng(1).random((96, 4)) < 0.4, hidden_labels={"share": share})
+    known = [client.known("train") for client in data[0]]
+    blind = sum(mask is not None and len(mask) > 0 and not mask.any() for mask in known)
+    training = sum(mask is not None and len(mask) > 0 for mask in known)
+    assert (blind == training) is (share == 0.999999)
+    assert 0 < blind <= training < len(known)
+    notes: list[str] = []
+    config, subset, rows = prepared(RunConfig(method="fedavg", manifest=str(data.folder), subset="own"))
+    remark(subset, rows, config, Listener(note=notes.append))
+    words = f"own: {blind} of {len(known)} clients know no label of their training rows and learn nothing from them"
+    assert words in notes
+
+
 def test_an_older_fedkit_refuses_it(hidden: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert json.loads((hidden.folder / "manifest.json").read_text())["fedkit"] == 2
     folder = copied(hidden, tmp_path / "x")
@@ -394,12 +421,15 @@ def replan(change: Any) -> Any:
     return damage
 
 
-def other_truth(table: pa.Table) -> pa.Table:
-    at = table.column_names.index("labels_true")
-    lists = table.column("labels_true").to_pylist()
-    row = next(i for i, names in enumerate(lists) if names)
-    lists[row] = table.column("labels").to_pylist()[row]
-    return table.set_column(at, table.schema.field(at), pa.array(lists, table.schema.field(at).type))
+def other(column: str, names: list[str] | None) -> Any:
+    """A plan with other names in the first cell of a column that has some."""
+
+    def change(table: pa.Table) -> pa.Table:
+        at, lists = table.column_names.index(column), table.column(column).to_pylist()
+        lists[next(i for i, cell in enumerate(lists) if cell)] = names
+        return table.set_column(at, table.schema.field(at), pa.array(lists, table.schema.field(at).type))
+
+    return replan(change)
 
 
 @pytest.mark.parametrize(
@@ -410,7 +440,7 @@ def other_truth(table: pa.Table) -> pa.Table:
         (edit(lambda m: m["recipe"]["hidden_labels"].update(share=0.31), reseal=True), "is not what the recipe draws"),
         (edit(lambda m: m["recipe"]["hidden_labels"].update(of="positives"), reseal=True), "not what the recipe draws"),
         (edit(lambda m: m["recipe"].pop("hidden_labels"), reseal=True), "unknown labels are not those"),
-        (replan(other_truth), "of the plan is not what the recipe draws"),
+        (other("labels_true", []), "of the plan is not what the recipe draws"),
     ],
 )
 def test_verify_finds_unknown_labels_that_are_not_the_recipes(
@@ -420,6 +450,21 @@ def test_verify_finds_unknown_labels_that_are_not_the_recipes(
     damage(folder)
     found = [problem.words for problem in fedrsic_data.verify(folder).problems]
     assert any(words in text for text in found), found
+
+
+@pytest.mark.parametrize("column", ["labels_true", "fine_labels_true"])
+@pytest.mark.parametrize(
+    ("names", "words"), [(None, "is not what the recipe draws"), ([], "is not what the"), (["sky"], "are no classes")]
+)
+def test_verify_finds_a_truth_that_is_none(
+    fine: Dataset, tmp_path: Path, column: str, names: list[str] | None, words: str
+) -> None:
+    folder = copied(fine, tmp_path / "x")
+    other(column, names)(folder)
+    found = [problem.words for problem in fedrsic_data.verify(folder).problems]
+    assert any(words in text for text in found), found
+    with pytest.raises(VerificationError, match="build it again"):
+        fedrsic_data.resplit(folder, tmp_path / "again", clients=3)
 
 
 def test_cards_and_metadata_list_the_column(hidden: Dataset, plain: Dataset, tmp_path: Path) -> None:

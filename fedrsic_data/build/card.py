@@ -17,8 +17,8 @@ rows are, `plan.parquet` who owns which image, and `manifest.json` holds the rec
 
 UNKNOWN = (
     "**Unknown labels**: `labels_unknown` lists the labels of a training row that are neither present nor absent; a "
-    "fine label is unknown where its class is. `plan.parquet` has the true ones in `labels_true`. Leave unknown "
-    "labels out of a loss: without this column they would be read as absent."
+    "fine label is unknown where its class is. The whole dataset's `plan.parquet` has the true ones in `labels_true`; "
+    "that of a site has none. Leave unknown labels out of a loss: without this column they would be read as absent."
 )
 """Note on the cards of datasets in which labels are unknown."""
 

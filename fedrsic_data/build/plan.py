@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from fedrsic_data import seeds
-from fedrsic_data.build import splits, unknown_labels
+from fedrsic_data.build import annotation, splits
 from fedrsic_data.build.disk_table import Spilled
 from fedrsic_data.dataset import schema, unknown
 from fedrsic_data.dataset.manifest import Fine, LeftOut, SourceEntry
@@ -374,7 +374,7 @@ def _known(recipe: Recipe, name: str, merged: Merged, trains: NDArray[np.int32],
     """
     width, images = len(merged.classes), merged.table
     labels = schema.whole(images.column("labels"))
-    hidden = unknown_labels.drawn(recipe, name, labels, trains, merged.classes, clients)
+    hidden = annotation.unknown_labels(recipe, name, labels, trains, merged.classes, clients)
     if hidden is None:
         return images
     complete = pc.equal(pc.list_value_length(hidden), 0).to_numpy(zero_copy_only=False)

@@ -184,13 +184,18 @@ def _undrawable(built: Manifest, name: str, rows: pa.Table) -> str:
 
 def _drawable(rows: pa.Table, subset: SubsetEntry) -> bool:
     labels = schema.whole(rows.column("labels"))
-    true = "labels_true" if subset.unknown is not None else "labels"
     if labels.null_count or rows.column("domain").null_count or rows.column("sample_id").null_count:
         return False
     if not subset.multi_label and not pc.all(pc.equal(pc.list_value_length(labels), 1)).as_py() and len(labels):
         return False
-    classes = pa.array(subset.classes, pa.string())
-    return not any(pc.index_in(pc.list_flatten(rows.column(c)), classes).null_count for c in ("labels", true))
+    named = {"labels": subset.classes}
+    if subset.unknown is not None:
+        fine = subset.fine.classes if subset.fine else ()
+        named |= {"labels_true": subset.classes, "fine_labels": fine, "fine_labels_true": fine}
+    return not any(
+        pc.index_in(pc.list_flatten(rows.column(column)), pa.array(names, pa.string())).null_count
+        for column, names in named.items()
+    )
 
 
 def _drawn(recipe: Recipe, name: str, subset: SubsetEntry, rows: pa.Table) -> PlannedSubset:
@@ -253,7 +258,7 @@ def _numbered(subset: SubsetEntry, rows: pa.Table) -> list[NDArray[np.int64]]:
 
 def _compared(subset: SubsetEntry, drawn: PlannedSubset, rows: pa.Table, clients: pa.Table) -> Iterator[str]:
     again = plan.table([drawn])
-    hidden = () if subset.unknown is None else ("labels", *schema.UNKNOWN_SCHEMA.names)
+    hidden = () if subset.unknown is None else ("labels", "fine_labels", *schema.UNKNOWN_SCHEMA.names)
     if bool(drawn.unknown) is not bool(hidden):
         yield "unknown labels are not those that the recipe draws"
         return

@@ -197,12 +197,14 @@ class SubsetEntry:
     unknown: tuple[int, ...] | None = field(default=None, metadata=LATER)
 
     def __post_init__(self) -> None:
-        """Refuses figures of other classes than there are.
+        """Refuses counts of other classes than there are.
 
         Raises:
-            UsageError: There is no class, or no number of training rows for one.
+            UsageError: There is no class, or not one count for each, or labels of single-label images are unknown.
         """
-        if self.unknown is not None and (len(self.unknown) != len(self.classes) or not self.multi_label):
+        if self.unknown is not None and not self.multi_label:
+            raise UsageError("unknown counts labels of multi-label images, and multi_label is false")
+        if self.unknown is not None and len(self.unknown) != len(self.classes):
             raise UsageError(f"unknown has {len(self.unknown)} numbers for {len(self.classes)} classes")
         if not self.classes or len(self.train_counts) != len(self.classes):
             raise UsageError(f"train_counts has {len(self.train_counts)} numbers for {len(self.classes)} classes")

@@ -92,11 +92,11 @@ def counted(entry: SubsetEntry, plan: pa.Table, clients: Sequence[str]) -> Subse
 
 
 def is_withheld(plan: pa.Table) -> bool:
-    """Whether a plan has unknown labels and does not tell their true values, as that of a site does."""
+    """Whether a plan has unknown labels and none of their true values, as that of a site has."""
     if "labels_true" not in plan.column_names:
         return False
-    some = pc.greater(pc.fill_null(pc.list_value_length(plan.column("labels_unknown")), 0), 0)
-    return bool(pc.any(pc.and_(some, pc.is_null(plan.column("labels_true")))).as_py())
+    told = plan.num_rows - plan.column("labels_true").null_count
+    return not told and len(pc.list_flatten(plan.column("labels_unknown"))) > 0
 
 
 def withheld(plan: pa.Table) -> pa.Table:

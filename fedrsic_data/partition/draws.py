@@ -31,11 +31,20 @@ def dirichlet(alpha: float | Floats, rows: int, columns: int, rng: np.random.Gen
     Raises:
         UsageError: That is a table too large to hold.
     """
-    few_cells(rows, columns)
-    log_gamma = np.log(rng.standard_gamma(alpha + 1.0, (rows, columns)))
-    log_gamma += np.log1p(-rng.random((rows, columns))) / alpha
-    shares = np.exp(log_gamma - log_gamma.max(axis=1, keepdims=True))
+    logs = log_gamma(alpha, rows, columns, rng)
+    shares = np.exp(logs - logs.max(axis=1, keepdims=True))
     return np.asarray(shares / shares.sum(axis=1, keepdims=True))
+
+
+def log_gamma(alpha: float | Floats, rows: int, columns: int, rng: np.random.Generator) -> Floats:
+    """Logarithms of gamma variates, float64 [rows, columns]: those of ``dirichlet`` before they are shares.
+
+    Raises:
+        UsageError: That is a table too large to hold.
+    """
+    few_cells(rows, columns)
+    logs = np.log(rng.standard_gamma(alpha + 1.0, (rows, columns)))
+    return np.asarray(logs + np.log1p(-rng.random((rows, columns))) / alpha)
 
 
 def edges(shares: Floats, counts: Counts) -> Counts:

@@ -1,4 +1,4 @@
-"""Draw the labels that are unknown at training rows: what a recipe hides, and what no client annotates."""
+"""Draw which labels of training rows are unknown: those that are hidden, and those not annotated."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _CELLS = 1_000_000  # labels of rows that are drawn at once
 _MOST = 2**31 - 1  # labels of rows that a list column can hold
 
 
-def drawn(
+def unknown_labels(
     recipe: Recipe,
     name: str,
     labels: pa.ListArray,
@@ -29,7 +29,7 @@ def drawn(
 ) -> pa.ListArray | None:
     """The unknown labels of a subset's rows.
 
-    Every client has its own generator, and its rows are drawn in their order: what is hidden of a row depends on
+    Every client has its own generator, which takes its rows in their order: the hidden labels of a row depend on
     neither other clients nor, with ``of: entries``, any label.
 
     Args:
@@ -44,13 +44,13 @@ def drawn(
         Lists of int32 class indices [N], ascending; None if every label is known.
 
     Raises:
-        UsageError: The settings name clients or labels that are not there, or as many rows and labels cannot be held.
+        UsageError: The settings name clients or labels that are not there, or a list column cannot hold so many.
     """
     hidden, wanted = recipe.hidden_of(name), recipe.annotated_of(name)
     if hidden is None and wanted is None:
         return None
     if int((owner >= 0).sum()) * len(classes) > _MOST:
-        raise UsageError(f"unknown labels: more than {_MOST:,} labels of training rows; split the data into subsets")
+        raise UsageError(f"training rows have more than {_MOST:,} labels to hide; split the data into subsets")
     rng = seeds.generator(recipe.seed, name, "annotated_labels")
     annotates = None if wanted is None else _annotated(wanted, owner, classes, clients, rng)
     rows, codes = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
@@ -112,12 +112,12 @@ def _annotated(
     if count > len(classes):
         raise UsageError(f"annotated_labels.count={count} is more than the {len(classes)} labels there are")
     training = np.unique(owner[owner >= 0])
-    shares = None if wanted.alpha is None else draws.dirichlet(wanted.alpha, 1, len(classes), rng)[0]
+    popularity = None if wanted.alpha is None else draws.log_gamma(wanted.alpha, 1, len(classes), rng)[0]
     held = np.zeros(len(classes), np.int64)
     for client in training:
         chance = rng.random(len(classes))
-        if shares is not None:  # the order of exponential variates is that of draws without putting back
-            order = np.argsort(-np.log1p(-chance) / np.maximum(shares, np.finfo(float).tiny), kind="stable")
+        if popularity is not None:  # exponential variates come in the order of draws without replacement
+            order = np.argsort(np.log(-np.log1p(-chance)) - popularity, kind="stable")
         else:
             order = np.lexsort((chance, held))
         annotates[client, order[:count]] = True
