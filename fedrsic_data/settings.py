@@ -24,6 +24,7 @@ LATER = types.MappingProxyType({"absent by default": True})
 
 _HUGE = 1e300
 _WORDS = {"true": True, "false": False, "null": None, "none": None}
+_FULL_STOP = re.compile(r"(?<!\.)\. ")  # and no ellipsis
 _ADDRESS = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+|):[/\\]")  # one letter and a colon is a drive
 _NAMES = {bool: "true or false", int: "a whole number", float: "a number", str: "a text", dict: "an object"}
 
@@ -200,7 +201,7 @@ def listed(cls: type, scope: str) -> list[Setting]:
             scope,
             hints[field.name],
             None if _required(field) else encode(_default(field)),
-            known.get(field.name, "").partition(". ")[0].rstrip(".").replace("``", ""),
+            _FULL_STOP.split(known.get(field.name, ""))[0].rstrip(".").replace("``", ""),
         )
         for field in dataclasses.fields(cls)
     ]

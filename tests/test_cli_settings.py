@@ -84,6 +84,7 @@ def test_help_lists_every_setting_with_its_default_and_meaning(method: str, comm
         assert re.search(rf"--((run|method|dp|flower)\.)?{re.escape(typed)} ", shown), one.name
         assert one.meaning, f"{one.name} has no meaning in the docstring of its class"
         assert one.meaning.split(";")[0] in shown
+        assert one.meaning.count('"') % 2 == 0, f"{one.name}: its meaning ends within a quotation"
         if isinstance(one.default, int | float) and not isinstance(one.default, bool):
             assert f"[default: {one.default}]" in shown
     assert f"[default: {kind.rounds}]" in shown, "the rounds of the paper"
@@ -108,12 +109,15 @@ def test_help_without_a_method_has_the_settings_of_every_run(command: Command) -
     [
         ("fedpgp --rnak 4", ("--rnak", "--rank", "(see fedkit train fedpgp --help)")),
         ("promptfl --ruonds 4", ("--ruonds", "--rounds", "(see fedkit train promptfl --help)")),
+        ("fedpgp --learning-rate 0.1", ("'--learning-rate'; did you mean '--lr'? (see fedkit train",)),
+        ("fedpgp --alpha 0.1", ("'--alpha'; it is an option of fedkit build, new, resplit (see fedkit train fedpgp",)),
         ("fedpgpp --lr 0.1", ("no method 'fedpgpp'; did you mean 'fedpgp'?",)),
         ("fedpgp --rank four", ("rank: 'four' should be a whole number",)),
         ("fedpgp --eval-every 0", ("eval_every=0 should be at least 1",)),
         ("fedpgp --anchor sea", ("anchor: 'sea' is not one of template, placeholder",)),
         ("fedlgt --dropout 0.5", ("dropout: the run and fedlgt both have it", "run.dropout or method.dropout")),
         ("fedpgp --rank", ("'--rank' requires an argument",)),
+        ("fedpgp --out", ("'--out' requires an argument",)),
     ],
 )
 def test_a_mistake_is_one_line(arguments: str, words: Sequence[str], command: Command) -> None:

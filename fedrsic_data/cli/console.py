@@ -195,11 +195,26 @@ def _told(error: BaseException) -> tuple[str, int]:
 
 
 def _of_the_command_line(error: Any) -> str:
-    """An error of typer or click in one line; where both suggest the same, only one of the two suggestions."""
+    """An error of typer or click in one line with one suggestion, ours where an unknown option has a place."""
     context = getattr(error, "ctx", None)
     command = (context.meta.get(HELP) or context.command_path) if context else "fedkit"
+    unknown = getattr(error, "option_name", None) if hasattr(error, "possibilities") else None
+    if pointer := _pointer(unknown, context) if unknown and context else "":
+        return f"No such option {unknown!r}; {pointer} (see {command} --help)"
     words = _SUGGESTED.sub(r"\1", error.format_message())
     return f"{words} (see {command} --help)"
+
+
+def _pointer(option: str, context: Any) -> str:
+    """Where an unknown option belongs: to other commands, or to the option whose help has its words."""
+    commands = getattr(context.find_root().command, "commands", {})
+    if others := [name for name, other in commands.items() if any(option in one.opts for one in other.params)]:
+        return f"it is an option of fedkit {', '.join(others)}"
+    meaning = re.compile(rf"\b{re.escape(option.strip('-').replace('-', ' '))}\b", re.IGNORECASE)
+    near = [
+        one.opts[0] for one in context.command.get_params(context) if meaning.search(getattr(one, "help", "") or "")
+    ]
+    return f"did you mean {near[0]!r}?" if len(near) == 1 else ""
 
 
 def _check_memory() -> None:
