@@ -18,6 +18,7 @@ from fedrsic_data.sources.locate import Places
 from fedtrain.methods.base import Context, State
 from fedtrain.methods.fedavg import FedAvg
 from fedtrain.methods.fedlgt import FedLGT, known_labels, states_of, uncertain, unknown_loss
+from fedtrain.methods.networks import album
 from fedtrain.models.clip import load
 from fedtrain.models.label_text import embed, told
 from fedtrain.models.label_transformer import NEGATIVE, POSITIVE, UNKNOWN
@@ -305,6 +306,25 @@ def test_images_that_do_not_fit_the_memory_are_decoded_again(flair: Path) -> Non
     assert torch.equal(one["parameters"], other["parameters"])
     assert kept.album._kept
     assert not never.album._kept
+
+
+def test_a_split_that_fits_the_memory_is_read_once(flair: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pictures = bound(flair).album
+    first = [part.owner.tolist() for part in pictures.split("test")]
+    monkeypatch.setattr(pictures, "_tables", lambda _: pytest.fail("the shards are read again"))
+    assert [part.owner.tolist() for part in pictures.split("test")] == first
+
+
+def test_a_part_that_is_kept_takes_its_room_once(flair: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(album, "_CHUNK", 7)
+    whole = bound(flair).album
+    sizes = [part.images.numel() for part in whole.split("test")]
+    assert sizes[0] > min(sizes), "the first does not fit, a later one does"
+    small = bound(flair, memory=2 * min(sizes)).album
+    for _ in range(3):
+        assert [part.images.numel() for part in small.split("test")] == sizes
+        assert small._left == 2 * min(sizes) - sum(part.images.numel() for part in small._kept.values())
+    assert small._kept
 
 
 @pytest.mark.parametrize(

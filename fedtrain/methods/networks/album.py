@@ -75,6 +75,7 @@ class Album:
         self._device = device
         self._left = budget
         self._kept: dict[tuple[str, int, bool], Pictures] = {}
+        self._parts: dict[str, int] = {}  # of splits that were read to the end
         self._number = {client: i for i, client in enumerate(subset.clients)}
 
     def client(self, number: int, split: str = "train", *, held_out: bool = False) -> Pictures:
@@ -88,17 +89,19 @@ class Album:
 
     def split(self, split: str, *, held_out: bool = False) -> Iterator[Pictures]:
         """All images of a split in chunks, in the order of the clients; those of the held-out domain, or all others."""
-        part = 0
-        while True:
-            key = f"{split} in parts", part, held_out
-            if key not in self._kept:
-                break
-            yield self._kept[key]
-            part += 1
-        for i, table in enumerate(self._tables(split)):
-            if i >= part:
+        keys = [(f"{split} in parts", part, held_out) for part in range(self._parts.get(split, 0))]
+        if keys and self._kept.keys() >= set(keys):
+            yield from (self._kept[key] for key in keys)
+            return
+        count = 0
+        for count, table in enumerate(self._tables(split), 1):
+            key = f"{split} in parts", count - 1, held_out
+            if key in self._kept:
+                yield self._kept[key]
+            else:
                 owner = np.array([self._number[c] for c in table.column("client_id").to_pylist()], np.int64)
-                yield self._keep((f"{split} in parts", i, held_out), self._made(table, owner, held_out))
+                yield self._keep(key, self._made(table, owner, held_out))
+        self._parts[split] = count
 
     def _tables(self, split: str) -> Iterator[pa.Table]:
         """A split in tables of about ``_CHUNK`` rows."""
