@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from prompt_federation import PROMPTS, bind, plain_texts, plain_words, same, trained
+from prompt_federation import PROMPTS, bind, plain_pair, plain_texts, plain_words, same, trained
 from sklearn.metrics import average_precision_score
 from torch.nn import functional
 
@@ -94,6 +94,12 @@ def _labels(s: Any) -> Any:
     return image
 
 
+def _among_known(logits: torch.Tensor, states: torch.Tensor) -> torch.Tensor:
+    """The logarithm of each label's share of exp(logit) over the labels whose state is known, image by image."""
+    pairs = zip(logits, states, strict=True)
+    return torch.stack([row - row[state >= 0].exp().sum().log() if (state >= 0).any() else row for row, state in pairs])
+
+
 def plain_loss(
     method: Any, name: str, state: State, shared: State, images: torch.Tensor, states: torch.Tensor
 ) -> torch.Tensor:
@@ -113,13 +119,7 @@ def plain_loss(
         return torch.stack(each).mean()
 
     if name == "fedrsclip":
-        p, q = state["shared_prompt"], state["private_prompt"]
-        t, u = plain_texts(method, p, names), plain_texts(method, q, names)
-        logits = {
-            "mean": lambda: scale * (images @ t.T + images @ u.T) / 2,
-            "add": lambda: scale * images @ plain_texts(method, p + q, names).T,
-            "concat": lambda: scale * images @ plain_texts(method, torch.cat((p, q)), names).T,
-        }[s.combine]()
+        t, u, logits = plain_pair(method, state, images, names)
         bias = 0.0 if "negative" in state else state["bias"]
         left, right = (torch.sigmoid(scale * images @ x.T + bias) for x in (t, u))
         dpa = {
@@ -129,7 +129,7 @@ def plain_loss(
         }[s.dpa]()
         cma = {
             "cosine": lambda: (own(1 - images @ t.T) + own(1 - images @ u.T)) / 2,
-            "infonce": lambda: -sum(own((scale * images @ x.T).log_softmax(1)) for x in (t, u)) / 2,
+            "infonce": lambda: -sum(own(_among_known(scale * images @ x.T, states)) for x in (t, u)) / 2,
         }[s.cma]()
         return of_labels(logits) + s.dpa_weight * dpa + s.cma_weight * cma
     if name == "fedpgp":
@@ -268,12 +268,25 @@ def test_the_asymmetric_loss_has_its_published_values(p: float, there: float, no
         )
 
 
-def test_a_label_that_is_very_wrong_keeps_its_gradient() -> None:
-    logits = torch.tensor([[-200.0, 200.0]], requires_grad=True)
-    loss = MultiLabel().loss(logits, torch.tensor([[1, 0]], dtype=torch.int8))
+@pytest.mark.parametrize("shift", [0.05, 0.0])
+def test_a_label_that_is_very_wrong_keeps_its_gradient(shift: float) -> None:
+    logits = torch.tensor([[-200.0, 200.0, 200.0, 200.0]], requires_grad=True)
+    loss = MultiLabel(shift=shift).loss(logits, torch.tensor([[1, 0, 1, -1]], dtype=torch.int8))
     loss.sum().backward()
+    assert torch.isfinite(loss).all()
     assert torch.isfinite(logits.grad).all()
-    assert logits.grad[0, 0] == pytest.approx(-1.0)
+    assert logits.grad[0].tolist() == pytest.approx([-1.0, 0.0 if shift else 1.0, 0.0, 0.0])
+
+
+def test_unknown_labels_are_not_among_those_that_an_image_is_told_apart_from() -> None:
+    labels = torch.tensor([[1, -1, 0], [-1, -1, -1]], dtype=torch.int8)
+    logits = torch.tensor([[2.0, 9.0, 1.0], [3.0, 4.0, 5.0]], requires_grad=True)
+    found = MultiLabel().among(logits, labels)
+    assert found.tolist() == pytest.approx([-math.log1p(math.exp(-1.0)), 0.0])
+    found.sum().backward()
+    assert torch.isfinite(logits.grad).all()
+    assert logits.grad[0, 0] > 0.2 > logits.grad[0, 1] == 0.0
+    assert logits.grad[1].tolist() == [0.0, 0.0, 0.0]
 
 
 def test_few_shots_give_every_label_its_rows_and_no_row_without_need() -> None:

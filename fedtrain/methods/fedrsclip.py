@@ -7,7 +7,7 @@ from typing import ClassVar, Literal
 
 from fedrsic_data.settings import at_least
 from fedtrain.methods.base import State
-from fedtrain.methods.lazy import functional, torch
+from fedtrain.methods.lazy import torch
 from fedtrain.methods.prompts.cohort import Batch
 from fedtrain.methods.prompts.inputs import Classes, cosine_loss
 from fedtrain.methods.prompts.prompt import PromptMethod, PromptSettings
@@ -26,7 +26,8 @@ class FedRSCLIPSettings(PromptSettings):
             that the shared prompt gives a batch's images to those of the private one.
         dpa_weight: Its weight.
         cma: Loss of the cross-modal alignment, for each prompt by itself, then averaged: ``cosine``, 1 - cosine of an
-            image and its class's text; ``infonce``, cross-entropy of an image among the texts of all classes.
+            image and its class's text; ``infonce``, cross-entropy of an image among the texts of all classes, or of
+            its known labels.
         cma_weight: Its weight.
     """
 
@@ -117,8 +118,9 @@ class FedRSCLIP(PromptMethod[FedRSCLIPSettings]):
     def _cross_modal(self, batch: Batch, common: torch.Tensor, private: torch.Tensor) -> torch.Tensor:
         """Distance of the images from the texts of their labels, ``[K]``; the mean of both prompts' own."""
         if self.settings.cma == "infonce":
-            among = [functional.log_softmax(self.logits(batch.images, text, {}), -1) for text in (common, private)]
-            return -batch.mean(self.labels.own(among[0], batch.labels) + self.labels.own(among[1], batch.labels)) / 2
+            logits = (self.logits(batch.images, text, {}) for text in (common, private))
+            left, right = (self.labels.among(each, batch.labels) for each in logits)
+            return -batch.mean(left + right) / 2
         similarity = batch.images @ ((common + private) / 2).mT  # cosines are linear in the text
         return batch.mean(self.labels.own(1 - similarity, batch.labels))
 

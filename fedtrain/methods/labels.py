@@ -31,6 +31,10 @@ class LabelKind(Protocol):
         """The mean of values ``[..., B, C]`` over the labels that an image has, ``[..., B]``; 0 where it has none."""
         ...
 
+    def among(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """``own`` of the log-probabilities that logits ``[..., B, C]`` give by a softmax over known labels."""
+        ...
+
     def divergence(self, left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
         """KL divergence from the probabilities of logits ``left [..., B, C]`` to those of ``right``: ``[..., B]``."""
         ...
@@ -70,6 +74,10 @@ class SingleLabel:
     def own(self, values: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         """The value of the image's class."""
         return values.gather(-1, labels[..., None])[..., 0]
+
+    def among(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """That of the image's class among all classes."""
+        return self.own(functional.log_softmax(logits, -1), labels)
 
     def divergence(self, left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
         """Between the class probabilities."""
@@ -125,7 +133,8 @@ class MultiLabel:
         """The objective, summed over known labels.
 
         As in DualCoOp (Sun et al., NeurIPS 2022, arXiv 2206.09541), no gradient passes through the focus. Deviation:
-        logarithms are not cut off at a smallest probability, so a label that is very wrong keeps its gradient.
+        logarithms are not cut off at a smallest probability, so a label of an image keeps its gradient however small
+        its probability is.
         """
         positive = labels == 1
         if self.objective == "bce":
@@ -135,13 +144,18 @@ class MultiLabel:
             absent = (1 - p + self.shift).clamp(max=1)
             with torch.no_grad():
                 focus = torch.where(positive, (1 - p) ** self.gamma_pos, (1 - absent) ** self.gamma_neg)
-            each = -focus * torch.where(positive, functional.logsigmoid(logits), absent.log())
+            rest = absent.log() if self.shift else functional.logsigmoid(-logits)  # 1 - p can round to 0
+            each = -focus * torch.where(positive, functional.logsigmoid(logits), rest)
         return torch.where(labels >= 0, each, 0.0).sum(-1)
 
     def own(self, values: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         """The mean over the labels that are known to be there."""
         positive = labels == 1
         return torch.where(positive, values, 0.0).sum(-1) / positive.sum(-1).clamp(min=1)
+
+    def among(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """The mean over the labels that are known to be there; 0 where there is none."""
+        return self.own(functional.log_softmax(logits.masked_fill(labels < 0, -torch.inf), -1), labels)
 
     def divergence(self, left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
         """Between the probabilities of each label, summed over labels."""
@@ -179,5 +193,5 @@ class MultiLabel:
         return found
 
     def metrics(self, answers: torch.Tensor, labels: torch.Tensor) -> dict[str, float]:
-        """Those of ``fedtrain.methods.multilabel.figures``; none without images."""
-        return multilabel.figures(answers, labels == 1, top=3) if len(labels) else {}
+        """Those of ``fedtrain.methods.multilabel.figures``."""
+        return multilabel.figures(answers, labels == 1, top=3)

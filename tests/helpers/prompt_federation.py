@@ -116,6 +116,20 @@ def _tokens(texts: Sequence[str]) -> torch.Tensor:
     return open_clip.get_tokenizer("ViT-B-32")(texts, context_length=LENGTH)
 
 
+def plain_pair(
+    method: Any, state: State, images: torch.Tensor, names: Sequence[str]
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """The texts of FedRSCLIP's shared prompt and of its private one, and the logits of both combined."""
+    p, q, scale = state["shared_prompt"], state["private_prompt"], method.clip.model.logit_scale.exp()
+    t, u = plain_texts(method, p, names), plain_texts(method, q, names)
+    logits = {
+        "mean": lambda: scale * (images @ t.T + images @ u.T) / 2,
+        "add": lambda: scale * images @ plain_texts(method, p + q, names).T,
+        "concat": lambda: scale * images @ plain_texts(method, torch.cat((p, q)), names).T,
+    }[method.settings.combine]()
+    return t, u, logits
+
+
 def plain_loss(
     method: Any, name: str, state: State, shared: State, images: torch.Tensor, labels: torch.Tensor
 ) -> torch.Tensor:
@@ -126,13 +140,7 @@ def plain_loss(
         return functional.cross_entropy(scale * images @ text.T, labels)
 
     if name == "fedrsclip":
-        p, q = state["shared_prompt"], state["private_prompt"]
-        t, u = plain_texts(method, p, names), plain_texts(method, q, names)
-        logits = {
-            "mean": lambda: scale * (images @ t.T + images @ u.T) / 2,
-            "add": lambda: scale * images @ plain_texts(method, p + q, names).T,
-            "concat": lambda: scale * images @ plain_texts(method, torch.cat((p, q)), names).T,
-        }[s.combine]()
+        t, u, logits = plain_pair(method, state, images, names)
         log_t, log_u = ((scale * images @ x.T).log_softmax(1) for x in (t, u))
         dpa = {
             "cosine": (1 - functional.cosine_similarity(t, u)).mean(),
