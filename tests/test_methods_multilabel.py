@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -48,6 +50,12 @@ def test_the_average_precision_of_each_client_is_that_of_its_images_alone(case: 
         mine = owner == client
         alone = average_precision(scores[mine], targets[mine])
         assert value == pytest.approx(100 * float(alone.nanmean()), nan_ok=True)
+
+
+def test_no_metric_is_known_without_images() -> None:
+    found = figures(torch.zeros(0, 5), torch.zeros(0, 5, dtype=torch.bool), top=3)
+    assert {"C-AP", "O-F1", "C-P@3"} <= found.keys()
+    assert all(map(math.isnan, found.values()))
 
 
 @pytest.mark.parametrize("case", CASES)

@@ -6,11 +6,12 @@ worth a dependency; tests compare them with scikit-learn.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from fedtrain.methods.lazy import torch
 
 _LABELS = 64  # sorted at a time
+_NAMED = 100  # labels whose own average precision is reported
 
 
 def average_precision(scores: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
@@ -68,7 +69,7 @@ def _columns(scores: torch.Tensor, targets: torch.Tensor, owner: torch.Tensor, s
         again = owner[order].argsort(dim=0, stable=True)
         ordered, order = ordered.gather(0, again), order.gather(0, again)
     hit = targets.gather(0, order)
-    hits = hit.cumsum(0, dtype=torch.float64)
+    hits = hit.cumsum(0).double()  # counted as integers: a GPU has no deterministic sum of floats
     ends = torch.ones_like(hit)
     ends[:-1] = ordered[:-1] != ordered[1:]
     if len(starts) > 1:
@@ -91,6 +92,7 @@ def figures(scores: torch.Tensor, targets: torch.Tensor, top: int | None = None)
 
     ``C-AP`` is the mean over labels with a positive; ``O-AP`` ranks all (image, label) pairs together. ``C-P`` and
     ``C-R`` are means over all labels, 0 / 0 being 0; ``C-F1`` is the harmonic mean of the two means, 0 if both are.
+    All are NaN without images.
 
     Args:
         scores: float ``[N, L]`` probabilities; a label is predicted from 0.5 on.
@@ -111,7 +113,21 @@ def figures(scores: torch.Tensor, targets: torch.Tensor, top: int | None = None)
     if top is not None and top < scores.shape[1]:
         first = torch.zeros_like(targets).scatter_(1, scores.topk(top, 1).indices, True)
         found |= {f"{name}@{top}": value for name, value in _of_predicted(first & sure, targets).items()}
-    return found
+    return found if len(scores) else dict.fromkeys(found, float("nan"))
+
+
+def by_label(scores: torch.Tensor, targets: torch.Tensor, names: Sequence[str]) -> dict[str, float]:
+    """Average precision of each label in percent, ``AP/<label>``; none where there are more than 100 labels.
+
+    Args:
+        scores: float ``[N, L]``, higher is surer.
+        targets: bool ``[N, L]``.
+        names: The labels'.
+    """
+    if len(names) > _NAMED:
+        return {}
+    each = average_precision(scores, targets)
+    return {f"AP/{name}": 100 * float(ap) for name, ap in zip(names, each, strict=True)}
 
 
 def overlap(scores: torch.Tensor, targets: torch.Tensor, owner: torch.Tensor, count: int) -> torch.Tensor:

@@ -198,7 +198,7 @@ class NetworkMethod(Method, Generic[S]):
         if not scores:
             return Evaluation({})
         judged, targets, owner = (scores[name] for name in ("scores", "targets", "owner"))
-        figures, names = multilabel.figures(judged, targets, top=3), self.names
+        figures = multilabel.figures(judged, targets, top=3)
         over: dict[str, int] = {}
         clients = len(self.context.clients)
         if self.several:
@@ -213,9 +213,8 @@ class NetworkMethod(Method, Generic[S]):
             )
             figures = right | {name: figures[name] for name in ("C-AP", "O-AP")}
             over = dict.fromkeys(right, len(classes))
-        if len(names) <= 100 and not self.context.numbers:
-            precisions = multilabel.average_precision(judged, targets)
-            figures |= {f"AP/{name}": 100 * float(ap) for name, ap in zip(names, precisions, strict=True)}
+        if not self.context.numbers:
+            figures |= multilabel.by_label(judged, targets, self.names)
         return Evaluation(
             metrics=figures,
             clients=each,

@@ -21,7 +21,6 @@ from fedtrain.metrics import harmonic, mean
 _WIDE = 256  # of a text tower: below, threads wait for each other longer than they work
 _STACK = 16  # clients whose texts are encoded at once when they are judged
 _JUDGED = 256  # images with patches that are judged at a time
-_NAMED = 100  # labels whose own average precision is told
 _GREY = 128  # of 255
 
 
@@ -229,9 +228,8 @@ class ClipMethod(Method, Generic[S]):
         metrics = _named("pooled", self.labels.metrics(answers, labels))
         if "shared" in scores:
             metrics |= _named("shared", self.labels.metrics(scores["shared"], labels))
-        if self.labels.several and len(labels) and len(self.base) <= _NAMED and not self.context.numbers:
-            each = multilabel.average_precision(answers, labels == 1)
-            metrics |= {f"AP/{name}": 100 * float(ap) for name, ap in zip(self.base.names, each, strict=True)}
+        if self.labels.several and not self.context.numbers:
+            metrics |= multilabel.by_label(answers, labels == 1, self.base.names)
         count = len(self.context.clients)
         return Evaluation(
             metrics=metrics,
