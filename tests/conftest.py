@@ -217,6 +217,24 @@ def random_clip(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(clip, "load", lambda _spec, _device: small_clip())
 
 
+@pytest.fixture(name="encoded")
+def images_encoded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many images CLIPs encoded, call by call."""
+    import torch
+
+    from fedtrain.models.clip import Clip
+
+    seen: list[int] = []
+    encode = Clip.encode_images
+
+    def counted(self: Clip, images: torch.Tensor) -> torch.Tensor:
+        seen.append(len(images))
+        return encode(self, images)
+
+    monkeypatch.setattr(Clip, "encode_images", counted)
+    return seen
+
+
 @pytest.fixture
 def hub(tmp_path: Path) -> Iterator[Hub]:
     """A Hugging Face Hub on this machine, empty."""

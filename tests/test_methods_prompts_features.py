@@ -43,20 +43,6 @@ def subset(built: Path) -> Subset:
     return fedrsic_data.open(built).subset("fed-domains")
 
 
-@pytest.fixture
-def encoded(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
-    """How many images were encoded, call by call."""
-    seen: list[int] = []
-    encode = Clip.encode_images
-
-    def counted(self: Clip, images: torch.Tensor) -> torch.Tensor:
-        seen.append(len(images))
-        return encode(self, images)
-
-    monkeypatch.setattr(Clip, "encode_images", counted)
-    return seen
-
-
 def same(one: Features, other: Features) -> None:
     for field in dataclasses.fields(Features):
         a, b = getattr(one, field.name), getattr(other, field.name)

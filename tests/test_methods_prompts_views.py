@@ -26,25 +26,11 @@ from fedtrain.config import essence
 from fedtrain.methods import METHODS
 from fedtrain.methods.prompts.cohort import Batch, schedule
 from fedtrain.methods.prompts.features import features
-from fedtrain.models.clip import Clip, Preprocessing
+from fedtrain.models.clip import Preprocessing
 from fedtrain.models.views import random_view
 from fedtrain.seeds import generator
 
 pytestmark = pytest.mark.usefixtures("random_clip")
-
-
-@pytest.fixture
-def encoded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """How many images were encoded, call by call."""
-    seen: list[int] = []
-    encode = Clip.encode_images
-
-    def counted(self: Clip, images: torch.Tensor) -> torch.Tensor:
-        seen.append(len(images))
-        return encode(self, images)
-
-    monkeypatch.setattr(Clip, "encode_images", counted)
-    return seen
 
 
 @pytest.fixture(scope="module")

@@ -243,6 +243,7 @@ class PromptMethod(ClipMethod[P]):
                 generator=generator(self.context.seed, "views", round_, self.context.number(clients[i])),
             )
             for table, i in zip(tables, order, strict=True)
+            if settings.views > 1
         ]
         learning = {name: value for name, value in shared.items() if name not in self.fixed}
         fixed = {name: shared[name] for name in self.fixed}
@@ -251,8 +252,8 @@ class PromptMethod(ClipMethod[P]):
         def loss(live: State, step: int) -> torch.Tensor:
             active = len(next(iter(live.values())))
             live |= {name: value.expand(active, *value.shape) for name, value in fixed.items()}
-            several = views[:active] if settings.views > 1 else ()
-            return self.loss(live, gather(tables[:active], step, rows.images, rows.labels, several), shared)
+            batch = gather(tables[:active], step, rows.images, rows.labels, views[:active])
+            return self.loss(live, batch, shared)
 
         state, losses = descend(start, [len(table) for table in tables], loss, self.optimiser)
         place = {i: at for at, i in enumerate(order)}
