@@ -62,6 +62,27 @@ def locked(path: Path) -> Iterator[None]:
         yield
 
 
+@contextmanager
+def alone(path: Path, refused: str) -> Iterator[None]:
+    """Hold a lock against other processes, and remove its file afterwards.
+
+    Args:
+        path: The lock's file.
+        refused: The words of the error if another process has it; then nothing is changed.
+
+    Raises:
+        OutputError: Another process has it.
+        OSError: The file cannot be made.
+    """
+    file = lock(path)
+    if file is None:
+        raise OutputError(refused)
+    try:
+        yield
+    finally:
+        unlock(path, file)
+
+
 def unlock(path: Path, file: IO[bytes]) -> None:
     """Lets go of a lock, and removes its file while nobody else can have it; one that holds something is not ours."""
     with file, suppress(OSError):

@@ -6,7 +6,6 @@ import hashlib
 import itertools
 import json
 import os
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +21,7 @@ from fedrsic_data.settings import encode, texts
 from fedtrain import run
 from fedtrain.config import essence, to_json
 from fedtrain.experiments.spec import AXES, METRIC, DataSpec, Experiment, MethodSpec, Values, varied, varying
+from fedtrain.runs.names import plain
 
 
 @dataclass(frozen=True)
@@ -111,20 +111,21 @@ def _built(data: DataSpec) -> tuple[str, DataPlan]:
 def _drawn(data: DataSpec, out: Path, vary: Sequence[str], seeds: Sequence[int]) -> Iterator[tuple[str, DataPlan]]:
     """The datasets of a recipe, after the recipe with every setting spelled out."""
     for values in varied(data.set):
+        changed = recipes.override(
+            recipes.load(data.recipe),
+            subsets=data.subsets,
+            partitioner=data.partition,
+            sample=data.sample,
+            sets=texts(values),
+        )
+        seeded = ("seed",) if changed.get("sample") is None else ("seed", "sample.seed")
         for seed in seeds if data.redraw else [None]:
-            seeded = {} if seed is None else {"seed": seed, **({"sample.seed": seed} if data.sample else {})}
-            if both := seeded.keys() & values:
+            own = {} if seed is None else dict.fromkeys(seeded, seed)
+            if both := own.keys() & values:
                 raise UsageError(f"datasets: redraw gives {min(both)}; leave it out of set")
-            changed = recipes.override(
-                recipes.load(data.recipe),
-                subsets=data.subsets,
-                partitioner=data.partition,
-                sample=data.sample,
-                sets=texts({**values, **seeded}),
-            )
-            recipe = recipes.from_json(changed, f"datasets: {data.recipe}")
+            recipe = recipes.from_json(recipes.override(changed, sets=texts(own)), f"datasets: {data.recipe}")
             full = encode(recipe)
-            words = [f"{key}-{_plain(values[key])}" for key in vary if key in values]
+            words = [f"{key}-{plain(values[key])}" for key in vary if key in values]
             words += [] if seed is None else [f"seed{seed}"]
             place = out / "data" / "-".join([recipe.name, *words, _digest(full)[:8]])
             facts = {"dataset": recipe.name, **{key: values[key] for key in vary if key in values}}
@@ -170,10 +171,10 @@ def _run(
     config = run.draft(method.method, sets)  # refuses what is mistyped before anything is built
     name = method.name or method.method
     held = {key: values[key] for key in vary if key in values}
-    words = [f"{key}-{_plain(value)}" for key, value in {**_rest(dataset), **held}.items()]
-    plain = "-".join(map(_plain, dict.fromkeys([name, str(dataset.facts["dataset"]), subset])))
+    names = map(plain, dict.fromkeys([name, str(dataset.facts["dataset"]), subset]))
+    words = [f"{key}-{plain(value)}" for key, value in {**_rest(dataset), **held}.items()]
     digest = _digest([dataset.name, subset, method.method, sorted(sets)])[:8]
-    folder = out / "runs" / "-".join([plain, *words, f"seed{seed}", digest])
+    folder = out / "runs" / "-".join([*names, *words, f"seed{seed}", digest])
     facts = {**dataset.facts, "method": name, "subset": subset, **held}
     one = PlannedRun(dataset, subset, method.method, sets, seed, folder, facts)
     return _digest([dataset.place, subset, essence(to_json(config))]), one
@@ -198,8 +199,3 @@ def heading(run_: PlannedRun, axes: Sequence[str], metric: str = "") -> str:
 
 def _word(value: object) -> str:
     return value if isinstance(value, str) else json.dumps(value)
-
-
-def _plain(value: object) -> str:
-    """A value as part of a folder's name."""
-    return re.sub(r"[^A-Za-z0-9.]+", "_", _word(value)).strip("_.") or "x"

@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import closing, contextmanager
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -100,6 +100,10 @@ def planned(experiment: Experiment, out: Path, only: str = "") -> tuple[list[Dat
     Raises:
         UsageError: An unknown recipe, subset, method or setting, or no run is left.
     """
+    return _chosen(*_every(experiment, out), only)
+
+
+def _every(experiment: Experiment, out: Path) -> tuple[list[DataPlan], list[PlannedRun]]:
     datasets = plan.datasets(experiment, out)
     runs = plan.runs(experiment, datasets, out)
     known = _axes(runs)
@@ -112,6 +116,12 @@ def planned(experiment: Experiment, out: Path, only: str = "") -> tuple[list[Dat
             raise UsageError(f"tables: against={wanted.against!r} is no row{suggest(wanted.against, rows)}")
         if not _cells(wanted, runs):
             raise UsageError(f"tables: no run has where={json.dumps(wanted.where)}; list the runs with --dry-run")
+    return datasets, runs
+
+
+def _chosen(
+    datasets: Sequence[DataPlan], runs: Sequence[PlannedRun], only: str
+) -> tuple[list[DataPlan], list[PlannedRun]]:
     chosen = [run for run in runs if only in run.name]
     if not chosen:
         raise UsageError(f"--only {only}: no run has this in its name; list them with --dry-run")
@@ -150,76 +160,79 @@ def run(
     for gpu in gpus:
         if not gpu.isdecimal():
             raise UsageError(f"--gpus {gpu}: should be numbers of GPUs, such as 0,1")
-    datasets, runs = planned(experiment, out, only)
+    every = _every(experiment, out)
+    datasets, runs = _chosen(*every, only)
     for one in datasets:
         if one.recipe is None and Path(os.path.realpath(out)).is_relative_to(os.path.realpath(one.place)):
             raise OutputError(
                 f"--out {out}: is inside the dataset {one.place}, which may hold nothing else; choose another"
             )
-    part = len(runs) < len(planned(experiment, out)[1])
     _check_folder(experiment, out)
     with _locked(out):
-        return _run(experiment, out, datasets, runs, jobs, gpus, places, cache, progress, part)
-
-
-def _run(
-    experiment: Experiment,
-    out: Path,
-    datasets: Sequence[DataPlan],
-    runs: Sequence[PlannedRun],
-    jobs: int,
-    gpus: Sequence[str],
-    places: Places | None,
-    cache: Path | None,
-    progress: Progress,
-    part: bool,
-) -> Finished:
-    _claim(experiment, out)
-    html.check(out / REPORT)
-    for one in datasets:
-        if one.recipe is not None:
-            progress.say(f"dataset {one.name}")
-            recipe = from_json(one.recipe, one.place)
-            find.built(recipe, Path(one.place), one.place, places, progress.building)
-    failed: dict[str, str] = {}
-    found: dict[str, dict[str, float | None]] = {}
-    untried = {json.dumps(one.facts) for one in runs}
-    alone = jobs == 1 and not gpus
-    work = _here(runs, cache, progress.training) if alone else _in_processes(runs, jobs, gpus, cache)
-    with closing(work):  # whatever ends this, no process goes on
-        for number, ended in enumerate(work, 1):
-            if ended.failed is not None:
-                failed[ended.run.name] = ended.failed
-            else:
-                found[ended.run.name] = figures(load(ended.run.folder))
-                if untried and not (untried := untried - {json.dumps(ended.run.facts)}):  # but for seeds, all have one
-                    _check_metrics(experiment, runs, found)
-            progress.done(ended, number, len(runs))
-    _check_metrics(experiment, runs, found)
-    tables = tuple(_filled(wanted, runs, found) for wanted in experiment.tables)
-    if part:  # the files of all runs stay
-        return Finished(out, tuple(runs), failed, tables, part=True)
-    _write(out / TABLES, tables)
-    report = out / REPORT if found and not any(data.redraw for data in experiment.datasets) else None
-    if report is not None:  # its columns are of one dataset; runs on datasets drawn anew would have one each
-        progress.say(f"writing {report}")
-        html.report([one.folder for one in runs if one.name in found], report)
-    return Finished(out, tuple(runs), failed, tables, report)
+        _claim(experiment, out)
+        html.check(out / REPORT)
+        for one in datasets:
+            if one.recipe is not None:
+                progress.say(f"dataset {one.name}")
+                recipe = from_json(one.recipe, one.place)
+                find.built(recipe, Path(one.place), one.place, places, progress.building)
+        alone = jobs == 1 and not gpus
+        work = _here(runs, cache, progress.training) if alone else _in_processes(runs, jobs, gpus, cache)
+        with closing(work):  # whatever ends this, no process goes on
+            failed, found = _ended(experiment, runs, work, progress)
+        tables = tuple(_filled(wanted, runs, found) for wanted in experiment.tables)
+        if len(runs) < len(every[1]):  # the files of all runs stay
+            return Finished(out, tuple(runs), failed, tables, part=True)
+        _write(out / TABLES, tables)
+        report = _report(experiment, out, [one.folder for one in runs if one.name in found], progress)
+        return Finished(out, tuple(runs), failed, tables, report)
 
 
 @contextmanager
 def _locked(out: Path) -> Iterator[None]:
     """Lock out other processes, which would train the same runs."""
-    try:
-        file = lock.lock(out / _LOCK)
-    except OSError as error:
-        raise OutputError(f"{out}: cannot be written ({error.strerror}); choose another --out") from None
-    if file is None:
-        raise OutputError(f"{out}: another process runs this experiment; wait for it, or choose another --out")
-    try:
+    words = f"{out}: another process runs this experiment; wait for it, or choose another --out"
+    with ExitStack() as stack:
+        with _written(out):
+            stack.enter_context(lock.alone(out / _LOCK, words))
         yield
-    finally:
-        lock.unlock(out / _LOCK, file)
+
+
+def _written(out: Path) -> AbstractContextManager[None]:
+    """Says in words that the folder could not be written."""
+    return translated(OutputError, str(out), "cannot be written", "choose another --out")
+
+
+def _ended(
+    experiment: Experiment, runs: Sequence[PlannedRun], work: Iterable[Ended], progress: Progress
+) -> tuple[dict[str, str], dict[str, dict[str, float | None]]]:
+    """The reasons of the runs that failed, and the metrics of the others, by name of the run.
+
+    Raises:
+        UsageError: A table names a metric that none of its finished runs has.
+    """
+    failed: dict[str, str] = {}
+    found: dict[str, dict[str, float | None]] = {}
+    untried = {json.dumps(one.facts) for one in runs}
+    for number, ended in enumerate(work, 1):
+        if ended.failed is not None:
+            failed[ended.run.name] = ended.failed
+        else:
+            found[ended.run.name] = figures(load(ended.run.folder))
+            if untried and not (untried := untried - {json.dumps(ended.run.facts)}):  # but for seeds, all have one
+                _check_metrics(experiment, runs, found)
+        progress.done(ended, number, len(runs))
+    _check_metrics(experiment, runs, found)
+    return failed, found
+
+
+def _report(experiment: Experiment, out: Path, finished: Sequence[Path], progress: Progress) -> Path | None:
+    """Write the report; its columns are of one dataset, and runs on datasets drawn anew would have one each."""
+    if not finished or any(data.redraw for data in experiment.datasets):
+        return None
+    progress.say(f"writing {out / REPORT}")
+    html.report(finished, out / REPORT)
+    return out / REPORT
 
 
 def _check_folder(experiment: Experiment, out: Path) -> None:
@@ -240,15 +253,12 @@ def _check_folder(experiment: Experiment, out: Path) -> None:
 
 def _claim(experiment: Experiment, out: Path) -> None:
     """Makes the folder an experiment's."""
-    file = out / SPEC
-    try:
+    with _written(out):
         for left in [*_unfinished(out), *_unfinished(out / TABLES)]:
             left.unlink(missing_ok=True)
         out.mkdir(parents=True, exist_ok=True)
-        with atomic.replacing(file) as written:
+        with atomic.replacing(out / SPEC) as written:
             written.write((json.dumps(encode(experiment), indent=1, ensure_ascii=False) + "\n").encode())
-    except OSError as error:
-        raise OutputError(f"{out}: cannot be written ({error.strerror}); choose another --out") from None
 
 
 def _unfinished(folder: Path) -> list[Path]:

@@ -185,13 +185,11 @@ def _done(folder: Path, held: Any, wanted: int) -> int:
 def _locked(folder: Path) -> Iterator[None]:
     """Lock out other processes; a refused process changes nothing."""
     made = not folder.exists()
-    file = lock.lock(folder / _LOCK)
-    if file is None:
-        raise OutputError(f"{folder}: another fedkit process is training there; wait for it, or choose another --out")
+    words = f"{folder}: another fedkit process is training there; wait for it, or choose another --out"
     try:
-        yield
+        with lock.alone(folder / _LOCK, words):
+            yield
     finally:
-        lock.unlock(folder / _LOCK, file)
         if made:
             with suppress(OSError):  # a run began in it
                 folder.rmdir()
