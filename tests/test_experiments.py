@@ -15,6 +15,7 @@ import pytest
 from conftest import ROOT, printed
 
 import fedrsic_data
+from fedrsic_data import recipes
 from fedrsic_data.errors import FedkitError, OutputError, UsageError
 from fedrsic_data.files import lock
 from fedrsic_data.settings import decode
@@ -182,6 +183,15 @@ def test_a_dataset_can_be_drawn_anew_for_each_seed(tmp_path: Path) -> None:
             one.seed: load(one.folder).data["figures"][metric] for one in found.runs if one.facts["method"] == "prompts"
         }
     assert "test/pooled" in (found.folder / "tables" / "1.csv").read_text()
+
+
+def test_a_sample_that_a_recipe_asks_for_is_drawn_anew_as_well(tmp_path: Path) -> None:
+    drafted = tmp_path / "own.json"
+    drafted.write_text(json.dumps(recipes.override(recipes.load("fed-rsic"), sample=True)))
+    drawn = [{"recipe": str(drafted), "subsets": ["fed-ucmerced"], "redraw": True}]
+    datasets, _ = run.planned(small(datasets=drawn, tables=[]), tmp_path / "out")
+    seeds = [(one.recipe["seed"], one.recipe["sample"]["seed"]) for one in datasets if one.recipe is not None]
+    assert seeds == [(0, 0), (1, 1)]
 
 
 def test_a_dataset_with_several_names_is_one_dataset(done: Finished, tmp_path: Path) -> None:

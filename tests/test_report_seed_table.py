@@ -53,6 +53,14 @@ def test_cells_hold_mean_spread_and_the_best_of_each_column() -> None:
     assert made.cells["fedpgp", "alpha 0.5"].std is None
 
 
+def test_the_least_cost_is_the_best() -> None:
+    metrics = {"accuracy": "test/local/mean", "floats": FLOATS, "epsilon": "epsilon (central)"}
+    values = {(row, column): {0: float(row)} for row in "12" for column in metrics}
+    made = fill(metrics, "method", values)
+    best = {key for key, cell in made.cells.items() if cell.best}
+    assert best == {("2", "accuracy"), ("1", "floats"), ("1", "epsilon")}
+
+
 def test_equal_means_are_both_the_best() -> None:
     made = fill("m", "method", {("a", "c"): {0: 1.0}, ("b", "c"): {0: 1.0}})
     assert all(cell.best for cell in made.cells.values())

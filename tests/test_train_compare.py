@@ -21,6 +21,7 @@ from softmax_runs import config, resealed_run
 from fedrsic_data.errors import OutputError, UsageError
 from fedrsic_data.partition import PARTITIONERS
 from fedrsic_data.report import style
+from fedrsic_data.report.page import Table
 from fedrsic_data.sources import coco, flair, voc
 from fedtrain import methods, run
 from fedtrain.api.runs import compare
@@ -146,6 +147,22 @@ def test_settings_of_the_run_are_told_between_methods(
     names = ["softmax", "hard, rounds 0"]
     assert [group.label for group in grouped(found([tmp_path / "0", tmp_path / "2"]))] == names
     assert compare([tmp_path / "0", tmp_path / "2"]).table.columns == tuple(names)
+
+
+def test_a_report_marks_no_cost_as_best(runs: Path, tmp_path: Path) -> None:
+    for number, name in enumerate(("a0", "b")):
+        copy = Path(shutil.copytree(runs / name, tmp_path / name))
+        data = json.loads((copy / "result.json").read_text())
+        data["privacy"] = {"kind": "central", "epsilon": 1.0 + number, "delta": 1e-5}
+        (copy / "result.json").write_text(json.dumps(data))
+        resealed_run(copy)
+    table = html.page([tmp_path]).sections[0].blocks[0]
+    assert isinstance(table, Table)
+    names = table.numbers.header
+    assert {"epsilon (central)", results.FLOATS} <= set(names)
+    marked = {names[column] for _, column in table.best}
+    assert marked
+    assert all(name.startswith("test/") for name in marked)
 
 
 def test_forms_tell_the_same(runs: Path) -> None:

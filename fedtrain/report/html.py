@@ -24,6 +24,7 @@ from fedrsic_data.report.style import Drawing, Numbers
 from fedrsic_data.settings import local
 from fedtrain.report.answers import as_papers, cell
 from fedtrain.runs.files import CONFIG
+from fedtrain.runs.results import is_cost
 
 if TYPE_CHECKING:
     from fedtrain.report.curves import Runs
@@ -160,7 +161,7 @@ def _finals(runs: Sequence[Runs]) -> Table:
         rows.append((*cells, *(cell(name, one.group.figures.get(name)) for name in names)))
     best = set()
     for column, name in enumerate(names, 2):
-        if name.startswith("sent/") or len(runs) < 2:
+        if is_cost(name) or len(runs) < 2:
             continue
         means = {i: one.group.figures[name].mean for i, one in enumerate(runs) if name in one.group.figures}
         best |= {(i, column) for i, mean in means.items() if len(means) > 1 and mean == max(means.values())}

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from fedrsic_data.answer import columns, csv_cell, markdown
 from fedrsic_data.errors import UsageError
-from fedtrain.runs.results import digits
+from fedtrain.runs.results import digits, is_cost
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -86,7 +86,7 @@ def fill(
         metric: The metric of all cells, or column -> metric.
         corner: Meaning of the rows.
         values: ``(row, column)`` -> seed -> the metric, in the order of the table.
-        better: Whether the ``higher`` or the ``lower`` mean is the best of a column.
+        better: Whether the ``higher`` or the ``lower`` mean is the best of a column; the lower of a cost, always.
         against: The row that all others are tested against, seed by seed.
 
     Raises:
@@ -98,9 +98,9 @@ def fill(
         raise UsageError(f"against={against!r}: is no row of the table; there are {', '.join(rows)}")
     held = {key: Cell(dict(its)) for key, its in values.items() if its}
     of = metric if isinstance(metric, Mapping) else dict.fromkeys(columns or (metric,), metric)
-    choose = max if better == "higher" else min
     cells = {}
     for column in columns:
+        choose = min if better == "lower" or is_cost(of[column]) else max
         mine = {row: held[row, column] for row in rows if (row, column) in held}
         best = choose((cell.mean for cell in mine.values()), default=math.nan)
         for row, cell in mine.items():

@@ -156,6 +156,11 @@ def digits(metric: str) -> str:
     return ",.0f" if metric in (FLOATS, BYTES) else ".2f"
 
 
+def is_cost(metric: str) -> bool:
+    """Whether less of a metric is better: of the numbers and bytes that clients send, and of epsilon."""
+    return metric.startswith(("sent/", "epsilon "))
+
+
 def figures(result: Result) -> dict[str, float | None]:
     """Its metrics, and what its clients sent."""
     counters = result.data["counters"]
