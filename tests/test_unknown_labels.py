@@ -422,11 +422,12 @@ def replan(change: Any) -> Any:
 
 
 def other(column: str, names: list[str] | None) -> Any:
-    """A plan with other names in the first cell of a column that has some."""
+    """A plan with other names in a column of true labels, in the first row that has some labels, known and true."""
 
     def change(table: pa.Table) -> pa.Table:
         at, lists = table.column_names.index(column), table.column(column).to_pylist()
-        lists[next(i for i, cell in enumerate(lists) if cell)] = names
+        known = table.column(column.removesuffix("_true")).to_pylist()
+        lists[next(i for i, cell in enumerate(lists) if cell and known[i])] = names
         return table.set_column(at, table.schema.field(at), pa.array(lists, table.schema.field(at).type))
 
     return replan(change)
