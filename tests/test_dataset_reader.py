@@ -193,6 +193,9 @@ def test_subsets_and_clients_are_found_by_name_and_number(sample_build: Path) ->
         subset["nobody"]
     with pytest.raises(IndexError, match="client 10: should be from 0 to 9"):
         subset[10]
+    for wrong in (slice(0, 2), 1.0):
+        with pytest.raises(UsageError, match="client .*: should be one name or one number"):
+            subset[wrong]  # type: ignore[index]
 
 
 def test_the_clients_rows_can_be_pooled(sample_build: Path) -> None:

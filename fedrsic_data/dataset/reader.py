@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
@@ -511,12 +512,15 @@ def _name(which: str | int, names: Sequence[str], what: str) -> str:
     """The name that is meant by a name or a number.
 
     Raises:
+        UsageError: It is neither, a slice for one.
         IndexError: There is no such number, which also ends an iteration.
     """
     if isinstance(which, str):
         return which
     try:
-        return names[which]
+        return names[operator.index(which)]
+    except TypeError:
+        raise UsageError(f"{what} {which!r}: should be one name or one number") from None
     except IndexError:
         raise IndexError(f"{what} {which}: should be from 0 to {len(names) - 1}") from None
 
