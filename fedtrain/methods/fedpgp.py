@@ -65,7 +65,7 @@ class FedPGP(PromptMethod[FedPGPSettings]):
     has_personal: ClassVar[bool] = True
 
     def shared(self) -> State:
-        """The prompt sigma, ``[m, d]``, and the ``offset``."""
+        """The prompt sigma, ``[m, d]``, and on multi-label data a bias or a negative context."""
         return {"sigma": self.drawn("sigma", self.settings.length, self.clip.width), **self.offset()}
 
     def personal(self, client: int) -> State:  # noqa: ARG002

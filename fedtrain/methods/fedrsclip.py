@@ -68,7 +68,7 @@ class FedRSCLIP(PromptMethod[FedRSCLIPSettings]):
     has_personal: ClassVar[bool] = True
 
     def shared(self) -> State:
-        """The shared prompt P_s, ``[m, d]``, and the ``offset``."""
+        """The shared prompt P_s, ``[m, d]``, and on multi-label data a bias or a negative context."""
         return {"shared_prompt": self.drawn("shared_prompt", self.settings.length, self.clip.width), **self.offset()}
 
     def personal(self, client: int) -> State:  # noqa: ARG002

@@ -28,7 +28,7 @@ class Local(PromptMethod[PromptSettings]):
         return {}
 
     def personal(self, client: int) -> State:  # noqa: ARG002
-        """The context, ``[m, d]``, and the ``offset``."""
+        """The context, ``[m, d]``, and on multi-label data a bias or a negative context."""
         return {"context": self.drawn("context", self.settings.length, self.clip.width), **self.offset()}
 
     def shared_text(self, shared: State, classes: Classes) -> torch.Tensor | None:  # noqa: ARG002

@@ -142,7 +142,7 @@ class PromptMethod(ClipMethod[P]):
         return SingleLabel()
 
     def shared(self) -> State:
-        """The context, ``[m, d]``, and the ``offset``."""
+        """The context, ``[m, d]``, and on multi-label data a bias or a negative context."""
         return {"context": self.drawn("context", self.settings.length, self.clip.width), **self.offset()}
 
     def offset(self) -> State:
