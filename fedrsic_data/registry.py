@@ -16,7 +16,7 @@ from fedrsic_data.errors import UsageError, in_words, is_ours
 from fedrsic_data.settings import suggest
 
 if TYPE_CHECKING:
-    from importlib.metadata import EntryPoint
+    from importlib.metadata import Distribution, EntryPoint
 
 T = TypeVar("T")
 
@@ -115,10 +115,8 @@ class Registry(MutableMapping[str, T]):
         kind = thing if isinstance(thing, type) else type(thing)
         if is_ours(kind):
             return {} if kind is thing else {f"{self.kind} {name}": "unknown"}
-        from importlib.metadata import packages_distributions, version
-
-        found = packages_distributions().get(kind.__module__.partition(".")[0], [])
-        return {one: version(one) for one in found[:1]} or {f"{kind.__module__}:{kind.__qualname__}": "unknown"}
+        dist = _package_with(kind.__module__.partition(".")[0])
+        return {dist.name: dist.version} if dist else {f"{kind.__module__}:{kind.__qualname__}": "unknown"}
 
     def facts(self, describe: Callable[[T], Mapping[str, Any]]) -> Iterator[tuple[str, dict[str, Any]]]:
         """Each name with the facts of its thing, for lists.
@@ -202,6 +200,21 @@ class Registry(MutableMapping[str, T]):
 
     def __delitem__(self, name: str) -> None:
         del self._known[name]
+
+
+def _package_with(module: str) -> Distribution | None:
+    """The installed package that holds a top-level module.
+
+    ``packages_distributions`` knows it too, but parses the lists of files of all packages, which takes seconds.
+    """
+    from importlib.metadata import distributions
+
+    listed = re.compile(rf"^{re.escape(module)}(/.*)?\.py,", re.MULTILINE)
+    for dist in distributions():
+        declared = (dist.read_text("top_level.txt") or "").split()
+        if module in declared or (not declared and listed.search(dist.read_text("RECORD") or "")):
+            return dist
+    return None
 
 
 def is_path(name: str) -> bool:

@@ -310,3 +310,17 @@ def test_a_thing_of_fedkit_that_is_put_back_is_no_plug_in() -> None:
     own = SOURCES["ucmerced"]
     SOURCES["ucmerced"] = own
     assert SOURCES.versions("ucmerced") == {}
+
+
+@pytest.mark.parametrize("listed", [("top_level.txt", "theirs_module\n"), ("RECORD", "theirs_module/a.py,,\n")])
+def test_a_thing_that_a_script_registers_has_the_version_of_its_package(
+    listed: tuple[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    installed(tmp_path, "theirs", "")
+    (tmp_path / "theirs-1.5.dist-info" / listed[0]).write_text(listed[1])
+    monkeypatch.syspath_prepend(tmp_path)
+    kinds: Registry[object] = Registry("kind", {})
+    kinds["mine"] = type("Mine", (), {"__module__": "theirs_module.a"})
+    kinds["other"] = type("Other", (), {"__module__": "module.a"})
+    assert kinds.versions("mine") == {"theirs": "1.5"}
+    assert kinds.versions("other") == {"module.a:Other": "unknown"}

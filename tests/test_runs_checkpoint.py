@@ -89,6 +89,7 @@ def begun_anew(out):  # the first round of the new run is done: what is left of 
 for client in range(10):  # here, so that the forks need not
     for split in ("train", "test"):
         labels(built, "fed-ucmerced", split, f"client-{client:04d}")
+run.train(config(built, "rounds=1"), top / "other")  # imports, here too
 begun = time.monotonic()
 assert attempt(top / "reference") == 0
 seconds = time.monotonic() - begun
