@@ -8,7 +8,6 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 from conftest import ROOT, Command, answer, fedkit, refused
@@ -196,12 +195,15 @@ def test_a_recipe_goes_before_a_subset_of_its_name() -> None:
         ("fedkit flower app x --method fedl", ["fedlgt"]),
     ],
 )
-def test_a_shell_completes(words: str, found: list[str], command: Command, tmp_path: Path, monkeypatch: Any) -> None:
+def test_a_shell_completes(
+    words: str, found: list[str], command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "data/mine").mkdir(parents=True)
     (tmp_path / "data/mine/manifest.json").write_text("{}")
     monkeypatch.chdir(tmp_path)
-    for key, value in {"": "complete_bash", "COMP_WORDS": words, "COMP_CWORD": str(words.count(" "))}.items():
-        monkeypatch.setenv(key or "_FEDKIT_COMPLETE", value)
+    monkeypatch.setenv("_FEDKIT_COMPLETE", "complete_bash")
+    monkeypatch.setenv("COMP_WORDS", words)
+    monkeypatch.setenv("COMP_CWORD", str(words.count(" ")))
     done = command()
     assert done.stdout.split() == found
     assert done.stderr == ""

@@ -330,14 +330,17 @@ def test_a_metric_that_no_run_has_is_refused_with_the_nearest(done: Finished) ->
         run.run(small(tables=[{"metric": "test/local/maen", "columns": ["alpha"]}]), done.folder)
 
 
-def test_a_metric_that_one_method_alone_has_is_taken(done: Finished, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_metric_that_one_method_alone_has_is_taken(
+    done: Finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy = Path(shutil.copytree(done.folder, tmp_path / "small"))
     found = run.figures
 
     def more(result: Any) -> dict[str, float | None]:
         return {**found(result), **({"own": 1.0} if result.facts["config"]["method"] == "fedpgp" else {})}
 
     monkeypatch.setattr(run, "figures", more)
-    (table,) = run.run(small(tables=[{"metric": "own", "columns": ["alpha"]}]), done.folder).tables
+    (table,) = run.run(small(tables=[{"metric": "own", "columns": ["alpha"]}]), copy).tables
     assert {row for row, _ in table.cells} == {"fedpgp"}
 
 

@@ -62,9 +62,7 @@ def test_colours_differ_for_every_kind_of_vision(theme: dict[str, str]) -> None:
             assert distance > 14, f"{a} and {b} under {name}: {distance:.1f}"
     assert min(contrast(c, theme["page"]) for c in colors) >= 3
     assert min(contrast(theme[role], theme["page"]) for role in ("ink", "muted")) >= 4.5
-    lights = [
-        contrast(theme[f"heat-{i}"], theme["page"]) for i in range(sum(name.startswith("heat-") for name in theme))
-    ]
+    lights = [contrast(theme[f"heat-{i}"], theme["page"]) for i in range(7)]
     assert lights == sorted(lights)
     assert len(set(theme.values())) == len(theme)
 
