@@ -3,7 +3,6 @@
     python benchmarks/partition.py                          # 50k, 500k and 1M rows x 100, 1,000 and 10,000 clients
     python benchmarks/partition.py --quick                  # 50k rows x 100 clients
     python benchmarks/partition.py --skip-other --env DIR   # fedkit alone; DIR keeps the other sides' environments
-    python benchmarks/partition.py --calls --env DIR        # labels in memory alone, 1M x 1,000
 
 Rows are synthetic: Parquet with unique JPEG files of about 1 KiB and 100 classes, owners drawn by a Dirichlet
 with alpha 0.5. Every cell is a separate process. Plan is everything up to the owner of every row, labels read
@@ -354,43 +353,6 @@ def fedlab_cell(job: Job) -> Result:
     return {"plan_s": time.perf_counter() - start, **peak()}
 
 
-# -- labels in memory ----------------------------------------------------------------------------------------------
-
-
-def called(job: Job, divide: Callable[[Any, int], Any]) -> Result:
-    """Seconds from a NumPy array of labels to owners, after a small call that imports all there is."""
-    import numpy as np
-
-    labels = np.random.default_rng(1).integers(0, CLASSES, job.settings["n"])
-    divide(labels[: 20 * CLASSES], 2)
-    start, cpu = time.perf_counter(), time.process_time()
-    rows = divide(labels, job.clients)
-    return {"call_s": time.perf_counter() - start, "call_cpu_s": time.process_time() - cpu, "rows": rows, **peak()}
-
-
-def fedkit_call(job: Job) -> Result:
-    import fedrsic_data
-
-    def divide(labels: Any, clients: int) -> int:
-        split = fedrsic_data.partition(labels, "dirichlet", clients=clients, alpha=ALPHA, min_size=0)
-        return sum(map(len, split.indices))
-
-    return called(job, divide)
-
-
-def flwr_call(job: Job) -> Result:
-    from datasets import Dataset
-    from flwr_datasets.partitioner import DirichletPartitioner
-
-    def divide(labels: Any, clients: int) -> int:
-        partitioner = DirichletPartitioner(clients, partition_by="label", alpha=ALPHA, min_partition_size=0)
-        partitioner.dataset = Dataset.from_dict({"label": labels})
-        partitioner.load_partition(0)  # draws all of them
-        return len(labels)
-
-    return called(job, divide)
-
-
 def fedlab_functions(path: str) -> Any:
     """FedLab's module of partitioners, without the rest of the package."""
     import importlib.util
@@ -401,16 +363,6 @@ def fedlab_functions(path: str) -> Any:
     functional = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(functional)
     return functional
-
-
-def fedlab_call(job: Job) -> Result:
-    functional = fedlab_functions(job.settings["module"])
-
-    def divide(labels: Any, clients: int) -> int:
-        found = functional.hetero_dir_partition(labels, clients, CLASSES, ALPHA, min_require_size=1)
-        return sum(map(len, found.values()))
-
-    return called(job, divide)
 
 
 # -- one process ---------------------------------------------------------------------------------------------------
@@ -439,19 +391,16 @@ TASKS: dict[str, Callable[[Job], Result]] = {
     "warm": flwr_warm,
     FLWR: flwr_cell,
     FEDLAB: fedlab_cell,
-    f"{FEDKIT} call": fedkit_call,
-    f"{FLWR} call": flwr_call,
-    f"{FEDLAB} call": fedlab_call,
 }
 
 
-def run(job: Job, python: str = sys.executable, cache: Path | None = None) -> Result:
+def run(job: Job, python: str = sys.executable, cache: Path | None = None, script: Path = Path(__file__)) -> Result:
     """The job in a separate process; a dictionary with ``error`` if it fails or takes far too long."""
     offline = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_DISABLE_PROGRESS_BARS": "1", "FLWR_TELEMETRY_ENABLED": "0"}
     environment = {**os.environ, **offline, "PYTHONPATH": str(ROOT) if python == sys.executable else ""}
     if cache is not None:
         environment["HF_HOME"] = str(cache)
-    command = [python, "-W", "ignore", str(Path(__file__).resolve()), "--worker", json.dumps(dataclasses.asdict(job))]
+    command = [python, "-W", "ignore", str(script.resolve()), "--worker", json.dumps(dataclasses.asdict(job))]
     load, limit = round(os.getloadavg()[0], 2), None if math.isinf(job.limit) else 2 * job.limit + 120
     shutil.rmtree(Path(job.folder) / "out", ignore_errors=True)
     try:
@@ -524,14 +473,12 @@ class Report:
         notes: Sides that were skipped, and why.
         cells: One result a side, rows and clients.
         plans: One result a partitioner.
-        calls: One result a side, of labels in memory.
     """
 
     machine: dict[str, str]
     notes: list[str] = field(default_factory=list)
     cells: list[Result] = field(default_factory=list)
     plans: list[Result] = field(default_factory=list)
-    calls: list[Result] = field(default_factory=list)
 
     def find(self, side: str, rows: int, clients: int) -> Result | None:
         """A cell that has been measured."""
@@ -564,21 +511,6 @@ def others(arguments: argparse.Namespace, folder: Path, report: Report) -> dict[
             found[side] = other
             report.machine[side] = other.versions
     return found
-
-
-def calls(arguments: argparse.Namespace, folder: Path, report: Report, sides: dict[str, Other]) -> None:
-    """Labels in memory, all sides in turn; of each the fastest of a few."""
-    n = max(arguments.rows)
-    clients = min(PLAN_CLIENTS, n // 2)
-    runs: dict[str, list[Result]] = {side: [] for side in (*sides, FEDKIT)}
-    for side in list(runs) * arguments.repeats:
-        settings = {"n": n} | ({"module": sides[side].module} if side == FEDLAB else {})
-        python = sides[side].python if side in sides else sys.executable
-        runs[side].append(run(Job(f"{side} call", "", str(folder), clients, 60, settings), python))
-    for side, results in runs.items():
-        best = min(results, key=lambda result: result.get("call_s", math.inf))
-        report.calls.append({"side": side, "n": n, "clients": clients, **best})
-    print("\n" + _grid(CALL_HEAD, [call_row(report, call) for call in report.calls]), flush=True)
 
 
 def cells(
@@ -666,7 +598,6 @@ CELL_HEAD = (
     "rows", "clients", "side", "plan s", "export s", "CPU s", "rows/s", "peak MB", "written MB", "files",
     "to flwr's", "load", "remarks",
 )  # fmt: skip
-CALL_HEAD = ("rows", "clients", "side", "seconds", "CPU s", "peak MB", "CPU to fedkit's", "load", "remarks")
 PLAN_HEAD = ("partitioner", "plan s", "CPU s", "labels", "merge", "divide", "digest", "peak MB", "load", "remarks")
 
 
@@ -697,16 +628,6 @@ def cell_row(report: Report, cell: Result) -> tuple[str, ...]:
     return (*first, plan, export, cpu, rate, memory, size, f"{cell['files']:,}", ratio, load, remark)
 
 
-def call_row(report: Report, call: Result) -> tuple[str, ...]:
-    first, load = (f"{call['n']:,}", f"{call['clients']:,}", call["side"]), str(call["load"])
-    if "error" in call:
-        return (*first, *[""] * 4, load, call["error"])
-    own = next(c for c in report.calls if c["side"] == FEDKIT).get("call_cpu_s", math.nan)
-    seconds = (f"{call[key]:.2f}" for key in ("call_s", "call_cpu_s"))
-    lost = "" if call["rows"] == call["n"] else f"LOST ROWS: {call['rows']:,}"
-    return (*first, *seconds, f"{call['peak_MB']:.0f}", f"{call['call_cpu_s'] / own:.1f}x", load, lost)
-
-
 def plan_row(result: Result) -> tuple[str, ...]:
     if "error" in result:
         return (result["partitioner"], *[""] * 7, str(result["load"]), result["error"])
@@ -727,16 +648,7 @@ def gates(report: Report) -> list[str]:
     return [_plan_gate(report), _quota_gate(report), _rate_gate(report), _memory_gate(report)]
 
 
-def call_gate(report: Report) -> str:
-    text = f"fedrsic_data.partition of {max(ROWS):,} labels over {PLAN_CLIENTS:,} clients in at most {PLAN_GATE_S:g} s"
-    found = [c for c in report.calls if (c["side"], c["n"]) == (FEDKIT, max(ROWS))]
-    if not found:
-        return _line(None, text, "needs the full number of rows")
-    seconds = found[0].get("call_s", math.inf)
-    return _line(seconds <= PLAN_GATE_S, text, f"{seconds:.2f} s")
-
-
-def _line(held: bool | None, text: str, facts: str) -> str:
+def gate(held: bool | None, text: str, facts: str) -> str:
     return f"{'NOT RUN' if held is None else 'PASS' if held else 'FAIL'}  {text}: {facts}"
 
 
@@ -746,39 +658,39 @@ def _plan_gate(report: Report) -> str:
     timed = {p["partitioner"]: p.get("plan_s", math.inf) for p in found}
     text = f"plan of {most:,} single-label rows in at most {PLAN_GATE_S:g} s"
     if not timed:
-        return _line(None, text, "needs the full number of rows")
+        return gate(None, text, "needs the full number of rows")
     over = {name: t for name, t in timed.items() if t > PLAN_GATE_S}
     slowest = max(timed, key=lambda name: timed[name])
     facts = f"slowest of {len(timed)}: {slowest}, {timed[slowest]:.2f} s"
-    return _line(not over, text, facts + (f"; over: {', '.join(over)}" if over else ""))
+    return gate(not over, text, facts + (f"; over: {', '.join(over)}" if over else ""))
 
 
 def _quota_gate(report: Report) -> str:
     text = f"quota plan of {max(ROWS):,} rows x {LABELS} labels x {PLAN_CLIENTS:,} clients in {QUOTA_GATE_S:g} s"
     found = [p for p in report.plans if p["kind"] == "quota" and p["n"] == max(ROWS)]
     if not found:
-        return _line(None, text, "needs the full number of rows")
+        return gate(None, text, "needs the full number of rows")
     seconds = found[0].get("plan_s", math.inf)
-    return _line(seconds <= QUOTA_GATE_S, text, f"{seconds:.2f} s")
+    return gate(seconds <= QUOTA_GATE_S, text, f"{seconds:.2f} s")
 
 
 def _rate_gate(report: Report) -> str:
     text = f"export at {RATE_GATE:g} times the rate of {FLWR} at {max(ROWS):,} x {PLAN_CLIENTS:,}"
     own, other = (report.find(side, max(ROWS), PLAN_CLIENTS) for side in (FEDKIT, FLWR))
     if own is None or other is None:
-        return _line(None, text, "needs both sides at that size")
+        return gate(None, text, "needs both sides at that size")
     ratio = total_s(other) / total_s(own)
-    return _line(ratio >= RATE_GATE, text, f"{ratio:.1f} times ({total_s(own):.1f} s and {total_s(other):.1f} s)")
+    return gate(ratio >= RATE_GATE, text, f"{ratio:.1f} times ({total_s(own):.1f} s and {total_s(other):.1f} s)")
 
 
 def _memory_gate(report: Report) -> str:
     text = f"peak memory at most {MEMORY_GATE_MB:g} MB at every size"
     own = [c for c in report.cells if c["side"] == FEDKIT]
     if not own:
-        return _line(None, text, "no cell was run")
+        return gate(None, text, "no cell was run")
     worst = max(own, key=lambda c: c.get("peak_MB", math.inf))
     most = worst.get("peak_MB", math.inf)
-    return _line(most <= MEMORY_GATE_MB, text, f"{most:.0f} MB at {worst['n']:,} x {worst['clients']:,}")
+    return gate(most <= MEMORY_GATE_MB, text, f"{most:.0f} MB at {worst['n']:,} x {worst['clients']:,}")
 
 
 def markdown(report: Report) -> str:
@@ -791,29 +703,15 @@ def markdown(report: Report) -> str:
     ]
     parts += ["\n".join(f"- {note}" for note in report.notes)] if report.notes else []
     parts += ["## Gates", "\n".join(f"- {line}" for line in gates(report))]
-    parts += ["## Dirichlet, alpha 0.5, 100 classes", _grid(CELL_HEAD, [cell_row(report, c) for c in report.cells])]
+    parts += ["## Dirichlet, alpha 0.5, 100 classes", grid(CELL_HEAD, [cell_row(report, c) for c in report.cells])]
     if report.plans:
         n = report.plans[0]["n"]
         title = f"## fedkit's plan of {n:,} rows for {min(PLAN_CLIENTS, n // 2):,} clients"
-        parts += [title, _grid(PLAN_HEAD, [plan_row(p) for p in report.plans])]
-    return "\n\n".join([*parts, call_section(report)]) + "\n"
+        parts += [title, grid(PLAN_HEAD, [plan_row(p) for p in report.plans])]
+    return "\n\n".join(parts) + "\n"
 
 
-CALLS = "## Labels in memory"
-
-
-def call_section(report: Report) -> str:
-    """The calls from Python, with their own date, since ``--calls`` writes this section alone."""
-    facts = "\n".join(f"- {name}: {words}" for name, words in report.machine.items())
-    table = _grid(CALL_HEAD, [call_row(report, call) for call in report.calls])
-    words = (
-        f'`fedrsic_data.partition(labels, "dirichlet", clients={PLAN_CLIENTS}, alpha={ALPHA})` and what comes nearest '
-        "to it in the other libraries, from a NumPy array of labels. Written by `benchmarks/partition.py --calls`."
-    )
-    return "\n\n".join([CALLS, words, facts, f"- {call_gate(report)}", table])
-
-
-def _grid(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def grid(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     lines = [head, ["---"] * len(head), *rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
@@ -824,7 +722,6 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--clients", type=int, nargs="+", default=list(CLIENTS))
     parser.add_argument("--quick", action="store_true", help="50k rows x 100 clients; writes no Markdown")
     parser.add_argument("--skip-other", action="store_true", help="fedkit alone")
-    parser.add_argument("--calls", action="store_true", help="labels in memory alone; writes that section")
     parser.add_argument("--skip-plans", action="store_true", help="no table of partitioners")
     parser.add_argument("--limit", type=float, default=600, help="seconds for an export of another side")
     parser.add_argument("--repeats", type=int, default=3, help="runs of each plan, of which the best counts")
@@ -859,17 +756,11 @@ def main() -> None:
     with tempfile.TemporaryDirectory(dir=arguments.data) as folder:
         place = Path(folder).resolve()
         sides = others(arguments, place, report)
-        calls(arguments, place, report, sides)
-        if arguments.calls:
-            before = arguments.markdown.read_text().partition(CALLS)[0]
-            arguments.markdown.write_text(f"{before.rstrip()}\n\n{call_section(report)}\n")
-            print("\n" + "\n".join([*report.notes, call_gate(report)]))
-            return
         cells(arguments, place, report, sides, save)
         if not arguments.skip_plans:
             plans(arguments, place, report, save)
     save()
-    print("\n" + "\n".join([*report.notes, call_gate(report), *gates(report)]))
+    print("\n" + "\n".join([*report.notes, *gates(report)]))
 
 
 if __name__ == "__main__":
