@@ -35,6 +35,11 @@ def test_every_method_passes(name: str, monkeypatch: pytest.MonkeyPatch) -> None
     check_method(METHODS[name], QUICK.get(name, ONE))
 
 
+def test_a_method_that_counts_labels_passes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(label_transformer, "backbone", small_backbone)
+    check_method(METHODS["fedlgt"], {**SMALL, "class_weights": "inverse"})
+
+
 @pytest.mark.parametrize("kind", [Pool, Transport, Generator])
 def test_methods_of_other_kinds_pass(kind: type[Method]) -> None:
     """Those that send clients other states, read patches or share a network."""
@@ -118,6 +123,15 @@ class ByPlace(PromptFL):
     def train(self, shared: State, personal: Sequence[State], clients: Sequence[int], round_: int) -> Iterator[Update]:
         for update in super().train(shared, personal, clients, round_):
             yield replace(update, shared={"context": update.shared["context"] + update.client})
+
+
+class Counting(PromptFL):
+    """Trains by the labels of all clients, which no site knows unless it asks."""
+
+    def train(self, *given: Any) -> Iterator[Update]:
+        for update in super().train(*given):
+            total = sum(self.context.subset.entry.train_counts)
+            yield replace(update, shared={"context": update.shared["context"] * total})
 
 
 class Unaggregated(PromptFL):
@@ -208,6 +222,7 @@ class Kindless(PromptFL):
         (Misshapen, "sends what sent_back does not say"),
         (Together, "by itself to another result than in a cohort"),
         (ByPlace, "at its site to another result"),
+        (Counting, "at its site to another result; .* a method that reads train_counts sets counts_labels"),
         (Unaggregated, "aggregates to a server's state that is not as before"),
         (Contextual, "aggregates to a server's state that is not as before: .*'bias'"),
         (Stateless, "aggregates to a server's state that is not as before: .*NoneType, not a dict of tensors by name"),

@@ -20,6 +20,7 @@ import numpy as np
 import torch
 
 import fedrsic_data
+from fedrsic_data.dataset import skew
 from fedrsic_data.dataset.reader import Dataset, Subset
 from fedrsic_data.errors import PluginError
 from fedrsic_data.settings import decode, encode
@@ -120,12 +121,12 @@ class _Federation:
         """A new object that is bound to all clients."""
         return self.method(self._context(self.subset, self.rows), self.settings)
 
-    def at_site(self, client: int) -> Method:
-        """A new object at the site of one client."""
-        whole = self.subset
-        part = whole.part([whole.clients[client]])
-        if self.method.counts_labels is not False:
-            part.entry = whole.entry
+    def at_site(self, client: int, *, counted: bool) -> Method:
+        """A new object at the site of one client, which has its own counts of labels or, ``counted``, those of all."""
+        part = self.subset.part([self.subset.clients[client]])
+        if not counted:
+            own = skew.train_counts(part.client_table, len(part.classes))
+            part.entry = dataclasses.replace(part.entry, train_counts=own)
         return self.method(self._context(part, (self.rows[client],), numbers=(client,)), self.settings)
 
     def _context(self, subset: Subset, rows: tuple[int, ...], **more: Any) -> Context:
@@ -175,7 +176,7 @@ def _states(federation: _Federation, method: Method) -> tuple[State, list[State]
 
 
 def _evaluated(method: Method, server: State, personal: Callable[[int], State]) -> dict[str, Any]:
-    """The figures of a state, once the shape of the evaluation is checked."""
+    """The metrics of a state, once the shape of the evaluation is checked."""
     found = _kept(server, lambda: method.evaluate(server, personal, _SPLIT), "evaluate")
     _check(isinstance(found, Evaluation), "evaluates to something else than an Evaluation")
     count = len(method.context.clients)
@@ -183,13 +184,13 @@ def _evaluated(method: Method, server: State, personal: Callable[[int], State]) 
         _check(len(values) == count, f"evaluates {name} for {len(values)} of {count} clients; give NaN without rows")
     _check(not found.clients or len(found.rows) == count, "evaluates clients without saying how many rows each has")
     _check(set(found.over) <= set(found.metrics), "evaluates to numbers of rows of metrics that are not there")
-    figures = summarise(found)
-    _check(any(value is not None for value in figures.values()), "evaluates to no finite metric")
+    metrics = summarise(found)
+    _check(any(value is not None for value in metrics.values()), "evaluates to no finite metric")
     if ranks(method):
         scores = method.scores(server, personal, _SPLIT)
         _check("owner" in scores, "scores rows without saying whose they are; add owner, int64 [N]")
-        _check(summarise(method.figures(scores)) == figures, "makes other figures of its scores than it evaluates to")
-    return figures
+        _check(summarise(method.figures(scores)) == metrics, "gives other metrics of its scores than it evaluates to")
+    return metrics
 
 
 def _trained(
@@ -227,13 +228,14 @@ def _check_draws(
 
 def _check_site(federation: _Federation, server: State, own: State, client: int, wanted: Update) -> None:
     """Checks that a client trains at its site as it does here; see ``Context.numbers``."""
-    site = federation.at_site(client)
-    received = federation.bound().sent_to(client, server)
-    _check(_same(site.personal(0), federation.bound().personal(client)), "draws by a client's place, not its number")
+    here = federation.bound()
+    site, received = federation.at_site(client, counted=here.counts_labels), here.sent_to(client, server)
+    _check(_same(site.personal(0), here.personal(client)), "draws by a client's place, not its number")
     (there,) = site.train(received, [own], [0], 1)
     _check(
         _near(dataclasses.replace(there, client=client), wanted),
-        f"trains client {client} at its site to another result; draws take context.number(client)",
+        f"trains client {client} at its site to another result; draws take context.number(client), and a method that "
+        "reads train_counts sets counts_labels",
     )
 
 
