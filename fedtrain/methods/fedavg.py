@@ -44,9 +44,9 @@ class FedAvg(NetworkMethod[FedAvgSettings]):
 
     def __init__(self, context: Context, settings: FedAvgSettings) -> None:
         super().__init__(context, settings)
-        if self.several and settings.loss == "cross_entropy":
+        if self.multi_label and settings.loss == "cross_entropy":
             raise UsageError(f"loss=cross_entropy: {context.subset.name} is multi-label; use loss=bce")
-        self._one_class = not self.several and settings.loss != "bce"
+        self._one_class = not self.multi_label and settings.loss != "bce"
 
     def build(self) -> nn.Module:
         """ResNet-18 with a linear layer."""

@@ -115,7 +115,7 @@ class FedLGT(NetworkMethod[FedLGTSettings]):
         The guide is the server's model. Labels that nobody knows are neither shown nor in the loss.
         """
         settings, count = self.settings, len(pictures.targets)
-        negatives = settings.mask == "negatives" or (settings.mask == "auto" and not self.several)
+        negatives = settings.mask == "negatives" or (settings.mask == "auto" and not self.multi_label)
         unsure = torch.zeros_like(pictures.targets)
         if settings.ca_mle:
             unsure = uncertain(self.judge(pictures.images), settings.margin)

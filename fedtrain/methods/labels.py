@@ -18,10 +18,10 @@ class LabelKind(Protocol):
     """The loss and the metrics that a kind of labels has.
 
     Attributes:
-        several: Whether an image may have several labels.
+        multi_label: Whether an image may have several labels.
     """
 
-    several: ClassVar[bool]
+    multi_label: ClassVar[bool]
 
     def loss(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         """The loss of each image: logits ``[..., B, C]`` and its labels to ``[..., B]``."""
@@ -64,7 +64,7 @@ class LabelKind(Protocol):
 class SingleLabel:
     """One class an image: cross-entropy and accuracy."""
 
-    several: ClassVar[bool] = False
+    multi_label: ClassVar[bool] = False
 
     def loss(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         """Cross-entropy."""
@@ -127,7 +127,7 @@ class MultiLabel:
     gamma_neg: float = 2.0
     gamma_pos: float = 1.0
     shift: float = 0.05
-    several: ClassVar[bool] = True
+    multi_label: ClassVar[bool] = True
 
     def loss(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         """The objective, summed over known labels.

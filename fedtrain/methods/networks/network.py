@@ -84,7 +84,7 @@ class NetworkMethod(Method, Generic[S]):
     A subclass gives ``build`` and ``loss``. The network is in memory once, whatever the cohort.
 
     Attributes:
-        several: Whether an image may have several labels. If not, the targets of an image are its class alone.
+        multi_label: Whether an image may have several labels. If not, the targets of an image are its class alone.
         names: Names of the labels, in index order.
         counts: Training rows of each.
         album: The images.
@@ -109,7 +109,7 @@ class NetworkMethod(Method, Generic[S]):
             raise UsageError(
                 "base_to_novel: a network has outputs for the classes it was trained on; use a prompt method"
             )
-        self.several = context.subset.entry.multi_label
+        self.multi_label = context.subset.entry.multi_label
         self.names, self.counts = label_space(context, settings.labels)
         recipe = context.subset.dataset.manifest.recipe
         size = settings.image_size or (max(64, recipe.sample.size) if recipe.sample else 256)
@@ -201,7 +201,7 @@ class NetworkMethod(Method, Generic[S]):
         figures = multilabel.figures(judged, targets, top=3)
         over: dict[str, int] = {}
         clients = len(self.context.clients)
-        if self.several:
+        if self.multi_label:
             each = {"O-F1 of clients": multilabel.overlap(judged, targets, owner, clients).tolist()}
             each["local"] = MultiLabel().of_clients(judged, targets, owner, clients)
         else:

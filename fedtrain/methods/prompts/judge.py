@@ -71,7 +71,7 @@ class ClipMethod(Method, Generic[S]):
         self.novel = Classes(self.clip, self.images.novel, context.precision)
         for classes in (self.base, self.novel):
             self.check_names(classes)
-        if self.labels.several:
+        if self.labels.multi_label:
             self.base.check(template=TEMPLATE)  # see first_bias
 
     def check_names(self, classes: Classes) -> None:
@@ -135,7 +135,7 @@ class ClipMethod(Method, Generic[S]):
         A cosine of CLIP is about the same for a label that an image has and one that it has not, and a sigmoid of
         scale x cosine near 1 for all of them; the bias is that of SigLIP (Zhai et al. 2023, arXiv 2303.15343).
         """
-        if not self.labels.several or "negative" in state:
+        if not self.labels.multi_label or "negative" in state:
             return logits
         return logits + (state["bias"] if "bias" in state else self.first_bias())[..., None]
 
@@ -198,7 +198,7 @@ class ClipMethod(Method, Generic[S]):
     @property
     def ranks(self) -> bool:
         """Whether metrics rank the rows of all clients; see ``Ranked``."""
-        return self.labels.several
+        return self.labels.multi_label
 
     def scores(self, shared: State, personal: Callable[[int], State], split: str) -> State:
         """Answers and labels of every row, as ``LabelKind`` has them, with its ``owner``; see ``Ranked``.
@@ -228,14 +228,14 @@ class ClipMethod(Method, Generic[S]):
         metrics = _named("pooled", self.labels.metrics(answers, labels))
         if "shared" in scores:
             metrics |= _named("shared", self.labels.metrics(scores["shared"], labels))
-        if self.labels.several and not self.context.numbers:
+        if self.labels.multi_label and not self.context.numbers:
             metrics |= multilabel.by_label(answers, labels == 1, self.base.names)
         count = len(self.context.clients)
         return Evaluation(
             metrics=metrics,
             clients={"local": self.labels.of_clients(answers, labels, owner, count)},
             rows=torch.bincount(owner, minlength=count).tolist(),
-            over={} if self.labels.several else {name: len(labels) for name in metrics},
+            over={} if self.labels.multi_label else {name: len(labels) for name in metrics},
         )
 
     def _evaluation(self, shared: State, personal: Callable[[int], State], split: str) -> Evaluation:

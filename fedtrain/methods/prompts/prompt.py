@@ -150,7 +150,7 @@ class PromptMethod(ClipMethod[P]):
 
         The bias ``bias``, float32 ``[1]``; with ``score=pair`` the context ``negative``, ``[m, d]``, in its place.
         """
-        if not self.labels.several:
+        if not self.labels.multi_label:
             return {}
         if self.settings.score == "pair":
             return {"negative": self.drawn("negative", self.settings.length, self.clip.width)}
