@@ -210,8 +210,9 @@ def experiment(
     from fedrsic_data.files.cache import cache_folder
     from fedrsic_data.sources.locate import Places
     from fedtrain.experiments import answers, spec
+    from fedtrain.report import seed_table
 
-    answers.check(table)
+    seed_table.check(table)
     wanted = spec.load(file)
     place = out or Path("experiments") / wanted.name
     from fedrsic_data.build.pipeline import BuildListener

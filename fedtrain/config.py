@@ -46,7 +46,7 @@ _LATER_OF_PROMPTS: dict[str, Any] = {
     "gamma_pos": 1.0,
     "shift": 0.05,
 }
-"""As ``_LATER``, of methods that learn prompts; networks had ``labels``."""
+"""As ``_LATER``, of methods that learn prompts, which have no ``backbone_weights``; networks had ``labels``."""
 
 
 def _no_login(name: str, value: object) -> None:

@@ -170,7 +170,7 @@ def remark(subset: Subset, rows: Sequence[int], config: RunConfig, listener: Lis
             )
     if config.clients_per_round is not None and config.clients_per_round > len(rows) - empty:
         listener.note(
-            f"{subset.name}: all {len(rows) - empty} clients train every round (asked: {config.clients_per_round})"
+            f"{subset.name}: all {len(rows) - empty} clients train every round (requested: {config.clients_per_round})"
         )
 
 

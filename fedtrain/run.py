@@ -1,4 +1,4 @@
-"""A run from config to result: opens the dataset, binds the method, runs the engine in a folder of its own."""
+"""A run from config to result: opens the dataset, binds the method, runs the engine in its own folder."""
 
 from __future__ import annotations
 
@@ -138,9 +138,10 @@ def train(
     varied: Varied = lambda _recipe, _subset: {},
 ) -> Result:
     """Train a method on a subset; see ``train_all``."""
-    return train_all([config], out, overwrite=overwrite, cache=cache, listener=listener, engine=engine, varied=varied)[
-        0
-    ]
+    (result,) = train_all(
+        [config], out, overwrite=overwrite, cache=cache, listener=listener, engine=engine, varied=varied
+    )
+    return result
 
 
 @dataclass(frozen=True)

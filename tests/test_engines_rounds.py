@@ -385,7 +385,7 @@ def test_more_clients_a_round_than_there_are_is_said_and_recorded_as_asked(sampl
     notes: list[str] = []
     wanted = config(sample_build, "rounds=1", "clients_per_round=50")
     done = run.train(wanted, tmp_path / "run", listener=Listener(note=notes.append))
-    assert notes == ["fed-ucmerced: all 10 clients train every round (asked: 50)"]
+    assert notes == ["fed-ucmerced: all 10 clients train every round (requested: 50)"]
     assert (done.facts["config"]["clients_per_round"], done.data["counters"]["updates"]) == (50, 10)
 
 

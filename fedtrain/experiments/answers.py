@@ -6,24 +6,13 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from fedrsic_data.answer import Shown, records, together
-from fedrsic_data.errors import UsageError
 from fedtrain.experiments import spec
-from fedtrain.report.seed_table import FORMS, on_screen, written
+from fedtrain.report.seed_table import on_screen, written
 from fedtrain.runs.files import RESULT
 
 if TYPE_CHECKING:
     from fedtrain.experiments.plan import DataPlan, PlannedRun
     from fedtrain.experiments.run import Ended, Finished
-
-
-def check(form: str) -> None:
-    """Refuse an unknown form of tables.
-
-    Raises:
-        UsageError: There is no such form.
-    """
-    if form not in FORMS:
-        raise UsageError(f"--table {form}: should be one of {', '.join(FORMS)}")
 
 
 def shipped() -> Shown:

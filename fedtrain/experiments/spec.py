@@ -146,7 +146,7 @@ def load(name_or_path: str | os.PathLike[str]) -> Experiment:
     path = Path(name) if os.path.lexists(name) else known.get(name, Path(name))
     with translated(UsageError, path, also=(ValueError,)):
         if not path.suffix and not path.exists():
-            raise UsageError(f"{name!r} is no file and no experiment of fedkit's own{suggest(name, known)}")
+            raise UsageError(f"{name!r} is no file and no experiment that comes with fedkit{suggest(name, known)}")
         if path.exists() and not path.is_file():
             raise UsageError(f"{path}: is no file; give the JSON file of an experiment")
         text = path.read_bytes()

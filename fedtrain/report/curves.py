@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 REFERENCE = "zeroshot"
 """Untrained baseline, drawn as a grey line."""
 
-_OWN = {"loss": -1e100, "floats_sent": 0}  # figures of a line itself, and the least they can be
+_OWN = {"loss": -1e100, "floats_sent": 0}  # metrics of a line itself, and the least they can be
 _DASHES = ("-", "--", ":", "-.")
 _QUANTILES = (0.0, 0.1, 0.25, 0.5, 0.75, 0.9, 1.0)
 
@@ -77,7 +77,7 @@ class Runs:
         return tuple(rounds_of(result) for result in self.results)
 
     def curve(self, figure: str) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-        """A figure, or ``loss``, in the rounds in which every run has it: int64 [rounds], float64 [runs, rounds]."""
+        """A metric, or ``loss``, in the rounds in which every run has it: int64 [rounds], float64 [runs, rounds]."""
         held = [
             {line["round"]: value for line in run if (value := _value(line, figure)) is not None} for run in self.lines
         ]
@@ -86,7 +86,7 @@ class Runs:
 
 
 def names(runs: Iterable[Runs]) -> tuple[str, ...]:
-    """Figures that some run has in more than one round, in their order; ``loss`` last."""
+    """Metrics that some run has in more than one round, in their order; ``loss`` last."""
     found: dict[str, None] = {}
     for lines in (lines for one in runs for lines in one.lines):
         times = Counter(n for line in lines for n, value in line.get("figures", {}).items() if value is not None)

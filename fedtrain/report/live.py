@@ -35,7 +35,7 @@ def sparkline(values: Sequence[float], width: int = _WIDTH) -> str:
 
 
 def curves(lines: Sequence[Mapping[str, Any]]) -> list[tuple[str, str, str]]:
-    """Name, curve and latest value of the loss and the first figures.
+    """Name, curve and latest value of the loss and the first metrics.
 
     Args:
         lines: Lines of ``metrics.jsonl`` so far.
@@ -89,7 +89,7 @@ def view(console: Console, *, quiet: bool) -> Iterator[Callable[[Mapping[str, An
 
 
 def _in_words(line: Mapping[str, Any], rounds: int) -> str:
-    """A round in one line: its number, its loss and the first figures, if it was evaluated."""
+    """A round in one line: its number, its loss and the first metrics, if it was evaluated."""
     numbers = [f"{name} {value}" for name, _, value in curves([line])]
     return plain(f"round {line['round']} of {rounds}: {', '.join(numbers) or 'nothing was learned'}")
 

@@ -130,15 +130,20 @@ def paired(ours: Mapping[int, float], theirs: Mapping[int, float]) -> float | No
     return 2 * (1 - statistics.NormalDist().cdf(z)) if observed else 1.0
 
 
-def written(table: Filled, form: str) -> str:
-    """The table in one of ``FORMS``.
+def check(form: str) -> None:
+    """Refuse an unknown form of tables.
 
     Raises:
-        UsageError: There is no such form.
+        UsageError: It is none of ``FORMS``.
     """
-    forms: dict[str, Callable[[Filled], str]] = {"text": _text, "csv": _csv, "markdown": _markdown, "latex": _latex}
-    if form not in forms:
+    if form not in FORMS:
         raise UsageError(f"--table {form}: should be one of {', '.join(FORMS)}")
+
+
+def written(table: Filled, form: str) -> str:
+    """The table in one of ``FORMS``; errors as for ``check``."""
+    check(form)
+    forms: dict[str, Callable[[Filled], str]] = {"text": _text, "csv": _csv, "markdown": _markdown, "latex": _latex}
     return forms[form](table)
 
 

@@ -81,7 +81,7 @@ class Checkpoint:
 def save(folder: Path, checkpoint: Checkpoint, key: str) -> None:
     """Writes a checkpoint in place of the one before, atomically.
 
-    The seconds are in a file of their own in the run's folder: equal runs write equal checkpoints.
+    The seconds are in their own file in the run's folder: equal runs write equal checkpoints.
 
     Args:
         folder: The checkpoint's folder.

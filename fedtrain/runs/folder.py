@@ -42,7 +42,7 @@ def _figures(value: object) -> bool:
 
 
 def _clients(value: object) -> bool:
-    """Split -> figure -> client -> value."""
+    """Split -> metric -> client -> value."""
     return isinstance(value, dict) and all(
         isinstance(split, dict) and all(map(_figures, split.values())) for split in value.values()
     )

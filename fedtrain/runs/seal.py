@@ -1,4 +1,4 @@
-"""The seal of a finished run: digests that tie its figures to its rounds, its config and, through that, its dataset."""
+"""The seal of a finished run: digests that tie its metrics to its rounds, its config and, through that, its dataset."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def is_sealed(data: Mapping[str, Any]) -> bool:
 def problems(folder: Path, facts: Mapping[str, Any], data: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """Differences of a finished run from its seal: a file, and a description.
 
-    What can be counted again is counted again, so that a seal over invented figures does not help them.
+    What can be counted again is counted again, so that a seal over invented metrics does not help them.
 
     Args:
         folder: The run's.
@@ -77,7 +77,7 @@ def _told(data: Mapping[str, Any], name: str) -> Any:
 
 
 def _summaries(data: Mapping[str, Any]) -> Iterator[str]:
-    """Figures that are means over clients, against the figures of the clients."""
+    """Metrics that are means over clients, against the metrics of the clients."""
     for split, held in data["clients"].items():
         rows = held.get("rows")
         if not rows:

@@ -98,8 +98,8 @@ def placed(state: State, device: torch.device) -> State:
 class PersonalStore:
     """The personal states of clients, by client number.
 
-    Only clients that trained have one here; the others still have the one they started with. Each state is a file
-    of its own, named by client and round, so that an older one stays until a checkpoint names the newer. In memory,
+    Only clients that trained have one here; the others still have the one they started with. Each state is in its
+    own file, named by client and round, so that an older one stays until a checkpoint names the newer. In memory,
     files are written at checkpoints; on disk, they are written at once and nothing is kept.
     """
 
