@@ -491,11 +491,13 @@ def test_commands_show_what_is_unknown(hidden: Dataset, plain: Dataset, command:
     assert f"{total:,} of {subset.entry.rows['train'] * 17:,} labels of training rows are unknown" in text
     assert re.search(r"classes +unknown +train labels", text)
     assert "seed 0; hidden labels: a share of 0.3 of entries" in text
+    assert "counts of labels and skew are those of known labels" in text
     assert "unknown" not in command("inspect", plain.folder).stdout
     page = tmp_path / "x.html"
     assert command("report", hidden.folder, "--out", page).returncode == 0
     assert "unknown labels, %" in page.read_text()
     assert "unknown in rows" in page.read_text()
+    assert "Unknown labels are counted as absent" in page.read_text()
     options = ["--set", "sample.users=40", "--set", "sample.size=32", "--set", "clients=4", "--partition", "iid"]
     hide = ["--set", "hidden_labels.share=0.3"]
     dry: Any = answer(command("build", "voc", "--sample", *options, *hide, "--dry-run", "--json"))

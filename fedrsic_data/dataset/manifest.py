@@ -234,6 +234,7 @@ class SubsetEntry:
             return []
         every = rows * len(counts)
         words = [f"{sum(counts):,} of {every:,} labels of training rows are unknown ({sum(counts) / every:.1%})"]
+        words += ["counts of labels and skew are those of known labels"]
         lost = sum(count >= rows for count in counts)
         return [*words, *([f"{lost:,} of {len(counts):,} labels are known at no training row"] if lost else [])]
 

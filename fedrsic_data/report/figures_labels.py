@@ -70,6 +70,7 @@ def matrix(summary: Summary, found: Together) -> Drawing:
     shown = [(summary.classes[i], summary.classes[j], float(found.given[i, j])) for i, j in zip(a, b, strict=True)]
     pairs = tuple((i, j, f"{share:.1%}") for i, j, share in shown if share)
     first = f"Most often: {pairs[0][2]} of the images with {pairs[0][0]} also have {pairs[0][1]}." if pairs else ""
+    first += " Unknown labels are counted as absent." if summary.unknown is not None else ""
     return Drawing(
         f"{summary.name}-pairs",
         f"Which labels go together ({summary.name})",
