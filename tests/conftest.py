@@ -11,7 +11,7 @@ import shutil
 import subprocess
 import sys
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ from rich.console import Console
 from fedrsic_data import recipes
 from fedrsic_data.build import pipeline
 from fedrsic_data.dataset import manifest, schema
+from fedrsic_data.dataset.reader import Subset
 from fedrsic_data.raw import download
 from fedrsic_data.sources import vocabulary
 from fedrsic_data.sources.locate import Places
@@ -126,6 +127,17 @@ def resealed(folder: Path) -> Path:
 def contents(folder: Path) -> dict[str, bytes]:
     """Every file below a folder, hidden ones too."""
     return {p.relative_to(folder).as_posix(): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+def labels_and_digests(subset: Subset, rows: Iterable[Mapping[str, Any]]) -> dict[str, tuple[set[str], str]]:
+    """Names of the labels of multi-label rows, and sha256 of the image file, by sample id."""
+    return {
+        row["sample_id"]: (
+            {subset.classes[i] for i in row["labels"]},
+            hashlib.sha256(row["image"]["bytes"]).hexdigest(),
+        )
+        for row in rows
+    }
 
 
 def environment(**more: str) -> dict[str, str]:

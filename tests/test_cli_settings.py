@@ -117,6 +117,7 @@ def test_help_without_a_method_has_the_settings_of_every_run(command: Command) -
         ("fedpgp --anchor sea", ("anchor: 'sea' is not one of template, placeholder",)),
         ("fedlgt --dropout 0.5", ("dropout: the run and fedlgt both have it", "run.dropout or method.dropout")),
         ("fedpgp --rank", ("'--rank' requires an argument",)),
+        ("""fedpgp --splits '["test"]' --splits val""", ("splits[0]: ['test'] should be a text",)),
         ("fedpgp --out", ("'--out' requires an argument",)),
     ],
 )

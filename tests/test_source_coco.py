@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import answer, fedkit, refused, tiny_image
+from conftest import answer, fedkit, labels_and_digests, refused, tiny_image
 from PIL import Image
 
 import fedrsic_data
@@ -542,10 +542,4 @@ def built(real_data: Path, tmp_path: Path) -> dict[str, tuple[set[str], str]]:
     subset = fedrsic_data.open(tmp_path / "data/coco").subset("coco")
     rows = [row for split in subset.splits for row in subset.read(split, ["image", "labels", "sample_id"]).to_pylist()]
     assert len(rows) == len({row["sample_id"] for row in rows})
-    return {
-        row["sample_id"]: (
-            {subset.classes[i] for i in row["labels"]},
-            hashlib.sha256(row["image"]["bytes"]).hexdigest(),
-        )
-        for row in rows
-    }
+    return labels_and_digests(subset, rows)

@@ -10,7 +10,7 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
-from conftest import answer, fedkit, refused, tiny_image
+from conftest import answer, fedkit, labels_and_digests, refused, tiny_image
 
 import fedrsic_data
 from fedrsic_data import recipes
@@ -334,12 +334,6 @@ def test_real_images_have_the_labels_of_a_plain_walk(
     answer(fedkit(*arguments, "--set", f"sources.voc.difficult={difficult}", cwd=tmp_path))
     subset = fedrsic_data.open(tmp_path / "data/voc").subset("voc")
     rows = subset.read("train", ["image", "labels", "sample_id"]).to_pylist()
-    assert {
-        row["sample_id"]: (
-            {subset.classes[i] for i in row["labels"]},
-            hashlib.sha256(row["image"]["bytes"]).hexdigest(),
-        )
-        for row in rows
-    } == expected
+    assert labels_and_digests(subset, rows) == expected
     assert len(rows) == len(expected)
     assert verify(tmp_path / "data/voc")[1] == []

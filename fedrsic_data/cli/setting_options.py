@@ -173,7 +173,7 @@ def _annotated(key: str, hint: Any, words: str, hidden: bool) -> Any:
 def _text(value: Any) -> str:
     """A value as it is written after ``key=``; one text of a list that is a list in JSON already stays."""
     if isinstance(value, list | tuple):
-        return str(value[0]) if value[0][:1] == "[" else json.dumps([parsed(one) for one in value])
+        return str(value[0]) if len(value) == 1 and value[0][:1] == "[" else json.dumps([parsed(one) for one in value])
     return value if isinstance(value, str) else json.dumps(value)
 
 

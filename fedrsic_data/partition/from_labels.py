@@ -237,7 +237,7 @@ def _named(given: Any, rows: int, what: str) -> tuple[NDArray[np.int32], tuple[s
         raise UsageError(f"{what} have {len(values):,} values for {rows:,} labels; give one per row")
     array = values if isinstance(values, pa.Array) else pa.array(values)
     _complete(array, what)
-    if known is not None:
+    if known is not None and pa.types.is_integer(array.type):
         array = pa.array(known, pa.string()).take(array)
     if not (pa.types.is_string(array.type) or pa.types.is_large_string(array.type) or pa.types.is_integer(array.type)):
         raise UsageError(f"{what} are of type {array.type}; give names or whole numbers")
