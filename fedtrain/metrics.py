@@ -39,13 +39,16 @@ def over_clients(name: str, values: Sequence[float], rows: Sequence[int]) -> dic
 
     Returns:
         ``<name>/mean``: every client counts the same. ``<name>/weighted``: by its rows. ``<name>/worst_decile``: the
-        mean over the tenth of the clients, rounded up, that fare worst.
+        mean over the tenth of the clients, rounded up, that fare worst. ``<name>/std``: the standard deviation over
+        the clients, which are all there are (divided by their number).
     """
     held = [(float(value), count) for value, count in zip(values, rows, strict=True) if not math.isnan(value)]
     total = sum(count for _, count in held)
+    middle = mean(value for value, _ in held)
     worst = sorted(value for value, _ in held)[: math.ceil(len(held) / 10)]
     return {
-        f"{name}/mean": mean(value for value, _ in held),
+        f"{name}/mean": middle,
         f"{name}/weighted": math.fsum(value * count for value, count in held) / total if total else math.nan,
         f"{name}/worst_decile": mean(worst),
+        f"{name}/std": math.sqrt(mean((value - middle) ** 2 for value, _ in held)) if held else math.nan,
     }

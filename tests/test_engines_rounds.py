@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import federated_softmax
+import numpy as np
 import pytest
 import torch
 from conftest import sampled
@@ -73,7 +74,7 @@ def test_learns_and_says_how_well(sample_build: Path, tmp_path: Path) -> None:
     assert done.data["figures"] == logged[-1]["figures"]
     figures = done.data["figures"]
     assert figures["test/accuracy/pooled"] > logged[0]["figures"]["test/accuracy/pooled"]
-    assert set(figures) == {f"test/accuracy/{s}" for s in ("pooled", "mean", "weighted", "worst_decile")}
+    assert set(figures) == {f"test/accuracy/{s}" for s in ("pooled", "mean", "weighted", "worst_decile", "std")}
     assert math.isclose(figures["test/accuracy/weighted"], figures["test/accuracy/pooled"])
     assert figures["test/accuracy/worst_decile"] <= figures["test/accuracy/mean"]
     per_client = done.data["clients"]["test"]["accuracy"]
@@ -374,6 +375,7 @@ def test_statistics_over_clients() -> None:
     assert got["acc/mean"] == pytest.approx((90 + 10 + 50 + 560) / 11)
     assert got["acc/weighted"] == pytest.approx((900 + 300 + 500 + 2800) / 90)
     assert got["acc/worst_decile"] == pytest.approx(30.0)  # two of eleven
+    assert got["acc/std"] == pytest.approx(np.nanstd(values))
     nobody = rounds.summarise(Evaluation({}, {"acc": [math.nan]}, [0]))
     assert set(nobody.values()) == {None}
 

@@ -86,6 +86,7 @@ def test_base_to_novel_gives_every_figure_under_its_own_name(novel_build: Path, 
     local, base, novel = (found.clients[key] for key in ("local", "base", "novel"))
     assert found.metrics["hm_base_novel"] == harmonic(mean(base), mean(novel))
     assert found.metrics["hm_local_base_novel"] == harmonic(mean(local), mean(base), mean(novel))
+    assert found.metrics["CM"] == (mean(local) + harmonic(mean(base), mean(novel))) / 2
     own = [harmonic(*three) for three in zip(local, base, novel, strict=True)]
     assert found.metrics["mean_client_hm"] == pytest.approx(mean(own), nan_ok=True)
     assert ("shared" in found.metrics) == ("shared_novel" in found.metrics) == (name != "local")
@@ -235,6 +236,7 @@ def test_harmonic_means_are_three() -> None:
     found = harmonic_means([50, 100, nan], [50, 50, 50], [100, 20, 60])
     assert found["hm_base_novel"] == pytest.approx(2 / (1 / 50 + 1 / 60))
     assert found["hm_local_base_novel"] == pytest.approx(3 / (1 / 75 + 1 / 50 + 1 / 60))
+    assert found["CM"] == pytest.approx((75 + 2 / (1 / 50 + 1 / 60)) / 2)
     assert found["mean_client_hm"] == pytest.approx((60 + 3 / (1 / 100 + 1 / 50 + 1 / 20)) / 2)
 
 

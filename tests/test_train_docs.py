@@ -16,7 +16,7 @@ from fedtrain.runs import files
 TEXT = (ROOT / "docs" / "training.md").read_text()
 FIGURES = (
     *("local", "pooled", "shared", "base", "novel", "shared_novel"),
-    *("hm_base_novel", "hm_local_base_novel", "mean_client_hm", "held_out", "held_out_local"),
+    *("hm_base_novel", "hm_local_base_novel", "mean_client_hm", "CM", "held_out", "held_out_local"),
 )
 
 
@@ -34,7 +34,7 @@ def test_every_field_is_there_with_its_default() -> None:
         del fields[argument]
     assert list(rows)[: len(fields)] == list(fields)
     figures = [name for name in FIGURES if name not in fields]  # held_out is both
-    assert list(rows)[len(fields) :] == [*figures, "mean", "weighted", "worst_decile"]
+    assert list(rows)[len(fields) :] == [*figures, "mean", "weighted", "worst_decile", "std"]
     for name, default in fields.items():
         if default not in (None, ()):
             assert rows[name].strip("`") == (str(default).lower() if isinstance(default, bool) else str(default))

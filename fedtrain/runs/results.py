@@ -157,8 +157,8 @@ def digits(metric: str) -> str:
 
 
 def is_cost(metric: str) -> bool:
-    """Whether less of a metric is better: of the numbers and bytes that clients send, and of epsilon."""
-    return metric.startswith(("sent/", "epsilon "))
+    """Whether less of a metric is better: of what clients send, of epsilon, and of the spread over clients."""
+    return metric.startswith(("sent/", "epsilon ")) or metric.endswith("/std")
 
 
 def figures(result: Result) -> dict[str, float | None]:

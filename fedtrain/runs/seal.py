@@ -14,6 +14,7 @@ from fedtrain.runs.files import CHECKPOINT, CONFIG, METRICS, RESULT, STATE, pars
 
 SEAL, FILES = "seal", "files"
 SERVER = f"{CHECKPOINT}/{STATE}"
+_LATER = ("/std", "/CM")  # ends of the names of metrics that 0.1.0 did not have
 _CLOSE = 0.01  # percentage points that judging a model a second time may differ by
 
 
@@ -93,8 +94,11 @@ def _summaries(data: Mapping[str, Any]) -> Iterator[str]:
                 continue
             values = [math.nan if value is None else float(value) for value in of_client.values()]
             for figure, value in metrics.over_clients(name, values, list(rows.values())).items():
-                if not _equal(data["figures"].get(f"{split}/{figure}"), None if math.isnan(value) else value):
-                    yield f"figures.{split}/{figure} is not what its clients give"
+                told = f"{split}/{figure}"
+                if _was_there(told, data["figures"]) and not _equal(
+                    data["figures"].get(told), metrics.finite_or_none(value)
+                ):
+                    yield f"figures.{told} is not what its clients give"
 
 
 def _last_round(path: Path, config: Mapping[str, Any], data: Mapping[str, Any]) -> Iterator[str]:
@@ -116,8 +120,13 @@ def _last_round(path: Path, config: Mapping[str, Any], data: Mapping[str, Any]) 
     # elsewhere, a model that is judged a second time after an interruption may fare otherwise
     if (data.get("engine"), config.get("device")) == ("local", "cpu") and isinstance(figures, dict):
         for name, value in data["figures"].items():
-            if not _equal(figures.get(name), value, _CLOSE):
+            if _was_there(name, figures) and not _equal(figures.get(name), value, _CLOSE):
                 yield f"figures.{name} of its last line is not that of {RESULT}"
+
+
+def _was_there(name: str, figures: Mapping[str, Any]) -> bool:
+    """Whether a metric should be among others: one that 0.1.0 did not have may lack in what it left."""
+    return name in figures or not name.endswith(_LATER)
 
 
 def _equal(one: Any, other: float | None, most: float = 1e-9) -> bool:

@@ -175,11 +175,11 @@ class ClipMethod(Method, Generic[S]):
         rows.
 
         Base-to-novel adds, per client that trains, ``base``, its classifier on the rows of all clients, and ``novel``,
-        its prompt under the novel classes' names on the split ``novel``; ``shared_novel``; and three harmonic means:
+        its prompt under the novel classes' names on the split ``novel``; ``shared_novel``; three harmonic means:
         ``hm_base_novel``, of the means over clients of base and novel (CoCoOp, arXiv 2203.05557);
         ``hm_local_base_novel``, of the means over clients of all three (FedTPG, arXiv 2310.06123; FedPGP, arXiv
-        2405.09771); ``mean_client_hm``, the mean over clients of each one's own of the three. The split ``novel`` by
-        itself gives ``novel`` and ``shared``.
+        2405.09771); ``mean_client_hm``, the mean over clients of each one's own of the three; and ``CM``, the mean
+        of ``local/mean`` and ``hm_base_novel`` (FedMGP). The split ``novel`` by itself gives ``novel`` and ``shared``.
 
         Leave-one-domain-out: rows of the held-out domain are in none of these. ``held_out`` is the accuracy of the
         shared state on them, ``held_out_local`` the mean over the clients that train of their own classifiers'.
@@ -321,7 +321,7 @@ def stacked(shared: State, personal: Sequence[State]) -> State:
 
 
 def harmonic_means(local: Sequence[float], base: Sequence[float], novel: Sequence[float]) -> dict[str, float]:
-    """The three harmonic means of the literature; see ``ClipMethod.evaluate``.
+    """The harmonic means of the literature, and the mean of one with the local metric; see ``ClipMethod.evaluate``.
 
     Args:
         local: Accuracy of each client in percent, NaN where there is none.
@@ -333,4 +333,5 @@ def harmonic_means(local: Sequence[float], base: Sequence[float], novel: Sequenc
         "hm_base_novel": harmonic(mean(base), mean(novel)),
         "hm_local_base_novel": harmonic(mean(local), mean(base), mean(novel)),
         "mean_client_hm": mean(own),
+        "CM": (mean(local) + harmonic(mean(base), mean(novel))) / 2,
     }
