@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 import shlex
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -14,9 +15,9 @@ from fedrsic_data.answer import Shown, as_json, csv_cell, markdown, records, tog
 from fedrsic_data.dataset.recipe import SAMPLE
 from fedrsic_data.errors import UsageError
 from fedrsic_data.settings import assigned, encode, suggest
-from fedtrain.report import published
+from fedtrain.report.papers import as_papers, rows_of
 from fedtrain.runs.folder import Result
-from fedtrain.runs.results import Group, Spread, digits, engine, figures, story
+from fedtrain.runs.results import Group, cell, engine, figures, story
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -138,16 +139,6 @@ def _option(key: str, value: str) -> list[str]:
     return [] if key in ("seed", "run.seed") else [f"--{key.replace('_', '-')}", value]
 
 
-def cell(name: str, value: float | Spread | None) -> str:
-    """A metric in a table: two digits, or whole numbers where something is counted; and its spread, if it has one."""
-    if value is None:
-        return "-"
-    form = digits(name)
-    if not isinstance(value, Spread):
-        return f"{value:{form}}"
-    return f"{value.mean:{form}}" + (f" ± {value.std:{form}}" if value.std else "")
-
-
 def _by_subset(groups: Sequence[Group]) -> dict[str, dict[str, dict[str, str]]]:
     """Title of a table -> label of a group -> metric -> cell."""
     tables: dict[str, dict[str, dict[str, str]]] = {}
@@ -199,40 +190,8 @@ def _as_csv(groups: Sequence[Group]) -> str:
 
 
 def _as_data(groups: Sequence[Group]) -> dict[str, Any]:
-    known = {key: published.of(*key) for group in groups for key in _published_keys(group)}
-    return {
-        "groups": [encode(group) for group in groups],
-        "published": [encode(row) for rows in known.values() for row in rows],
-    }
-
-
-def _published_keys(group: Group) -> list[tuple[str, str]]:
-    return [(source, group.labels) for source in group.sources]
-
-
-def as_papers(groups: Sequence[Group]) -> dict[str, dict[str, dict[str, str]]]:
-    """Title -> method -> metric -> cell: multi-label test metrics in the layout of papers, with published results."""
-    tables: dict[str, dict[str, dict[str, str]]] = {}
-    for group in groups:
-        known = [row for key in _published_keys(group) for row in published.of(*key)]
-        if not known or "test/C-AP" not in group.figures:
-            continue
-        stand_in = f" ({SAMPLE})" if group.sample else ""
-        title = f"{group.subset} of {group.dataset}{stand_in}, {group.labels} labels, as papers print them"
-        ours = {name: cell(name, group.figures.get(f"test/{name}")) for name in published.COLUMNS}
-        tables.setdefault(title, {})[f"{group.label} ({_runs(len(group.seeds))}, ours)"] = ours
-        for row in known:
-            cells = {name: cell(name, row.figures.get(name)) for name in published.COLUMNS}
-            other = row.differs(group.titles, group.partition)
-            apart = f"; another protocol: {', '.join(other)}" if other else ""
-            words = f"published on real {row.source}: {row.paper}, as {row.told} tells; not measured here{apart}"
-            theirs = f"{row.method} ({words})"
-            tables[title][theirs] = tables[title].pop(theirs, cells)  # below all measured ones
-    return tables
-
-
-def _runs(count: int) -> str:
-    return f"{count} run{'s' if count > 1 else ''}"
+    known = {json.dumps(encode(row)): row for group in groups for row in rows_of(group)}
+    return {"groups": [encode(group) for group in groups], "published": [encode(row) for row in known.values()]}
 
 
 def _names(columns: Mapping[str, Mapping[str, str]]) -> list[str]:

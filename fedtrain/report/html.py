@@ -22,9 +22,9 @@ from fedrsic_data.report.dataset import sections
 from fedrsic_data.report.page import Block, Cell, Figure, Page, Section, Table, render
 from fedrsic_data.report.style import Drawing, Numbers
 from fedrsic_data.settings import local
-from fedtrain.report.answers import as_papers, cell
+from fedtrain.report.papers import as_papers
 from fedtrain.runs.files import CONFIG
-from fedtrain.runs.results import is_cost
+from fedtrain.runs.results import cell, is_cost
 
 if TYPE_CHECKING:
     from fedtrain.report.curves import Runs

@@ -6,7 +6,7 @@ import json
 import statistics
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +56,7 @@ class Group:
         seeds: Seeds of the runs.
         figures: Spread of every metric.
         sealed: Whether every run has a seal, which holds; see ``seal``.
+        settings: Settings of its runs and of their dataset by name, ``sample`` among them; ``shots`` of either.
     """
 
     label: str
@@ -69,6 +70,7 @@ class Group:
     seeds: tuple[int, ...]
     figures: dict[str, Spread]
     sealed: bool = True
+    settings: Mapping[str, Any] = field(default_factory=dict)
 
 
 def found(paths: Sequence[Path], note: Callable[[str], None] = lambda _: None) -> list[Result]:
@@ -146,6 +148,7 @@ def grouped(results: Sequence[Result]) -> list[Group]:
                 seeds=tuple(run.facts["config"]["seed"] for run in runs),
                 figures={name: spread for name in names if (spread := _spread([figures(r)[name] for r in runs]))},
                 sealed=sealed,
+                settings=_held(runs[0]),
             )
         )
     return groups
@@ -154,6 +157,16 @@ def grouped(results: Sequence[Result]) -> list[Group]:
 def digits(metric: str) -> str:
     """The format of a metric's numbers: two digits, or whole numbers where something is counted."""
     return ",.0f" if metric in (FLOATS, BYTES) else ".2f"
+
+
+def cell(name: str, value: float | Spread | None) -> str:
+    """A metric in a table: two digits, or whole numbers where something is counted; and its spread, if it has one."""
+    if value is None:
+        return "-"
+    form = digits(name)
+    if not isinstance(value, Spread):
+        return f"{value:{form}}"
+    return f"{value.mean:{form}}" + (f" ± {value.std:{form}}" if value.std else "")
 
 
 def is_cost(metric: str) -> bool:
@@ -249,6 +262,18 @@ def _apart(mine: Result, other: Result) -> set[str]:
 def _recipe(result: Result) -> dict[str, Any]:
     """Settings of its recipe; runs of earlier versions do not record them."""
     return dict(result.facts["dataset"].get("recipe", {}))
+
+
+def _held(result: Result) -> dict[str, Any]:
+    """Settings of its recipe and of the run by name; those of training only if it trains."""
+    recipe, config = _recipe(result), result.facts["config"]
+    run = {key: config[key] for key in ("clip", "rounds", "clients_per_round")} | config["method_settings"]
+    run |= {f"dp.{key}": value for key, value in (config.get("dp") or {}).items() if key in ("noise", "epsilon")}
+    if _method(result) in METHODS and not METHODS[_method(result)].rounds:
+        run = {"clip": config["clip"]}
+    shots = [value for value in (recipe.get("shots"), run.get("shots")) if value is not None]
+    few = {"shots": min(shots, default=None)} if len(run) > 1 else {}
+    return {**recipe, **run, **few, "sample": result.facts["dataset"]["sample"]}
 
 
 def _differing(mine: Mapping[str, Any], others: Sequence[Mapping[str, Any]]) -> list[str]:

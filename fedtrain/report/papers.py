@@ -1,0 +1,92 @@
+"""Runs in the layout of papers, with published figures next to them, or the reasons why these are not comparable."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from fedrsic_data.dataset.recipe import SAMPLE
+from fedtrain import published
+from fedtrain.published import COLUMNS, METRICS, PaperRow
+from fedtrain.runs.results import Group, cell
+
+Tables = dict[str, dict[str, dict[str, str]]]
+"""Title -> method -> metric -> cell."""
+
+
+def rows_of(group: Group, protocol: str = "fedlgt") -> list[PaperRow]:
+    """The published rows of a protocol on the sources and labels of a group."""
+    mine = (row for row in published.rows() if row.protocol == protocol and row.source in group.sources)
+    return [row for row in mine if row.labels in ("", group.labels)]
+
+
+def as_papers(groups: Sequence[Group]) -> Tables:
+    """Multi-label test metrics in the layout of papers, with the rows of FedLGT's paper, whatever their protocol."""
+    tables: Tables = {}
+    for group in groups:
+        known = rows_of(group)
+        if not known or "test/C-AP" not in group.figures:
+            continue
+        title = f"{_place(group)}, {group.labels} labels, as papers print them"
+        tables.setdefault(title, {})[_ours(group)] = _measured(group, COLUMNS)
+        for row in known:
+            apart = row.differs(_held(group))
+            _below(tables[title], row, COLUMNS, f"; another protocol: {', '.join(apart)}" if apart else "")
+    return tables
+
+
+def beside(groups: Sequence[Group], protocols: Sequence[str]) -> tuple[Tables, list[str]]:
+    """Runs with the published figures of the same protocol next to them.
+
+    Args:
+        groups: The runs.
+        protocols: Names of the protocols to look at.
+
+    Returns:
+        The tables, and a line for each protocol that other runs do not follow, which says how they differ.
+    """
+    tables: Tables = {}
+    apart: dict[tuple[str, str], dict[str, None]] = {}
+    for group in groups:
+        for name in protocols:
+            rules, known = published.protocol(name), rows_of(group, name)
+            for row in known:
+                if differences := row.differs(_held(group)):
+                    words = f"published for {rules.of} ({name}), on {row.dataset}: not comparable, since it has "
+                    apart.setdefault((words, ", ".join(differences)), {})[group.label] = None
+                    continue
+                title = f"{_place(group)}, beside {rules.of} ({name})"
+                columns = tuple(dict.fromkeys(metric for row in known for metric in row.figures))
+                tables.setdefault(title, {}).setdefault(_ours(group), _measured(group, columns))
+                _below(tables[title], row, columns, "".join(f"; not known: {one}" for one in rules.unknown))
+    return tables, [
+        f"{words}{differences} (runs: {', '.join(labels)})" for (words, differences), labels in apart.items()
+    ]
+
+
+def _held(group: Group) -> dict[str, Any]:
+    """Settings of a group as ``PaperRow.differs`` compares them."""
+    return {**group.settings, "titles": group.titles, "partition": group.partition}
+
+
+def _place(group: Group) -> str:
+    return f"{group.subset} of {group.dataset}" + (f" ({SAMPLE})" if group.sample else "")
+
+
+def _ours(group: Group) -> str:
+    count = len(group.seeds)
+    return f"{group.label} ({count} run{'s' if count > 1 else ''}, ours)"
+
+
+def _measured(group: Group, columns: Sequence[str]) -> dict[str, str]:
+    metrics = {name: f"test/{METRICS[name]}" for name in columns}
+    return {name: cell(metric, group.figures.get(metric)) for name, metric in metrics.items()}
+
+
+def _below(table: dict[str, dict[str, str]], row: PaperRow, columns: Sequence[str], more: str) -> None:
+    """Adds a published row below all measured ones."""
+    where = f"as {row.told} tells" if row.kind == "summary" else f"{row.where}, {row.kind}"
+    note = f"; {row.note}" if row.note and row.kind != "summary" else ""
+    words = f"published on real {row.source}: {row.paper}, {where}; not measured here{note}{more}"
+    theirs = f"{row.method} ({words})"
+    table[theirs] = table.pop(theirs, {name: cell(name, row.figures.get(name)) for name in columns})
