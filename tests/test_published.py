@@ -17,8 +17,17 @@ from fedtrain.runs.results import Group, Spread
 
 FIGURES = published.published().figures
 PETS: dict[str, Any] = {
-    "base_to_novel": True, "partition.clients": 10, "clients_per_round": None, "clip": "ViT-B-16:openai",
-    "rounds": 10, "epochs": 2, "shots": 16, "batch": 8, "lr": 1e-3, "views": 4, "sample": False,
+    "base_to_novel": True,
+    "partition.clients": 10,
+    "clients_per_round": None,
+    "clip": "ViT-B-16:openai",
+    "rounds": 10,
+    "epochs": 2,
+    "shots": 16,
+    "batch": 8,
+    "lr": 1e-3,
+    "views": 4,
+    "sample": False,
 }
 """A run under FedMGP's protocol of base and novel classes."""
 

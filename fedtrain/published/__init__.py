@@ -101,8 +101,8 @@ class PaperFigure:
         value: In percent, unless the metric says otherwise.
         source: Where it was read.
         where: The table.
-        kind: ``first-hand``: its authors' own; ``re-run``: measured by authors of another method; ``summary``: by a third
-            party.
+        kind: ``first-hand``: its authors' own; ``re-run``: by authors of another method; ``summary``: a third party
+            quotes it.
         confidence: How certain it is that the paper has this number.
         setting: Settings that the protocol varies.
         std: Standard deviation over runs, where it is known.
