@@ -26,12 +26,17 @@ import fedtrain
 from fedrsic_data.dataset.reader import Subset
 from fedrsic_data.errors import UsageError
 from fedrsic_data.recipes.shipped import shipped
+from fedrsic_data.sources import SOURCES
+from fedrsic_data.sources.benchmark import Benchmark
 from fedtrain.methods import METHODS
 from fedtrain.methods.networks.network import NetworkMethod
 
 NETWORK = {"lr": 1e-3, "epochs": 2, "image_size": 64, "rounds": 6}
 OTHERS = {"lr": 0.003, "rounds": 40}
-SAMPLES = {"fed-rsic": {"per_class": 20}, "fedpgp-nwpu": {"per_class": 40}, "flair-100": {"users": 160}}
+SCENES = ("fed-rsic", *(name for name, one in SOURCES.items() if isinstance(one, Benchmark)))
+SAMPLES = {name: {"per_class": 20} for name in SCENES}
+SAMPLES |= {"fedpgp-nwpu": {"per_class": 40}, "flair-100": {"users": 160}}
+SAMPLES |= {"cifar10": {"per_class": 100}, "cifar100": {"per_class": 40}}
 CLIENTS = 20  # of a round, where there are more
 
 

@@ -27,6 +27,10 @@ SAMPLES = {
     "fedpgp-nwpu": "sample.per_class=40",
     "fed-rsic-multilabel": "sample.users=20",
     "flair-100": "sample.users=160",
+    **dict.fromkeys(("caltech101", "dtd", "flowers102", "food101", "office-home", "oxford-pets"), "sample.per_class=5"),
+    **dict.fromkeys(("domainnet10", "eurosat", "office-caltech10", "pacs"), "sample.per_class=10"),
+    "cifar10": "sample.per_class=40",
+    "cifar100": "sample.per_class=10",
 }
 NETWORK: dict[str, Any] = {"image_size": 64, "epochs": 1, "max_images": 2, "batch": 2}
 SMALL = {"fedlgt": {"hidden": 32, "layers": 1}}

@@ -11,6 +11,7 @@ import formats
 import pyarrow as pa
 import pytest
 from conftest import put, write_optimal31, write_ucmerced
+from test_source_benchmarks import BENCHMARKS
 from test_source_coco import write_coco
 from test_source_flair import made_up, unpacked
 from test_source_parquet import save, structs
@@ -46,11 +47,11 @@ COPIES: dict[str, Callable[[Path], object]] = {
     "folder": lambda root: put(root, "cat/1.jpg", "cat/2.jpg", "dog/1.jpg"),
 }
 """Small copies of every source and of every kind of a person's own data; those with tables of labels have a test of
-their own, in ``test_source_multilabel_scenes.py``."""
+their own, in ``test_source_multilabel_scenes.py``, and so have benchmarks, in ``test_source_benchmarks.py``."""
 
 
 def test_every_source_is_checked() -> None:
-    assert {*COPIES, "aid-multilabel", "mlrsnet", "ucmerced-multilabel"} == {*SOURCES, *GENERAL}
+    assert {*COPIES, *BENCHMARKS, "aid-multilabel", "mlrsnet", "ucmerced-multilabel"} == {*SOURCES, *GENERAL}
 
 
 @pytest.mark.parametrize("kind", COPIES)

@@ -100,8 +100,8 @@ def named(kind: str, name: str, table: Mapping[str, T]) -> T:
 
 
 def spec(sensor: str) -> Sensor:
-    """The sensor of that name; `UsageError` if there is none."""
-    return named("sensor", sensor, _SENSORS)
+    """The sensor or camera of that name; `UsageError` if there is none."""
+    return named("sensor", sensor, _SENSORS | _CAMERAS)
 
 
 def camera(name: str) -> Sensor:

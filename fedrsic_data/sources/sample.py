@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from zlib import crc32
 
 import numpy as np
 import pyarrow as pa
@@ -15,9 +16,13 @@ from numpy.typing import NDArray
 from fedrsic_data import sample
 from fedrsic_data.dataset.recipe import SampleSettings
 from fedrsic_data.errors import UsageError
-from fedrsic_data.raw.index import ClassRows, Container, Index, fingerprint, single_label_table
+from fedrsic_data.raw.index import INDEX_SCHEMA, ClassRows, Container, Index, fingerprint, single_label_table
 from fedrsic_data.sources import flair_sample, vocabulary
 from fedrsic_data.sources.base import Source
+from fedrsic_data.sources.benchmark import Benchmark
+
+_LOOKS = (*sample.SENSORS, *sample.CAMERAS)  # of the domains of a benchmark, in turn
+_TURNS = 5  # one in so many images of a class is in each official split but train
 
 
 class SceneContainer(Container):
@@ -44,6 +49,32 @@ class SceneContainer(Container):
         return sample.encode(scene)
 
 
+class BenchmarkContainer(Container):
+    """Renders the scene that a sample id names: ``sample-set/domain/class/number``."""
+
+    def __init__(self, domains: Sequence[str], settings: SampleSettings) -> None:
+        self._looks = {domain: _LOOKS[i % len(_LOOKS)] for i, domain in enumerate(domains)}
+        self._settings = settings
+
+    def read(self, keys: Sequence[str]) -> list[bytes]:
+        return [self._render(*key.rsplit("/", 2)) for key in keys]
+
+    def where(self, key: str) -> str:
+        return f"sample of {key}"
+
+    def firsts(self, keys: pa.ChunkedArray) -> NDArray[np.int64]:
+        return np.arange(len(keys))  # no two are the same
+
+    def suffix(self, domain: str) -> str:
+        """The file name ending of a domain's images."""
+        return sample.suffix(self._looks[domain])
+
+    def _render(self, domain: str, name: str, number: str) -> bytes:
+        seed = self._settings.seed << 32 | crc32(domain.encode())  # no two sets have a picture in common
+        scene = sample.render(name, self._looks[domain], seed=seed, index=int(number), size=self._settings.size)
+        return sample.encode(scene)
+
+
 def check(sources: Iterable[Source], settings: SampleSettings) -> None:
     """Refuse sample settings that no source uses.
 
@@ -58,12 +89,14 @@ def check(sources: Iterable[Source], settings: SampleSettings) -> None:
 
 
 def index(source: Source, settings: SampleSettings) -> Index:
-    """The sample of a source: its classes that can be rendered, or multi-label photographs.
+    """The sample of a source: its classes that can be rendered, scenes of other classes, or multi-label photographs.
 
     Raises:
         UsageError: The source has no sample.
     """
     sensor = source.kind
+    if isinstance(source, Benchmark):
+        return _benchmark(source, settings)
     if sensor in flair_sample.KINDS:
         return flair_sample.index(source, users=settings.users, seed=settings.seed, size=settings.size)
     if sensor not in sample.SENSORS:
@@ -84,3 +117,34 @@ def index(source: Source, settings: SampleSettings) -> Index:
         container=SceneContainer(sensor, settings),
         fingerprint=fingerprint([sensor, settings]),
     )
+
+
+def _benchmark(source: Benchmark, settings: SampleSettings) -> Index:
+    """Scenes under their own names, as many classes as the set has and can be rendered, in its domains and splits.
+
+    ``per_class`` images of a class are in each domain.
+    """
+    name = f"sample-{source.name}"
+    looks = {f"{name}/{domain}": domain for domain in source.domains} or {name: source.name}
+    classes = sample.CLASSES[: len(source.classes)]
+    container = BenchmarkContainer(tuple(looks), settings)
+    held_out = [split for split in source.splits if split != "train"]
+    turns = [*held_out, *["train"] * (_TURNS - len(held_out))] if source.splits else [None]
+    width = len(str(settings.per_class - 1))
+    table = pa.Table.from_pylist(
+        [
+            {
+                "sample_id": f"{place}/{scene}/{number:0{width}d}",
+                "labels": [label],
+                "domain": f"sample-{domain}",
+                "split": turns[number % len(turns)],
+                "key": f"{place}/{scene}/{number:0{width}d}",
+                "file": f"{scene}_{number:0{width}d}{container.suffix(place)}",
+            }
+            for place, domain in looks.items()
+            for label, scene in enumerate(classes)
+            for number in range(settings.per_class)
+        ],
+        INDEX_SCHEMA,
+    )
+    return Index(table, classes, container, fingerprint([source.name, settings]))

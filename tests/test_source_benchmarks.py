@@ -1,0 +1,236 @@
+"""Single-label sets of papers: fakes with the layouts of their mirrors and folders; what is not of a set is refused."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Sequence
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+from conftest import put, tiny_image
+from test_source_parquet import class_label, save
+
+import fedrsic_data
+from fedrsic_data import recipes
+from fedrsic_data.build import pipeline
+from fedrsic_data.build.verify import verify
+from fedrsic_data.dataset import schema
+from fedrsic_data.errors import SourceError
+from fedrsic_data.sources import SOURCES
+from fedrsic_data.sources.benchmark import Benchmark
+from fedrsic_data.sources.locate import Places
+from fedrsic_data.sources.testing import check_source
+
+BENCHMARKS: dict[str, Benchmark] = {name: one for name, one in SOURCES.items() if isinstance(one, Benchmark)}
+MIRRORED = [name for name, one in BENCHMARKS.items() if one.facts.hub is not None]
+EUROSAT = (
+    *("AnnualCrop", "Forest", "HerbaceousVegetation", "Highway", "Industrial"),
+    *("Pasture", "PermanentCrop", "Residential", "River", "SeaLake"),
+)
+SPELLED = {
+    "cifar100": {"crab": "cra"},
+    "caltech101": {"airplane": "airplanes", "face": "faces", "leopard": "leopards", "motorbike": "motorbikes"},
+    "flowers102": {"pink-yellow dahlia": "pink-yellow dahlia?"},
+    "eurosat": dict(zip(BENCHMARKS["eurosat"].classes, EUROSAT, strict=True)),
+}
+"""Classes as the mirrors spell them, where that is not the name here."""
+WORDS = {"val": "validation"}
+COLUMNS = {"cifar10": ("img", "label"), "cifar100": ("img", "fine_label")}
+MORE = {
+    "cifar100": {"coarse_label": class_label("aquatic_mammals", "fish")},
+    "oxford-pets": {"label_cat_dog": class_label("cat", "dog")},
+}
+"""Other columns of class labels that the mirrors have."""
+
+
+def mirror_names(name: str) -> list[str]:
+    """The class names in a mirror's schema, in its order."""
+    spelled = SPELLED.get(name, {})
+    names = [spelled.get(known, known) for known in BENCHMARKS[name].classes]
+    return sorted([*names, "faces_easy"]) if name == "caltech101" else names
+
+
+def write_mirror(root: Path, name: str, labels: Sequence[int] | None = None, **more: Any) -> Path:
+    """The Parquet files of a mirror: two images of each class in each split and domain, or those with ``labels``."""
+    source, names, numbers = BENCHMARKS[name], more.get("names") or mirror_names(name), count()
+    image, label = COLUMNS.get(name, ("image", "label"))
+    domains = more.get("domains") or list(source.domains)
+    for split in more.get("splits") or source.splits or ["train"]:
+        held = list(labels or [*range(len(names)), *range(len(names))]) * max(len(domains), 1)
+        cells = [{"bytes": tiny_image(next(numbers), ".png"), "path": None} for _ in held]
+        columns: dict[str, Any] = {image: pa.array(cells, schema.IMAGE), label: pa.array(held)}
+        features = {image: {"_type": "Image"}, label: class_label(*names)}
+        if domains:
+            each = len(held) // len(domains)
+            columns["domain"] = pa.array([domain for domain in domains for _ in range(each)])
+        for other, feature in MORE.get(name, {}).items():
+            columns[other], features[other] = pa.array([0] * len(held)), feature
+        word = {"food101": {"test": "validation"}}.get(name, WORDS).get(split, split)
+        save(root / "data" / f"{word}-00000-of-00001.parquet", features, group=64, **columns)
+    return root
+
+
+def write_domains(root: Path, name: str, rename: dict[str, str] | None = None) -> Path:
+    """``<domain>/<class>/<image>``, named as DomainNet names its files."""
+    source = BENCHMARKS[name]
+    return put(
+        root,
+        *(
+            f"{domain}/{(rename or {}).get(c, c)}/{domain}_{at * 7 + 1:03d}_{n:06d}.jpg"
+            for domain in source.domains
+            for at, c in enumerate(source.classes)
+            for n in (1, 2)
+        ),
+    )
+
+
+def write(root: Path, name: str) -> Path:
+    """A small copy in the layout that the set has."""
+    return write_mirror(root, name) if name in MIRRORED else write_domains(root, name)
+
+
+def shown(source: Benchmark, path: Path, **more: Any) -> list[tuple[str, str, str | None]]:
+    """Class, domain and split of each row."""
+    index = source.index(path, allow_partial=True, **more)
+    columns = (index.table.column(name).to_pylist() for name in ("labels", "domain", "split"))
+    return [(index.classes[label], domain, split) for (label,), domain, split in zip(*columns, strict=True)]
+
+
+@pytest.mark.parametrize("name", BENCHMARKS)
+def test_a_copy_gets_the_names_the_order_and_the_splits_of_the_set(name: str, tmp_path: Path) -> None:
+    source = BENCHMARKS[name]
+    index = source.index(write(tmp_path, name), allow_partial=True)
+    assert index.classes == source.classes
+    assert len(set(source.classes)) == len(source.classes)
+    found = shown(source, tmp_path)
+    cells = [
+        (c, domain, split)
+        for c in source.classes
+        for domain in source.domains or [name]
+        for split in source.splits or [None]
+    ]
+    assert sorted(found, key=str) == sorted(cells * 2, key=str)
+    check_source(source, tmp_path)
+
+
+def test_classes_that_are_not_of_the_set_are_left_out_and_counted(tmp_path: Path) -> None:
+    (left,) = BENCHMARKS["caltech101"].index(write_mirror(tmp_path, "caltech101"), allow_partial=True).left_out
+    assert (left.reason, left.count) == ("of a class that is not of the set", 2)
+    put(write_domains(tmp_path / "net", "domainnet10"), "real/axe/real_015_000001.jpg")
+    (left,) = BENCHMARKS["domainnet10"].index(tmp_path / "net", allow_partial=True).left_out
+    assert (left.count, left.examples) == (1, ("domainnet10/real/axe/real_015_000001.jpg",))
+
+
+def test_class_names_follow_the_images_whatever_the_order_in_the_schema(tmp_path: Path) -> None:
+    source = BENCHMARKS["cifar10"]
+    names = list(source.classes[::-1])
+    write_mirror(tmp_path, "cifar10", [0, 0, 0, 9], names=names)
+    index = source.index(tmp_path, allow_partial=True)
+    table = index.table.filter(pa.array([key.as_py() == "3" for key in index.table.column("key")]))
+    assert index.classes[table.column("labels").to_pylist()[0][0]] == names[9] == "airplane"
+
+
+@pytest.mark.parametrize(
+    ("name", "more", "words"),
+    [
+        ("cifar10", {"names": ["plane", *BENCHMARKS["cifar10"].classes[1:]]}, "'plane' is not one of the 10 classes"),
+        (
+            "caltech101",
+            {"names": [*BENCHMARKS["caltech101"].classes, "Faces"]},
+            "'face' of Caltech-101 is .* two",
+        ),
+        ("dtd", {"splits": ["train", "dev"]}, "'val' is no split of Describable Textures Dataset .train, test."),
+        ("pacs", {"domains": ["photo", "watercolour"]}, "'watercolour' is no domain of PACS .art_painting, cartoon"),
+    ],
+)
+def test_what_is_not_of_the_set_is_refused(name: str, more: dict[str, Any], words: str, tmp_path: Path) -> None:
+    write_mirror(tmp_path, name, **more)
+    with pytest.raises(SourceError, match=words):
+        BENCHMARKS[name].index(tmp_path, allow_partial=True)
+
+
+def test_images_are_counted(tmp_path: Path) -> None:
+    path = write_mirror(tmp_path, "cifar10")
+    with pytest.raises(
+        SourceError, match="20 of 50,000 images of split train are there; 20 of 10,000 .*--allow-partial"
+    ):
+        BENCHMARKS["cifar10"].index(path)
+    whole = dataclasses.replace(BENCHMARKS["cifar10"], splits={"train": 20, "test": 20})
+    assert whole.index(path).missing == ()
+    small = dataclasses.replace(whole, splits={"train": 20, "test": 19})
+    with pytest.raises(SourceError, match="holds 20 images of split test, CIFAR-10 has 19; give its files alone"):
+        small.index(path, allow_partial=True)
+
+
+def test_a_domain_without_a_class_is_incomplete(tmp_path: Path) -> None:
+    source = dataclasses.replace(BENCHMARKS["office-caltech10"], images=78)
+    path = write_domains(tmp_path, "office-caltech10")
+    for file in (path / "dslr/mug").iterdir():
+        file.unlink()
+    with pytest.raises(SourceError, match="1 of 10 classes of domain dslr have no image: mug"):
+        source.index(path)
+    assert len(source.index(path, allow_partial=True).classes) == 10
+
+
+def test_folders_may_spell_as_either_set_of_office_caltech(tmp_path: Path) -> None:
+    rename = {"laptop": "laptop_computer", "backpack": "back_pack", "mug": "coffee-mug"}
+    source = dataclasses.replace(BENCHMARKS["office-caltech10"], images=80)
+    assert source.index(write_domains(tmp_path, "office-caltech10", rename)).missing == ()
+
+
+@pytest.mark.parametrize(
+    ("here", "there", "words"),
+    [
+        (
+            "real/zebra/sketch_064_000009.jpg",
+            None,
+            "real/zebra/sketch_064_000009.jpg lies in domain real, but is called",
+        ),
+        ("real/zebra/real_001_000009.jpg", "bird", "have class number 001, but lie in"),
+    ],
+)
+def test_a_misfiled_image_is_refused(here: str, there: str | None, words: str, tmp_path: Path) -> None:
+    path = put(write_domains(tmp_path, "domainnet10"), here)
+    with pytest.raises(SourceError, match=words) as refused:
+        BENCHMARKS["domainnet10"].index(path)
+    assert there is None or there in str(refused.value)
+
+
+def test_pins_are_whole_commits() -> None:
+    hubs = [one.facts.hub for one in BENCHMARKS.values() if one.facts.hub is not None]
+    pinned = [hub.revision for hub in hubs if hub.revision is not None]
+    assert len(pinned) >= 5
+    assert all(re.fullmatch("[0-9a-f]{40}", revision) for revision in pinned)
+
+
+@pytest.mark.parametrize("name", BENCHMARKS)
+def test_the_recipe_builds_from_a_copy_and_from_its_sample(name: str, tmp_path: Path) -> None:
+    sets = ["allow_partial=true", "clients=4", "min_size=1"] if name not in ("pacs",) else ["allow_partial=true"]
+    data = recipes.override(recipes.load(name), sets=sets)
+    places = Places(given={name: str(write(tmp_path / "copy", name))})
+    built = pipeline.build(pipeline.prepare(recipes.from_json(data, name), places), tmp_path / "real")
+    assert built.manifest.subsets[name].classes == BENCHMARKS[name].classes
+    small = [*(["clients=10"] if name.startswith("cifar") else []), "sample.per_class=5", "sample.size=32"]
+    data = recipes.override(recipes.load(name), sample=True, sets=small)
+    built = pipeline.build(pipeline.prepare(recipes.from_json(data, name), Places(offline=True)), tmp_path / "sample")
+    entry, source = built.manifest.subsets[name], BENCHMARKS[name]
+    assert len(entry.classes) == min(len(source.classes), 33)
+    assert set(entry.rows) == set(source.splits or ["train", "test"])
+    subset = fedrsic_data.open(built.path).subset(name)
+    domains = set(subset.plan.column("domain").to_pylist())
+    assert domains == {f"sample-{domain}" for domain in source.domains or [name]}
+    for client in map(subset.client, subset.clients):
+        if source.domains:
+            assert len(set(client.read("train", ["domain"]).column(0).to_pylist())) == 1
+    assert verify(built.path)[1] == []
+
+
+def test_samples_of_two_sets_have_no_picture_in_common(tmp_path: Path) -> None:
+    data = {"fedkit": 1, "name": "x", "subsets": {"x": {"sources": ["dtd", "food101", "pacs"]}}, "duplicates": "error"}
+    data |= {"sample": {"per_class": 4, "size": 32}, "partition": {"name": "iid", "clients": 2}}
+    planned = pipeline.prepare(recipes.from_json(data, "test"), Places(offline=True))
+    assert planned.rows == 4 * (33 + 33 + 4 * 7)
