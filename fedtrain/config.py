@@ -154,6 +154,8 @@ class RunConfig:
         clip: CLIP model, for methods that use one: ``tiny``, ``ARCH:TAG`` or ``ARCH:PATH`` of open_clip; None: ``tiny``
             for sample data, ``ViT-B-16:openai`` for real images.
         held_out: Domain whose rows no client trains on (leave-one-domain-out); None: none.
+        neighbour: Also evaluate each client's model on the rows of all other clients. Where every client has its own
+            model, that is as many evaluations of the whole split as there are clients.
         store: Place of personal states between rounds: in ``memory``, or only on ``disk``, for many clients.
         tensorboard: Also write TensorBoard events into the run's folder.
         dp: Differential privacy, see ``Privacy``.
@@ -179,6 +181,7 @@ class RunConfig:
     deterministic: bool = False
     clip: str | None = None
     held_out: str | None = None
+    neighbour: bool = False
     store: Literal["memory", "disk"] = "memory"
     tensorboard: bool = False
     dp: Privacy = Privacy()
@@ -313,6 +316,8 @@ def essence(config: Mapping[str, Any]) -> dict[str, Any]:
     data = {key: value for key, value in config.items() if key not in NEUTRAL}
     if data.get("weighting") == "unbiased" and data.get("sampling") != "size":
         del data["weighting"]
+    if not data.get("neighbour"):
+        data.pop("neighbour", None)
     for part, later in _LATER.items():
         if isinstance(held := data.get(part), Mapping):
             if part == "method_settings" and "backbone_weights" not in held:

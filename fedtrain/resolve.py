@@ -128,7 +128,8 @@ def _check(subset: Subset, config: RunConfig, method: Any) -> None:
     """Refuses a subset that the method cannot train on.
 
     Raises:
-        UsageError: It has one class, the other kind of labels, unknown labels, or no held-out rows.
+        UsageError: It has one class, the other kind of labels, unknown labels, or no held-out rows, or the method
+            does not give a metric.
     """
     name = subset.name
     if len(subset.classes) < 2:
@@ -137,6 +138,8 @@ def _check(subset: Subset, config: RunConfig, method: Any) -> None:
     if kind not in method.kinds:
         takes = " and ".join(method.kinds)
         raise UsageError(f"{name}: is {kind}, but {config.method} is for {takes} data; see: fedkit list methods")
+    if config.neighbour and not method.judges_neighbours:
+        raise UsageError(f"neighbour=true: {config.method} does not evaluate clients on rows of others; leave it out")
     if subset.entry.unknown is not None and not method.leaves_out_unknown:
         raise UsageError(
             f"{name}: some of its labels are unknown, and {config.method} does not leave these out of its loss; train "

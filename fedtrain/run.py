@@ -184,6 +184,7 @@ def _train(job: _Job, overwrite: bool, cache: Path | None, listener: Listener, e
             clip=str(config.clip),
             cache=cache,
             held_out=config.held_out,
+            neighbour=config.neighbour,
             say=listener.say,
         )
         with ExitStack() as around:

@@ -98,7 +98,7 @@ def test_identity_is_of_what_changes_a_result() -> None:
     other = {
         "method": "n", "subset": "t", "rounds": 9, "seed": 1, "sampling": "all", "clients_per_round": 2, "dropout": 0.1,
         "weighting": "rows", "eval_every": 2, "splits": ("v",), "device": "cpu", "precision": "float32",
-        "deterministic": True, "clip": "tiny", "held_out": "d", "method_settings": {"lr": 2.0},
+        "deterministic": True, "clip": "tiny", "held_out": "d", "neighbour": True, "method_settings": {"lr": 2.0},
         "manifest": "elsewhere", "cohort": 1, "checkpoint_every": 7, "store": "disk", "tensorboard": True,
         "dp": Privacy(noise=1.0), "flower": FlowerSettings(timeout=1.0),
     }  # fmt: skip

@@ -15,13 +15,15 @@ from fedtrain.runs import files
 
 TEXT = (ROOT / "docs" / "training.md").read_text()
 FIGURES = (
-    *("local", "pooled", "shared", "base", "novel", "shared_novel"),
+    *("local", "pooled", "shared", "neighbour", "base", "novel", "shared_novel"),
     *("hm_base_novel", "hm_local_base_novel", "mean_client_hm", "CM", "held_out", "held_out_local"),
 )
 
 
 def test_every_field_is_there_with_its_default() -> None:
-    rows = dict(re.findall(r"^\| `(\w+)` \| ([^|]+) \|", TEXT, flags=re.MULTILINE))
+    rows: dict[str, str] = {}
+    for name, words in re.findall(r"^\| `(\w+)` \| ([^|]+) \|", TEXT, flags=re.MULTILINE):
+        rows.setdefault(name, words)
     fields = {f.name: f.default for f in dataclasses.fields(RunConfig)}
     for argument in (
         "method",
@@ -33,7 +35,7 @@ def test_every_field_is_there_with_its_default() -> None:
     ):  # docs/distributed.md has the last
         del fields[argument]
     assert list(rows)[: len(fields)] == list(fields)
-    figures = [name for name in FIGURES if name not in fields]  # held_out is both
+    figures = [name for name in FIGURES if name not in fields]  # held_out and neighbour are both
     assert list(rows)[len(fields) :] == [*figures, "mean", "weighted", "worst_decile", "std"]
     for name, default in fields.items():
         if default not in (None, ()):
@@ -62,7 +64,8 @@ def test_python_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_every_figure_of_a_run_is_explained(tmp_path: Path) -> None:
     """Base-to-novel gives all that methods on CLIP have but for a held-out domain's."""
     built = sampled(tmp_path / "fed", "clients=2", "sample.per_class=4", "base_to_novel=true").path
-    (config,) = run.configs("promptfl", built, ["fed-ucmerced"], ["rounds=0", "device=cpu", 'splits=["test"]'])
+    sets = ["rounds=0", "device=cpu", "neighbour=true", 'splits=["test"]']
+    (config,) = run.configs("promptfl", built, ["fed-ucmerced"], sets)
     found = set(run.train(config, tmp_path / "novel").data["figures"])
     names = {name.removeprefix("test/").partition("/")[0] for name in found}
     assert names == set(FIGURES) - {"held_out", "held_out_local"}

@@ -39,6 +39,7 @@ class Context:
         clip: CLIP model of the methods that use one; see ``fedtrain.models.clip.load``.
         cache: Folder for results that can be recomputed (features); None: no cache.
         held_out: Domain whose rows no client trains on (leave-one-domain-out); None: none.
+        neighbour: Whether each client's model is also evaluated on the rows of all others.
         numbers: At a site, which has some clients of a federation: their numbers in it. Empty: all clients are here.
         say: Called with descriptions of long steps.
     """
@@ -52,6 +53,7 @@ class Context:
     clip: str = "tiny"
     cache: Path | None = None
     held_out: str | None = None
+    neighbour: bool = False
     numbers: tuple[int, ...] = ()
     say: Callable[[str], None] = lambda _: None
 
@@ -146,6 +148,7 @@ class Method:
         rounds: Number of rounds in its paper; our choice if it gives none.
         kinds: The kinds of data that it trains on.
         leaves_out_unknown: Whether its loss leaves out labels that nobody knows, see ``fedtrain.data.label_states``.
+        judges_neighbours: Whether ``evaluate`` gives the metric ``neighbour`` that the context asks for.
         clients_per_round: Clients per round in its paper; None: all.
         files: Settings that may name a file of weights, whose digest identifies a run.
         has_personal: Whether clients have personal state; True in a class that overrides ``personal``.
@@ -158,6 +161,7 @@ class Method:
     rounds: ClassVar[int]
     kinds: ClassVar[tuple[Kind, ...]] = ("single-label",)
     leaves_out_unknown: ClassVar[bool] = False
+    judges_neighbours: ClassVar[bool] = False
     clients_per_round: ClassVar[int | None] = None
     files: ClassVar[tuple[str, ...]] = ()
     has_personal: ClassVar[bool] = False

@@ -60,6 +60,12 @@ class LabelKind(Protocol):
         ...
 
 
+def of_others(kind: LabelKind, answers: torch.Tensor, labels: torch.Tensor, owner: torch.Tensor, client: int) -> float:
+    """``measure`` of a client's answers to the images of all others; ``owner`` int64 ``[N]``."""
+    others = owner != client
+    return kind.measure(answers[others], labels[others])
+
+
 @dataclass(frozen=True)
 class SingleLabel:
     """One class an image: cross-entropy and accuracy."""

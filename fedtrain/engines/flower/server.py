@@ -63,11 +63,12 @@ def check(config: RunConfig) -> None:
     """Refuse a config that cannot run over Flower, simulated or not.
 
     Raises:
-        UsageError: It holds out a domain.
+        UsageError: It evaluates clients on rows of others.
     """
-    if config.held_out is not None:
+    if config.held_out is not None or config.neighbour:
+        what = "neighbour=true" if config.neighbour else f"held_out={config.held_out}"
         raise UsageError(
-            f"held_out={config.held_out}: evaluates each client's model on rows of other clients, but over Flower "
+            f"{what}: evaluates each client's model on rows of other clients, but over Flower "
             "neither leaves its site; use --engine local"
         )
 

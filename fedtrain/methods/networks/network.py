@@ -10,7 +10,7 @@ from fedrsic_data.errors import DownloadError, UsageError
 from fedrsic_data.settings import at_least, positive
 from fedtrain.methods import multilabel
 from fedtrain.methods.base import Context, Evaluation, Kind, Method, State, Update, label_space
-from fedtrain.methods.labels import MultiLabel, SingleLabel
+from fedtrain.methods.labels import MultiLabel, SingleLabel, of_others
 from fedtrain.methods.lazy import nn, torch
 from fedtrain.methods.networks.album import Album, Pictures, normalised
 from fedtrain.methods.networks.flat import Flat
@@ -95,6 +95,7 @@ class NetworkMethod(Method, Generic[S]):
     settings: S
     kinds: ClassVar[tuple[Kind, ...]] = ("single-label", "multi-label")
     leaves_out_unknown: ClassVar[bool] = True
+    judges_neighbours: ClassVar[bool] = True
     files: ClassVar[tuple[str, ...]] = ("backbone_weights",)
 
     def __init__(self, context: Context, settings: S) -> None:
@@ -108,6 +109,10 @@ class NetworkMethod(Method, Generic[S]):
         if context.subset.entry.novel:
             raise UsageError(
                 "base_to_novel: a network has outputs for the classes it was trained on; use a prompt method"
+            )
+        if context.neighbour and not self.sends_all_the_same:
+            raise UsageError(
+                "neighbour=true: evaluates one network that all clients receive, not one of each; leave it out"
             )
         self.multi_label = context.subset.entry.multi_label
         self.names, self.counts = label_space(context, settings.labels)
@@ -155,8 +160,14 @@ class NetworkMethod(Method, Generic[S]):
 
         Leave-one-domain-out: rows of the held-out domain are in none of these metrics; those on them have
         ``held_out/`` in front, and the accuracy is ``held_out`` itself.
+
+        ``neighbour`` is given where the context asks for it: per client that trains, the metric ``local`` of the
+        network on the rows of all other clients.
         """
-        found = self.figures(self.scores(shared, personal, split))
+        scores = self.scores(shared, personal, split)
+        found = self.figures(scores)
+        if self.context.neighbour:
+            found = replace(found, clients={**found.clients, "neighbour": self._of_others(scores)})
         if self.context.held_out is None:
             return found
         apart = self.figures(self._scores(shared, split, held_out=True)).metrics
@@ -221,6 +232,17 @@ class NetworkMethod(Method, Generic[S]):
             over=over,
             rows=torch.bincount(owner, minlength=clients).tolist(),
         )
+
+    def _of_others(self, scores: State) -> list[float]:
+        """``neighbour`` of a network that all clients received."""
+        answers, labels = scores["scores"], scores["targets"]
+        kind = MultiLabel() if self.multi_label else SingleLabel()
+        if not self.multi_label:
+            answers, labels = answers.argmax(1), labels.int().argmax(1)
+        return [
+            of_others(kind, answers, labels, scores["owner"], client) if rows else float("nan")
+            for client, rows in enumerate(self.context.rows)
+        ]
 
     @property
     def _backbone(self) -> nn.Module:

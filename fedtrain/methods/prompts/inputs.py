@@ -48,6 +48,11 @@ class FeatureRows:
         """Rows of each client."""
         return [end - start for start, end in zip(self.starts[:-1], self.starts[1:], strict=True)]
 
+    def owner(self) -> torch.Tensor:
+        """The client of each row, int64 ``[N]``."""
+        counts = torch.tensor(self.counts(), device=self.labels.device)
+        return torch.repeat_interleave(torch.arange(len(counts), device=counts.device), counts)
+
 
 class Images:
     """The rows of a subset by split: base and novel classes each labelled from 0, a held-out domain apart."""

@@ -13,7 +13,7 @@ from typing import ClassVar, Generic, Literal, TypeVar
 from fedrsic_data.errors import UsageError
 from fedtrain.methods import multilabel
 from fedtrain.methods.base import Context, Evaluation, Kind, Method, State
-from fedtrain.methods.labels import LabelKind, MultiLabel, SingleLabel
+from fedtrain.methods.labels import LabelKind, MultiLabel, SingleLabel, of_others
 from fedtrain.methods.lazy import torch
 from fedtrain.methods.prompts.inputs import NOVEL, TEMPLATE, TRAIN, Classes, FeatureRows, Images
 from fedtrain.metrics import harmonic, mean
@@ -45,6 +45,7 @@ class ClipMethod(Method, Generic[S]):
     settings: S
     kinds: ClassVar[tuple[Kind, ...]] = ("single-label", "multi-label")
     leaves_out_unknown: ClassVar[bool] = True
+    judges_neighbours: ClassVar[bool] = True
     features: ClassVar[Literal["global", "patches"]] = "global"
 
     def __init__(self, context: Context, settings: S) -> None:
@@ -181,6 +182,9 @@ class ClipMethod(Method, Generic[S]):
         2405.09771); ``mean_client_hm``, the mean over clients of each one's own of the three; and ``CM``, the mean
         of ``local/mean`` and ``hm_base_novel`` (FedMGP). The split ``novel`` by itself gives ``novel`` and ``shared``.
 
+        Where the context asks for it, per client that trains ``neighbour``, its classifier on the rows of all other
+        clients, over all classes of the run (DP-FPL).
+
         Leave-one-domain-out: rows of the held-out domain are in none of these. ``held_out`` is the accuracy of the
         shared state on them, ``held_out_local`` the mean over the clients that train of their own classifiers'.
 
@@ -212,11 +216,10 @@ class ClipMethod(Method, Generic[S]):
                 for client, text, state in self._classifiers(shared, personal, self.base)
             ]
             alone = self._shared_answers(shared, self.base, rows)
-        counts = torch.tensor(rows.counts(), device=rows.labels.device)
         whole = {
             "answers": torch.cat(found),
             "labels": rows.labels,
-            "owner": torch.repeat_interleave(torch.arange(len(counts), device=counts.device), counts),
+            "owner": rows.owner(),
         }
         return whole if alone is None else whole | {"shared": alone}
 
@@ -254,18 +257,30 @@ class ClipMethod(Method, Generic[S]):
             clients["base"] = self._everywhere(shared, personal, self.base, self.images.rows(split))
             clients["novel"] = self._everywhere(shared, personal, self.novel, unseen)
             metrics |= self._shared(shared, "shared_novel", self.novel, unseen) | harmonic_means(**clients)
+        if self.context.neighbour:
+            rows = self.images.rows(split)
+            clients["neighbour"] = self._everywhere(shared, personal, self.base, rows, apart=True)
         return Evaluation(metrics, clients, found.rows, found.over)
 
     def _everywhere(
-        self, shared: State, personal: Callable[[int], State], classes: Classes, rows: FeatureRows
+        self,
+        shared: State,
+        personal: Callable[[int], State],
+        classes: Classes,
+        rows: FeatureRows,
+        *,
+        apart: bool = False,
     ) -> list[float]:
-        """The metric of each client that trains, on all of the rows; NaN for the others."""
-        found: list[float] = []
-        last: tuple[torch.Tensor, float] | None = None
+        """The metric of each client that trains, on all of the rows, or on all but its own; NaN for the others."""
+        found = [float("nan")] * len(self.context.rows)
+        owner = rows.owner()
+        last: torch.Tensor | None = None
         for client, text, state in self._classifiers(shared, personal, classes):
-            if last is None or last[0] is not text:  # a classifier of all clients is judged once
-                last = text, self.labels.measure(self._answers(text, state, rows.images), rows.labels)
-            found.append(last[1] if self.context.rows[client] else float("nan"))
+            if text is not last:  # a classifier of all clients answers once
+                last, answers = text, self._answers(text, state, rows.images)
+                whole = None if apart else self.labels.measure(answers, rows.labels)
+            if self.context.rows[client]:
+                found[client] = of_others(self.labels, answers, rows.labels, owner, client) if whole is None else whole
         return found
 
     def _shared(self, shared: State, name: str, classes: Classes, rows: FeatureRows) -> dict[str, float]:
