@@ -239,9 +239,9 @@ def images_encoded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     seen: list[int] = []
     encode = Clip.encode_images
 
-    def counted(self: Clip, images: torch.Tensor) -> torch.Tensor:
+    def counted(self: Clip, images: torch.Tensor, **how: bool) -> torch.Tensor:
         seen.append(len(images))
-        return encode(self, images)
+        return encode(self, images, **how)
 
     monkeypatch.setattr(Clip, "encode_images", counted)
     return seen

@@ -229,7 +229,7 @@ def test_albums_hold_the_picture() -> None:
 def test_features_are_of_the_picture(subset: Subset, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[torch.Tensor] = []
 
-    def spy(_: Clip, pictures: torch.Tensor) -> torch.Tensor:
+    def spy(_: Clip, pictures: torch.Tensor, **_how: bool) -> torch.Tensor:
         seen.append(pictures)
         return torch.ones(len(pictures), 24)
 

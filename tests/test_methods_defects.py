@@ -38,6 +38,7 @@ def domains_build(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("fedpgp", {"sigma"}, 8_192),
         ("fedrsclip", {"shared_prompt"}, 2_048),
         ("promptfl", {"context"}, 8_192),
+        ("promptfolio", {"global_prompt"}, 8_192),
         ("local", set(), 0),
     ],
 )

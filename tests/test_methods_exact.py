@@ -10,6 +10,7 @@ import torch
 from prompt_federation import (
     PROMPTS,
     bind,
+    plain_folio,
     plain_images,
     plain_loss,
     plain_texts,
@@ -29,6 +30,7 @@ VARIANTS: list[tuple[str, dict[str, Any]]] = [
     ("fedpgp", {"anchor": "placeholder", "tau": 0.1, "mu": 3.0, "std": 0.5}),
     ("fedrsclip", {"combine": "concat", "dpa": "mse", "cma": "infonce", "dpa_weight": 40.0}),
     ("fedrsclip", {"combine": "add", "dpa": "kl", "dpa_weight": 5.0}),
+    ("promptfolio", {"mix": 0.75}),
 ]
 pytestmark = pytest.mark.usefixtures("random_clip")
 
@@ -162,6 +164,8 @@ def test_an_evaluation_is_that_of_encoding_everything(sample_build: Path, name: 
             logits = images @ plain_words(method, names, "a photo of a {}.").T
         elif name == "fedrsclip":
             logits = sum(images @ plain_texts(method, state[k], names).T for k in ("shared_prompt", "private_prompt"))
+        elif name == "promptfolio":
+            logits = plain_folio(method, state, images, names)
         else:
             context = state["sigma"] + state["u"] @ state["v"] if name == "fedpgp" else state["context"]
             logits = images @ plain_texts(method, context, names).T

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from prompt_federation import PROMPTS, bind, plain_pair, plain_texts, plain_words, same, trained
+from prompt_federation import PROMPTS, bind, plain_folio, plain_pair, plain_texts, plain_words, same, trained
 from sklearn.metrics import average_precision_score
 from torch.nn import functional
 
@@ -138,6 +138,8 @@ def plain_loss(
         to_own, to_clip = functional.cosine_similarity(g, mine) / s.tau, functional.cosine_similarity(g, a) / s.tau
         contrast = -(to_clip.exp() / (to_clip.exp() + to_own.exp())).log().mean()
         return of_labels(scale * images @ mine.T) + s.mu * contrast
+    if name == "promptfolio":
+        return of_labels(plain_folio(method, state, images, names))
     text = plain_texts(method, state["context"], names)
     loss = of_labels(scale * images @ text.T)
     if name == "kgcoop":
@@ -226,6 +228,8 @@ def test_metrics_are_those_of_encoding_everything(flair: Path, name: str, score:
         elif name == "fedrsclip":
             logits = sum(images @ plain_texts(method, state[k], names).T for k in ("shared_prompt", "private_prompt"))
             logits = logits / 2
+        elif name == "promptfolio":
+            logits = plain_folio(method, state, images, names) / scale
         else:
             context = state["sigma"] + state["u"] @ state["v"] if name == "fedpgp" else state["context"]
             logits = images @ plain_texts(method, context, names).T

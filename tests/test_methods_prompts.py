@@ -22,7 +22,12 @@ from fedtrain.metrics import accuracy, harmonic, mean
 
 pytestmark = pytest.mark.usefixtures("random_clip")
 
-PERSONAL = {"fedpgp": {"u", "v"}, "fedrsclip": {"private_prompt"}, "local": {"context"}}
+PERSONAL = {
+    "fedpgp": {"u", "v"},
+    "fedrsclip": {"private_prompt"},
+    "local": {"context"},
+    "promptfolio": {"local_prompt"},
+}
 
 
 @pytest.fixture(scope="module")
@@ -149,6 +154,37 @@ def test_fedrsclip_keeps_its_prompts_together_when_told_to(sample_build: Path) -
         return float((1 - (left * right).sum(-1)).mean())
 
     assert apart(20.0) < 0.8 * apart(0.0)
+
+
+@pytest.mark.parametrize(
+    ("mix", "other", "same_as"),
+    [(0.0, "promptfl", {"context": "global"}), (1.0, "local", {"context": "local"}), (0.5, "fedrsclip", None)],
+)
+def test_promptfolio_contains_other_methods(
+    sample_build: Path, mix: float, other: str, same_as: dict[str, str] | None
+) -> None:
+    """No part of the own prompt is PromptFL, nothing else CoOp, and half FedRSCLIP without its constraints."""
+    free = {} if same_as else {"dpa_weight": 0.0, "cma_weight": 0.0, "length": 16}
+    fast = {"lr": 0.05, "batch": 4, "epochs": 1, "weight_decay": 0.0}
+    folio, plain = bind(sample_build, "promptfolio", mix=mix, **fast), bind(sample_build, other, **fast, **free)
+    start = {**folio.shared(), **folio.personal(1)}
+    names = same_as or {"shared_prompt": "global", "private_prompt": "local"}
+    given = {name: start[f"{part}_prompt"] for name, part in names.items()}
+    shared = {name: given[name] for name in plain.shared()}
+    own = {name: given[name] for name in plain.personal(1)}
+    (left,) = folio.train(folio.shared(), [folio.personal(1)], [1], 1)
+    (right,) = plain.train(shared, [own], [1], 1)
+    found, wanted = {**left.shared, **left.personal}, {**right.shared, **right.personal}
+    for name, part in names.items():
+        assert torch.allclose(found[f"{part}_prompt"], wanted[name], rtol=0, atol=1e-5)
+        assert not torch.allclose(found[f"{part}_prompt"], given[name], rtol=0, atol=1e-3)
+    for part in {"global", "local"} - set(names.values()):
+        assert torch.equal(found[f"{part}_prompt"], start[f"{part}_prompt"])
+    state = {name: value[None] for name, value in {**found}.items()}
+    text = folio.text(state, folio.base)
+    assert text.norm(dim=-1).max() <= 1 + 1e-6
+    if mix == 0.5:
+        assert text.norm(dim=-1).min() < 0.999, "a mean of logits is not normalised again"
 
 
 def test_kgcoop_keeps_texts_near_the_words(sample_build: Path) -> None:

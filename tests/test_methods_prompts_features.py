@@ -180,11 +180,11 @@ def test_shards_that_were_exchanged_are_not_kept_as_what_they_should_be(tmp_path
 def test_patches_have_a_file_of_their_own(subset: Subset, tmp_path: Path, encoded: list[int]) -> None:
     clip = small()
     plain = features(clip, subset, "test", cache=tmp_path)
-    found = features(clip, subset, "test", cache=tmp_path, patches=True)
+    found = features(clip, subset, "test", cache=tmp_path, kind="patches")
     assert len(list((tmp_path / "features").iterdir())) == 2
     assert found.values.shape == (len(plain), 1 + 4, 24)
     assert found.values.dtype == torch.float16
     torch.testing.assert_close(found.values[:, 0].float(), plain.values, rtol=1e-2, atol=1e-3)
-    assert torch.equal(features(clip, subset, "test", cache=tmp_path, patches=True).values, found.values)
+    assert torch.equal(features(clip, subset, "test", cache=tmp_path, kind="patches").values, found.values)
     assert torch.equal(features(clip, subset, "test", cache=tmp_path).values, plain.values)
     assert encoded == [len(plain)]  # once, and the patches apart

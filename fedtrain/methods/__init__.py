@@ -20,6 +20,7 @@ METHODS: Registry[type[Method]] = Registry(
         "kgcoop": "fedtrain.methods.kgcoop:KgCoOp",
         "local": "fedtrain.methods.local:Local",
         "promptfl": "fedtrain.methods.promptfl:PromptFL",
+        "promptfolio": "fedtrain.methods.promptfolio:PromptFolio",
         "zeroshot": "fedtrain.methods.zeroshot:ZeroShot",
     },
     group="fedkit.methods",

@@ -152,17 +152,18 @@ class Clip:
         raise UsageError(f"clip {self.name!r}: its image encoder gives no features of patches; take ViT-B-16:openai")
 
     @torch.no_grad()
-    def encode_images(self, images: torch.Tensor) -> torch.Tensor:
+    def encode_images(self, images: torch.Tensor, *, normalise: bool = True) -> torch.Tensor:
         """Features of images.
 
         Args:
             images: uint8 ``[n, 3, height, width]``, RGB, of any size; made to fit as open_clip does in evaluation.
+            normalise: Whether they get norm 1; if not, they are as the image encoder gives them.
 
         Returns:
-            float32 ``[n, embed_dim]`` on the CLIP's device, L2-normalised.
+            float32 ``[n, embed_dim]`` on the CLIP's device, L2-normalised on request.
         """
         encode: Any = self.model.encode_image
-        features: torch.Tensor = encode(self._pixels(images), normalize=True)
+        features: torch.Tensor = encode(self._pixels(images), normalize=normalise)
         return features.float()
 
     @torch.no_grad()

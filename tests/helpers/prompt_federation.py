@@ -19,7 +19,7 @@ from fedtrain.methods import METHODS
 from fedtrain.methods.base import Context, Evaluation, State
 from fedtrain.models import clip
 
-PROMPTS = ("fedpgp", "fedprox", "fedrsclip", "kgcoop", "local", "promptfl")
+PROMPTS = ("fedpgp", "fedprox", "fedrsclip", "kgcoop", "local", "promptfl", "promptfolio")
 CPU = torch.device("cpu")
 LENGTH = 28
 """Tokens of a text: CLIP's 77 would only make tests slower."""
@@ -130,6 +130,13 @@ def plain_pair(
     return t, u, logits
 
 
+def plain_folio(method: Any, state: State, images: torch.Tensor, names: Sequence[str]) -> torch.Tensor:
+    """The logits of PromptFolio: the mean of those of its two prompts, in parts of 1 - mix and mix."""
+    mix, scale = method.settings.mix, method.clip.model.logit_scale.exp()
+    common, own = (scale * images @ plain_texts(method, state[f"{k}_prompt"], names).T for k in ("global", "local"))
+    return (1 - mix) * common + mix * own
+
+
 def plain_loss(
     method: Any, name: str, state: State, shared: State, images: torch.Tensor, labels: torch.Tensor
 ) -> torch.Tensor:
@@ -159,6 +166,8 @@ def plain_loss(
         own = plain_texts(method, state["sigma"] + state["u"] @ state["v"], names)
         to_own, to_clip = functional.cosine_similarity(g, own) / s.tau, functional.cosine_similarity(g, a) / s.tau
         return ce(own) + s.mu * -(to_clip.exp() / (to_clip.exp() + to_own.exp())).log().mean()
+    if name == "promptfolio":
+        return functional.cross_entropy(plain_folio(method, state, images, names), labels)
     text = plain_texts(method, state["context"], names)
     if name == "kgcoop":
         away = 1 - functional.cosine_similarity(text, plain_words(method, names, s.template))

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import ClassVar, Protocol
 
 from fedtrain.methods.base import State
 from fedtrain.methods.lazy import torch
@@ -33,6 +34,20 @@ class Batch:
         return (values * self.weight).sum(1)
 
 
+class Optimiser(Protocol):
+    """A rule by which gradients move the values of clients, elementwise: nothing passes from client to client.
+
+    Attributes:
+        moments: Tensors that it keeps of each value between steps, all zero before the first.
+    """
+
+    moments: ClassVar[int]
+
+    def step(self, value: torch.Tensor, grad: torch.Tensor, moments: Sequence[torch.Tensor], count: int) -> None:
+        """Moves ``value`` and its ``moments`` in place; ``count`` is the number of the step, from 1."""
+        ...
+
+
 @dataclass(frozen=True)
 class Sgd:
     """Stochastic gradient descent as ``torch.optim.SGD`` does it.
@@ -46,11 +61,42 @@ class Sgd:
     lr: float
     momentum: float
     weight_decay: float
+    moments: ClassVar[int] = 1
 
-    def step(self, value: torch.Tensor, grad: torch.Tensor, velocity: torch.Tensor) -> None:
-        """Moves ``value`` and ``velocity`` in place, elementwise: nothing passes from client to client."""
+    def step(self, value: torch.Tensor, grad: torch.Tensor, moments: Sequence[torch.Tensor], count: int) -> None:  # noqa: ARG002
+        """Moves a value by its velocity; see ``Optimiser.step``."""
+        (velocity,) = moments
         velocity.mul_(self.momentum).add_(grad.add(value, alpha=self.weight_decay))
         value.add_(velocity, alpha=-self.lr)
+
+
+@dataclass(frozen=True)
+class Adam:
+    """Adam (Kingma and Ba, ICLR 2015, arXiv 1412.6980) as ``torch.optim.Adam`` does it.
+
+    Attributes:
+        lr: Learning rate.
+        weight_decay: Added to the gradient, times the value; not decoupled as in AdamW.
+        beta1: Decay of the mean of gradients, from 0 to below 1.
+        beta2: Decay of the mean of their squares.
+        eps: Added to the root of that mean.
+    """
+
+    lr: float
+    weight_decay: float
+    beta1: float = 0.9
+    beta2: float = 0.999
+    eps: float = 1e-8
+    moments: ClassVar[int] = 2
+
+    def step(self, value: torch.Tensor, grad: torch.Tensor, moments: Sequence[torch.Tensor], count: int) -> None:
+        """Moves a value by the means of its gradients and of their squares; see ``Optimiser.step``."""
+        first, second = moments
+        grad = grad.add(value, alpha=self.weight_decay)
+        first.mul_(self.beta1).add_(grad, alpha=1 - self.beta1)
+        second.mul_(self.beta2).addcmul_(grad, grad, value=1 - self.beta2)
+        root = second.sqrt().div_((1 - self.beta2**count) ** 0.5).add_(self.eps)
+        value.addcdiv_(first, root, value=-self.lr / (1 - self.beta1**count))
 
 
 def schedule(rows: torch.Tensor, batch: int, epochs: int, generator: torch.Generator) -> torch.Tensor:
@@ -97,24 +143,27 @@ def gather(
 
 
 def descend(
-    start: State, steps: Sequence[int], loss: Callable[[State, int], torch.Tensor], sgd: Callable[[str], Sgd]
+    start: State,
+    steps: Sequence[int],
+    loss: Callable[[State, int], torch.Tensor],
+    optimiser: Callable[[str], Optimiser],
 ) -> tuple[State, torch.Tensor]:
-    """Trains K clients, each from zero momentum.
+    """Trains K clients, each from moments of zero.
 
     Args:
         start: Tensors ``[K, ...]`` by name; not changed.
         steps: Steps of each client, at least 1, from the most to the fewest.
         loss: Given the tensors ``[k, ...]`` of the first k clients, those still at it, and the number of the step;
             returns the loss of each, ``[k]``.
-        sgd: The optimiser of a tensor, by its name.
+        optimiser: That of a tensor, by its name.
 
     Returns:
         The tensors after each client's last step, and each client's mean loss ``[K]``.
     """
     assert list(steps) == sorted(steps, reverse=True), steps
     state = {name: value.detach().clone() for name, value in start.items()}
-    rules = {name: sgd(name) for name in start}
-    velocity = {name: torch.zeros_like(value) for name, value in state.items()}
+    rules = {name: optimiser(name) for name in start}
+    moments = {name: [torch.zeros_like(state[name]) for _ in range(rule.moments)] for name, rule in rules.items()}
     total: torch.Tensor | None = None
     for step in range(max(steps, default=0)):
         active = sum(count > step for count in steps)
@@ -122,7 +171,7 @@ def descend(
         losses = loss({**live}, step)
         grads = torch.autograd.grad(losses.sum(), list(live.values()), materialize_grads=True)  # 0 where not used
         for name, grad in zip(live, grads, strict=True):
-            rules[name].step(state[name][:active], grad, velocity[name][:active])
+            rules[name].step(state[name][:active], grad, [kept[:active] for kept in moments[name]], step + 1)
         total = losses.detach().clone() if total is None else total
         if step:
             total[:active] += losses.detach()

@@ -10,24 +10,28 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
 
 from fedrsic_data.errors import ManifestError, OutputError
 from fedrsic_data.files import atomic
-from fedtrain.methods.lazy import torch
+from fedtrain.methods.lazy import functional, torch
 from fedtrain.seeds import generator
 
 if TYPE_CHECKING:
     from fedrsic_data.dataset.reader import Subset
     from fedtrain.models.clip import Clip
 
-_FORMAT = 3
+FeatureKind: TypeAlias = Literal["global", "raw", "patches"]
+"""Features of images: one vector of norm 1, the same vector as the encoder gives it, or one of each patch too."""
+
+_FORMAT = 4
 """Raised whenever the same images would give other features, or earlier ones cannot be trusted.
 
 Up to 1, features of images that were read from the Hub and not proved could be kept under the digests of others.
 Up to 2, rotated, 16-bit and other uncommon images were encoded as something else.
+Up to 3, features of whole images were kept with norm 1, and those that the encoder gives could not be had from them.
 """
 
 _VIEW = "evaluation"  # of the cache's key: resized and cropped as CLIP does in evaluation, not augmented
@@ -41,7 +45,7 @@ class Features:
     """The images of a split, in the order of the subset's clients and, within a client, of its shard.
 
     Attributes:
-        values: float32 ``[N, embed_dim]``, L2-normalised, on the CLIP's device; with several views
+        values: float32 ``[N, embed_dim]``, L2-normalised unless they are raw, on the CLIP's device; with several views
             ``[N, views, embed_dim]``; with patches float16 ``[N, 1 + patches, embed_dim]`` on the CPU, see
             ``Clip.encode_patches``.
         labels: Class of each image, int64 ``[N]``; multi-label int8 ``[N, L]``, see ``fedtrain.data.label_states``.
@@ -68,7 +72,7 @@ def features(
     cache: Path | None = None,
     say: Callable[[str], None] = lambda _: None,
     labels: str = "coarse",
-    patches: bool = False,
+    kind: FeatureKind = "global",
     views: int = 1,
     seed: int = 0,
 ) -> Features:
@@ -76,7 +80,8 @@ def features(
 
     A cache file is named by what its values depend on: the digests of the shards in the order they are read, the
     CLIP's digest, and the view, or the number and the seed of random ones. Every shard is compared with its digest
-    first. A cache file that is damaged or says something else is computed again and replaced.
+    first. A cache file that is damaged or says something else is computed again and replaced. It holds raw features,
+    from which those of norm 1 are made, so that methods of either kind encode an image once.
 
     Args:
         clip: Frozen.
@@ -85,7 +90,8 @@ def features(
         cache: Folder for values; None: no cache.
         say: Called with descriptions of long steps.
         labels: ``coarse``, or ``fine`` where the dataset has finer labels.
-        patches: Encode every patch of an image too: about 200 kB an image with ViT-B/16.
+        kind: ``global`` or ``raw``, a vector of an image; ``patches``, one of each of its patches too: about 200 kB an
+            image with ViT-B/16.
         views: 1: the view of evaluation. More: as many random views of each image in its place, see
             ``fedtrain.models.views``; they take views x embed_dim x 4 bytes an image.
         seed: Seed of random views. A view depends on this, its image's ``sample_id`` and its number alone.
@@ -104,6 +110,7 @@ def features(
             "run: fedkit verify"
         )
     count = len(truth)
+    patches = kind == "patches"
     view: list[str | int] | str = ["random", views, seed] if views > 1 else _PATCHES if patches else _VIEW
     key = _key(clip, subset, split, view)
     file = None if cache is None else cache / "features" / f"{key}.safetensors"
@@ -115,7 +122,10 @@ def features(
         values = _encode(clip, subset, split, patches, views, seed).reshape(shape)
         if file is not None:
             _write(file, key, values)
-    return Features(values if patches else values.to(clip.device), truth, client, domain, domains)
+    if not patches:
+        values = values.to(clip.device)
+        values = values if kind == "raw" else functional.normalize(values, dim=-1)
+    return Features(values, truth, client, domain, domains)
 
 
 def _rows(subset: Subset, split: str, labels: str) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, tuple[str, ...]]:
@@ -144,13 +154,15 @@ def _key(clip: Clip, subset: Subset, split: str, view: list[str | int] | str) ->
 def _encode(
     clip: Clip, subset: Subset, split: str, patches: bool = False, views: int = 1, seed: int = 0
 ) -> torch.Tensor:
-    """As ``Features.values``, on the CPU, a row a view; a row group of files and a batch of pictures are in memory."""
+    """Raw ``Features.values``, on the CPU, a row a view; a row group of files and a batch of pictures are in memory."""
     found: list[torch.Tensor] = []
     batch: list[torch.Tensor] = []
 
     def encode() -> None:
         pictures = torch.stack(batch)
-        found.append(clip.encode_patches(pictures).half().cpu() if patches else clip.encode_images(pictures))
+        found.append(
+            clip.encode_patches(pictures).half().cpu() if patches else clip.encode_images(pictures, normalise=False)
+        )
         batch.clear()
 
     with ThreadPoolExecutor(_THREADS) as pool:

@@ -10,7 +10,7 @@ from fedrsic_data.errors import UsageError
 from fedrsic_data.settings import suggest
 from fedtrain.methods.base import Context, label_space
 from fedtrain.methods.lazy import torch
-from fedtrain.methods.prompts.features import Features, features
+from fedtrain.methods.prompts.features import FeatureKind, Features, features
 
 if TYPE_CHECKING:
     from fedtrain.models.clip import Clip
@@ -58,15 +58,15 @@ class Images:
     """The rows of a subset by split: base and novel classes each labelled from 0, a held-out domain apart."""
 
     def __init__(
-        self, context: Context, clip: Clip, *, labels: str = "coarse", patches: bool = False, views: int = 1
+        self, context: Context, clip: Clip, *, labels: str = "coarse", kind: FeatureKind = "global", views: int = 1
     ) -> None:
-        """Binds a subset to a CLIP; images are encoded on first use, with ``patches`` on request.
+        """Binds a subset to a CLIP; images are encoded on first use.
 
         Args:
             context: The federation.
             clip: Frozen.
             labels: ``coarse``, or ``fine`` where the dataset has finer labels.
-            patches: Whether every patch of an image is encoded too.
+            kind: Features of an image, see ``features``.
             views: Random views of each training image, drawn with the run's seed; 1: the view of evaluation. Other
                 splits have that one always.
 
@@ -74,7 +74,7 @@ class Images:
             UsageError: No such labels, fewer than two classes to tell apart, no such domain, or several views of
                 patches.
         """
-        if patches and views > 1:
+        if kind == "patches" and views > 1:
             raise UsageError(
                 f"views={views}: this method reads the patches of images, about 200 kB a view; it takes one view, "
                 "so leave views out"
@@ -94,7 +94,7 @@ class Images:
                     f"{suggest(context.held_out, domains)}"
                 )
         self._context = context
-        self._clip, self._patches, self._views, self._labels = clip, patches, views, labels
+        self._clip, self._kind, self._views, self._labels = clip, kind, views, labels
         self._splits: dict[str, Features] = {}
         self._rows: dict[tuple[str, bool], FeatureRows] = {}
 
@@ -119,7 +119,7 @@ class Images:
                 cache=context.cache,
                 say=context.say,
                 labels=self._labels,
-                patches=self._patches,
+                kind=self._kind,
                 views=self._views if split == TRAIN else 1,
                 seed=context.seed,
             )

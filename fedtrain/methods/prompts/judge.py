@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from typing import ClassVar, Generic, Literal, TypeVar
+from typing import ClassVar, Generic, TypeVar
 
 from fedrsic_data.errors import UsageError
 from fedtrain.methods import multilabel
 from fedtrain.methods.base import Context, Evaluation, Kind, Method, State
 from fedtrain.methods.labels import LabelKind, MultiLabel, SingleLabel, of_others
 from fedtrain.methods.lazy import torch
+from fedtrain.methods.prompts.features import FeatureKind
 from fedtrain.methods.prompts.inputs import NOVEL, TEMPLATE, TRAIN, Classes, FeatureRows, Images
 from fedtrain.metrics import harmonic, mean
 
@@ -33,8 +34,9 @@ class ClipMethod(Method, Generic[S]):
     A subclass gives ``text`` and ``shared_text``, and ``logits`` where they are not cosines of one feature per image.
 
     Attributes:
-        features: The features of an image in ``images``: ``global``, one vector; or ``patches``, that vector and then
-            one for each patch, all in the space of the texts. See ``Clip.encode_patches``.
+        features: The features of an image in ``images``: ``global``, one vector of norm 1; ``raw``, that vector as the
+            image encoder gives it, whose norm ``logits`` must see to; or ``patches``, the first and then one for each
+            patch, all in the space of the texts. See ``Clip.encode_patches``.
         clip: The frozen CLIP.
         labels: The kind of the federation's labels: its loss and its metrics.
         images: Rows of every split as features.
@@ -46,7 +48,7 @@ class ClipMethod(Method, Generic[S]):
     kinds: ClassVar[tuple[Kind, ...]] = ("single-label", "multi-label")
     leaves_out_unknown: ClassVar[bool] = True
     judges_neighbours: ClassVar[bool] = True
-    features: ClassVar[Literal["global", "patches"]] = "global"
+    features: ClassVar[FeatureKind] = "global"
 
     def __init__(self, context: Context, settings: S) -> None:
         """Binds the method; see ``Method``.
@@ -67,7 +69,7 @@ class ClipMethod(Method, Generic[S]):
         self.clip = clip.load(context.clip, context.device)
         self.labels = self.kind_of_labels()
         space, views = getattr(settings, "labels", "coarse"), getattr(settings, "views", 1)
-        self.images = Images(context, self.clip, labels=space, patches=self.features == "patches", views=views)
+        self.images = Images(context, self.clip, labels=space, kind=self.features, views=views)
         self.base = Classes(self.clip, self.images.classes, context.precision)
         self.novel = Classes(self.clip, self.images.novel, context.precision)
         for classes in (self.base, self.novel):

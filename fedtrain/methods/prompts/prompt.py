@@ -1,100 +1,57 @@
-"""Methods that learn context vectors: their common settings, and a round of local training.
+"""Methods that learn context vectors: their common settings, and their text features.
 
 A method that trains contexts says what is shared and what is personal, how states become text features, and what its
-loss is; the rest is here.
+loss is; the rest is here and in ``fedtrain.methods.prompts.training``.
 """
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields
-from typing import ClassVar, Literal, TypeVar
+from dataclasses import dataclass
+from typing import Literal, TypeVar
 
 from fedrsic_data.errors import UsageError
 from fedrsic_data.settings import at_least, positive
-from fedtrain.methods.base import Context, State, Update
-from fedtrain.methods.labels import LabelKind, MultiLabel, SingleLabel
+from fedtrain.methods.base import State
 from fedtrain.methods.lazy import torch
-from fedtrain.methods.prompts.cohort import Batch, Sgd, descend, gather, schedule
-from fedtrain.methods.prompts.inputs import TRAIN, Classes
-from fedtrain.methods.prompts.judge import ClipMethod, stacked
+from fedtrain.methods.prompts.cohort import Optimiser, Sgd
+from fedtrain.methods.prompts.inputs import Classes
+from fedtrain.methods.prompts.training import TrainedMethod, TrainingSettings
 from fedtrain.seeds import generator
-
-_MULTI_LABEL = ("score", "loss", "gamma_neg", "gamma_pos", "shift")
 
 
 @dataclass(frozen=True)
-class PromptSettings:
-    """Settings of every method that learns context vectors.
+class PromptSettings(TrainingSettings):
+    """Settings of every method that learns context vectors: those of ``TrainingSettings``, and these.
 
     Attributes:
         length: Context vectors, m.
         std: Standard deviation of the normal distribution they are drawn from.
-        lr: Learning rate of SGD, the same in all rounds.
         momentum: Momentum of SGD; starts from zero at every client in every round.
-        weight_decay: Weight decay of SGD.
-        batch: Images in a batch; the last one of an epoch has what is left.
-        epochs: Passes over a client's rows in a round.
-        views: Random views of each training image: crops of 8% to 100% of its area, mirrored half of the time, see
-            ``fedtrain.models.views``. They are drawn with the run's seed, encoded once and cached, views x the CLIP's
-            embed_dim x 4 bytes an image, and each step draws one. 1: no augmentation; training images are seen as in
-            evaluation.
-        shots: Maximum training rows per class and client, drawn once for the run; None: all of them. Multi-label:
-            see ``fedtrain.methods.labels.MultiLabel.few_shot``.
-        labels: ``coarse``, or ``fine`` where the dataset has finer labels.
         score: Multi-label: ``sigmoid``, of scaled cosine and a learned bias; ``pair``, the softmax of the logits under
             the context and under a negative one, which is learned like the bias and takes a second text pass.
-        loss: Multi-label: ``asl``, the asymmetric loss, or ``bce``, binary cross-entropy.
-        gamma_neg: Asymmetric loss: focus of labels that an image has not.
-        gamma_pos: Asymmetric loss: focus of labels that it has.
-        shift: Probability below which a label that an image has not costs nothing.
     """
 
     length: int = 16
     std: float = 0.02
-    lr: float = 1e-3
     momentum: float = 0.9
-    weight_decay: float = 5e-4
-    batch: int = 32
-    epochs: int = 2
-    views: int = 1
-    shots: int | None = None
-    labels: Literal["coarse", "fine"] = "coarse"
     score: Literal["sigmoid", "pair"] = "sigmoid"
-    loss: Literal["asl", "bce"] = "asl"
-    gamma_neg: float = 2.0
-    gamma_pos: float = 1.0
-    shift: float = 0.05
 
     def __post_init__(self) -> None:
-        for name in ("length", "batch", "epochs", "views"):
-            at_least(name, getattr(self, name), 1)
-        for name in ("std", "lr"):
-            positive(name, getattr(self, name))
-        for name in ("weight_decay", "gamma_neg", "gamma_pos"):
-            at_least(name, getattr(self, name), 0)
+        super().__post_init__()
+        at_least("length", self.length, 1)
+        positive("std", self.std)
         if not 0 <= self.momentum < 1:
             raise UsageError(f"momentum={self.momentum} should be from 0 to below 1")
-        if not 0 <= self.shift < 1:
-            raise UsageError(f"shift={self.shift} should be from 0 to below 1")
-        if self.shots is not None:
-            at_least("shots", self.shots, 1)
 
 
 P = TypeVar("P", bound=PromptSettings)
 
 
-class PromptMethod(ClipMethod[P]):
+class PromptMethod(TrainedMethod[P]):
     """A method that learns context vectors; see ``fedtrain.methods.base.Method``.
 
     A subclass gives at least one of ``shared`` and ``personal``, whose names must differ, ``text`` and ``shared_text``
     to match, and ``loss``. As it is, the one context ``context`` is shared and is what every client classifies with.
-    Both kinds of data are the same code: ``offset`` and ``label_loss`` know which it is.
-
-    The authors of FedPGP, PromptFolio, FedOTP and pFedMoAP train photographs on random crops and mirror images, a new
-    one at every step. Training here is on the view of evaluation, unless ``views`` asks for several; the more there
-    are, the nearer it is to theirs.
 
     Example:
         PromptFL with a penalty on long context vectors::
@@ -105,56 +62,21 @@ class PromptMethod(ClipMethod[P]):
 
                 def loss(self, live, batch, shared):
                     return super().loss(live, batch, shared) + 0.1 * live["context"].square().sum((1, 2))
-
-    Attributes:
-        fixed: Names of received tensors that are only read: they are not trained, and ``sent_back`` leaves them out.
-        stack: Maximum number of clients that step as one graph. Larger matrix products may round the last bit
-            differently, so stacks of different sizes agree to about 1e-6, and equal sizes to the bit. A GPU takes the
-            whole cohort. A CPU gains little by it (a tenth of the time with the text tower of ViT-B) and takes one
-            client at a time, and so does a deterministic run: there, cohorts of any size give the same bits.
     """
-
-    fixed: ClassVar[frozenset[str]] = frozenset()
-
-    def __init__(self, context: Context, settings: P) -> None:
-        super().__init__(context, settings)
-        alone = context.device.type == "cpu" or torch.are_deterministic_algorithms_enabled()
-        self.stack = 1 if alone else sys.maxsize
-        self._trained: dict[int, torch.Tensor] = {}
 
     def check_names(self, classes: Classes) -> None:
         """Checks class names under a context; see ``ClipMethod.check_names``."""
         classes.check(length=self.settings.length)
-
-    def kind_of_labels(self) -> LabelKind:
-        """The kind of the federation's labels, with the settings' choices for it.
-
-        Raises:
-            UsageError: A choice for multi-label data, and the data are single-label.
-        """
-        settings, subset = self.settings, self.context.subset
-        if subset.entry.multi_label:
-            return MultiLabel(settings.loss, settings.gamma_neg, settings.gamma_pos, settings.shift)
-        for field in fields(PromptSettings):
-            value = getattr(settings, field.name)
-            if field.name in _MULTI_LABEL and value != field.default:
-                raise UsageError(f"{field.name}={value}: is for multi-label data, {subset.name} is single-label")
-        return SingleLabel()
 
     def shared(self) -> State:
         """The context, ``[m, d]``, and on multi-label data a bias or a negative context."""
         return {"context": self.drawn("context", self.settings.length, self.clip.width), **self.offset()}
 
     def offset(self) -> State:
-        """Multi-label: tensors that lift or lower all logits, for ``shared``, or ``personal`` where nothing is shared.
-
-        The bias ``bias``, float32 ``[1]``; with ``score=pair`` the context ``negative``, ``[m, d]``, in its place.
-        """
-        if not self.labels.multi_label:
-            return {}
-        if self.settings.score == "pair":
+        """As ``TrainedMethod.offset``; with ``score=pair`` the context ``negative``, ``[m, d]``, in place of a bias."""
+        if self.labels.multi_label and self.settings.score == "pair":
             return {"negative": self.drawn("negative", self.settings.length, self.clip.width)}
-        return {"bias": self.first_bias().clone()}
+        return super().offset()
 
     def text(self, state: State, classes: Classes) -> torch.Tensor:
         """Text features under the context."""
@@ -164,33 +86,7 @@ class PromptMethod(ClipMethod[P]):
         """Text features under the shared context."""
         return classes.under(shared["context"][None])[0]
 
-    def loss(self, live: State, batch: Batch, shared: State) -> torch.Tensor:  # noqa: ARG002
-        """The loss of each client's batch.
-
-        Args:
-            live: Tensors in training, shared and personal, and the fixed ones, ``[K, ...]``.
-            batch: A batch of each of the K clients.
-            shared: What the round began with.
-
-        Returns:
-            float32 ``[K]``: ``label_loss``, where a method has nothing to add to it.
-        """
-        return self.label_loss(batch, self.text(live, self.base), live)
-
-    def label_loss(self, batch: Batch, text: torch.Tensor, live: State) -> torch.Tensor:
-        """The loss of the labels of each client's batch, mean over its images: ``[K]``.
-
-        Cross-entropy; multi-label ``settings.loss``, summed over labels.
-
-        Args:
-            batch: A batch of each of K clients.
-            text: Their classifiers, as ``text`` has them.
-            live: Their tensors; the bias and the negative context are taken from here.
-        """
-        logits = self.logits(batch.images, self.against(text, live, self.base), live)
-        return batch.mean(self.labels.loss(self.biased(logits, live), batch.labels))
-
-    def optimiser(self, name: str) -> Sgd:
+    def optimiser(self, name: str) -> Optimiser:
         """Optimiser of a tensor; by default the settings apply to all tensors, and a bias does not decay."""
         return Sgd(self.settings.lr, self.settings.momentum, 0.0 if name == "bias" else self.settings.weight_decay)
 
@@ -200,69 +96,3 @@ class PromptMethod(ClipMethod[P]):
 
         draws = generator(self.context.seed, "initial", purpose)
         return initial_context(rows, width, draws, self.settings.std).to(self.context.device)
-
-    def trained_rows(self, client: int) -> torch.Tensor:
-        """Numbers of the rows a client trains on, int64 on the CPU, among those of ``images.rows("train")``."""
-        if client not in self._trained:
-            rows = self.images.rows(TRAIN)
-            mine = rows.of(client)
-            numbers = torch.arange(mine.start, mine.stop)
-            if self.settings.shots is not None:
-                draws = generator(self.context.seed, "shots", self.context.number(client))
-                numbers = numbers[self.labels.few_shot(rows.labels[mine].cpu(), self.settings.shots, draws)]
-            self._trained[client] = numbers
-        return self._trained[client]
-
-    def train(self, shared: State, personal: Sequence[State], clients: Sequence[int], round_: int) -> Iterator[Update]:
-        """Trains a cohort in stacks of ``stack`` clients; see ``fedtrain.methods.base.Method``."""
-        for first in range(0, len(clients), self.stack):
-            part = slice(first, first + self.stack)
-            yield from self._together(shared, personal[part], clients[part], round_)
-
-    def _together(
-        self, shared: State, personal: Sequence[State], clients: Sequence[int], round_: int
-    ) -> Iterator[Update]:
-        """Trains clients that step as one."""
-        settings, rows = self.settings, self.images.rows(TRAIN)
-        tables = [
-            schedule(
-                self.trained_rows(client),
-                settings.batch,
-                settings.epochs,
-                generator(self.context.seed, "batches", round_, self.context.number(client)),
-            )
-            for client in clients
-        ]
-        # by falling steps, so that the clients still at it are the first of the stack
-        order = sorted(range(len(clients)), key=lambda i: (-len(tables[i]), clients[i]))
-        tables = [tables[i] for i in order]
-        views = [
-            torch.randint(
-                settings.views,
-                table.shape,
-                generator=generator(self.context.seed, "views", round_, self.context.number(clients[i])),
-            )
-            for table, i in zip(tables, order, strict=True)
-            if settings.views > 1
-        ]
-        learning = {name: value for name, value in shared.items() if name not in self.fixed}
-        fixed = {name: shared[name] for name in self.fixed}
-        start = stacked(learning, [personal[i] for i in order])
-
-        def loss(live: State, step: int) -> torch.Tensor:
-            active = len(next(iter(live.values())))
-            live |= {name: value.expand(active, *value.shape) for name, value in fixed.items()}
-            batch = gather(tables[:active], step, rows.images, rows.labels, views[:active])
-            return self.loss(live, batch, shared)
-
-        state, losses = descend(start, [len(table) for table in tables], loss, self.optimiser)
-        place = {i: at for at, i in enumerate(order)}
-        for i, client in enumerate(clients):
-            at = place[i]
-            yield Update(
-                client=client,
-                rows=len(self.trained_rows(client)),
-                shared={name: state[name][at].clone() for name in learning},
-                personal={name: state[name][at].clone() for name in personal[i]},
-                loss=float(losses[at]),
-            )

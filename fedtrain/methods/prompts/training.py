@@ -1,0 +1,219 @@
+"""Local training on features of a frozen CLIP: the settings of every method that trains so, and a round of it.
+
+A method says what is shared and what is personal, how states become classifiers, what its loss is and which optimiser
+trains which tensor; the rest is here.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields
+from typing import ClassVar, Literal, TypeVar
+
+from fedrsic_data.errors import UsageError
+from fedrsic_data.settings import at_least, positive
+from fedtrain.methods.base import Context, State, Update
+from fedtrain.methods.labels import LabelKind, MultiLabel, SingleLabel
+from fedtrain.methods.lazy import torch
+from fedtrain.methods.prompts.cohort import Batch, Optimiser, descend, gather, schedule
+from fedtrain.methods.prompts.inputs import TRAIN
+from fedtrain.methods.prompts.judge import ClipMethod, stacked
+from fedtrain.seeds import generator
+
+_MULTI_LABEL = ("score", "loss", "gamma_neg", "gamma_pos", "shift")
+
+
+@dataclass(frozen=True)
+class TrainingSettings:
+    """Settings of every method that trains on features of a frozen CLIP.
+
+    Attributes:
+        lr: Learning rate, the same in all rounds.
+        weight_decay: Weight decay of the optimiser.
+        batch: Images in a batch; the last one of an epoch has what is left.
+        epochs: Passes over a client's rows in a round.
+        views: Random views of each training image: crops of 8% to 100% of its area, mirrored half of the time, see
+            ``fedtrain.models.views``. They are drawn with the run's seed, encoded once and cached, views x the CLIP's
+            embed_dim x 4 bytes an image, and each step draws one. 1: no augmentation; training images are seen as in
+            evaluation.
+        shots: Maximum training rows per class and client, drawn once for the run; None: all of them. Multi-label:
+            see ``fedtrain.methods.labels.MultiLabel.few_shot``.
+        labels: ``coarse``, or ``fine`` where the dataset has finer labels.
+        loss: Multi-label: ``asl``, the asymmetric loss, or ``bce``, binary cross-entropy.
+        gamma_neg: Asymmetric loss: focus of labels that an image has not.
+        gamma_pos: Asymmetric loss: focus of labels that it has.
+        shift: Probability below which a label that an image has not costs nothing.
+    """
+
+    lr: float = 1e-3
+    weight_decay: float = 5e-4
+    batch: int = 32
+    epochs: int = 2
+    views: int = 1
+    shots: int | None = None
+    labels: Literal["coarse", "fine"] = "coarse"
+    loss: Literal["asl", "bce"] = "asl"
+    gamma_neg: float = 2.0
+    gamma_pos: float = 1.0
+    shift: float = 0.05
+
+    def __post_init__(self) -> None:
+        for name in ("batch", "epochs", "views"):
+            at_least(name, getattr(self, name), 1)
+        positive("lr", self.lr)
+        for name in ("weight_decay", "gamma_neg", "gamma_pos"):
+            at_least(name, getattr(self, name), 0)
+        if not 0 <= self.shift < 1:
+            raise UsageError(f"shift={self.shift} should be from 0 to below 1")
+        if self.shots is not None:
+            at_least("shots", self.shots, 1)
+
+
+T = TypeVar("T", bound=TrainingSettings)
+
+
+class TrainedMethod(ClipMethod[T]):
+    """A method that trains on features of a frozen CLIP; see ``fedtrain.methods.base.Method``.
+
+    A subclass gives at least one of ``shared`` and ``personal``, whose names must differ, ``text``, ``shared_text`` and
+    ``optimiser``, and its own ``logits`` and ``loss`` where it has some. Both kinds of data are the same code:
+    ``offset`` and ``label_loss`` know which it is.
+
+    The authors of FedPGP, PromptFolio, FedOTP and pFedMoAP train photographs on random crops and mirror images, a new
+    one at every step. Training here is on the view of evaluation, unless ``views`` asks for several; the more there
+    are, the nearer it is to theirs.
+
+    Attributes:
+        fixed: Names of received tensors that are only read: they are not trained, and ``sent_back`` leaves them out.
+        stack: Maximum number of clients that step as one graph. Larger matrix products may round the last bit
+            differently, so stacks of different sizes agree to about 1e-6, and equal sizes to the bit. A GPU takes the
+            whole cohort. A CPU gains little by it (a tenth of the time with the text tower of ViT-B) and takes one
+            client at a time, and so does a deterministic run: there, cohorts of any size give the same bits.
+    """
+
+    fixed: ClassVar[frozenset[str]] = frozenset()
+
+    def __init__(self, context: Context, settings: T) -> None:
+        super().__init__(context, settings)
+        alone = context.device.type == "cpu" or torch.are_deterministic_algorithms_enabled()
+        self.stack = 1 if alone else sys.maxsize
+        self._trained: dict[int, torch.Tensor] = {}
+
+    def kind_of_labels(self) -> LabelKind:
+        """The kind of the federation's labels, with the settings' choices for it.
+
+        Raises:
+            UsageError: A choice for multi-label data, and the data are single-label.
+        """
+        settings, subset = self.settings, self.context.subset
+        if subset.entry.multi_label:
+            return MultiLabel(settings.loss, settings.gamma_neg, settings.gamma_pos, settings.shift)
+        for field in fields(settings):
+            value = getattr(settings, field.name)
+            if field.name in _MULTI_LABEL and value != field.default:
+                raise UsageError(f"{field.name}={value}: is for multi-label data, {subset.name} is single-label")
+        return SingleLabel()
+
+    def offset(self) -> State:
+        """Multi-label: tensors that lift or lower all logits, for ``shared``, or ``personal`` where nothing is shared.
+
+        The bias ``bias``, float32 ``[1]``.
+        """
+        return {"bias": self.first_bias().clone()} if self.labels.multi_label else {}
+
+    def loss(self, live: State, batch: Batch, shared: State) -> torch.Tensor:  # noqa: ARG002
+        """The loss of each client's batch.
+
+        Args:
+            live: Tensors in training, shared and personal, and the fixed ones, ``[K, ...]``.
+            batch: A batch of each of the K clients.
+            shared: What the round began with.
+
+        Returns:
+            float32 ``[K]``: ``label_loss``, where a method has nothing to add to it.
+        """
+        return self.label_loss(batch, self.text(live, self.base), live)
+
+    def label_loss(self, batch: Batch, text: torch.Tensor, live: State) -> torch.Tensor:
+        """The loss of the labels of each client's batch, mean over its images: ``[K]``.
+
+        Cross-entropy; multi-label ``settings.loss``, summed over labels.
+
+        Args:
+            batch: A batch of each of K clients.
+            text: Their classifiers, as ``text`` has them.
+            live: Their tensors; the bias and the negative context are taken from here.
+        """
+        logits = self.logits(batch.images, self.against(text, live, self.base), live)
+        return batch.mean(self.labels.loss(self.biased(logits, live), batch.labels))
+
+    def optimiser(self, name: str) -> Optimiser:
+        """The optimiser of a tensor, by its name."""
+        raise NotImplementedError
+
+    def trained_rows(self, client: int) -> torch.Tensor:
+        """Numbers of the rows a client trains on, int64 on the CPU, among those of ``images.rows("train")``."""
+        if client not in self._trained:
+            rows = self.images.rows(TRAIN)
+            mine = rows.of(client)
+            numbers = torch.arange(mine.start, mine.stop)
+            if self.settings.shots is not None:
+                draws = generator(self.context.seed, "shots", self.context.number(client))
+                numbers = numbers[self.labels.few_shot(rows.labels[mine].cpu(), self.settings.shots, draws)]
+            self._trained[client] = numbers
+        return self._trained[client]
+
+    def train(self, shared: State, personal: Sequence[State], clients: Sequence[int], round_: int) -> Iterator[Update]:
+        """Trains a cohort in stacks of ``stack`` clients; see ``fedtrain.methods.base.Method``."""
+        for first in range(0, len(clients), self.stack):
+            part = slice(first, first + self.stack)
+            yield from self._together(shared, personal[part], clients[part], round_)
+
+    def _together(
+        self, shared: State, personal: Sequence[State], clients: Sequence[int], round_: int
+    ) -> Iterator[Update]:
+        """Trains clients that step as one."""
+        settings, rows = self.settings, self.images.rows(TRAIN)
+        tables = [
+            schedule(
+                self.trained_rows(client),
+                settings.batch,
+                settings.epochs,
+                generator(self.context.seed, "batches", round_, self.context.number(client)),
+            )
+            for client in clients
+        ]
+        # by falling steps, so that the clients still at it are the first of the stack
+        order = sorted(range(len(clients)), key=lambda i: (-len(tables[i]), clients[i]))
+        tables = [tables[i] for i in order]
+        views = [
+            torch.randint(
+                settings.views,
+                table.shape,
+                generator=generator(self.context.seed, "views", round_, self.context.number(clients[i])),
+            )
+            for table, i in zip(tables, order, strict=True)
+            if settings.views > 1
+        ]
+        learning = {name: value for name, value in shared.items() if name not in self.fixed}
+        fixed = {name: shared[name] for name in self.fixed}
+        start = stacked(learning, [personal[i] for i in order])
+
+        def loss(live: State, step: int) -> torch.Tensor:
+            active = len(next(iter(live.values())))
+            live |= {name: value.expand(active, *value.shape) for name, value in fixed.items()}
+            batch = gather(tables[:active], step, rows.images, rows.labels, views[:active])
+            return self.loss(live, batch, shared)
+
+        state, losses = descend(start, [len(table) for table in tables], loss, self.optimiser)
+        place = {i: at for at, i in enumerate(order)}
+        for i, client in enumerate(clients):
+            at = place[i]
+            yield Update(
+                client=client,
+                rows=len(self.trained_rows(client)),
+                shared={name: state[name][at].clone() for name in learning},
+                personal={name: state[name][at].clone() for name in personal[i]},
+                loss=float(losses[at]),
+            )
