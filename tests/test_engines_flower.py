@@ -21,7 +21,6 @@ if find_spec("flwr") is None:
 
 from flower_grid import HereGrid
 from flwr.app import Message, RecordDict
-from methods_generator import Generator
 from methods_pool import Pool
 from methods_transport import Transport
 from test_derive_sites import flair
@@ -37,6 +36,7 @@ from fedtrain.federation import app
 from fedtrain.methods.base import Evaluation, State, Update
 from fedtrain.methods.fedavg import FedAvg
 from fedtrain.methods.fedpgp import FedPGP
+from fedtrain.methods.fedtpg import FedTPG
 from fedtrain.methods.promptfl import PromptFL
 from fedtrain.models import label_transformer
 from fedtrain.progress import Listener
@@ -142,7 +142,7 @@ def test_the_same_as_the_local_engine(single: Path, tmp_path: Path, method: str)
             assert torch.allclose(value, shared[1][name], rtol=0, atol=1e-6)
 
 
-KINDS = {"pool": Pool, "transport": Transport, "generator": Generator}
+KINDS = {"pool": Pool, "transport": Transport, "fedtpg": FedTPG}
 
 
 @pytest.mark.parametrize("method", KINDS)

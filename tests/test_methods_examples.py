@@ -1,4 +1,4 @@
-"""Three methods of one file each, of kinds that fedkit does not ship: they train, resume exactly and learn."""
+"""Three methods that use most of the hooks: they train, resume exactly and learn."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ from typing import Any
 import pytest
 import torch
 from conftest import contents, sampled
-from methods_generator import Generator
 from methods_pool import Pool
 from methods_transport import Transport, transport
 from prompt_federation import bind, same
 
 from fedtrain import run
 from fedtrain.methods import METHODS
+from fedtrain.methods.fedtpg import FedTPG
 from fedtrain.runs.files import CHECKPOINT
 from fedtrain.runs.folder import Result
 from fedtrain.runs.state import load_state
 
-KINDS = {"pool": Pool, "transport": Transport, "generator": Generator}
+KINDS = {"pool": Pool, "transport": Transport, "fedtpg": FedTPG}
 SETS = ("epochs=1", "device=cpu", "batch=8")
-RATES = {"pool": ("lr=0.02", "gate_lr=0.1"), "transport": ("lr=0.05",), "generator": ("lr=0.05",)}
+RATES = {"pool": ("lr=0.02", "gate_lr=0.1"), "transport": ("lr=0.05",), "fedtpg": ("lr=0.05", "shots=16")}
 
 
 @pytest.fixture(autouse=True)
@@ -74,7 +74,7 @@ def test_a_run_that_was_killed_resumes_to_the_bit(
     assert contents(tmp_path / "again" / CHECKPOINT) == contents(tmp_path / "whole" / CHECKPOINT)
 
 
-@pytest.mark.parametrize("method", ["transport", "generator"])
+@pytest.mark.parametrize("method", ["transport", "fedtpg"])
 def test_clients_in_a_stack_train_as_alone(small: Path, method: str) -> None:
     """As on a GPU, where a cohort steps as one graph."""
     found = []

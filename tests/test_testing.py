@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 import torch
 from conftest import ROOT
-from methods_generator import Generator
 from methods_pool import Pool
 from methods_transport import Transport
 from small_backbone import small_backbone
@@ -40,9 +39,9 @@ def test_a_method_that_counts_labels_passes(monkeypatch: pytest.MonkeyPatch) -> 
     check_method(METHODS["fedlgt"], {**SMALL, "class_weights": "inverse"})
 
 
-@pytest.mark.parametrize("kind", [Pool, Transport, Generator])
+@pytest.mark.parametrize("kind", [Pool, Transport])
 def test_methods_of_other_kinds_pass(kind: type[Method]) -> None:
-    """Those that send clients other states, read patches or share a network."""
+    """Those that send clients other states, or read patches."""
     check_method(kind, ONE)
 
 

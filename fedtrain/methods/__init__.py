@@ -17,6 +17,7 @@ METHODS: Registry[type[Method]] = Registry(
         "fedpgp": "fedtrain.methods.fedpgp:FedPGP",
         "fedprox": "fedtrain.methods.fedprox:FedProx",
         "fedrsclip": "fedtrain.methods.fedrsclip:FedRSCLIP",
+        "fedtpg": "fedtrain.methods.fedtpg:FedTPG",
         "kgcoop": "fedtrain.methods.kgcoop:KgCoOp",
         "local": "fedtrain.methods.local:Local",
         "promptfl": "fedtrain.methods.promptfl:PromptFL",

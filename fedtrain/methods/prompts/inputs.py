@@ -151,12 +151,19 @@ class Classes:
         """
         self.names = tuple(names)
         self._clip = clip
-        self._autocast = precision == "bfloat16"
+        self._precision = precision
         self._encoders: dict[int, PromptEncoder] = {}
         self._fixed: dict[str, torch.Tensor] = {}
+        self._whole: tuple[Classes, list[int]] | None = None
 
     def __len__(self) -> int:
         return len(self.names)
+
+    def only(self, places: Sequence[int]) -> Classes:
+        """Some of the classes, by their places; their texts in fixed words are taken from those of all."""
+        some = Classes(self._clip, [self.names[place] for place in places], self._precision)
+        some._whole = self, list(places)
+        return some
 
     def under(self, context: torch.Tensor) -> torch.Tensor:
         """Text features under learned contexts.
@@ -172,7 +179,7 @@ class Classes:
         length = context.shape[1]
         if length not in self._encoders:
             self._encoders[length] = PromptEncoder(self._clip, self.names, length)
-        with torch.autocast(context.device.type, dtype=torch.bfloat16, enabled=self._autocast):
+        with torch.autocast(context.device.type, dtype=torch.bfloat16, enabled=self._precision == "bfloat16"):
             return self._encoders[length](context).float()
 
     def fixed(self, template: str) -> torch.Tensor:
@@ -185,7 +192,9 @@ class Classes:
             float32 ``[C, embed_dim]``, L2-normalised.
         """
         if template not in self._fixed:
-            self._fixed[template] = self._clip.encode_texts(self._texts(template))
+            whole, places = self._whole or (None, [])
+            texts = self._clip.encode_texts(self._texts(template)) if whole is None else whole.fixed(template)[places]
+            self._fixed[template] = texts
         return self._fixed[template]
 
     def check(self, *, length: int | None = None, template: str | None = None) -> None:

@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property
 from typing import ClassVar, Generic, TypeVar
+
+import pyarrow.compute as pc
 
 from fedrsic_data.errors import UsageError
 from fedtrain.methods import multilabel
@@ -87,6 +90,17 @@ class ClipMethod(Method, Generic[S]):
     def kind_of_labels(self) -> LabelKind:
         """The kind of the federation's labels, with the settings' choices for it."""
         return MultiLabel() if self.context.subset.entry.multi_label else SingleLabel()
+
+    @cached_property
+    def _owned(self) -> dict[str, tuple[int, ...]]:
+        subset, place = self.context.subset, {name: i for i, name in enumerate(self.images.classes)}
+        trained = subset.client_table.filter(pc.equal(subset.client_table.column("split"), TRAIN))
+        columns = (trained.column(name).to_pylist() for name in ("client_id", "labels"))
+        return {client: tuple(place[subset.classes[label]] for label in labels) for client, labels in zip(*columns)}
+
+    def own_classes(self, client: int) -> tuple[int, ...]:
+        """Places in ``base`` of the classes of a client's training rows, rising; single-label."""
+        return self._owned[self.context.clients[client]]
 
     @property
     def threads(self) -> int | None:
@@ -335,6 +349,13 @@ def stacked(shared: State, personal: Sequence[State]) -> State:
     """Tensors ``[K, ...]`` by name: the shared ones repeated, the personal ones of K clients side by side."""
     repeated = {name: value.expand(len(personal), *value.shape) for name, value in shared.items()}
     return repeated | {name: torch.stack([state[name] for state in personal]) for name in personal[0]}
+
+
+def among(labels: torch.Tensor, places: Sequence[int], classes: int) -> torch.Tensor:
+    """Labels as places among some of so many classes; -1 where they are none of these."""
+    place = torch.full((classes,), -1, device=labels.device)
+    place[list(places)] = torch.arange(len(places), device=labels.device)
+    return place[labels]
 
 
 def harmonic_means(local: Sequence[float], base: Sequence[float], novel: Sequence[float]) -> dict[str, float]:

@@ -6,10 +6,12 @@ trains which tensor; the rest is here.
 
 from __future__ import annotations
 
+import copy
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
-from typing import ClassVar, Literal, TypeVar
+from itertools import groupby
+from typing import ClassVar, Literal, Self, TypeVar
 
 from fedrsic_data.errors import UsageError
 from fedrsic_data.settings import at_least, positive
@@ -18,7 +20,7 @@ from fedtrain.methods.labels import LabelKind, MultiLabel, SingleLabel
 from fedtrain.methods.lazy import torch
 from fedtrain.methods.prompts.cohort import Batch, Optimiser, descend, gather, schedule
 from fedtrain.methods.prompts.inputs import TRAIN
-from fedtrain.methods.prompts.judge import ClipMethod, stacked
+from fedtrain.methods.prompts.judge import ClipMethod, among, stacked
 from fedtrain.seeds import generator
 
 _MULTI_LABEL = ("score", "loss", "gamma_neg", "gamma_pos", "shift")
@@ -40,6 +42,8 @@ class TrainingSettings:
         shots: Maximum training rows per class and client, drawn once for the run; None: all of them. Multi-label:
             see ``fedtrain.methods.labels.MultiLabel.few_shot``.
         labels: ``coarse``, or ``fine`` where the dataset has finer labels.
+        loss_over: Classes that a client's loss is over: ``all`` of the run, or its ``own``, those of the rows that it
+            trains on. Multi-label data: always all, since an absent label teaches too.
         loss: Multi-label: ``asl``, the asymmetric loss, or ``bce``, binary cross-entropy.
         gamma_neg: Asymmetric loss: focus of labels that an image has not.
         gamma_pos: Asymmetric loss: focus of labels that it has.
@@ -53,6 +57,7 @@ class TrainingSettings:
     views: int = 1
     shots: int | None = None
     labels: Literal["coarse", "fine"] = "coarse"
+    loss_over: Literal["all", "own"] = "all"
     loss: Literal["asl", "bce"] = "asl"
     gamma_neg: float = 2.0
     gamma_pos: float = 1.0
@@ -99,6 +104,7 @@ class TrainedMethod(ClipMethod[T]):
         alone = context.device.type == "cpu" or torch.are_deterministic_algorithms_enabled()
         self.stack = 1 if alone else sys.maxsize
         self._trained: dict[int, torch.Tensor] = {}
+        self._narrowed: dict[tuple[int, ...], Self] = {}
 
     def kind_of_labels(self) -> LabelKind:
         """The kind of the federation's labels, with the settings' choices for it.
@@ -146,6 +152,11 @@ class TrainedMethod(ClipMethod[T]):
             live: Their tensors; the bias and the negative context are taken from here.
         """
         logits = self.logits(batch.images, self.against(text, live, self.base), live)
+        if logits.shape[-1] != len(self.base):
+            raise UsageError(
+                f"loss_over=own: {type(self).__name__} classifies with {logits.shape[-1]} classes where a client has "
+                f"{len(self.base)}; use loss_over=all"
+            )
         return batch.mean(self.labels.loss(self.biased(logits, live), batch.labels))
 
     def optimiser(self, name: str) -> Optimiser:
@@ -165,16 +176,35 @@ class TrainedMethod(ClipMethod[T]):
         return self._trained[client]
 
     def train(self, shared: State, personal: Sequence[State], clients: Sequence[int], round_: int) -> Iterator[Update]:
-        """Trains a cohort in stacks of ``stack`` clients; see ``fedtrain.methods.base.Method``."""
-        for first in range(0, len(clients), self.stack):
-            part = slice(first, first + self.stack)
-            yield from self._together(shared, personal[part], clients[part], round_)
+        """Trains a cohort in stacks of ``stack`` clients whose losses are over the same classes; see ``Method``."""
+        for places, members in groupby(range(len(clients)), lambda i: self._over(clients[i])):
+            alike = list(members)
+            for first in range(0, len(alike), self.stack):
+                at = alike[first : first + self.stack]
+                part = slice(at[0], at[-1] + 1)
+                yield from self._together(shared, personal[part], clients[part], round_, places)
+
+    def over(self, places: tuple[int, ...]) -> Self:
+        """The method with these classes of ``base`` alone: its ``loss`` is over them."""
+        if len(places) == len(self.base):
+            return self
+        if places not in self._narrowed:
+            self._narrowed[places] = narrowed = copy.copy(self)
+            narrowed.base = self.base.only(places)
+        return self._narrowed[places]
+
+    def _over(self, client: int) -> tuple[int, ...]:
+        """Places in ``base`` of the classes that a client's loss is over."""
+        if self.settings.loss_over == "all" or self.labels.multi_label:
+            return tuple(range(len(self.base)))
+        return self.own_classes(client)
 
     def _together(
-        self, shared: State, personal: Sequence[State], clients: Sequence[int], round_: int
+        self, shared: State, personal: Sequence[State], clients: Sequence[int], round_: int, places: tuple[int, ...]
     ) -> Iterator[Update]:
-        """Trains clients that step as one."""
-        settings, rows = self.settings, self.images.rows(TRAIN)
+        """Trains clients that step as one, with a loss over the classes at these places."""
+        settings, rows, method = self.settings, self.images.rows(TRAIN), self.over(places)
+        labels = rows.labels if method is self else among(rows.labels, places, len(self.base))
         tables = [
             schedule(
                 self.trained_rows(client),
@@ -203,8 +233,8 @@ class TrainedMethod(ClipMethod[T]):
         def loss(live: State, step: int) -> torch.Tensor:
             active = len(next(iter(live.values())))
             live |= {name: value.expand(active, *value.shape) for name, value in fixed.items()}
-            batch = gather(tables[:active], step, rows.images, rows.labels, views[:active])
-            return self.loss(live, batch, shared)
+            batch = gather(tables[:active], step, rows.images, labels, views[:active])
+            return method.loss(live, batch, shared)
 
         state, losses = descend(start, [len(table) for table in tables], loss, self.optimiser)
         place = {i: at for at, i in enumerate(order)}
