@@ -51,6 +51,7 @@ PARTITIONERS: dict[str, dict[str, Any]] = {
     "dirichlet (balance)": {"alpha": ALPHA, "balance": True},
     "dirichlet-client": {"alpha": ALPHA},
     "pathological": {"classes_per_client": 2},
+    "class-blocks": {"classes_per_client": 2},
     "shards": {"shards_per_client": 2},
     "ext-dirichlet": {"classes_per_client": 2, "alpha": ALPHA},
     "quantity": {},

@@ -40,6 +40,7 @@ _LATER: dict[str, dict[str, Any]] = {
 _LATER_OF_PROMPTS: dict[str, Any] = {
     "views": 1,
     "labels": "coarse",
+    "loss_over": "all",
     "score": "sigmoid",
     "loss": "asl",
     "gamma_neg": 2.0,

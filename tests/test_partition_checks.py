@@ -315,6 +315,31 @@ def small_users_left_out(make: Make) -> None:
         assert (answer.owner < 0).sum() == sizes[sizes < least].sum()
 
 
+def blocks(make: Make) -> None:
+    """The 30 clients of FedTPG, from the numbers of base classes of its nine datasets."""
+    sets = {"caltech101": 50, "flowers": 51, "aircraft": 50, "ucf101": 51, "pets": 19, "food101": 51, "dtd": 24}
+    sets |= {"cars": 98, "sun397": 199}
+    per_set = {"caltech101": 2, "flowers": 3, "aircraft": 2, "ucf101": 3, "pets": 1, "food101": 3, "dtd": 1}
+    per_set |= {"cars": 5, "sun397": 10}
+    for name, count in sets.items():
+        answer = run(make(), even_rows(count, 2))
+        assert answer.clients == per_set[name]
+        held = [sorted(set(even_rows(count, 2).labels[answer.owner == k].tolist())) for k in range(answer.clients)]
+        assert [c for classes in held for c in classes] == list(range(count)), "not in index order, or not disjoint"
+        assert {len(classes) for classes in held[:-1]} <= {20}
+    sources = np.repeat(np.arange(len(sets), dtype=np.int32), list(sets.values()))
+    together = dataclasses.replace(even_rows(len(sources), 2), sources=sources)
+    answer = run(make(), together)
+    assert answer.clients == 30
+    assert all(len(set(sources[together.labels[answer.owner == k]])) == 1 for k in range(30))
+    assert run(make(), even_rows(len(sources), 2)).clients == round(len(sources) / 20) == 30
+    assert run(make(classes_per_client=50), together).clients == 1 + 1 + 1 + 1 + 1 + 1 + 1 + 2 + 4
+    some = even_rows(50, 10)
+    some = some.take(np.flatnonzero(some.labels % 5 > 0))  # classes without rows are passed over
+    held = [len(set(some.labels[run(make(), some).owner == k])) for k in range(2)]
+    assert held == [20, 20]
+
+
 def uneven(counts: Sequence[int], of: str) -> Rows:
     """300 rows whose classes or domains have these counts."""
     codes = np.repeat(np.arange(len(counts), dtype=np.int32), counts)
@@ -349,6 +374,10 @@ CHECKS = {
         "min_size": partial(minimum_size, classes_per_client=1, rows=uneven([20, 70, 70, 70, 70], "classes")),
         "reduce": reduction,
         "seed": seed,
+    },
+    "class-blocks": {
+        "classes_per_client": blocks,
+        "reduce": lambda make: reduction(lambda clients, **more: make(**more), classes_per_client=1),
     },
     "shards": {
         "clients": clients,
@@ -405,4 +434,4 @@ CHECKS = {
 @pytest.mark.parametrize("name", PARTITIONERS)
 def test_every_setting_has_a_check(name: Any) -> None:
     settings = {field.name for field in dataclasses.fields(PARTITIONERS[name])}
-    assert settings | {"seed"} == set(CHECKS[name]) | ({"seed"} if name == "assigned" else set())
+    assert settings | {"seed"} == set(CHECKS[name]) | ({"seed"} if name in ("assigned", "class-blocks") else set())

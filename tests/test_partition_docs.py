@@ -74,7 +74,7 @@ def test_partitioner_says_all_of_itself(name: Any, kind: Any) -> None:
 def test_exact_sizes_are_those_whatever_the_labels(name: Any) -> None:
     """Those that control domains may set sizes by them."""
     extra = {"classes_per_client": 3} if "classes_per_client" in PARTITIONERS[name].__annotations__ else {}
-    extra |= {"clients": 10} if name != "natural" else {}
+    extra |= {"clients": 10} if name not in ("class-blocks", "natural") else {}
     of_domains = PARTITIONERS[name].uses_domains
     rows = even_rows(10, 60, domains=3, users=30)
     rng = np.random.default_rng(0)

@@ -146,11 +146,12 @@ def test_multi_hot_and_lists_are_the_same_rows() -> None:
 @pytest.mark.parametrize("name", [name for name, kind in PARTITIONERS.items() if not kind.multi_label])
 def test_single_label_partitioners_refuse_label_sets_or_reduce_them(name: Any) -> None:
     rows = scenes(500, 6)
+    clients = {} if name == "class-blocks" else {"clients": 5}
     with pytest.raises(UsageError, match="set reduce to first or rarest"):
-        run(from_json({"name": name, "clients": 5}), rows)
+        run(from_json({"name": name, **clients}), rows)
     extra = {"classes_per_client": 3} if "classes_per_client" in PARTITIONERS[name].__annotations__ else {}
     for how in ("first", "rarest"):
-        answer = run(from_json({"name": name, "clients": 5, "reduce": how, **extra}), rows)
+        answer = run(from_json({"name": name, "reduce": how, **clients, **extra}), rows)
         assert sizes_of(answer).sum() == 500
 
 

@@ -105,7 +105,7 @@ def test_any_rows_any_settings(name: Any, single: bool, data: st.DataObject) -> 
     assert shuffled.moved == answer.moved
 
 
-WITH_CLIENTS = [name for name in PARTITIONERS if name not in ("assigned", "natural")]
+WITH_CLIENTS = [name for name in PARTITIONERS if name not in ("assigned", "class-blocks", "natural")]
 
 
 def absurd(name: str, clients: int, alpha: float, n: int) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise
+from itertools import chain, compress, pairwise
 from pathlib import Path
 
 import numpy as np
@@ -198,12 +198,15 @@ def merge(subset: SubsetRecipe, indexes: Sequence[Index]) -> Merged:
     named = []
     for source, index in zip(subset.sources, indexes, strict=True):
         to = vocabulary.to_unified(source) if subset.class_names == "unified" else {}
-        named.append([to.get(name, name) for name in index.classes])
+        names = [to.get(name, name) for name in index.classes]
+        named.append([f"{source}/{name}" for name in names] if subset.classes == "apart" else names)
     _one_spelling(subset, named)
     sets = [set(names) for names in named]
     kept = set.intersection(*sets) if subset.classes == "shared" else set.union(*sets)
-    same = all(names == named[0] for names in named)
-    classes = tuple(dict.fromkeys(named[0])) if same else tuple(sorted(kept))  # a source's own order means something
+    ordered = subset.classes == "apart" or all(names == named[0] for names in named)
+    classes = (
+        tuple(dict.fromkeys(chain(*named))) if ordered else tuple(sorted(kept))
+    )  # a source's order means something
     fine = indexes[0].fine
     if any(index.fine != fine for index in indexes):
         raise UsageError(f"{', '.join(subset.sources)} have different fine labels; give each its own subset")
@@ -251,6 +254,8 @@ def divide(
         UsageError: The partition or the splits cannot be met; the message names the subset.
         SourceError: There are groups, and the recipe treats them as an error.
     """
+    if merged.multi_label and recipe.subsets[name].classes == "apart":
+        raise UsageError(f"subset {name}: classes=apart is for sources of one label per image; use all or shared")
     for setting, value in (("hidden_labels", recipe.hidden_of(name)), ("annotated_labels", recipe.annotated_of(name))):
         if value is not None and not merged.multi_label:
             words = f"{setting} needs multi-label images, but these have one label per image"
@@ -305,10 +310,13 @@ def codes_of(column: pa.ChunkedArray) -> tuple[NDArray[np.int32], tuple[str, ...
 def _divide(
     recipe: Recipe, name: str, partitioner: Partitioner, merged: Merged, groups: Sequence[NDArray[np.int64]]
 ) -> PlannedSubset:
-    rows = _rows(merged.table, merged.classes)
+    sources = recipe.class_sources(name, merged.classes)
+    rows = _rows(merged.table, sources)
     ids = merged.table.select(["sample_id"])
     fractions = recipe.fractions(name)
-    trained, novel, base = _base_to_novel(rows, recipe.base_to_novel)
+    novel_classes = _novel_classes(rows, sources, recipe.base_to_novel)
+    unseen = novel_classes[rows.labels] if novel_classes.any() else np.zeros(len(rows), bool)
+    trained, novel = np.flatnonzero(~unseen), np.flatnonzero(unseen)
     some = len(trained) < len(rows)
     base_rows = rows.take(trained) if some else rows
     assignment = assign(
@@ -333,8 +341,6 @@ def _divide(
     # an image of a base class in one source and of a novel class in another stays where its labels put it
     left_out = [*merged.left_out, *_count(_UNDRAWN, owner < 0, merged.table)]
     if recipe.split_by != "source":
-        unseen = np.zeros(len(rows), bool)
-        unseen[novel] = True
         known = [group for group in groups if not unseen[group].any()]
         if recipe.split_by == "sample":
             split = splits.together(split, owner, rows, known)
@@ -355,7 +361,7 @@ def _divide(
         split=split,
         split_names=(*split_names, *([schema.NOVEL] if recipe.base_to_novel else [])),
         clients=clients,
-        novel=merged.classes[base:],
+        novel=tuple(compress(merged.classes, novel_classes)),
         moved=assignment.moved,
         duplicates=_named_groups(merged.table, groups),
         across=int(splits.cut(split, owner, groups).sum()),
@@ -419,15 +425,13 @@ def _named_groups(table: Spilled, groups: Sequence[NDArray[np.int64]]) -> tuple[
     return tuple(tuple(ids[begin:end]) for begin, end in pairwise(ends))
 
 
-def _base_to_novel(rows: Rows, wanted: bool) -> tuple[NDArray[np.int64], NDArray[np.int64], int]:
-    """Rows to train on, rows of novel classes, and the number of base classes."""
-    everything = np.arange(len(rows))
+def _novel_classes(rows: Rows, sources: Sequence[str], wanted: bool) -> NDArray[np.bool_]:
+    """Which classes are never trained on, bool [classes]; ``sources`` has the source of each."""
     if not wanted:
-        return everything, everything[:0], rows.classes
+        return np.zeros(rows.classes, bool)
     if not rows.is_single:
         raise UsageError("base_to_novel needs one label per image, but these images are multi-label")
-    base = splits.base_classes(rows.classes)
-    return np.flatnonzero(rows.labels < base), np.flatnonzero(rows.labels >= base), base
+    return splits.novel_classes(sources)
 
 
 def _count(reason: str, rows: NDArray[np.bool_], table: Spilled) -> list[LeftOut]:
@@ -466,14 +470,16 @@ def _relabelled(table: pa.Table, codes: NDArray[np.int32]) -> tuple[pa.Table, pa
     return relabelled.filter(pa.array(~lost)), table.filter(pa.array(lost))
 
 
-def _rows(table: Spilled, classes: Sequence[str]) -> Rows:
+def _rows(table: Spilled, sources: Sequence[str]) -> Rows:
+    """The rows as a partitioner sees them; ``sources`` has the source of each class."""
     lists = schema.whole(table.column("labels"))
     domains, domain_names = codes_of(table.column("domain"))
     groups, group_names = (None, ()) if table.column("group").null_count else codes_of(table.column("group"))
     return Rows(
         labels=lists.flatten().to_numpy().astype(np.int32, copy=False),
         offsets=lists.offsets.to_numpy().astype(np.int64),
-        classes=len(classes),
+        classes=len(sources),
+        sources=np.unique(np.array(sources), return_inverse=True)[1].astype(np.int32),
         domains=domains,
         domain_count=len(domain_names),
         groups=groups,

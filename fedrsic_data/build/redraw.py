@@ -7,6 +7,7 @@ owners can be drawn from it as from the sources, and differences show that the m
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from itertools import compress
 
 import numpy as np
 import pyarrow as pa
@@ -80,7 +81,7 @@ def of_subset(
         note: Called with what could not be recomputed, and why.
     """
     subset = built.subsets[name]
-    yield from _listed(built.recipe, subset, rows)
+    yield from _listed(built.recipe, name, subset, rows)
     if subset.withheld:
         if subset.moved or subset.left_out:
             yield "moved or left_out tell of images, and it holds none"
@@ -134,10 +135,10 @@ def _told(subset: SubsetEntry, rows: pa.Table) -> int:
     return int(rows.num_rows) + sum(left.count for left in subset.left_out if plan.undealt(left.reason))
 
 
-def _listed(recipe: Recipe, subset: SubsetEntry, rows: pa.Table) -> Iterator[str]:
+def _listed(recipe: Recipe, name: str, subset: SubsetEntry, rows: pa.Table) -> Iterator[str]:
     """Compare the manifest's lists of images with the plan."""
-    base = splits.base_classes(len(subset.classes)) if recipe.base_to_novel else len(subset.classes)
-    if subset.novel != subset.classes[base:]:
+    novel = splits.novel_classes(recipe.class_sources(name, subset.classes))
+    if subset.novel != (tuple(compress(subset.classes, novel)) if recipe.base_to_novel else ()):
         yield "novel classes are not those of the recipe"
     ids = schema.whole(rows.column("sample_id"))
     if subset.skipped and (recipe.on_bad_image != "skip" or not _skipped(subset, rows)):

@@ -187,6 +187,15 @@ def base_classes(classes: int) -> int:
     return (classes + 1) // 2
 
 
+def novel_classes(sources: Sequence[str]) -> NDArray[np.bool_]:
+    """Which classes are not base classes of their source, whose name is given for each: bool [classes]."""
+    of, novel = np.array(sources), np.zeros(len(sources), bool)
+    for source in set(sources):
+        mine = np.flatnonzero(of == source)
+        novel[mine[base_classes(len(mine)) :]] = True
+    return novel
+
+
 def together(split: Codes, owner: Owners, rows: Rows, groups: Sequence[NDArray[np.int64]]) -> Codes:
     """Put every group of duplicates on one side of the split, that of its first row.
 

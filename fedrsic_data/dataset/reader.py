@@ -196,6 +196,11 @@ class Subset:
         """Class names in index order."""
         return self.entry.classes
 
+    @cached_property
+    def class_sources(self) -> tuple[str, ...]:
+        """The source of each class where sources keep their classes apart; "" for each elsewhere."""
+        return self.dataset.manifest.recipe.class_sources(self.name, self.classes)
+
     @property
     def splits(self) -> tuple[str, ...]:
         """Split names, ``train`` first."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -154,7 +154,9 @@ class SubsetRecipe:
     Attributes:
         sources: Names of sources, in order.
         title: A readable title.
-        classes: ``all``, or ``shared``: only those that every source of the subset has.
+        classes: ``all``, or ``shared``: only those that every source of the subset has. ``apart``: those of every
+            source under names of their own, ``SOURCE/CLASS``, so that one federation holds several datasets. They are
+            evaluated each in its own label space; for single-label sources.
         class_names: ``unified``: the readable names of the 47-class vocabulary where a source is in it.
             ``native``: the source's own spelling.
         partition: Replaces the recipe's partition in this subset.
@@ -165,7 +167,7 @@ class SubsetRecipe:
 
     sources: tuple[str, ...]
     title: str = ""
-    classes: Literal["all", "shared"] = "all"
+    classes: Literal["all", "shared", "apart"] = "all"
     class_names: Literal["unified", "native"] = "unified"
     partition: dict[str, Any] | None = None
     splits: dict[str, float] | None = None
@@ -187,7 +189,8 @@ class Recipe:
         split_by: What is held out whole: a ``sample`` of every client, a ``client``, or a ``group`` (natural user);
             ``source``: the splits that the sources define, with ``splits`` empty.
         shots: Maximum training rows per class and client; None: all of them.
-        base_to_novel: Train on the first half of the classes only; all rows of the others are split ``novel``.
+        base_to_novel: Train on the first half of the classes only, of each source where they are apart; all rows of the
+            others are split ``novel``.
         partition: ``{"name": ..., setting: value}``; see ``fedkit list partitioners``.
         layout: Layout of rows in files.
         sources: Settings of sources by name; ``kind`` names the source where it is not the name itself.
@@ -290,6 +293,11 @@ class Recipe:
         """The held-out splits of a subset."""
         own = self.subsets[subset].splits
         return self.splits if own is None else own
+
+    def class_sources(self, subset: str, classes: Sequence[str]) -> tuple[str, ...]:
+        """The source of each class of a subset that keeps those of its sources apart; elsewhere "" for each."""
+        apart = self.subsets[subset].classes == "apart"
+        return tuple(name.partition("/")[0] if apart else "" for name in classes)
 
     def hidden_of(self, subset: str) -> HiddenLabels | None:
         """The hidden labels of a subset."""

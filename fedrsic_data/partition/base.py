@@ -41,6 +41,7 @@ class Rows:
         groups: int32 [N], natural user of each row, or None where the source has none.
         group_names: Names of the groups, empty without groups.
         sample_ids: string [N], unique, or None; ``assign`` fills them in for partitioners that ask for them.
+        sources: int32 [classes], the source of each class where sources keep their classes apart; else None or all 0.
     """
 
     labels: NDArray[np.int32]
@@ -51,6 +52,7 @@ class Rows:
     groups: NDArray[np.int32] | None = None
     group_names: tuple[str, ...] = ()
     sample_ids: pa.Array | None = None
+    sources: NDArray[np.int32] | None = None
 
     @classmethod
     def single(cls, labels: NDArray[Any], classes: int, domains: NDArray[Any] | None = None) -> Rows:
@@ -76,7 +78,11 @@ class Rows:
     def relabelled(self, codes: NDArray[Any], classes: int) -> Rows:
         """The same rows with one label each: ``codes`` int [N] in ``0..classes-1``."""
         return dataclasses.replace(
-            self, labels=codes.astype(np.int32, copy=False), offsets=np.arange(len(self) + 1), classes=classes
+            self,
+            labels=codes.astype(np.int32, copy=False),
+            offsets=np.arange(len(self) + 1),
+            classes=classes,
+            sources=None,
         )
 
     def __len__(self) -> int:

@@ -17,6 +17,7 @@ PARTITIONERS: Registry[type[Any]] = Registry(
         "dirichlet": "fedrsic_data.partition.dirichlet:Dirichlet",
         "dirichlet-client": "fedrsic_data.partition.dirichlet_client:DirichletClient",
         "pathological": "fedrsic_data.partition.pathological:Pathological",
+        "class-blocks": "fedrsic_data.partition.class_blocks:ClassBlocks",
         "shards": "fedrsic_data.partition.shards:Shards",
         "ext-dirichlet": "fedrsic_data.partition.ext_dirichlet:ExtDirichlet",
         "quantity": "fedrsic_data.partition.quantity:Quantity",

@@ -59,8 +59,8 @@ class FedTPG(PromptMethod[FedTPGSettings]):
         P = x + W_2 (a * GELU(b)) + b_2   with   [a, b] = W_1 LN(x) + b_1
 
     so that other classes, those of another client or never trained ones, get another context. In training, E are the
-    classes of the client's own rows and the loss is their cross-entropy; in evaluation E are the classes that are told
-    apart. Nothing is personal. With a text encoder of width 512 a client sends 4,206,080 numbers.
+    classes of the client's own rows and the loss is their cross-entropy; in evaluation, E are the classes that images
+    are classified among. Nothing is personal. With a text encoder of width 512 a client sends 4,206,080 numbers.
 
     Deviations: the generator is in float32, not float16. The learning rate is the same in all rounds, not a cosine, and
     the momentum starts from zero in every round, where the authors' clients keep theirs: with one step a round it does
