@@ -95,8 +95,10 @@ class ClipMethod(Method, Generic[S]):
     def _owned(self) -> dict[str, tuple[int, ...]]:
         subset, place = self.context.subset, {name: i for i, name in enumerate(self.images.classes)}
         trained = subset.client_table.filter(pc.equal(subset.client_table.column("split"), TRAIN))
-        columns = (trained.column(name).to_pylist() for name in ("client_id", "labels"))
-        return {client: tuple(place[subset.classes[label]] for label in labels) for client, labels in zip(*columns)}
+        return {
+            row["client_id"]: tuple(sorted(place[subset.classes[label]] for label in row["labels"]))
+            for row in trained.select(["client_id", "labels"]).to_pylist()
+        }
 
     def own_classes(self, client: int) -> tuple[int, ...]:
         """Places in ``base`` of the classes of a client's training rows, rising; single-label."""
