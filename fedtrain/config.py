@@ -48,6 +48,8 @@ _LATER_OF_PROMPTS: dict[str, Any] = {
     "shift": 0.05,
 }
 """As ``_LATER``, of methods that learn prompts, which have no ``backbone_weights``; networks had ``labels``."""
+_LATER_OF_ANCHORS = {"template": "a photo of a {}."}
+"""As ``_LATER``, of methods with an ``anchor``; others had ``template``."""
 
 
 def _no_login(name: str, value: object) -> None:
@@ -322,7 +324,7 @@ def essence(config: Mapping[str, Any]) -> dict[str, Any]:
     for part, later in _LATER.items():
         if isinstance(held := data.get(part), Mapping):
             if part == "method_settings" and "backbone_weights" not in held:
-                later = _LATER_OF_PROMPTS
+                later = _LATER_OF_PROMPTS | (_LATER_OF_ANCHORS if "anchor" in held else {})
             data[part] = {k: value for k, value in held.items() if k not in later or later[k] != value}
     return data
 

@@ -15,10 +15,11 @@ from fedrsic_data.dataset.reader import Dataset, Subset
 from fedrsic_data.distribution import install
 from fedrsic_data.errors import ManifestError, UsageError
 from fedrsic_data.registry import is_path
-from fedrsic_data.settings import suggest
+from fedrsic_data.settings import encode, suggest
 from fedtrain import methods
 from fedtrain.config import Device, Precision, RunConfig, full_settings
 from fedtrain.methods.lazy import torch
+from fedtrain.methods.prompts.inputs import RECIPE, recommended
 from fedtrain.progress import Listener
 
 _TRAIN = "train"
@@ -82,6 +83,8 @@ def resolved(config: RunConfig, dataset: Dataset, method: Any) -> RunConfig:
     sample = dataset.manifest.recipe.sample is not None
     clip = ("tiny" if sample else "ViT-B-16:openai") if config.clip is None else config.clip
     settings = full_settings(config.method, config.method_settings, method.Settings)
+    if settings.get("template") == RECIPE:
+        settings["template"] = encode(recommended(dataset.manifest.recipe, config.subset))
     count = config.clients_per_round
     if count is None and config.sampling != "all":
         count = method.clients_per_round

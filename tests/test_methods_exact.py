@@ -28,6 +28,8 @@ VARIANTS: list[tuple[str, dict[str, Any]]] = [
     *((name, {}) for name in PROMPTS),
     ("fedprox", {"mu": 30.0}),
     ("fedpgp", {"anchor": "placeholder", "tau": 0.1, "mu": 3.0, "std": 0.5}),
+    ("fedpgp", {"template": ("a photo of a {}.", "{} from above.")}),
+    ("kgcoop", {"template": ("an image of {}.",)}),
     ("fedrsclip", {"combine": "concat", "dpa": "mse", "cma": "infonce", "dpa_weight": 40.0}),
     ("fedrsclip", {"combine": "add", "dpa": "kl", "dpa_weight": 5.0}),
     ("promptfolio", {"mix": 0.75}),

@@ -316,6 +316,7 @@ LONG = "a very " * 12 + "long photo of a {}."
         *((name, {"length": 25}) for name in PROMPTS),
         ("fedrsclip", {"length": 13, "combine": "concat"}),
         ("kgcoop", {"template": LONG}),
+        ("fedpgp", {"template": ("a photo of {}.", LONG)}),
         ("zeroshot", {"template": LONG}),
     ],
 )
@@ -331,9 +332,10 @@ def test_a_class_name_too_long_is_refused_before_any_image_is_encoded(
 
 
 def test_a_template_needs_a_place_for_the_name(sample_build: Path) -> None:
-    for name in ("zeroshot", "kgcoop"):
-        with pytest.raises(UsageError, match="template='a photo'"):
-            bind(sample_build, name, template="a photo")
+    for name in ("zeroshot", "kgcoop", "fedpgp"):
+        for template in ("a photo", ("a photo of a {}.", "a photo")):
+            with pytest.raises(UsageError, match="template='a photo'"):
+                bind(sample_build, name, template=template)
 
 
 def test_training_rows_are_not_for_judging(sample_build: Path) -> None:

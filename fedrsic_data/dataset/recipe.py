@@ -163,6 +163,7 @@ class SubsetRecipe:
         splits: Replaces the recipe's splits in this subset.
         hidden_labels: Replaces the recipe's hidden labels in this subset.
         annotated_labels: Replaces the recipe's annotated labels in this subset.
+        template: Words that are recommended for prompts, with ``{}`` for the class name; several are to be averaged.
     """
 
     sources: tuple[str, ...]
@@ -173,6 +174,12 @@ class SubsetRecipe:
     splits: dict[str, float] | None = None
     hidden_labels: HiddenLabels | None = field(default=None, metadata=LATER)
     annotated_labels: AnnotatedLabels | None = field(default=None, metadata=LATER)
+    template: tuple[str, ...] = field(default=(), metadata=LATER)
+
+    def __post_init__(self) -> None:
+        for one in self.template:
+            if one.count("{}") != 1:
+                raise UsageError(f"template={one!r} should have one {{}} for the class name")
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from fedrsic_data.settings import at_least, positive
 from fedtrain.methods.base import State
 from fedtrain.methods.lazy import functional, torch
 from fedtrain.methods.prompts.cohort import Batch
-from fedtrain.methods.prompts.inputs import TEMPLATE, Classes
+from fedtrain.methods.prompts.inputs import TEMPLATE, Classes, Template, check_template
 from fedtrain.methods.prompts.prompt import PromptMethod, PromptSettings
 
 
@@ -24,8 +24,10 @@ class FedPGPSettings(PromptSettings):
         rank: Rank of the personal offset, r; at most the number of context vectors.
         mu: Weight of the contrast.
         tau: Its temperature.
-        anchor: Target of the shared prompt: ``template``, the texts "a photo of a {class}.", or
-            ``placeholder``, "X X ... X {class}." with an X for each context vector, as the authors' code has it.
+        anchor: Target of the shared prompt: ``template``, the texts in ``template``, or ``placeholder``, "X X ... X
+            {class}." with an X for each context vector, as the authors' code has it.
+        template: Words of the anchor, with ``{}`` for the class name; several are averaged; ``recipe``: those that the
+            dataset's recipe recommends.
     """
 
     batch: int = 16
@@ -34,6 +36,7 @@ class FedPGPSettings(PromptSettings):
     mu: float = 0.5
     tau: float = 0.5
     anchor: Literal["template", "placeholder"] = "template"
+    template: Template = TEMPLATE
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -42,6 +45,9 @@ class FedPGPSettings(PromptSettings):
             raise UsageError(f"rank={self.rank} should be at most length={self.length}")
         at_least("mu", self.mu, 0)
         positive("tau", self.tau)
+        check_template("template", self.template)
+        if self.anchor == "placeholder" and self.template != TEMPLATE:
+            raise UsageError(f"template={self.template!r}: anchor=placeholder has its own words; leave one of them out")
 
 
 class FedPGP(PromptMethod[FedPGPSettings]):
@@ -97,8 +103,8 @@ class FedPGP(PromptMethod[FedPGPSettings]):
         contrast = functional.softplus(((general * own).sum(-1) - (general * anchor).sum(-1)) / settings.tau).mean(-1)
         return self.label_loss(batch, own, live) + settings.mu * contrast
 
-    def _anchor(self) -> str:
-        return TEMPLATE if self.settings.anchor == "template" else "X " * self.settings.length + "{}."
+    def _anchor(self) -> Template:
+        return self.settings.template if self.settings.anchor == "template" else "X " * self.settings.length + "{}."
 
 
 def _own(state: State) -> torch.Tensor:

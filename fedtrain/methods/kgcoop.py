@@ -9,7 +9,7 @@ from fedrsic_data.settings import at_least
 from fedtrain.methods.base import State
 from fedtrain.methods.lazy import torch
 from fedtrain.methods.prompts.cohort import Batch
-from fedtrain.methods.prompts.inputs import TEMPLATE, Classes, check_template, cosine_loss
+from fedtrain.methods.prompts.inputs import TEMPLATE, Classes, Template, check_template, cosine_loss
 from fedtrain.methods.prompts.prompt import PromptMethod, PromptSettings
 
 
@@ -19,11 +19,12 @@ class KgCoOpSettings(PromptSettings):
 
     Attributes:
         weight: Weight of the distance to the anchor, the paper's lambda.
-        template: Words of the anchor, with ``{}`` for the class name.
+        template: Words of the anchor, with ``{}`` for the class name; several are averaged; ``recipe``: those that the
+            dataset's recipe recommends.
     """
 
     weight: float = 8.0
-    template: str = TEMPLATE
+    template: Template = TEMPLATE
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -37,8 +38,9 @@ class KgCoOp(PromptMethod[KgCoOpSettings]):
     Clients minimise cross-entropy + weight x mean over classes of 1 - cos(g_c, a_c): g the texts under the context in
     training, a the texts in fixed words, which are encoded once.
 
-    Deviations: federated, where the paper has one learner; one template for all datasets, where it has one for each;
-    the context starts from random draws, as in the methods it is compared with, not from the words of the template.
+    Deviations: federated, where the paper has one learner; by default one template for all datasets, where it has one
+    for each (``template=recipe``); the context starts from random draws, as in the methods it is compared with, not
+    from the words of the template.
     """
 
     Settings = KgCoOpSettings

@@ -8,7 +8,7 @@ from typing import ClassVar, Literal
 
 from fedtrain.methods.base import State, Update
 from fedtrain.methods.lazy import torch
-from fedtrain.methods.prompts.inputs import TEMPLATE, TRAIN, Classes, check_template
+from fedtrain.methods.prompts.inputs import TEMPLATE, TRAIN, Classes, Template, check_template
 from fedtrain.methods.prompts.judge import ClipMethod
 
 
@@ -17,11 +17,12 @@ class ZeroShotSettings:
     """Settings of ``zeroshot``.
 
     Attributes:
-        template: The words, with ``{}`` for the class name.
+        template: The words, with ``{}`` for the class name; several are averaged; ``recipe``: those that the dataset's
+            recipe recommends.
         labels: ``coarse``, or ``fine`` where the dataset has finer labels.
     """
 
-    template: str = TEMPLATE
+    template: Template = TEMPLATE
     labels: Literal["coarse", "fine"] = "coarse"
 
     def __post_init__(self) -> None:
@@ -31,7 +32,7 @@ class ZeroShotSettings:
 class ZeroShot(ClipMethod[ZeroShotSettings]):
     """Zero-shot classification (Radford et al. 2021, arXiv 2103.00020, section 3.1): the start of every prompt method.
 
-    Deviations: one template, where the authors average eighty on ImageNet.
+    Deviations: by default one template, where the authors average eighty on ImageNet.
     """
 
     Settings = ZeroShotSettings

@@ -106,8 +106,10 @@ def plain_texts(method: Any, context: torch.Tensor, names: Sequence[str]) -> tor
     return functional.normalize(x, dim=-1)
 
 
-def plain_words(method: Any, names: Sequence[str], words: str) -> torch.Tensor:
-    """Text features of names in fixed words."""
+def plain_words(method: Any, names: Sequence[str], words: str | Sequence[str]) -> torch.Tensor:
+    """Text features of names in fixed words; the mean of several, L2-normalised again."""
+    if not isinstance(words, str):
+        return functional.normalize(torch.stack([plain_words(method, names, one) for one in words]).mean(0), dim=-1)
     tokens = _tokens([words.format(name.replace("_", " ")) for name in names])
     return functional.normalize(method.clip.model.encode_text(tokens), dim=-1)
 
@@ -161,7 +163,7 @@ def plain_loss(
         }[s.cma]
         return functional.cross_entropy(logits, labels) + s.dpa_weight * dpa + s.cma_weight * cma
     if name == "fedpgp":
-        words = "a photo of a {}." if s.anchor == "template" else " ".join("X" * s.length) + " {}."
+        words = s.template if s.anchor == "template" else " ".join("X" * s.length) + " {}."
         a, g = plain_words(method, names, words), plain_texts(method, state["sigma"], names)
         own = plain_texts(method, state["sigma"] + state["u"] @ state["v"], names)
         to_own, to_clip = functional.cosine_similarity(g, own) / s.tau, functional.cosine_similarity(g, a) / s.tau

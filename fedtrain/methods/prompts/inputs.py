@@ -9,17 +9,30 @@ from typing import TYPE_CHECKING
 from fedrsic_data.errors import UsageError
 from fedrsic_data.settings import suggest
 from fedtrain.methods.base import Context, label_space
-from fedtrain.methods.lazy import torch
+from fedtrain.methods.lazy import functional, torch
 from fedtrain.methods.prompts.features import FeatureKind, Features, features
 
 if TYPE_CHECKING:
+    from fedrsic_data.dataset.recipe import Recipe
     from fedtrain.models.clip import Clip
     from fedtrain.models.prompts import PromptEncoder
 
 TRAIN, NOVEL = "train", "novel"
 
+Template = str | tuple[str, ...]
+"""Words around a class name, with ``{}`` for it; several are averaged."""
+
 TEMPLATE = "a photo of a {}."
 """The words that CLIP's authors put around a class name."""
+
+RECIPE = "recipe"
+"""The template that stands for the one that the recipe of a dataset recommends; see ``recommended``."""
+
+_SATELLITE = "a centered satellite photo of {}."
+_OF_SOURCES = dict.fromkeys(
+    ("aid-multilabel", "mlrsnet", "optimal31", "resisc45", "ucmerced", "ucmerced-multilabel"), _SATELLITE
+)
+"""Templates for sources whose recipes are older than their field ``template``, and keep their digests without it."""
 
 
 @dataclass(frozen=True)
@@ -153,7 +166,7 @@ class Classes:
         self._clip = clip
         self._precision = precision
         self._encoders: dict[int, PromptEncoder] = {}
-        self._fixed: dict[str, torch.Tensor] = {}
+        self._fixed: dict[Template, torch.Tensor] = {}
         self._whole: tuple[Classes, list[int]] | None = None
 
     def __len__(self) -> int:
@@ -182,22 +195,27 @@ class Classes:
         with torch.autocast(context.device.type, dtype=torch.bfloat16, enabled=self._precision == "bfloat16"):
             return self._encoders[length](context).float()
 
-    def fixed(self, template: str) -> torch.Tensor:
+    def fixed(self, template: Template) -> torch.Tensor:
         """Text features of the names in fixed words; encoded once.
 
         Args:
-            template: With ``{}`` for the name.
+            template: With ``{}`` for the name. The features under several are averaged, as CLIP's authors do.
 
         Returns:
             float32 ``[C, embed_dim]``, L2-normalised.
         """
         if template not in self._fixed:
-            whole, places = self._whole or (None, [])
-            texts = self._clip.encode_texts(self._texts(template)) if whole is None else whole.fixed(template)[places]
-            self._fixed[template] = texts
+            self._fixed[template] = self._encoded(template)
         return self._fixed[template]
 
-    def check(self, *, length: int | None = None, template: str | None = None) -> None:
+    def _encoded(self, template: Template) -> torch.Tensor:
+        if self._whole is not None:
+            whole, places = self._whole
+            return whole.fixed(template)[places]
+        each = torch.stack([self._clip.encode_texts(self._texts(one)) for one in templates(template)])
+        return each[0] if len(each) == 1 else functional.normalize(each.mean(0), dim=-1)
+
+    def check(self, *, length: int | None = None, template: Template | None = None) -> None:
         """Checks that the names are not too long, before any image is encoded.
 
         Args:
@@ -211,21 +229,46 @@ class Classes:
 
         if length is not None:
             class_tokens(self._clip, self.names, length)
-        if template is not None:
-            self._clip.tokenize(self._texts(template))
+        for one in () if template is None else templates(template):
+            self._clip.tokenize(self._texts(one))
 
     def _texts(self, template: str) -> list[str]:
         return [template.replace("{}", name.replace("_", " ")) for name in self.names]
 
 
-def check_template(name: str, template: str) -> None:
-    """Checks a setting that is to hold a class name.
+def templates(template: Template) -> tuple[str, ...]:
+    """The templates that are averaged, one or several."""
+    return (template,) if isinstance(template, str) else template
+
+
+def check_template(name: str, template: Template) -> None:
+    """Checks a setting that is to hold a class name, or is ``RECIPE``.
 
     Raises:
-        UsageError: There is not exactly one ``{}`` in it.
+        UsageError: There is not exactly one ``{}`` in a template, there is none, or one occurs twice.
     """
-    if template.count("{}") != 1:
-        raise UsageError(f"{name}={template!r} should have one {{}} for the class name, e.g. {TEMPLATE!r}")
+    several = templates(template)
+    if not several or len(set(several)) < len(several):
+        raise UsageError(f"{name}={list(several)} should name at least one template, each once")
+    for one in several if template != RECIPE else ():
+        if one.count("{}") != 1:
+            raise UsageError(f"{name}={one!r} should have one {{}} for the class name, e.g. {TEMPLATE!r}")
+
+
+def recommended(recipe: Recipe, subset: str) -> Template:
+    """The template that a recipe recommends for a subset: its own, or that of its sources if they have one in common.
+
+    Raises:
+        UsageError: There is none.
+    """
+    its = recipe.subsets[subset]
+    if its.template:
+        return its.template[0] if len(its.template) == 1 else its.template
+    known = {_OF_SOURCES.get(recipe.sources.get(name, {}).get("kind", name)) for name in its.sources}
+    found = known.pop() if len(known) == 1 else None
+    if found is None:
+        raise UsageError(f"template={RECIPE}: the recipe of {subset} recommends none; give one, e.g. {TEMPLATE!r}")
+    return found
 
 
 def cosine_loss(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
