@@ -218,6 +218,8 @@ def test_the_recipe_builds_from_a_copy_and_from_its_sample(name: str, tmp_path: 
     data = recipes.override(recipes.load(name), sample=True, sets=small)
     built = pipeline.build(pipeline.prepare(recipes.from_json(data, name), Places(offline=True)), tmp_path / "sample")
     entry, source = built.manifest.subsets[name], BENCHMARKS[name]
+    words = f"sample of {source.facts.title} (procedural, scenes under their own names)"
+    assert built.manifest.sources[name].title == words
     assert len(entry.classes) == min(len(source.classes), 33)
     assert set(entry.rows) == set(source.splits or ["train", "test"])
     subset = fedrsic_data.open(built.path).subset(name)

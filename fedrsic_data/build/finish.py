@@ -128,14 +128,14 @@ def _held(receipt: shards.Receipt) -> pa.Table:
     return pa.table({**where, **vars(receipt.clients)}, schema=schema.CLIENTS_SCHEMA)
 
 
-def source_entry(facts: Facts, index: Index, *, sampled: bool) -> SourceEntry:
-    """Provenance of a source, or of its sample if ``sampled``."""
+def source_entry(facts: Facts, index: Index, sample: str | None = None) -> SourceEntry:
+    """Provenance of a source, or of its sample, whose title is ``sample``."""
     return SourceEntry(
-        title=f"sample of {facts.title} (procedural)" if sampled else facts.title,
+        title=sample or facts.title,
         homepage=facts.homepage,
-        licence=SAMPLE_LICENCE if sampled else facts.licence,
-        citation="rendered scenes, no photographs" if sampled else facts.citation,
-        redistributable=True if sampled else facts.redistributable,
+        licence=SAMPLE_LICENCE if sample else facts.licence,
+        citation="rendered scenes, no photographs" if sample else facts.citation,
+        redistributable=True if sample else facts.redistributable,
         images=index.table.num_rows,
         missing=index.missing,
         counts=dict(index.counts),

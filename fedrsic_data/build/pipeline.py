@@ -96,10 +96,10 @@ def _planned(resolved: Resolved, places: locate.Places, listener: BuildListener)
         name: plan.merge(subset, [indexes[source] for source in subset.sources])
         for name, subset in recipe.subsets.items()
     }
-    sources = {
-        name: source_entry(resolved.sources[name].facts, index, sampled=recipe.sample is not None)
-        for name, index in indexes.items()
-    }
+    sources = {}
+    for name, index in indexes.items():
+        source = resolved.sources[name]
+        sources[name] = source_entry(source.facts, index, sample.title(source) if recipe.sample else None)
     stamp = fingerprint((name, index.fingerprint) for name, index in sorted(indexes.items()))
     newest = max(index.newest for index in indexes.values())
     del indexes  # which are in the merged tables, on disk

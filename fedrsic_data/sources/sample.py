@@ -88,6 +88,12 @@ def check(sources: Iterable[Source], settings: SampleSettings) -> None:
             raise UsageError(f"sample.{name}={value}: has no effect on these sources; set sample.{other}")
 
 
+def title(source: Source) -> str:
+    """The title of a source's sample, which says whether its classes are others."""
+    words = "procedural, scenes under their own names" if isinstance(source, Benchmark) else "procedural"
+    return f"sample of {source.facts.title} ({words})"
+
+
 def index(source: Source, settings: SampleSettings) -> Index:
     """The sample of a source: its classes that can be rendered, scenes of other classes, or multi-label photographs.
 
