@@ -22,11 +22,12 @@ from fedrsic_data.dataset import schema
 from fedrsic_data.errors import SourceError
 from fedrsic_data.sources import SOURCES
 from fedrsic_data.sources.benchmark import Benchmark
-from fedrsic_data.sources.locate import Places
+from fedrsic_data.sources.locate import Places, locate
 from fedrsic_data.sources.testing import check_source
 
 BENCHMARKS: dict[str, Benchmark] = {name: one for name, one in SOURCES.items() if isinstance(one, Benchmark)}
 MIRRORED = [name for name, one in BENCHMARKS.items() if one.facts.hub is not None]
+PINNED = [name for name in MIRRORED if getattr(BENCHMARKS[name].facts.hub, "revision", None)]
 EUROSAT = (
     *("AnnualCrop", "Forest", "HerbaceousVegetation", "Highway", "Industrial"),
     *("Pasture", "PermanentCrop", "Residential", "River", "SeaLake"),
@@ -38,7 +39,8 @@ SPELLED = {
     "eurosat": dict(zip(BENCHMARKS["eurosat"].classes, EUROSAT, strict=True)),
 }
 """Classes as the mirrors spell them, where that is not the name here."""
-WORDS = {"val": "validation"}
+CONFIGS = {"cifar10": "plain_text", "cifar100": "cifar100"}
+"""Configs of the mirrors, which are also their folders; others have one by name, and their files in ``data``."""
 COLUMNS = {"cifar10": ("img", "label"), "cifar100": ("img", "fine_label")}
 MORE = {
     "cifar100": {"coarse_label": class_label("aquatic_mammals", "fish")},
@@ -58,7 +60,7 @@ def write_mirror(root: Path, name: str, labels: Sequence[int] | None = None, **m
     """The Parquet files of a mirror: two images of each class in each split and domain, or those with ``labels``."""
     source, names, numbers = BENCHMARKS[name], more.get("names") or mirror_names(name), count()
     image, label = COLUMNS.get(name, ("image", "label"))
-    domains = more.get("domains") or list(source.domains)
+    domains, folder, words = more.get("domains") or list(source.domains), CONFIGS.get(name, "data"), list[str]()
     for split in more.get("splits") or source.splits or ["train"]:
         held = list(labels or [*range(len(names)), *range(len(names))]) * max(len(domains), 1)
         cells = [{"bytes": tiny_image(next(numbers), ".png"), "path": None} for _ in held]
@@ -69,8 +71,13 @@ def write_mirror(root: Path, name: str, labels: Sequence[int] | None = None, **m
             columns["domain"] = pa.array([domain for domain in domains for _ in range(each)])
         for other, feature in MORE.get(name, {}).items():
             columns[other], features[other] = pa.array([0] * len(held)), feature
-        word = {"food101": {"test": "validation"}}.get(name, WORDS).get(split, split)
-        save(root / "data" / f"{word}-00000-of-00001.parquet", features, group=64, **columns)
+        word = "validation" if (name, split) == ("food101", "test") else {"val": "validation"}.get(split, split)
+        words.append(f"  - split: {word}\n    path: {folder}/{word}-*")
+        save(root / folder / f"{word}-00000-of-00001.parquet", features, group=64, **columns)
+    config = CONFIGS.get(name, "default")
+    (root / "README.md").write_text(
+        "\n".join(["---", "configs:", f"- config_name: {config}", "  data_files:", *words, "---", f"# {name}", ""])
+    )
     return root
 
 
@@ -200,11 +207,14 @@ def test_a_misfiled_image_is_refused(here: str, there: str | None, words: str, t
     assert there is None or there in str(refused.value)
 
 
-def test_pins_are_whole_commits() -> None:
-    hubs = [one.facts.hub for one in BENCHMARKS.values() if one.facts.hub is not None]
-    pinned = [hub.revision for hub in hubs if hub.revision is not None]
-    assert len(pinned) >= 5
-    assert all(re.fullmatch("[0-9a-f]{40}", revision) for revision in pinned)
+@pytest.mark.parametrize("name", PINNED)
+def test_a_pinned_mirror_is_the_commit_in_the_cache(name: str, tmp_path: Path) -> None:
+    hub = BENCHMARKS[name].facts.hub
+    assert hub is not None
+    assert re.fullmatch("[0-9a-f]{40}", str(hub.revision))
+    folder = tmp_path / "sources" / name / f"{hub.repo.replace('/', '--')}@{hub.revision}"
+    folder.mkdir(parents=True)
+    assert locate(BENCHMARKS[name], Places(offline=True, cache=tmp_path)) == folder
 
 
 @pytest.mark.parametrize("name", BENCHMARKS)
