@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,11 +14,13 @@ import torch
 from conftest import sampled
 from PIL import Image
 from safetensors.torch import load_file, save_file
+from torch.nn import functional
 
 import fedrsic_data
 from fedrsic_data.dataset.local import LocalFiles
 from fedrsic_data.dataset.reader import Dataset, Subset
 from fedrsic_data.errors import BadImageError, ManifestError, OutputError, UsageError
+from fedtrain.methods.prompts import features as cached
 from fedtrain.methods.prompts.features import Features, _encode, _facts, features
 from fedtrain.models import tiny
 from fedtrain.models.clip import Clip, frozen, load
@@ -188,3 +191,27 @@ def test_patches_have_a_file_of_their_own(subset: Subset, tmp_path: Path, encode
     assert torch.equal(features(clip, subset, "test", cache=tmp_path, kind="patches").values, found.values)
     assert torch.equal(features(clip, subset, "test", cache=tmp_path).values, plain.values)
     assert encoded == [len(plain)]  # once, and the patches apart
+
+
+def test_half_numbers_of_patches_move_no_cosine_further_than_they_say(subset: Subset, tmp_path: Path) -> None:
+    clip, said = small(), []
+    whole = features(clip, subset, "test", cache=tmp_path, kind="patches", kept="float32", say=said.append).values
+    half = features(clip, subset, "test", cache=tmp_path, kind="patches", kept="float16", say=said.append).values
+    assert [re.search(r"the patches \(([\d.]+) MB\) of", words).group(1) for words in said] == ["0.0", "0.0"]
+    assert len(list((tmp_path / "features").iterdir())) == 2
+    texts = functional.normalize(torch.randn(500, 24, generator=torch.Generator().manual_seed(0)), dim=-1)
+    away = (half.double() @ texts.T.double() - whole.double() @ texts.T.double()).abs().max()
+    assert 1e-5 < away < 0.0005
+
+
+def test_patches_that_no_memory_holds_are_refused_before_any_is_encoded(
+    subset: Subset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, encoded: list[int]
+) -> None:
+    clip, count = small(), subset.entry.rows["test"]
+    needed = 2 * count * 5 * 24 * 2
+    for kept, memory in (("float16", needed - 1), ("float32", 2 * needed - 1)):
+        monkeypatch.setattr(cached, "_memory", lambda memory=memory: memory)
+        with pytest.raises(UsageError, match=f"the patches of {count} images take .* GB as {kept}, .* this machine"):
+            features(clip, subset, "test", cache=tmp_path, kind="patches", kept=kept)
+        monkeypatch.setattr(cached, "_memory", lambda memory=memory: memory + 1)
+        assert len(features(clip, subset, "test", cache=tmp_path, kind="patches", kept=kept)) == count

@@ -14,6 +14,7 @@ METHODS: Registry[type[Method]] = Registry(
     {
         "fedavg": "fedtrain.methods.fedavg:FedAvg",
         "fedlgt": "fedtrain.methods.fedlgt:FedLGT",
+        "fedotp": "fedtrain.methods.fedotp:FedOTP",
         "fedpgp": "fedtrain.methods.fedpgp:FedPGP",
         "fedprox": "fedtrain.methods.fedprox:FedProx",
         "fedrsclip": "fedtrain.methods.fedrsclip:FedRSCLIP",

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
 
-from fedrsic_data.errors import ManifestError, OutputError
+from fedrsic_data.errors import ManifestError, OutputError, UsageError
 from fedrsic_data.files import atomic
 from fedtrain.methods.lazy import functional, torch
 from fedtrain.seeds import generator
@@ -35,9 +35,15 @@ Up to 3, features of whole images were kept with norm 1, and those that the enco
 """
 
 _VIEW = "evaluation"  # of the cache's key: resized and cropped as CLIP does in evaluation, not augmented
-_PATCHES = "evaluation, patches"
+_PATCHES = {"float16": "evaluation, patches", "float32": "evaluation, patches, float32"}
 _BATCH = 128  # images encoded at a time
 _THREADS = min(8, os.cpu_count() or 1)  # Pillow decodes without Python's lock
+
+Kept: TypeAlias = Literal["float16", "float32"]
+"""The numbers in which features of patches are kept, on disk and in memory.
+
+A number of 16 bits is within 1 / 2048 of its own size, so a cosine of what is kept is within 0.0005 of the true one.
+"""
 
 
 @dataclass(frozen=True)
@@ -46,8 +52,8 @@ class Features:
 
     Attributes:
         values: float32 ``[N, embed_dim]``, L2-normalised unless they are raw, on the CLIP's device; with several views
-            ``[N, views, embed_dim]``; with patches float16 ``[N, 1 + patches, embed_dim]`` on the CPU, see
-            ``Clip.encode_patches``.
+            ``[N, views, embed_dim]``; with patches ``[N, 1 + patches, embed_dim]`` on the CPU, in the numbers
+            that were requested, see ``Clip.encode_patches``.
         labels: Class of each image, int64 ``[N]``; multi-label int8 ``[N, L]``, see ``fedtrain.data.label_states``.
         client: Number of its client, the place in ``subset.clients``, int64 ``[N]``, rising.
         domain: Its domain, a place in ``domains``, int64 ``[N]``.
@@ -73,6 +79,7 @@ def features(
     say: Callable[[str], None] = lambda _: None,
     labels: str = "coarse",
     kind: FeatureKind = "global",
+    kept: Kept = "float16",
     views: int = 1,
     seed: int = 0,
 ) -> Features:
@@ -90,14 +97,14 @@ def features(
         cache: Folder for values; None: no cache.
         say: Called with descriptions of long steps.
         labels: ``coarse``, or ``fine`` where the dataset has finer labels.
-        kind: ``global`` or ``raw``, a vector of an image; ``patches``, one of each of its patches too: about 200 kB an
-            image with ViT-B/16.
+        kind: ``global`` or ``raw``, a vector of an image; ``patches``, one of each of its patches too.
+        kept: Numbers that features with patches are kept in: with ViT-B/16, float16 takes 0.2 MB an image.
         views: 1: the view of evaluation. More: as many random views of each image in its place, see
             ``fedtrain.models.views``; they take views x embed_dim x 4 bytes an image.
         seed: Seed of random views. A view depends on this, its image's ``sample_id`` and its number alone.
 
     Raises:
-        UsageError: There is no such split.
+        UsageError: There is no such split, or its patches take more memory than the machine has.
         BadImageError: An image cannot be decoded.
         ManifestError: A shard is missing or does not match the manifest.
         OutputError: The cache cannot be written.
@@ -110,14 +117,19 @@ def features(
             "run: fedkit verify"
         )
     count = len(truth)
-    patches = kind == "patches"
-    view: list[str | int] | str = ["random", views, seed] if views > 1 else _PATCHES if patches else _VIEW
+    patches = kept if kind == "patches" else None
+    view: list[str | int] | str = ["random", views, seed] if views > 1 else _PATCHES[patches] if patches else _VIEW
     key = _key(clip, subset, split, view)
     file = None if cache is None else cache / "features" / f"{key}.safetensors"
     shape = (count, *([views] if views > 1 else []), *([clip.tokens] if patches else []), clip.embed_dim)
-    values = None if file is None else _read(file, key, shape, torch.float16 if patches else torch.float32)
+    dtype = getattr(torch, patches or "float32")
+    size = math.prod(shape) * dtype.itemsize
+    if patches:
+        _check_memory(f"{subset.name}/{split}: the patches of {count:,} images", size, patches)
+    values = None if file is None else _read(file, key, shape, dtype)
     if values is None:
-        several = f"{views} views ({4 * math.prod(shape) / 1e6:,.1f} MB) of " if views > 1 else ""
+        what = f"{views} views" if views > 1 else "the patches" if patches else ""
+        several = what and f"{what} ({size / 1e6:,.1f} MB) of "
         say(f"encoding {several}{count:,} images of {subset.name}/{split} with clip {clip.name}")
         values = _encode(clip, subset, split, patches, views, seed).reshape(shape)
         if file is not None:
@@ -126,6 +138,29 @@ def features(
         values = values.to(clip.device)
         values = values if kind == "raw" else functional.normalize(values, dim=-1)
     return Features(values, truth, client, domain, domains)
+
+
+def _check_memory(what: str, size: int, kept: Kept) -> None:
+    """Refuses what this machine cannot hold, before hours of encoding end without a word.
+
+    Raises:
+        UsageError: It has less memory than twice the size: what is encoded is joined, and written, from a copy.
+    """
+    memory = _memory()
+    if 2 * size > memory:
+        smaller = "patches=float16, " if kept == "float32" else ""
+        raise UsageError(
+            f"{what} take {size / 1e9:,.1f} GB as {kept}, and twice that while they are encoded; this machine has "
+            f"{memory / 1e9:,.1f} GB of memory: use {smaller}a CLIP of fewer patches such as ViT-B-32, or fewer images"
+        )
+
+
+def _memory() -> float:
+    """Bytes of memory of this machine, infinity where the system does not say."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, OSError, ValueError):  # not POSIX
+        return math.inf
 
 
 def _rows(subset: Subset, split: str, labels: str) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, tuple[str, ...]]:
@@ -152,17 +187,19 @@ def _key(clip: Clip, subset: Subset, split: str, view: list[str | int] | str) ->
 
 
 def _encode(
-    clip: Clip, subset: Subset, split: str, patches: bool = False, views: int = 1, seed: int = 0
+    clip: Clip, subset: Subset, split: str, patches: Kept | None = None, views: int = 1, seed: int = 0
 ) -> torch.Tensor:
     """Raw ``Features.values``, on the CPU, a row a view; a row group of files and a batch of pictures are in memory."""
+    dtype = getattr(torch, patches or "float32")
     found: list[torch.Tensor] = []
     batch: list[torch.Tensor] = []
 
     def encode() -> None:
         pictures = torch.stack(batch)
-        found.append(
-            clip.encode_patches(pictures).half().cpu() if patches else clip.encode_images(pictures, normalise=False)
-        )
+        if patches:
+            found.append(clip.encode_patches(pictures).to(dtype).cpu())
+        else:
+            found.append(clip.encode_images(pictures, normalise=False))
         batch.clear()
 
     with ThreadPoolExecutor(_THREADS) as pool:
@@ -175,7 +212,7 @@ def _encode(
     if batch:
         encode()
     if not found:
-        return torch.zeros(0, clip.tokens, clip.embed_dim).half() if patches else torch.zeros(0, clip.embed_dim)
+        return torch.zeros(0, *([clip.tokens] if patches else []), clip.embed_dim, dtype=dtype)
     return torch.cat(found).cpu()  # the first time the CPU waits for the GPU
 
 

@@ -10,7 +10,7 @@ from fedrsic_data.errors import UsageError
 from fedrsic_data.settings import suggest
 from fedtrain.methods.base import Context, label_space
 from fedtrain.methods.lazy import functional, torch
-from fedtrain.methods.prompts.features import FeatureKind, Features, features
+from fedtrain.methods.prompts.features import FeatureKind, Features, Kept, features
 
 if TYPE_CHECKING:
     from fedrsic_data.dataset.recipe import Recipe
@@ -71,7 +71,14 @@ class Images:
     """The rows of a subset by split: base and novel classes each labelled from 0, a held-out domain apart."""
 
     def __init__(
-        self, context: Context, clip: Clip, *, labels: str = "coarse", kind: FeatureKind = "global", views: int = 1
+        self,
+        context: Context,
+        clip: Clip,
+        *,
+        labels: str = "coarse",
+        kind: FeatureKind = "global",
+        kept: Kept = "float16",
+        views: int = 1,
     ) -> None:
         """Binds a subset to a CLIP; images are encoded on first use.
 
@@ -80,6 +87,7 @@ class Images:
             clip: Frozen.
             labels: ``coarse``, or ``fine`` where the dataset has finer labels.
             kind: Features of an image, see ``features``.
+            kept: Numbers that features with patches are kept in.
             views: Random views of each training image, drawn with the run's seed; 1: the view of evaluation. Other
                 splits have that one always.
 
@@ -107,7 +115,7 @@ class Images:
                     f"{suggest(context.held_out, domains)}"
                 )
         self._context = context
-        self._clip, self._kind, self._views, self._labels = clip, kind, views, labels
+        self._clip, self._kind, self._kept, self._views, self._labels = clip, kind, kept, views, labels
         self._splits: dict[str, Features] = {}
         self._rows: dict[tuple[str, bool], FeatureRows] = {}
 
@@ -133,6 +141,7 @@ class Images:
                 say=context.say,
                 labels=self._labels,
                 kind=self._kind,
+                kept=self._kept,
                 views=self._views if split == TRAIN else 1,
                 seed=context.seed,
             )

@@ -24,7 +24,7 @@ from fedtrain.metrics import harmonic, mean
 
 _WIDE = 256  # of a text tower: below, threads wait for each other longer than they work
 _STACK = 16  # clients whose texts are encoded at once when they are judged
-_JUDGED = 256  # images with patches that are judged at a time
+_JUDGED = 32  # images with patches that are judged at a time
 _GREY = 128  # of 255
 
 
@@ -39,7 +39,8 @@ class ClipMethod(Method, Generic[S]):
     Attributes:
         features: The features of an image in ``images``: ``global``, one vector of norm 1; ``raw``, that vector as the
             image encoder gives it, whose norm ``logits`` must see to; or ``patches``, the first and then one for each
-            patch, all in the space of the texts. See ``Clip.encode_patches``.
+            patch, all in the space of the texts, see ``Clip.encode_patches``. These are kept in the numbers that a
+            setting ``patches`` names, float16 without one.
         clip: The frozen CLIP.
         labels: The kind of the federation's labels: its loss and its metrics.
         images: Rows of every split as features.
@@ -72,7 +73,8 @@ class ClipMethod(Method, Generic[S]):
         self.clip = clip.load(context.clip, context.device)
         self.labels = self.kind_of_labels()
         space, views = getattr(settings, "labels", "coarse"), getattr(settings, "views", 1)
-        self.images = Images(context, self.clip, labels=space, kind=self.features, views=views)
+        kept = getattr(settings, "patches", "float16")
+        self.images = Images(context, self.clip, labels=space, kind=self.features, kept=kept, views=views)
         self.base = Classes(self.clip, self.images.classes, context.precision)
         self.novel = Classes(self.clip, self.images.novel, context.precision)
         for classes in (self.base, self.novel):
@@ -117,8 +119,8 @@ class ClipMethod(Method, Generic[S]):
             classes: The label space.
 
         Returns:
-            float32 ``[K, C, embed_dim]``, or whatever ``logits`` takes, K first; of one row where all clients have
-            the same.
+            float32 ``[K, C, embed_dim]``, or whatever ``logits`` takes, ``[K, ..., C, embed_dim]``; of one row where
+            all clients have the same.
         """
         raise NotImplementedError
 
@@ -166,10 +168,14 @@ class ClipMethod(Method, Generic[S]):
         """
         if self._first_bias is None:
             size = self.clip.preprocessing.size
-            grey = self.clip.encode_images(torch.full((1, 3, size, size), _GREY, dtype=torch.uint8))
-            mean = self.clip.scale * (grey @ self.base.fixed(TEMPLATE).T).mean()
+            encode = self.clip.encode_patches if self.features == "patches" else self.clip.encode_images
+            mean = self.first_logits(encode(torch.full((1, 3, size, size), _GREY, dtype=torch.uint8))).mean()
             self._first_bias = -(mean + math.log(len(self.base) - 1))[None]
         return self._first_bias
+
+    def first_logits(self, images: torch.Tensor) -> torch.Tensor:
+        """Logits of images with the names in fixed words, before anything is learned: see ``first_bias``."""
+        return self.clip.scale * (images @ self.base.fixed(TEMPLATE).T)
 
     def classifier(self, state: State, classes: Classes) -> torch.Tensor:
         """The classifiers of clients: ``text``, less the texts under a negative context if there is one."""
@@ -184,7 +190,8 @@ class ClipMethod(Method, Generic[S]):
             return text
         context = state["negative"]
         one = context.stride(0) == 0  # all clients have the same
-        return text - classes.under(context[:1] if one else context)
+        negative = classes.under(context[:1] if one else context)
+        return text - negative.unflatten(0, (-1, *[1] * (text.dim() - 3)))
 
     def evaluate(self, shared: State, personal: Callable[[int], State], split: str) -> Evaluation:
         """Evaluate every client's classifier and the shared one.
