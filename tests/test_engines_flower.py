@@ -22,7 +22,6 @@ if find_spec("flwr") is None:
 from flower_grid import HereGrid
 from flwr.app import Message, RecordDict
 from methods_pool import Pool
-from methods_transport import Transport
 from test_derive_sites import flair
 
 from fedrsic_data.dataset import manifest
@@ -35,6 +34,7 @@ from fedtrain.engines.flower.wire import Judged
 from fedtrain.federation import app
 from fedtrain.methods.base import Evaluation, State, Update
 from fedtrain.methods.fedavg import FedAvg
+from fedtrain.methods.fedotp import FedOTP
 from fedtrain.methods.fedpgp import FedPGP
 from fedtrain.methods.fedtpg import FedTPG
 from fedtrain.methods.promptfl import PromptFL
@@ -142,7 +142,7 @@ def test_the_same_as_the_local_engine(single: Path, tmp_path: Path, method: str)
             assert torch.allclose(value, shared[1][name], rtol=0, atol=1e-6)
 
 
-KINDS = {"pool": Pool, "transport": Transport, "fedtpg": FedTPG}
+KINDS = {"pool": Pool, "fedotp": FedOTP, "fedtpg": FedTPG}
 
 
 @pytest.mark.parametrize("method", KINDS)

@@ -35,6 +35,7 @@ def domains_build(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize(
     ("name", "names", "floats"),
     [
+        ("fedotp", {"general"}, 8_192),
         ("fedpgp", {"sigma"}, 8_192),
         ("fedrsclip", {"shared_prompt"}, 2_048),
         ("promptfl", {"context"}, 8_192),
@@ -172,7 +173,8 @@ def test_12_extra_prompts_are_no_extra_classes(sample_build: Path, monkeypatch: 
     no |= {"kgcoop": {"weight": 0.0}, "fedprox": {"mu": 0.0}}
     method = bind(sample_build, name, epochs=1, **no.get(name, {}))
     state = {**method.shared(), **method.personal(0)}
-    assert method.text({k: v[None] for k, v in state.items()}, method.base).shape == (1, 21, 32)
+    prompts = {"fedotp": (2,)}.get(name, ())
+    assert method.text({k: v[None] for k, v in state.items()}, method.base).shape == (1, *prompts, 21, 32)
     (update,) = method.train(method.shared(), [method.personal(0)], [0], 1)
     assert update.loss == pytest.approx(math.log(21), abs=1e-5)
 

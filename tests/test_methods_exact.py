@@ -14,6 +14,7 @@ from prompt_federation import (
     plain_images,
     plain_loss,
     plain_texts,
+    plain_transport,
     plain_words,
     same,
     trained,
@@ -26,6 +27,7 @@ from fedtrain.seeds import generator
 
 VARIANTS: list[tuple[str, dict[str, Any]]] = [
     *((name, {}) for name in PROMPTS),
+    ("fedotp", {"eps": 0.02, "mass": 1.0, "std": 0.5}),
     ("fedprox", {"mu": 30.0}),
     ("fedpgp", {"anchor": "placeholder", "tau": 0.1, "mu": 3.0, "std": 0.5}),
     ("fedpgp", {"template": ("a photo of a {}.", "{} from above.")}),
@@ -168,6 +170,8 @@ def test_an_evaluation_is_that_of_encoding_everything(sample_build: Path, name: 
             logits = sum(images @ plain_texts(method, state[k], names).T for k in ("shared_prompt", "private_prompt"))
         elif name == "promptfolio":
             logits = plain_folio(method, state, images, names)
+        elif name == "fedotp":
+            logits = plain_transport(method, state, images, names)
         else:
             context = state["sigma"] + state["u"] @ state["v"] if name == "fedpgp" else state["context"]
             logits = images @ plain_texts(method, context, names).T

@@ -1,4 +1,4 @@
-"""Three methods that use most of the hooks: they train, resume exactly and learn."""
+"""Methods that use most of the hooks: they train, resume exactly and learn."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ import pytest
 import torch
 from conftest import contents, sampled
 from methods_pool import Pool
-from methods_transport import Transport, transport
 from prompt_federation import bind, same
 
 from fedtrain import run
 from fedtrain.methods import METHODS
+from fedtrain.methods.fedotp import FedOTP
 from fedtrain.methods.fedtpg import FedTPG
 from fedtrain.runs.files import CHECKPOINT
 from fedtrain.runs.folder import Result
 from fedtrain.runs.state import load_state
 
-KINDS = {"pool": Pool, "transport": Transport, "fedtpg": FedTPG}
+KINDS = {"pool": Pool, "fedotp": FedOTP, "fedtpg": FedTPG}
 SETS = ("epochs=1", "device=cpu", "batch=8")
-RATES = {"pool": ("lr=0.02", "gate_lr=0.1"), "transport": ("lr=0.05",), "fedtpg": ("lr=0.05", "shots=16")}
+RATES = {"pool": ("lr=0.02", "gate_lr=0.1"), "fedotp": ("lr=0.05",), "fedtpg": ("lr=0.05", "shots=16")}
 
 
 @pytest.fixture(autouse=True)
@@ -74,7 +74,7 @@ def test_a_run_that_was_killed_resumes_to_the_bit(
     assert contents(tmp_path / "again" / CHECKPOINT) == contents(tmp_path / "whole" / CHECKPOINT)
 
 
-@pytest.mark.parametrize("method", ["transport", "fedtpg"])
+@pytest.mark.parametrize("method", ["fedotp", "fedtpg"])
 def test_clients_in_a_stack_train_as_alone(small: Path, method: str) -> None:
     """As on a GPU, where a cohort steps as one graph."""
     found = []
@@ -111,17 +111,3 @@ def test_a_client_sends_its_prompt_alone(small: Path, tmp_path: Path) -> None:
     counters = train("pool", small, tmp_path / "run", "rounds=2").data["counters"]
     assert counters["client_floats"] == 4 * 128  # neither experts nor gate
     assert counters["updates"] == 8
-
-
-def test_transport_gives_the_plans_of_the_formulas() -> None:
-    """Plans worked out by hand in float64."""
-    similarity = torch.tensor([[0.30, 0.10], [0.25, 0.20], [0.05, 0.28]], dtype=torch.float64)
-    wanted = {
-        (0.1, 0.8): ([[0.236880, 0.040950], [0.143675, 0.111315], [0.019444, 0.247735]], 0.203679),
-        (0.1, 1.0): ([[0.285259, 0.048074], [0.189903, 0.143431], [0.024838, 0.308496]], 0.254168),
-        (0.01, 0.8): ([[0.333333, 0.0], [0.066667, 0.066666], [0.0, 0.333334]], 0.223333),
-    }
-    for (eps, mass), (plan, total) in wanted.items():
-        found = transport(similarity, eps, mass, 100)
-        assert torch.allclose(found, torch.tensor(plan, dtype=torch.float64), atol=2e-6)
-        assert float((found * similarity).sum()) == pytest.approx(total, abs=2e-6)

@@ -12,7 +12,18 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from prompt_federation import PROMPTS, bind, plain_folio, plain_pair, plain_texts, plain_words, same, trained
+from prompt_federation import (
+    PROMPTS,
+    bind,
+    plain_folio,
+    plain_image,
+    plain_pair,
+    plain_texts,
+    plain_transport,
+    plain_words,
+    same,
+    trained,
+)
 from sklearn.metrics import average_precision_score
 from torch.nn import functional
 
@@ -70,7 +81,7 @@ def plain_images(method: Any, client: int, split: str) -> tuple[torch.Tensor, to
     features, truth = [], torch.zeros(len(rows), len(method.base), dtype=torch.bool)
     for i, row in enumerate(rows):
         pixels = np.asarray(Image.open(io.BytesIO(row["image"]["bytes"])).convert("RGB"))
-        features.append(method.clip.encode_images(torch.from_numpy(pixels.copy()).permute(2, 0, 1)[None])[0])
+        features.append(plain_image(method, pixels))
         truth[i, row[column]] = True
     return torch.stack(features), truth
 
@@ -108,7 +119,10 @@ def plain_loss(
 
     def of_labels(logits: torch.Tensor) -> torch.Tensor:
         negative = state.get("negative")
-        offset = state["bias"] if negative is None else -scale * images @ plain_texts(method, negative, names).T
+        if negative is None:
+            offset = state["bias"]
+        else:  # a plan of transport has taken it off already
+            offset = 0.0 if name == "fedotp" else -scale * images @ plain_texts(method, negative, names).T
         return sum(map(_labels(s), (logits + offset).unbind(), states)) / len(images)
 
     def own(values: torch.Tensor) -> torch.Tensor:
@@ -140,6 +154,8 @@ def plain_loss(
         return of_labels(scale * images @ mine.T) + s.mu * contrast
     if name == "promptfolio":
         return of_labels(plain_folio(method, state, images, names))
+    if name == "fedotp":
+        return of_labels(plain_transport(method, state, images, names))
     text = plain_texts(method, state["context"], names)
     loss = of_labels(scale * images @ text.T)
     if name == "kgcoop":
@@ -230,13 +246,15 @@ def test_metrics_are_those_of_encoding_everything(flair: Path, name: str, score:
             logits = logits / 2
         elif name == "promptfolio":
             logits = plain_folio(method, state, images, names) / scale
+        elif name == "fedotp":
+            logits = plain_transport(method, state, images, names) / scale
         else:
             context = state["sigma"] + state["u"] @ state["v"] if name == "fedpgp" else state["context"]
             logits = images @ plain_texts(method, context, names).T
-        if "negative" in state:
+        if "negative" in state and name != "fedotp":
             logits = scale * (logits - images @ plain_texts(method, state["negative"], names).T)
         else:
-            logits = scale * logits + state.get("bias", method.first_bias())
+            logits = scale * logits + (0.0 if "negative" in state else state.get("bias", method.first_bias()))
         scores.append(torch.sigmoid(logits.detach()))
         truths.append(truth)
         assert found.clients["local"][client] == pytest.approx(

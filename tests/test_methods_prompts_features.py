@@ -20,7 +20,6 @@ import fedrsic_data
 from fedrsic_data.dataset.local import LocalFiles
 from fedrsic_data.dataset.reader import Dataset, Subset
 from fedrsic_data.errors import BadImageError, ManifestError, OutputError, UsageError
-from fedtrain.methods.prompts import features as cached
 from fedtrain.methods.prompts.features import Features, _encode, _facts, features
 from fedtrain.models import tiny
 from fedtrain.models.clip import Clip, frozen, load
@@ -210,8 +209,8 @@ def test_patches_that_no_memory_holds_are_refused_before_any_is_encoded(
     clip, count = small(), subset.entry.rows["test"]
     needed = 2 * count * 5 * 24 * 2
     for kept, memory in (("float16", needed - 1), ("float32", 2 * needed - 1)):
-        monkeypatch.setattr(cached, "_memory", lambda memory=memory: memory)
+        monkeypatch.setattr("fedtrain.methods.prompts.features._memory", lambda memory=memory: memory)
         with pytest.raises(UsageError, match=f"the patches of {count} images take .* GB as {kept}, .* this machine"):
             features(clip, subset, "test", cache=tmp_path, kind="patches", kept=kept)
-        monkeypatch.setattr(cached, "_memory", lambda memory=memory: memory + 1)
+        monkeypatch.setattr("fedtrain.methods.prompts.features._memory", lambda memory=memory: memory + 1)
         assert len(features(clip, subset, "test", cache=tmp_path, kind="patches", kept=kept)) == count

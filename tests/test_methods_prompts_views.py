@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 import torch
 from conftest import sampled
-from methods_transport import Transport
 from PIL import Image
 from prompt_federation import bind, judged, same, small_clip
 from torchvision import transforms  # type: ignore[import-untyped]
@@ -252,6 +251,5 @@ def test_fewer_views_than_one_are_refused(sample_build: Path, views: int) -> Non
 
 
 def test_views_of_patches_are_refused(sample_build: Path) -> None:
-    held = bind(sample_build, "promptfl").context
     with pytest.raises(UsageError, match="views=2: this method reads the patches of images"):
-        Transport(held, Transport.Settings(views=2))
+        bind(sample_build, "fedotp", views=2)

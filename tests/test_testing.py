@@ -13,7 +13,6 @@ import pytest
 import torch
 from conftest import ROOT
 from methods_pool import Pool
-from methods_transport import Transport
 from small_backbone import small_backbone
 
 from fedtrain.methods import METHODS
@@ -39,9 +38,9 @@ def test_a_method_that_counts_labels_passes(monkeypatch: pytest.MonkeyPatch) -> 
     check_method(METHODS["fedlgt"], {**SMALL, "class_weights": "inverse"})
 
 
-@pytest.mark.parametrize("kind", [Pool, Transport])
+@pytest.mark.parametrize("kind", [Pool])
 def test_methods_of_other_kinds_pass(kind: type[Method]) -> None:
-    """Those that send clients other states, or read patches."""
+    """One that sends clients other states."""
     check_method(kind, ONE)
 
 

@@ -19,7 +19,7 @@ from fedtrain.methods import METHODS
 from fedtrain.methods.base import Context, Evaluation, State
 from fedtrain.models import clip
 
-PROMPTS = ("fedpgp", "fedprox", "fedrsclip", "kgcoop", "local", "promptfl", "promptfolio")
+PROMPTS = ("fedotp", "fedpgp", "fedprox", "fedrsclip", "kgcoop", "local", "promptfl", "promptfolio")
 CPU = torch.device("cpu")
 LENGTH = 28
 """Tokens of a text: CLIP's 77 would only make tests slower."""
@@ -47,6 +47,8 @@ def bind(path: Path, name: str, *, seed: int = 0, held_out: str | None = None, *
         if row["split"] == "train"
     ]
     context = Context(subset, subset.clients, tuple(rows), seed, CPU, cache=path.parent / "cache", held_out=held_out)
+    if name == "fedotp":  # features as ``plain_images`` has them
+        settings = {"patches": "float32", **settings}
     return METHODS[name](context, METHODS[name].Settings(**settings))
 
 
@@ -90,8 +92,14 @@ def plain_images(method: Any, client: int, split: str) -> tuple[torch.Tensor, to
     features = []
     for row in rows:
         pixels = np.asarray(Image.open(io.BytesIO(row["image"]["bytes"])).convert("RGB"))
-        features.append(method.clip.encode_images(torch.from_numpy(pixels.copy()).permute(2, 0, 1)[None])[0])
+        features.append(plain_image(method, pixels))
     return torch.stack(features), torch.tensor([row["label"] for row in rows])
+
+
+def plain_image(method: Any, pixels: np.ndarray) -> torch.Tensor:
+    """The feature of an image, or those of it and its patches where a method reads them."""
+    encode = method.clip.encode_patches if method.features == "patches" else method.clip.encode_images
+    return encode(torch.from_numpy(pixels.copy()).permute(2, 0, 1)[None])[0]
 
 
 def plain_texts(method: Any, context: torch.Tensor, names: Sequence[str]) -> torch.Tensor:
@@ -139,6 +147,21 @@ def plain_folio(method: Any, state: State, images: torch.Tensor, names: Sequence
     return (1 - mix) * common + mix * own
 
 
+def plain_transport(method: Any, state: State, images: torch.Tensor, names: Sequence[str]) -> torch.Tensor:
+    """FedOTP's logits ``[n, C]``: the iterations as its authors write them, without a logarithm and in float64."""
+    s, texts = method.settings, [plain_texts(method, state[key], names) for key in ("general", "own")]
+    if "negative" in state:
+        texts = [text - plain_texts(method, state["negative"], names) for text in texts]
+    cosines = torch.stack([images[:, 1:] @ text.T for text in texts], dim=-1)  # [n, M, C, N]
+    kernel = torch.exp(-(1 - cosines.detach().double()) / s.eps)
+    a, b = 1 / kernel.shape[1], s.mass / len(texts)
+    p, q = torch.ones_like(kernel[..., :1]), torch.ones_like(kernel[:, :1])
+    for _ in range(s.iterations):
+        p = torch.minimum(1 / (kernel / a * q).sum(-1, keepdim=True), torch.ones(()))
+        q = 1 / (kernel / b * p).sum(1, keepdim=True)
+    return method.clip.model.logit_scale.exp() * ((p * kernel * q).float() * cosines).sum((1, 3))
+
+
 def plain_loss(
     method: Any, name: str, state: State, shared: State, images: torch.Tensor, labels: torch.Tensor
 ) -> torch.Tensor:
@@ -170,6 +193,8 @@ def plain_loss(
         return ce(own) + s.mu * -(to_clip.exp() / (to_clip.exp() + to_own.exp())).log().mean()
     if name == "promptfolio":
         return functional.cross_entropy(plain_folio(method, state, images, names), labels)
+    if name == "fedotp":
+        return functional.cross_entropy(plain_transport(method, state, images, names), labels)
     text = plain_texts(method, state["context"], names)
     if name == "kgcoop":
         away = 1 - functional.cosine_similarity(text, plain_words(method, names, s.template))
