@@ -95,11 +95,12 @@ class FedOTP(PromptMethod[FedOTPSettings]):
 
     def logits(self, images: torch.Tensor, text: torch.Tensor, state: State) -> torch.Tensor:  # noqa: ARG002
         """Logits of images ``[..., B, 1 + M, embed_dim]`` by texts ``[..., N, C, embed_dim]``, see the class."""
-        settings, count = self.settings, text.shape[-2]
-        every = text.flatten(-3, -2).unsqueeze(-3) @ images[..., 1:, :].mT  # [..., B, N C, M]
-        similarity = every.unflatten(-2, (-1, count)).transpose(-3, -2)
+        settings, patches = self.settings, images[..., 1:, :]
+        every = text.flatten(-3, -2)[..., None, :, :] @ patches.mT  # [..., B, N C, M]
+        similarity = every.view(*every.shape[:-2], *text.shape[-3:-1], -1).transpose(-3, -2)
         plan = transport(similarity.detach(), settings.eps, settings.mass, settings.iterations)
-        return self.clip.scale * (plan * similarity).sum((-1, -2))
+        moved: torch.Tensor = (plan * similarity).sum((-1, -2))
+        return self.clip.scale * moved
 
 
 def transport(similarity: torch.Tensor, eps: float, mass: float, iterations: int) -> torch.Tensor:

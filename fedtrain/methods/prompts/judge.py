@@ -18,7 +18,7 @@ from fedtrain.methods import multilabel
 from fedtrain.methods.base import Context, Evaluation, Kind, Method, State
 from fedtrain.methods.labels import LabelKind, MultiLabel, SingleLabel, of_others
 from fedtrain.methods.lazy import torch
-from fedtrain.methods.prompts.features import FeatureKind
+from fedtrain.methods.prompts.features import FeatureKind, Kept
 from fedtrain.methods.prompts.inputs import NOVEL, TEMPLATE, TRAIN, Classes, FeatureRows, Images
 from fedtrain.metrics import harmonic, mean
 
@@ -73,7 +73,7 @@ class ClipMethod(Method, Generic[S]):
         self.clip = clip.load(context.clip, context.device)
         self.labels = self.kind_of_labels()
         space, views = getattr(settings, "labels", "coarse"), getattr(settings, "views", 1)
-        kept = getattr(settings, "patches", "float16")
+        kept: Kept = getattr(settings, "patches", "float16")
         self.images = Images(context, self.clip, labels=space, kind=self.features, kept=kept, views=views)
         self.base = Classes(self.clip, self.images.classes, context.precision)
         self.novel = Classes(self.clip, self.images.novel, context.precision)
@@ -191,7 +191,7 @@ class ClipMethod(Method, Generic[S]):
         context = state["negative"]
         one = context.stride(0) == 0  # all clients have the same
         negative = classes.under(context[:1] if one else context)
-        return text - negative.unflatten(0, (-1, *[1] * (text.dim() - 3)))
+        return text - negative.view(-1, *[1] * (text.dim() - 3), *negative.shape[1:])
 
     def evaluate(self, shared: State, personal: Callable[[int], State], split: str) -> Evaluation:
         """Evaluate every client's classifier and the shared one.
