@@ -192,6 +192,7 @@ def experiment(
     gpus: Annotated[str | None, typer.Option(metavar="0,1", help="GPUs that the processes share.")] = None,
     only: Annotated[str, typer.Option(metavar="TEXT", help="Only runs whose name has this text.")] = "",
     table: Annotated[str, typer.Option(metavar="text|csv|markdown|latex", help="The form of the tables.")] = "text",
+    sample: Annotated[bool, typer.Option("--sample", help="A short run on rendered sample images.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="List the runs; build and train nothing.")] = False,
     sources: Annotated[Path | None, typer.Option(help="Folder searched for sources of recipes.")] = None,
     json: Json = False,
@@ -203,6 +204,7 @@ def experiment(
     \b
     Examples:
       fedkit experiment prompt-methods
+      fedkit experiment fedpgp-base-to-novel --sample
       fedkit experiment table.json --dry-run
       fedkit experiment table.json --jobs 2 --table latex
       fedkit experiment table.json --gpus 0,1 --only fedpgp
@@ -213,13 +215,13 @@ def experiment(
     from fedtrain.report import seed_table
 
     seed_table.check(table)
-    wanted = spec.load(file)
+    wanted = spec.on_sample(spec.load(file)) if sample else spec.load(file)
     place = out or Path("experiments") / wanted.name
     from fedrsic_data.build.pipeline import BuildListener
     from fedtrain.experiments import run
 
     if dry_run:
-        answer(answers.listed(*run.planned(wanted, place, only)), json)
+        answer(answers.listed(*run.planned(wanted, place, only), wanted.protocol), json)
         return
     with _training(quiet=json) as training:
         done = run.run(

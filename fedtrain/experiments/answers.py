@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from fedrsic_data.answer import Shown, records, together
+from fedrsic_data.answer import Shown, columns, records, together
+from fedrsic_data.settings import encode
 from fedtrain.experiments import spec
 from fedtrain.report.seed_table import on_screen, written
 from fedtrain.runs.files import RESULT
@@ -13,6 +14,7 @@ from fedtrain.runs.files import RESULT
 if TYPE_CHECKING:
     from fedtrain.experiments.plan import DataPlan, PlannedRun
     from fedtrain.experiments.run import Ended, Finished
+    from fedtrain.experiments.spec import ProtocolSpec
 
 
 def shipped() -> Shown:
@@ -25,12 +27,14 @@ def shipped() -> Shown:
     return Shown({"experiments": rows}, together(["experiments", *records(rows)]))
 
 
-def listed(datasets: Sequence[DataPlan], runs: Sequence[PlannedRun]) -> Shown:
+def listed(datasets: Sequence[DataPlan], runs: Sequence[PlannedRun], protocol: ProtocolSpec | None = None) -> Shown:
     """The datasets and runs of an experiment, before anything is built."""
     finished = [(run.folder / RESULT).is_file() for run in runs]
     lines = [f"datasets: {len(datasets)}, runs: {len(runs)}, finished: {sum(finished)}"]
     lines += [f"  {run.name}{' (finished)' if done else ''}" for run, done in zip(runs, finished, strict=True)]
+    lines += _protocol(protocol)
     data = {
+        "protocol": encode(protocol),
         "datasets": [one.place for one in datasets],
         "runs": [
             {"name": run.name, "folder": str(run.folder), "finished": done, "seed": run.seed, **run.facts}
@@ -40,6 +44,16 @@ def listed(datasets: Sequence[DataPlan], runs: Sequence[PlannedRun]) -> Shown:
     return Shown(data, together(lines))
 
 
+def _protocol(protocol: ProtocolSpec | None) -> list[str]:
+    if protocol is None:
+        return []
+    return [
+        f"protocol: {protocol.of}",
+        *(f"  certain: {words}" for words in protocol.certain),
+        *(f"  assumed: {words}" for words in protocol.assumed),
+    ]
+
+
 def line(ended: Ended, number: int, runs: int) -> str:
     """A line of progress."""
     how = f" failed: {ended.failed}" if ended.failed else "" if ended.trained else " was finished already"
@@ -47,7 +61,7 @@ def line(ended: Ended, number: int, runs: int) -> str:
 
 
 def finished(done: Finished, form: str) -> Shown:
-    """The tables, and the runs that failed."""
+    """The tables, and the runs that failed; a text ends with the tables as LaTeX."""
     tables = [
         part
         for table in done.tables
@@ -58,7 +72,16 @@ def finished(done: Finished, form: str) -> Shown:
     where = [f"{done.folder}: {len(done.runs)} runs and their tables", *report]
     if done.part:
         where = [f"{done.folder}: --only took {len(done.runs)} runs; their tables are printed and not written"]
+    if form == "text":
+        for title, rows in done.published.items():
+            names = list(dict.fromkeys(name for row in rows.values() for name in row))
+            cells = [[label, *(row.get(name, "-") for name in names)] for label, row in rows.items()]
+            tables += [title, columns(["method", *names], cells), ""]
+        where = [*_protocol(done.protocol), *done.apart, *where]
+        where += [line for table in done.tables for line in ["", *written(table, "latex").splitlines()]]
     data = {
+        "protocol": encode(done.protocol),
+        "published": {"tables": done.published, "apart": list(done.apart)},
         "folder": str(done.folder),
         "report": str(done.report) if done.report else None,
         "part": done.part,

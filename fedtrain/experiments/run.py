@@ -9,7 +9,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Se
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from fedrsic_data import interrupts
@@ -22,12 +22,12 @@ from fedrsic_data.settings import at_least, encode, local, suggest
 from fedrsic_data.sources.locate import Places
 from fedtrain.experiments import plan, spec
 from fedtrain.experiments.plan import DataPlan, PlannedRun
-from fedtrain.experiments.spec import AXES, METRIC, Experiment, TableSpec
+from fedtrain.experiments.spec import AXES, METRIC, Experiment, ProtocolSpec, TableSpec
 from fedtrain.progress import QUIET, Listener
-from fedtrain.report import html, seed_table
+from fedtrain.report import html, papers, seed_table
 from fedtrain.run import draft, train
 from fedtrain.runs.folder import load
-from fedtrain.runs.results import figures
+from fedtrain.runs.results import figures, grouped
 
 SPEC = "experiment.json"
 TABLES = "tables"
@@ -79,6 +79,9 @@ class Finished:
         tables: Its tables, filled.
         report: Its report; None if no run is finished, if datasets are drawn anew for each seed, or of a part.
         part: Whether these are only some of the experiment's runs; their tables are not written.
+        protocol: The protocol that it follows.
+        published: Runs with published figures of the same protocol next to them.
+        apart: A line for each published protocol that runs do not follow.
     """
 
     folder: Path
@@ -87,6 +90,9 @@ class Finished:
     tables: tuple[seed_table.Filled, ...]
     report: Path | None = None
     part: bool = False
+    protocol: ProtocolSpec | None = None
+    published: papers.Tables = field(default_factory=dict)
+    apart: Sequence[str] = ()
 
 
 def planned(experiment: Experiment, out: Path, only: str = "") -> tuple[list[DataPlan], list[PlannedRun]]:
@@ -180,12 +186,22 @@ def run(
         work = _here(runs, cache, progress.training) if alone else _in_processes(runs, jobs, gpus, cache)
         with closing(work):  # whatever ends this, no process goes on
             failed, found = _ended(experiment, runs, work, progress)
-        tables = tuple(_filled(wanted, runs, found) for wanted in experiment.tables)
-        if len(runs) < len(every[1]):  # the files of all runs stay
-            return Finished(out, tuple(runs), failed, tables, part=True)
-        _write(out / TABLES, tables)
-        report = _report(experiment, out, [one.folder for one in runs if one.name in found], progress)
-        return Finished(out, tuple(runs), failed, tables, report)
+        finished = [one.folder for one in runs if one.name in found]
+        done = Finished(
+            folder=out,
+            runs=tuple(runs),
+            failed=failed,
+            tables=tuple(_filled(wanted, runs, found) for wanted in experiment.tables),
+            part=len(runs) < len(every[1]),
+            protocol=experiment.protocol,
+        )
+        if experiment.protocol is not None:
+            tables, apart = papers.beside(grouped(list(map(load, finished))), experiment.protocol.published)
+            done = replace(done, published=tables, apart=apart)
+        if done.part:  # the files of all runs stay
+            return done
+        _write(out / TABLES, done.tables)
+        return replace(done, report=_report(experiment, out, finished, progress))
 
 
 @contextmanager

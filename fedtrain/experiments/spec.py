@@ -6,13 +6,14 @@ import itertools
 import json
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from fedrsic_data.errors import UsageError, translated
 from fedrsic_data.recipes.shipped import folder
-from fedrsic_data.settings import at_least, decode, once, suggest
+from fedrsic_data.settings import LATER, at_least, decode, once, suggest
+from fedtrain.published import protocol
 
 Values = dict[str, Any]
 """Setting -> its value, or a list of values to vary it over."""
@@ -93,6 +94,43 @@ class TableSpec:
 
 
 @dataclass(frozen=True)
+class ProtocolSpec:
+    """The protocol of a paper, as far as it is known, which an experiment follows.
+
+    Attributes:
+        of: The paper.
+        certain: Sentences on what is known of it, and from where.
+        assumed: Sentences on what is not known, or different here, and the choice that was made.
+        published: Names of the protocols whose published figures are printed next to runs that follow them; see
+            ``fedtrain.published``.
+    """
+
+    of: str
+    certain: tuple[str, ...]
+    assumed: tuple[str, ...]
+    published: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        for name in self.published:
+            protocol(name)
+
+
+@dataclass(frozen=True)
+class SampleSpec:
+    """Changes that make a short run of an experiment on sample images.
+
+    Attributes:
+        data: Settings of every recipe, over those of its ``set``.
+        set: Settings of all runs, over those of the experiment's ``set``.
+        seeds: Seeds instead of the experiment's; empty: the same.
+    """
+
+    data: Values = field(default_factory=dict)
+    set: Values = field(default_factory=dict)
+    seeds: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
 class Experiment:
     """An experiment.
 
@@ -105,6 +143,8 @@ class Experiment:
         title: A readable title.
         set: Settings of all runs.
         tables: The tables to make of it.
+        protocol: The protocol that it follows; None: its own.
+        sample: Changes by ``on_sample``.
     """
 
     fedkit: int
@@ -115,6 +155,8 @@ class Experiment:
     title: str = ""
     set: Values = field(default_factory=dict)
     tables: tuple[TableSpec, ...] = ()
+    protocol: ProtocolSpec | None = field(default=None, metadata=LATER)
+    sample: SampleSpec | None = field(default=None, metadata=LATER)
 
     def __post_init__(self) -> None:
         if self.fedkit != 1:
@@ -128,6 +170,19 @@ class Experiment:
             at_least("seeds", seed, 0)
         if len(set(self.seeds)) < len(self.seeds):
             raise UsageError("seeds: one occurs twice; the same seed gives the same run")
+
+
+def on_sample(experiment: Experiment) -> Experiment:
+    """The same experiment on sample images, under a name of its own."""
+    short = experiment.sample or SampleSpec()
+    datasets = (replace(data, sample=True, set={**data.set, **short.data}) for data in experiment.datasets)
+    return replace(
+        experiment,
+        name=f"{experiment.name}-sample",
+        datasets=tuple(datasets),
+        set={**experiment.set, **short.set},
+        seeds=short.seeds or experiment.seeds,
+    )
 
 
 def shipped() -> dict[str, Path]:
