@@ -189,7 +189,7 @@ class PaperRow:
         """
         papers = published()
         dataset, protocol = papers.datasets[self.dataset], papers.protocols[self.protocol]
-        title = held.get("titles", {}).get(self.source, "").removeprefix("sample of ")
+        title = held.get("titles", {}).get(self.source, "").removeprefix("sample of ").removesuffix(" (procedural)")
         said = not self.titles or any(title == one or title.startswith(f"{one},") for one in self.titles)
         found = [] if said else [f"on {' or '.join(self.titles)}"]
         facts = {**protocol.facts, **protocol.by_dataset.get(self.dataset, {})}
