@@ -6,12 +6,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from conftest import printed
+from conftest import ROOT, printed
+from safetensors.torch import save_file
 
-from fedtrain import published
+from fedrsic_data.errors import UsageError
 from fedtrain.experiments import answers, run, spec
-
-PROTOCOLS = [name for name, path in spec.shipped().items() if spec.load(path).protocol is not None]
+from fedtrain.models import label_transformer
 
 
 def short(name: str) -> spec.Experiment:
@@ -26,6 +26,7 @@ def test_an_experiment_runs_a_round_on_the_sample_and_ends_with_its_tables_as_la
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    save_file(label_transformer.backbone().state_dict(), "backbone.safetensors")
     wanted = short(name)
     done = run.run(wanted, tmp_path / "out")
     assert not done.failed
@@ -38,3 +39,29 @@ def test_an_experiment_runs_a_round_on_the_sample_and_ends_with_its_tables_as_la
         assert not done.published  # nothing that was measured on sample images stands beside a paper's figure
         for line in done.apart:
             assert "real images" in line
+
+
+def test_the_docs_list_every_experiment_with_its_number_of_runs(tmp_path: Path) -> None:
+    text = (ROOT / "docs/experiments.md").read_text(encoding="utf-8")
+    for name in spec.shipped():
+        assert f"| `{name}` | {len(run.planned(spec.load(name), tmp_path)[1])} |" in text
+
+
+def test_an_experiment_on_the_sample_has_a_name_and_settings_of_its_own() -> None:
+    real = spec.load("fedrsclip-fed-rsic")
+    wanted = spec.on_sample(real)
+    assert wanted.name == f"{real.name}-sample"
+    assert all(data.sample for data in wanted.datasets)
+    assert not any(data.sample for data in real.datasets)
+    assert real.sample is not None
+    assert wanted.seeds == real.sample.seeds == (0,)
+    assert wanted.set == {**real.set, **real.sample.set}
+    assert all(data.set["sample.size"] == 32 for data in wanted.datasets)
+    plain = replace(real, sample=None)
+    assert spec.on_sample(plain).set == real.set
+    assert spec.on_sample(plain).seeds == real.seeds
+
+
+def test_a_protocol_that_no_paper_published_is_refused() -> None:
+    with pytest.raises(UsageError, match="no published protocol 'fedmgp'"):
+        spec.ProtocolSpec("FedMGP", (), (), ("fedmgp",))

@@ -165,7 +165,7 @@ def test_figures_of_another_protocol_are_not_printed_and_the_difference_is(chang
     tables, apart = papers.beside([group(**change)], ["fedmgp-base-to-novel"])
     assert not tables
     (line,) = apart
-    assert line.endswith(f": not comparable, since it has {words} (runs: fedpgp)")
+    assert line.endswith(f" are not printed: its protocol has {words} (runs: fedpgp)")
 
 
 def test_a_zero_shot_run_is_compared_without_settings_of_training() -> None:
@@ -186,5 +186,5 @@ def test_what_is_never_the_same_is_always_said() -> None:
     tables, lines = papers.beside([group(**mine, **{"dp.epsilon": None})], ["dpfpl-pathological"])
     assert not tables
     plain, private = lines
-    assert "since it has clients and server exchange gradients after every batch (runs" in plain
-    assert "since it has dp.epsilon 0.1, clients and server exchange gradients after every batch (runs" in private
+    assert "its protocol has clients and server exchange gradients after every batch (runs" in plain
+    assert "its protocol has dp.epsilon 0.1, clients and server exchange gradients after every batch (runs" in private

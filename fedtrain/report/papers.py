@@ -52,7 +52,7 @@ def beside(groups: Sequence[Group], protocols: Sequence[str]) -> tuple[Tables, l
             rules, known = published.protocol(name), rows_of(group, name)
             for row in known:
                 if differences := row.differs(_held(group)):
-                    words = f"published for {rules.of} ({name}), on {row.dataset}: not comparable, since it has "
+                    words = f"figures of {rules.of} ({name}) on {row.dataset} are not printed: its protocol has "
                     apart.setdefault((words, ", ".join(differences)), {})[group.label] = None
                     continue
                 title = f"{_place(group)}, beside {rules.of} ({name})"
@@ -60,7 +60,7 @@ def beside(groups: Sequence[Group], protocols: Sequence[str]) -> tuple[Tables, l
                 tables.setdefault(title, {}).setdefault(_ours(group), _measured(group, columns))
                 _below(tables[title], row, columns, "".join(f"; not known: {one}" for one in rules.unknown))
     return tables, [
-        f"{words}{differences} (runs: {', '.join(labels)})" for (words, differences), labels in apart.items()
+        f"{words}{differences} (runs: {'; '.join(labels)})" for (words, differences), labels in apart.items()
     ]
 
 
