@@ -108,7 +108,7 @@ def close(left: dict, right: dict) -> None:
             assert value == right[name], name
 
 
-@pytest.mark.parametrize("method", ["fedpgp", "fedrsclip", "promptfl", "local", "zeroshot"])
+@pytest.mark.parametrize("method", ["fedpgp", "fedrsclip", "promptfl", "finetuned", "local", "zeroshot"])
 def test_the_same_as_the_local_engine(single: Path, tmp_path: Path, method: str) -> None:
     """A server without images and sites that have their own rows only come to the metrics of one process with all."""
     sets = (

@@ -164,7 +164,7 @@ def test_a_run_goes_to_the_end_and_repeats(sample_build: Path, tmp_path: Path, n
     assert 0 <= first["figures"]["test/local/mean"] <= 100
     assert first["counters"]["refused"] == 0
     shared = bool(first["counters"]["floats"])
-    assert shared == (name not in ("local", "zeroshot"))
+    assert shared == (name not in ("centralised", "local", "zeroshot"))
     if name != "zeroshot":
         assert go("third", seed=1)["figures"] != first["figures"]
 

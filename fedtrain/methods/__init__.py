@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 METHODS: Registry[type[Method]] = Registry(
     "method",
     {
+        "centralised": "fedtrain.methods.centralised:Centralised",
         "fedavg": "fedtrain.methods.fedavg:FedAvg",
         "fedlgt": "fedtrain.methods.fedlgt:FedLGT",
         "fedotp": "fedtrain.methods.fedotp:FedOTP",
@@ -19,6 +20,7 @@ METHODS: Registry[type[Method]] = Registry(
         "fedprox": "fedtrain.methods.fedprox:FedProx",
         "fedrsclip": "fedtrain.methods.fedrsclip:FedRSCLIP",
         "fedtpg": "fedtrain.methods.fedtpg:FedTPG",
+        "finetuned": "fedtrain.methods.finetuned:FineTuned",
         "kgcoop": "fedtrain.methods.kgcoop:KgCoOp",
         "local": "fedtrain.methods.local:Local",
         "promptfl": "fedtrain.methods.promptfl:PromptFL",

@@ -149,6 +149,7 @@ class Method:
         kinds: The kinds of data that it trains on.
         leaves_out_unknown: Whether its loss leaves out labels that nobody knows, see ``fedtrain.data.label_states``.
         judges_neighbours: Whether ``evaluate`` gives the metric ``neighbour`` that the context asks for.
+        gathers_rows: Whether its server reads the rows of clients; a federation over Flower refuses it.
         clients_per_round: Clients per round in its paper; None: all.
         files: Settings that may name a file of weights, whose digest identifies a run.
         has_personal: Whether clients have personal state; True in a class that overrides ``personal``.
@@ -162,6 +163,7 @@ class Method:
     kinds: ClassVar[tuple[Kind, ...]] = ("single-label",)
     leaves_out_unknown: ClassVar[bool] = False
     judges_neighbours: ClassVar[bool] = False
+    gathers_rows: ClassVar[bool] = False
     clients_per_round: ClassVar[int | None] = None
     files: ClassVar[tuple[str, ...]] = ()
     has_personal: ClassVar[bool] = False

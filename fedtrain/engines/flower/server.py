@@ -15,11 +15,13 @@ from flwr.serverapp import Grid
 from fedrsic_data.answer import plain
 from fedrsic_data.dataset.manifest import FineEntry
 from fedrsic_data.errors import FedkitError, UsageError
+from fedrsic_data.registry import is_path
 from fedtrain.config import Privacy, RunConfig
 from fedtrain.engines import rounds
 from fedtrain.engines.base import Outcome, Training
 from fedtrain.engines.flower import merge, privacy, wire
 from fedtrain.engines.flower.site import label_space
+from fedtrain.methods import METHODS
 from fedtrain.methods.base import Evaluation, Method, State, Update, ranks
 from fedtrain.runs.files import METRICS
 
@@ -63,8 +65,14 @@ def check(config: RunConfig) -> None:
     """Refuse a config that cannot run over Flower, simulated or not.
 
     Raises:
-        UsageError: It evaluates clients on rows of others.
+        UsageError: It evaluates clients on rows of others, or trains on the rows of all clients together.
     """
+    method = METHODS.at(config.method) if is_path(config.method) else METHODS[config.method]
+    if method.gathers_rows:
+        raise UsageError(
+            f"{config.method}: trains on the rows of all clients together, but over Flower none leaves its site; use "
+            "--engine local"
+        )
     if config.held_out is not None or config.neighbour:
         what = "neighbour=true" if config.neighbour else f"held_out={config.held_out}"
         raise UsageError(

@@ -49,6 +49,19 @@ class Optimiser(Protocol):
 
 
 @dataclass(frozen=True)
+class Plan:
+    """The steps of a client.
+
+    Attributes:
+        rows: The rows of each step, int64 ``[steps, batch]``, as ``schedule`` gives them.
+        views: The view of each of these rows, likewise; None where images have one.
+    """
+
+    rows: torch.Tensor
+    views: torch.Tensor | None
+
+
+@dataclass(frozen=True)
 class Sgd:
     """Stochastic gradient descent as ``torch.optim.SGD`` does it.
 

@@ -111,6 +111,11 @@ class ClipMethod(Method, Generic[S]):
         """Threads of a CPU that are worth their while: one for text towers too narrow to share; None: all."""
         return 1 if self.clip.width < _WIDE else None
 
+    @property
+    def all_classify_the_same(self) -> bool:
+        """Whether all clients have one classifier: they receive the same state and have none of their own."""
+        return self.sends_all_the_same and not self.has_personal
+
     def text(self, state: State, classes: Classes) -> torch.Tensor:
         """The classifiers of clients, as texts.
 
@@ -325,7 +330,7 @@ class ClipMethod(Method, Generic[S]):
     ) -> Iterator[tuple[int, torch.Tensor, State]]:
         """Each client's ``classifier`` and state, encoded in stacks of clients; once if all have the same."""
         count, one = len(self.context.clients), self.sends_all_the_same
-        if one and not self.has_personal:
+        if self.all_classify_the_same:
             text = self.classifier(stacked(shared, [{}]), classes)[0]
             yield from ((client, text, shared) for client in range(count))
             return

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from itertools import groupby
 from typing import ClassVar, Literal, Self, TypeVar
@@ -18,7 +18,7 @@ from fedrsic_data.settings import at_least, positive
 from fedtrain.methods.base import Context, State, Update
 from fedtrain.methods.labels import LabelKind, MultiLabel, SingleLabel
 from fedtrain.methods.lazy import torch
-from fedtrain.methods.prompts.cohort import Batch, Optimiser, descend, gather, schedule
+from fedtrain.methods.prompts.cohort import Batch, Optimiser, Plan, descend, gather, schedule
 from fedtrain.methods.prompts.inputs import TRAIN
 from fedtrain.methods.prompts.judge import ClipMethod, among, stacked
 from fedtrain.seeds import generator
@@ -176,13 +176,26 @@ class TrainedMethod(ClipMethod[T]):
         return self._trained[client]
 
     def train(self, shared: State, personal: Sequence[State], clients: Sequence[int], round_: int) -> Iterator[Update]:
-        """Trains a cohort in stacks of ``stack`` clients whose losses are over the same classes; see ``Method``."""
+        """Trains a cohort stack by stack; see ``fedtrain.methods.base.Method``."""
+        for part, places in self.stacks(clients):
+            plans = [self.plan(client, self.settings.epochs, round_) for client in clients[part]]
+            found = self.learned(shared, personal[part], plans, self.optimiser, places)
+            for client, own, (state, loss) in zip(clients[part], personal[part], found, strict=True):
+                yield Update(
+                    client=client,
+                    rows=len(self.trained_rows(client)),
+                    shared={name: state[name] for name in shared if name not in self.fixed},
+                    personal={name: state[name] for name in own},
+                    loss=loss,
+                )
+
+    def stacks(self, clients: Sequence[int]) -> Iterator[tuple[slice, tuple[int, ...]]]:
+        """Runs of at most ``stack`` of these clients whose losses are over the same classes, with their places."""
         for places, members in groupby(range(len(clients)), lambda i: self._over(clients[i])):
             alike = list(members)
             for first in range(0, len(alike), self.stack):
                 at = alike[first : first + self.stack]
-                part = slice(at[0], at[-1] + 1)
-                yield from self._together(shared, personal[part], clients[part], round_, places)
+                yield slice(at[0], at[-1] + 1), places
 
     def over(self, places: tuple[int, ...]) -> Self:
         """The method with these classes of ``base`` alone: its ``loss`` is over them."""
@@ -199,36 +212,46 @@ class TrainedMethod(ClipMethod[T]):
             return tuple(range(len(self.base)))
         return self.own_classes(client)
 
-    def _together(
-        self, shared: State, personal: Sequence[State], clients: Sequence[int], round_: int, places: tuple[int, ...]
-    ) -> Iterator[Update]:
-        """Trains clients that step as one, with a loss over the classes at these places."""
-        settings, rows, method = self.settings, self.images.rows(TRAIN), self.over(places)
+    def plan(self, client: int, epochs: int, *purpose: str | int) -> Plan:
+        """The steps of a client over its rows, drawn for a purpose such as the round."""
+        return self.planned(self.trained_rows(client), epochs, *purpose, self.context.number(client))
+
+    def planned(self, rows: torch.Tensor, epochs: int, *purpose: str | int) -> Plan:
+        """Steps over rows int64 ``[n]``, drawn for a purpose."""
+        table = schedule(rows, self.settings.batch, epochs, generator(self.context.seed, "batches", *purpose))
+        if self.settings.views == 1:
+            return Plan(table, None)
+        draws = generator(self.context.seed, "views", *purpose)
+        return Plan(table, torch.randint(self.settings.views, table.shape, generator=draws))
+
+    def learned(
+        self,
+        shared: State,
+        personal: Sequence[State],
+        plans: Sequence[Plan],
+        optimiser: Callable[[str], Optimiser],
+        places: tuple[int, ...],
+    ) -> list[tuple[State, float]]:
+        """Trains as many clients as there are plans as one graph, each from moments of zero.
+
+        Args:
+            shared: The state that they received.
+            personal: The personal state of each.
+            plans: The steps of each.
+            optimiser: The optimiser of a tensor, by its name.
+            places: Places in ``base`` of the classes that the loss is over.
+
+        Returns:
+            For each, the tensors after its last step, shared ones and its own without the fixed, and its mean loss.
+        """
+        rows, method = self.images.rows(TRAIN), self.over(places)
         labels = rows.labels if method is self else among(rows.labels, places, len(self.base))
-        tables = [
-            schedule(
-                self.trained_rows(client),
-                settings.batch,
-                settings.epochs,
-                generator(self.context.seed, "batches", round_, self.context.number(client)),
-            )
-            for client in clients
-        ]
         # by falling steps, so that the clients still at it are the first of the stack
-        order = sorted(range(len(clients)), key=lambda i: (-len(tables[i]), clients[i]))
-        tables = [tables[i] for i in order]
-        views = [
-            torch.randint(
-                settings.views,
-                table.shape,
-                generator=generator(self.context.seed, "views", round_, self.context.number(clients[i])),
-            )
-            for table, i in zip(tables, order, strict=True)
-            if settings.views > 1
-        ]
+        order = sorted(range(len(plans)), key=lambda i: -len(plans[i].rows))
+        tables = [plans[i].rows for i in order]
+        views = [view for i in order if (view := plans[i].views) is not None]
         learning = {name: value for name, value in shared.items() if name not in self.fixed}
         fixed = {name: shared[name] for name in self.fixed}
-        start = stacked(learning, [personal[i] for i in order])
 
         def loss(live: State, step: int) -> torch.Tensor:
             active = len(next(iter(live.values())))
@@ -236,14 +259,7 @@ class TrainedMethod(ClipMethod[T]):
             batch = gather(tables[:active], step, rows.images, labels, views[:active])
             return method.loss(live, batch, shared)
 
-        state, losses = descend(start, [len(table) for table in tables], loss, self.optimiser)
-        place = {i: at for at, i in enumerate(order)}
-        for i, client in enumerate(clients):
-            at = place[i]
-            yield Update(
-                client=client,
-                rows=len(self.trained_rows(client)),
-                shared={name: state[name][at].clone() for name in learning},
-                personal={name: state[name][at].clone() for name in personal[i]},
-                loss=float(losses[at]),
-            )
+        start = stacked(learning, [personal[i] for i in order])
+        state, losses = descend(start, [len(table) for table in tables], loss, optimiser)
+        back = sorted(range(len(order)), key=order.__getitem__)
+        return [({name: value[at].clone() for name, value in state.items()}, float(losses[at])) for at in back]
