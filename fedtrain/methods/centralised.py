@@ -8,7 +8,7 @@ from typing import ClassVar
 from fedrsic_data.errors import UsageError
 from fedtrain.methods.base import Context, State, Update
 from fedtrain.methods.lazy import torch
-from fedtrain.methods.prompts.cohort import Plan, gather
+from fedtrain.methods.prompts.cohort import Steps, gather
 from fedtrain.methods.prompts.inputs import TRAIN
 from fedtrain.methods.prompts.judge import stacked
 from fedtrain.methods.prompts.prompt import PromptMethod, PromptSettings
@@ -59,6 +59,6 @@ class Centralised(PromptMethod[PromptSettings]):
         steps = sum(settings.epochs * -(-update.rows // settings.batch) for update in updates)
         rows = torch.cat([self.trained_rows(client) for client, count in enumerate(self.context.rows) if count])
         plan = self.planned(rows, -(-steps // -(-len(rows) // settings.batch)), "centralised", int(server["round"]))
-        cut = Plan(plan.rows[:steps], None if plan.views is None else plan.views[:steps])
+        cut = Steps(plan.rows[:steps], None if plan.views is None else plan.views[:steps])
         ((state, _),) = self.learned(server, [{}], [cut], self.optimiser, tuple(range(len(self.base))))
         return {**state, "round": server["round"] + 1}

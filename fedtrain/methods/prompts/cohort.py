@@ -49,7 +49,7 @@ class Optimiser(Protocol):
 
 
 @dataclass(frozen=True)
-class Plan:
+class Steps:
     """The steps of a client.
 
     Attributes:

@@ -18,7 +18,7 @@ from fedrsic_data.settings import at_least, positive
 from fedtrain.methods.base import Context, State, Update
 from fedtrain.methods.labels import LabelKind, MultiLabel, SingleLabel
 from fedtrain.methods.lazy import torch
-from fedtrain.methods.prompts.cohort import Batch, Optimiser, Plan, descend, gather, schedule
+from fedtrain.methods.prompts.cohort import Batch, Optimiser, Steps, descend, gather, schedule
 from fedtrain.methods.prompts.inputs import TRAIN
 from fedtrain.methods.prompts.judge import ClipMethod, among, stacked
 from fedtrain.seeds import generator
@@ -212,23 +212,23 @@ class TrainedMethod(ClipMethod[T]):
             return tuple(range(len(self.base)))
         return self.own_classes(client)
 
-    def plan(self, client: int, epochs: int, *purpose: str | int) -> Plan:
+    def plan(self, client: int, epochs: int, *purpose: str | int) -> Steps:
         """The steps of a client over its rows, drawn for a purpose such as the round."""
         return self.planned(self.trained_rows(client), epochs, *purpose, self.context.number(client))
 
-    def planned(self, rows: torch.Tensor, epochs: int, *purpose: str | int) -> Plan:
+    def planned(self, rows: torch.Tensor, epochs: int, *purpose: str | int) -> Steps:
         """Steps over rows int64 ``[n]``, drawn for a purpose."""
         table = schedule(rows, self.settings.batch, epochs, generator(self.context.seed, "batches", *purpose))
         if self.settings.views == 1:
-            return Plan(table, None)
+            return Steps(table, None)
         draws = generator(self.context.seed, "views", *purpose)
-        return Plan(table, torch.randint(self.settings.views, table.shape, generator=draws))
+        return Steps(table, torch.randint(self.settings.views, table.shape, generator=draws))
 
     def learned(
         self,
         shared: State,
         personal: Sequence[State],
-        plans: Sequence[Plan],
+        plans: Sequence[Steps],
         optimiser: Callable[[str], Optimiser],
         places: tuple[int, ...],
     ) -> list[tuple[State, float]]:
