@@ -186,5 +186,23 @@ def test_a_flat_model_shares_its_memory_with_the_module() -> None:
     assert flat.parameters.numel() + flat.statistics.numel() == sum(v.numel() for v in flat.state().values())
 
 
+def test_a_flat_model_with_gaps_has_the_state_of_one_without() -> None:
+    """As on a GPU, whose kernels want weights at multiples of 16 bytes."""
+    packed, spaced = Flat(made(3, 128)), Flat(made(3, 128), align=64)
+    assert spaced.parameters.numel() > packed.parameters.numel()
+    assert any(p.data_ptr() % 256 != packed.parameters.data_ptr() % 256 for p in packed.trained)
+    assert all((p.data_ptr() - spaced.parameters.data_ptr()) % 256 == 0 for p in spaced.trained)
+    assert all(torch.equal(packed.state()[name], value) for name, value in spaced.state().items())
+    for flat in (packed, spaced):
+        inside, outside = flat.parts(flat.module.backbone)
+        optimiser = torch.optim.Adam([{"params": outside}, {"params": inside, "lr": 0.01}], lr=0.1)
+        images = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(1))
+        flat.module.eval()(images).square().sum().backward()
+        optimiser.step()
+    assert torch.allclose(packed.state()["parameters"], spaced.state()["parameters"], rtol=0, atol=1e-5)
+    spaced.load(start := Flat(made(3, 128)).state())
+    assert torch.equal(spaced.state()["parameters"], start["parameters"])
+
+
 def test_learned_embeddings_travel() -> None:
     assert "labels" in dict(made(3, 128, learned=True).named_parameters())

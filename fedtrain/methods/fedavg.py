@@ -15,6 +15,7 @@ from fedtrain.methods.base import Context, State
 from fedtrain.methods.lazy import functional, nn, torch
 from fedtrain.methods.networks.album import Pictures
 from fedtrain.methods.networks.network import Loss, NetworkMethod, PictureSettings
+from fedtrain.methods.networks.recorded import Recordable
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,7 @@ class FedAvg(NetworkMethod[FedAvgSettings]):
     Settings = FedAvgSettings
     rounds: ClassVar[int] = 50
     clients_per_round: ClassVar[int] = 50
+    recordable = True
 
     def __init__(self, context: Context, settings: FedAvgSettings) -> None:
         super().__init__(context, settings)
@@ -57,18 +59,22 @@ class FedAvg(NetworkMethod[FedAvgSettings]):
     def loss(self, client: int, pictures: Pictures, shared: State, round_: int) -> Loss:  # noqa: ARG002
         """The loss, summed over known labels and images, and the proximal term."""
 
-        def loss(images: torch.Tensor, targets: torch.Tensor, rows: torch.Tensor, epoch: int) -> torch.Tensor:  # noqa: ARG001
-            logits = self.module(images).float()
-            if self._one_class:
-                value = functional.cross_entropy(logits, targets.float(), reduction="sum")
-            else:
-                weight = None if pictures.unknown is None else (~pictures.unknown[rows]).float()
-                value = functional.binary_cross_entropy_with_logits(logits, targets.float(), weight, reduction="sum")
-            if self.settings.mu:
-                value = value + self.settings.mu / 2 * self._distance(shared["parameters"])
-            return value
+        def given(rows: torch.Tensor, epoch: int) -> State:  # noqa: ARG001
+            found = {} if pictures.unknown is None else {"known": ~pictures.unknown[rows]}
+            return found | ({"start": shared["parameters"]} if self.settings.mu else {})
 
-        return loss
+        return Recordable(given, self._loss)
+
+    def _loss(self, images: torch.Tensor, targets: torch.Tensor, given: State) -> torch.Tensor:
+        logits = self.module(images).float()
+        if self._one_class:
+            value = functional.cross_entropy(logits, targets.float(), reduction="sum")
+        else:
+            weight = given["known"].float() if "known" in given else None
+            value = functional.binary_cross_entropy_with_logits(logits, targets.float(), weight, reduction="sum")
+        if self.settings.mu:
+            value = value + self.settings.mu / 2 * self._distance(given["start"])
+        return value
 
     def probabilities(self, logits: torch.Tensor) -> torch.Tensor:
         """As the loss takes logits: of the classes together, or of each label by itself."""

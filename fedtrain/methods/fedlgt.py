@@ -16,6 +16,7 @@ from fedtrain.methods.base import Context, State
 from fedtrain.methods.lazy import functional, nn, torch
 from fedtrain.methods.networks.album import Pictures
 from fedtrain.methods.networks.network import Loss, NetworkMethod, PictureSettings
+from fedtrain.methods.networks.recorded import Recordable
 from fedtrain.seeds import generator
 
 
@@ -78,6 +79,7 @@ class FedLGT(NetworkMethod[FedLGTSettings]):
     Settings = FedLGTSettings
     rounds: ClassVar[int] = 50
     clients_per_round: ClassVar[int] = 50
+    recordable = True
 
     def __init__(self, context: Context, settings: FedLGTSettings) -> None:
         from fedtrain.models import clip
@@ -119,12 +121,11 @@ class FedLGT(NetworkMethod[FedLGTSettings]):
         unsure = torch.zeros_like(pictures.targets)
         if settings.ca_mle:
             unsure = uncertain(self.judge(pictures.images), settings.margin)
-        dropout = generator(
-            self.context.seed, "dropout", round_, self.context.number(client), device=self.context.device
-        )
+        self.seeded("dropout", round_, client)
         masks: dict[int, torch.Tensor] = {}
 
-        def loss(images: torch.Tensor, targets: torch.Tensor, rows: torch.Tensor, epoch: int) -> torch.Tensor:
+        def given(rows: torch.Tensor, epoch: int) -> State:
+            targets = pictures.targets[rows]
             if epoch not in masks:
                 draws = generator(self.context.seed, "masks", round_, self.context.number(client), epoch)
                 most = settings.known if settings.label_masks else 0.0
@@ -135,10 +136,13 @@ class FedLGT(NetworkMethod[FedLGTSettings]):
             left_out = known
             if pictures.unknown is not None:
                 known, left_out = known & ~pictures.unknown[rows], known | pictures.unknown[rows]
-            logits = self.module(images, states_of(targets, known), dropout)
-            return unknown_loss(logits, targets, left_out, self.weights)
+            return {"states": states_of(targets, known), "left_out": left_out}
 
-        return loss
+        return Recordable(given, self._unknown_loss)
+
+    def _unknown_loss(self, images: torch.Tensor, targets: torch.Tensor, given: State) -> torch.Tensor:
+        logits = self.module(images, given["states"], self.draws["dropout"])
+        return unknown_loss(logits, targets, given["left_out"], self.weights)
 
 
 def known_labels(count: int, labels: int, most: float, draws: torch.Generator) -> torch.Tensor:

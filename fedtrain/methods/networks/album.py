@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 import pyarrow as pa
@@ -175,5 +176,12 @@ def normalised(images: torch.Tensor, flip: torch.Tensor | None = None) -> torch.
     pixels = images.float().div_(255)
     if flip is not None:
         pixels = torch.where(flip[:, None, None, None], pixels.flip(3), pixels)
-    mean, std = (torch.tensor(values, device=images.device)[:, None, None] for values in (MEAN, STD))
+    mean, std = _moments(images.device)
     return pixels.sub_(mean).div_(std)
+
+
+@cache
+def _moments(device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    """``MEAN`` and ``STD`` there, ``[3, 1, 1]``: copied once, since a copy waits for a GPU."""
+    mean, std = (torch.tensor(values, device=device)[:, None, None] for values in (MEAN, STD))
+    return mean, std

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, ClassVar, Generic, Literal, TypeAlias, TypeVar
 
 from fedrsic_data.errors import DownloadError, UsageError
@@ -14,10 +15,14 @@ from fedtrain.methods.labels import MultiLabel, SingleLabel, of_others
 from fedtrain.methods.lazy import nn, torch
 from fedtrain.methods.networks.album import Album, Pictures, normalised
 from fedtrain.methods.networks.flat import Flat
+from fedtrain.methods.networks.recorded import Recordable, Recorder
 from fedtrain.seeds import generator
 
 Loss: TypeAlias = "Callable[[torch.Tensor, torch.Tensor, torch.Tensor, int], torch.Tensor]"
-"""``(images [B, 3, H, W] normalised, targets bool [B, L], rows int64 [B] of the client, epoch) -> scalar``."""
+"""``(images [B, 3, H, W] normalised, targets bool [B, L], rows int64 [B] of the client, epoch) -> scalar``.
+
+On a GPU, the steps of one that is ``Recordable`` are launched as one.
+"""
 
 _JUDGED = 64  # images at a time where nothing is trained
 
@@ -84,12 +89,15 @@ class NetworkMethod(Method, Generic[S]):
     A subclass gives ``build`` and ``loss``. The network is in memory once, whatever the cohort.
 
     Attributes:
+        recordable: Whether the network computes the same kernels for all images of a shape and waits for no value of
+            the GPU. Then its judging is recorded there; for its training, ``loss`` gives a ``Recordable`` too.
         multi_label: Whether an image may have several labels. If not, the targets of an image are its class alone.
         names: Names of the labels, in index order.
         counts: Training rows of each.
         album: The images.
         module: The network.
         flat: Its trained parameters and statistics.
+        draws: Generators on the device that losses draw from, by what they draw; see ``seeded``.
     """
 
     settings: S
@@ -97,6 +105,7 @@ class NetworkMethod(Method, Generic[S]):
     leaves_out_unknown: ClassVar[bool] = True
     judges_neighbours: ClassVar[bool] = True
     files: ClassVar[tuple[str, ...]] = ("backbone_weights",)
+    recordable: bool = False
 
     def __init__(self, context: Context, settings: S) -> None:
         """Draws fresh weights from the run's seed, and loads the backbone's if the settings name some.
@@ -131,6 +140,9 @@ class NetworkMethod(Method, Generic[S]):
         if settings.freeze_backbone == "always":
             self._backbone.requires_grad_(False)
         self.flat = Flat(self.module.to(context.device))
+        self.draws: dict[str, torch.Generator] = {}
+        self._optimisers: dict[bool, torch.optim.Adam] = {}
+        self._recorders: dict[Any, Recorder] = {}
 
     def build(self) -> nn.Module:
         """A fresh network that has a ``backbone``: images ``[B, 3, H, W]`` to logits ``[B, L]``."""
@@ -265,9 +277,6 @@ class NetworkMethod(Method, Generic[S]):
         loss = self.loss(client, pictures, shared, round_)
         settings, count = self.settings, len(pictures.owner)
         frozen = settings.freeze_backbone == "always" or round_ <= settings.freeze_backbone
-        groups = self._groups(frozen)
-        learning = [part for group in groups for part in group["params"]]
-        optimiser = torch.optim.Adam(groups, lr=settings.lr, fused=True)
         self.module.train()
         if settings.frozen_bn:
             for module in self.module.modules():
@@ -276,23 +285,73 @@ class NetworkMethod(Method, Generic[S]):
         if frozen:
             self._backbone.eval()
         self._backbone.requires_grad_(not frozen)
+        self._begin(frozen)
         total = torch.zeros((), dtype=torch.float64, device=self.context.device)
         for epoch in range(settings.epochs):
             draws = generator(self.context.seed, "order", round_, self.context.number(client), epoch)
             order = torch.randperm(count, generator=draws)
             flips = (torch.rand(count, generator=draws) < 0.5) & settings.flip
-            for rows in torch.split(order, settings.batch):
-                flip = flips[rows].to(self.context.device)
-                rows = rows.to(self.context.device)
-                optimiser.zero_grad(set_to_none=False)  # the views of the gradient stay
-                with self.autocast():
-                    value = loss(normalised(pictures.images[rows], flip), pictures.targets[rows], rows, epoch)
-                value.backward()  # type: ignore[no-untyped-call]
-                nn.utils.clip_grad_norm_(learning, settings.clip_norm)
-                optimiser.step()
-                total += value.detach()
+            flips = flips[order].to(self.context.device)
+            order = order.to(self.context.device)
+            for rows, flip in zip(torch.split(order, settings.batch), torch.split(flips, settings.batch), strict=True):
+                batch = {"images": pictures.images[rows], "targets": pictures.targets[rows], "flip": flip}
+                total += self._step(loss, batch, rows, epoch, frozen)
         steps = settings.epochs * -(-count // settings.batch)
         return Update(client, count, self.flat.state(), {}, float(total) / steps)
+
+    def _begin(self, frozen: bool) -> None:
+        """An optimiser that has seen nothing."""
+        if frozen not in self._optimisers:
+            here = self.context.device.type == "cuda"
+            groups = self._groups(frozen)
+            self._optimisers[frozen] = torch.optim.Adam(groups, lr=self.settings.lr, fused=True, capturable=here)
+        for state in self._optimisers[frozen].state.values():
+            for value in state.values():
+                value.zero_()
+
+    def _step(self, loss: Loss, batch: State, rows: torch.Tensor, epoch: int, frozen: bool) -> torch.Tensor:
+        """One step of training on a batch of images uint8, targets and flips, recorded where that can be: the loss."""
+        if not isinstance(loss, Recordable):
+            return self._descended(lambda images, targets, _: loss(images, targets, rows, epoch), batch, frozen)
+        given = {f"given {name}": value for name, value in loss.given(rows, epoch).items()}
+        step = self._recorded(partial(self._descended, loss.of, frozen=frozen), loss.of, frozen)
+        return step(batch | given)
+
+    def _descended(
+        self, of: Callable[[torch.Tensor, torch.Tensor, State], torch.Tensor], batch: State, frozen: bool
+    ) -> torch.Tensor:
+        """Moves the parameters by one step: the loss before it."""
+        given = {name.removeprefix("given "): value for name, value in batch.items() if name.startswith("given ")}
+        optimiser = self._optimisers[frozen]
+        assert self.flat.parameters.grad is not None
+        self.flat.parameters.grad.zero_()
+        with self.autocast():
+            value = of(normalised(batch["images"], batch["flip"]), batch["targets"], given)
+        value.backward()  # type: ignore[no-untyped-call]
+        learning = [part for group in optimiser.param_groups for part in group["params"]]
+        nn.utils.clip_grad_norm_(learning, self.settings.clip_norm)
+        optimiser.step()
+        return value.detach()
+
+    def _recorded(self, function: Callable[[State], torch.Tensor], *key: Any) -> Callable[[State], torch.Tensor]:
+        """A function of tensors, on a GPU with its recordings; functions of the same key are the same."""
+        if not self.recordable or self.context.device.type != "cuda":
+            return function
+        if key not in self._recorders:
+            self._recorders[key] = Recorder(function, tuple(self.draws.values()))
+        return self._recorders[key]
+
+    @property
+    def recordings(self) -> int:
+        """How many recordings there are; see ``Recorder``."""
+        return sum(map(len, self._recorders.values()))
+
+    def seeded(self, purpose: str, round_: int, client: int) -> torch.Generator:
+        """A generator on the device for a client's draws in a round: the same object every time, as recordings need."""
+        seeded = generator(self.context.seed, purpose, round_, self.context.number(client))
+        if purpose not in self.draws:
+            self.draws[purpose] = torch.Generator(self.context.device)
+        return self.draws[purpose].manual_seed(seeded.initial_seed())
 
     def _groups(self, frozen: bool) -> list[dict[str, Any]]:
         """Parameter groups of the optimiser, with separate learning rates if set."""
@@ -310,10 +369,14 @@ class NetworkMethod(Method, Generic[S]):
         """
         was = self.module.training
         self.module.eval()
-        with torch.no_grad(), self.autocast():
-            found = [self.probabilities(self.module(normalised(p)).float()) for p in torch.split(images, _JUDGED)]
+        judged = self._recorded(self._judged, "judge")
+        found = [judged({"images": part}) for part in torch.split(images, _JUDGED)]
         self.module.train(was)
         return torch.cat(found) if found else torch.zeros(0, len(self.names), device=images.device)
+
+    def _judged(self, inputs: State) -> torch.Tensor:
+        with torch.no_grad(), self.autocast():
+            return self.probabilities(self.module(normalised(inputs["images"])).float())
 
     def probabilities(self, logits: torch.Tensor) -> torch.Tensor:
         """Probabilities of labels from logits, ``[n, L]`` both: by default each label by itself."""
