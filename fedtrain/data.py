@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -66,6 +67,12 @@ class ImageDataset(torch.utils.data.Dataset[tuple[Any, torch.Tensor]]):
         else:
             target = torch.tensor(label)
         return (tensor(image).contiguous() if self.transform is None else self.transform(image)), target
+
+
+def decoders() -> int:
+    """Threads that decode images at once: as many as there are processors that this process may use."""
+    may = getattr(os, "sched_getaffinity", None)  # Linux alone
+    return len(may(0)) if may else os.cpu_count() or 1
 
 
 def label_columns(subset: Subset, labels: str) -> list[str]:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import re
+import threading
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -19,6 +22,7 @@ from fedtrain.methods.base import Context, State
 from fedtrain.methods.fedavg import FedAvg
 from fedtrain.methods.fedlgt import FedLGT, known_labels, states_of, uncertain, unknown_loss
 from fedtrain.methods.networks import album
+from fedtrain.methods.networks.network import Loss
 from fedtrain.models.clip import load
 from fedtrain.models.label_text import embed, told
 from fedtrain.models.label_transformer import NEGATIVE, POSITIVE, UNKNOWN
@@ -306,6 +310,40 @@ def test_images_that_do_not_fit_the_memory_are_decoded_again(flair: Path) -> Non
     assert torch.equal(one["parameters"], other["parameters"])
     assert kept.album._kept
     assert not never.album._kept
+
+
+def test_the_next_client_is_decoded_while_one_trains(flair: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    method, clients = bound(flair), []
+    second, loss, pictures = threading.Event(), method.loss, method.pictures
+
+    def decoded(client: int, round_: int) -> album.Pictures:
+        if clients:
+            second.set()
+        clients.append(client)
+        return pictures(client, round_)
+
+    def waiting(*given: Any) -> Loss:
+        assert second.wait(60)
+        return loss(*given)
+
+    monkeypatch.setattr(method, "pictures", decoded)
+    monkeypatch.setattr(method, "loss", waiting)
+    first = next(method.train(method.shared(), [], some(method), 1))
+    assert first.client == some(method)[0]
+    assert clients == some(method)[: len(clients)]
+    assert len(clients) <= 3, "no more than one client is decoded ahead"
+
+
+def test_what_fails_ahead_fails_where_it_is_used() -> None:
+    def broken() -> Iterator[int]:
+        yield 1
+        raise ValueError("broken")
+
+    items = album.ahead(broken())
+    assert next(items) == 1
+    with pytest.raises(ValueError, match="broken"):
+        next(items)
+    assert list(album.ahead(iter(()))) == []
 
 
 def test_a_split_that_fits_the_memory_is_read_once(flair: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
+from typing import TypeVar, cast
 
 import numpy as np
 import pyarrow as pa
@@ -18,7 +19,7 @@ MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """Means and standard deviations of ImageNet's channels, for values in 0..1."""
 
 _CHUNK = 512  # images of a split decoded at a time
-_THREADS = 4
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -152,7 +153,7 @@ def decoded(files: Sequence[bytes], samples: Sequence[str], subset: str, size: i
     Raises:
         BadImageError: One cannot be decoded.
     """
-    from fedtrain.data import picture, tensor
+    from fedtrain.data import decoders, picture, tensor
 
     if not files:
         return torch.zeros(0, 3, size, size, dtype=torch.uint8)
@@ -162,8 +163,18 @@ def decoded(files: Sequence[bytes], samples: Sequence[str], subset: str, size: i
         # Pillow's resampling always antialiases
         return tensor(image if image.size == (size, size) else image.resize((size, size), Image.Resampling.BILINEAR))
 
-    with ThreadPoolExecutor(_THREADS) as pool:  # the decoders let go of the interpreter
+    with ThreadPoolExecutor(decoders()) as pool:  # the decoders let go of the interpreter
         return torch.stack(list(pool.map(one, files, samples)))
+
+
+def ahead(items: Iterator[T]) -> Iterator[T]:
+    """Items in their order, the next made by a thread while the present one is used."""
+    with ThreadPoolExecutor(1) as pool:
+        end = object()
+        coming: Future[T | object] = pool.submit(next, items, end)
+        while (ready := coming.result()) is not end:
+            coming = pool.submit(next, items, end)
+            yield cast("T", ready)
 
 
 def normalised(images: torch.Tensor, flip: torch.Tensor | None = None) -> torch.Tensor:

@@ -13,7 +13,7 @@ from fedtrain.methods import multilabel
 from fedtrain.methods.base import Context, Evaluation, Kind, Method, State, Update, label_space
 from fedtrain.methods.labels import MultiLabel, SingleLabel, of_others
 from fedtrain.methods.lazy import nn, torch
-from fedtrain.methods.networks.album import Album, Pictures, normalised
+from fedtrain.methods.networks.album import Album, Pictures, ahead, normalised
 from fedtrain.methods.networks.flat import Flat
 from fedtrain.methods.networks.recorded import Recordable, Recorder
 from fedtrain.seeds import generator
@@ -164,8 +164,9 @@ class NetworkMethod(Method, Generic[S]):
         return self.flat.state()
 
     def train(self, shared: State, personal: Sequence[State], clients: Sequence[int], round_: int) -> Iterator[Update]:  # noqa: ARG002
-        """Trains clients in turn; see ``Method.train``."""
-        return (self._trained(shared, client, round_) for client in clients)
+        """Trains clients in turn, while the images of the next are decoded; see ``Method.train``."""
+        for client, pictures in zip(clients, ahead(self.pictures(c, round_) for c in clients), strict=True):
+            yield self._trained(shared, client, pictures, round_)
 
     def evaluate(self, shared: State, personal: Callable[[int], State], split: str) -> Evaluation:
         """Judges the network that each client received on a whole split; see ``figures``.
@@ -205,7 +206,7 @@ class NetworkMethod(Method, Generic[S]):
         """The images of a split, some at a time, each with its client's network in memory."""
         if self.sends_all_the_same:
             self.flat.load(shared)
-            yield from self.album.split(split, held_out=held_out)
+            yield from ahead(self.album.split(split, held_out=held_out))
             return
         for client in range(len(self.context.clients)):
             self.flat.load(self.received(client, shared))
@@ -271,8 +272,7 @@ class NetworkMethod(Method, Generic[S]):
         )
         return whole.take(drawn[:most].sort().values.to(whole.owner.device))
 
-    def _trained(self, shared: State, client: int, round_: int) -> Update:
-        pictures = self.pictures(client, round_)
+    def _trained(self, shared: State, client: int, pictures: Pictures, round_: int) -> Update:
         self.flat.load(shared)
         loss = self.loss(client, pictures, shared, round_)
         settings, count = self.settings, len(pictures.owner)

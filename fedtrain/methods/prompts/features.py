@@ -37,7 +37,6 @@ Up to 3, features of whole images were kept with norm 1, and those that the enco
 _VIEW = "evaluation"  # of the cache's key: resized and cropped as CLIP does in evaluation, not augmented
 _PATCHES = {"float16": "evaluation, patches", "float32": "evaluation, patches, float32"}
 _BATCH = 128  # images encoded at a time
-_THREADS = min(8, os.cpu_count() or 1)  # Pillow decodes without Python's lock
 
 Kept: TypeAlias = Literal["float16", "float32"]
 """The numbers in which features of patches are kept, on disk and in memory.
@@ -191,6 +190,8 @@ def _encode(
 ) -> torch.Tensor:
     """Raw ``Features.values``, on the CPU, a row a view; a row group of files and a batch of pictures are in memory."""
     dtype = getattr(torch, patches or "float32")
+    from fedtrain.data import decoders
+
     found: list[torch.Tensor] = []
     batch: list[torch.Tensor] = []
 
@@ -202,7 +203,7 @@ def _encode(
             found.append(clip.encode_images(pictures, normalise=False))
         batch.clear()
 
-    with ThreadPoolExecutor(_THREADS) as pool:
+    with ThreadPoolExecutor(decoders()) as pool:  # Pillow decodes without Python's lock
         for files in _files(subset, split):
             for pictures in pool.map(lambda file: _pictures(clip, subset.name, file, views, seed), files):
                 for picture in pictures:
