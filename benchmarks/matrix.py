@@ -74,7 +74,9 @@ def cell(place: Path, method: str, device: str) -> list[float] | str:
         try:
             run = fedtrain.train(method, subset, out=place / f"{method}-{count}", **given)
         except UsageError as error:
-            return str(error)
+            return f"is refused: {error}"
+        except Exception as error:  # one cell must not end the others
+            return f"fails: {error!r}"
         found.append(float(run.final[metric]))
     return found
 
@@ -85,9 +87,11 @@ def row(place: Path, names: list[str], cells: list[list[float] | str]) -> tuple[
     metric = "C-AP" if subset.entry.multi_label else "accuracy"
     texts, others = [], []
     for name, found in zip(names, cells, strict=True):
-        texts.append("refused" if isinstance(found, str) else " → ".join(f"{value:.1f}" for value in found))
+        texts.append(
+            found.partition(":")[0] if isinstance(found, str) else " → ".join(f"{value:.1f}" for value in found)
+        )
         if isinstance(found, str):
-            others.append(f"{name} on {place.name} is refused: {found}")
+            others.append(f"{name} on {place.name} {found}")
         elif METHODS[name].rounds and not found[-1] > found[0]:
             others.append(f"{name} on {place.name} is not better after training than before: {texts[-1]}")
     return f"| {place.name}, {subset.name} | {metric} | {' | '.join(texts)} |", others

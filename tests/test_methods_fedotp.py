@@ -125,6 +125,13 @@ def test_logits_of_an_image_do_not_depend_on_those_beside_it(sample_build: Path)
     assert torch.allclose(together[0], other[0], rtol=0, atol=1e-5)
 
 
+def test_a_client_without_images_has_no_logits(sample_build: Path) -> None:
+    method = bind(sample_build, "fedotp")
+    text = method.text({k: v[None] for k, v in {**method.shared(), **method.personal(0)}.items()}, method.base)[0]
+    patches = method.images.rows("test").images[:0].float()
+    assert method.logits(patches, text, {}).shape == (0, len(method.base))
+
+
 def test_no_gradient_passes_through_a_plan(sample_build: Path) -> None:
     method = bind(sample_build, "fedotp")
     state = {name: value[None].requires_grad_() for name, value in state_of(method).items()}

@@ -97,7 +97,7 @@ class FedOTP(PromptMethod[FedOTPSettings]):
         """Logits of images ``[..., B, 1 + M, embed_dim]`` by texts ``[..., N, C, embed_dim]``, see the class."""
         settings, patches = self.settings, images[..., 1:, :]
         every = text.flatten(-3, -2)[..., None, :, :] @ patches.mT  # [..., B, N C, M]
-        similarity = every.view(*every.shape[:-2], *text.shape[-3:-1], -1).transpose(-3, -2)
+        similarity = torch.unflatten(every, -2, text.shape[-3:-1]).transpose(-3, -2)
         plan = transport(similarity.detach(), settings.eps, settings.mass, settings.iterations)
         moved: torch.Tensor = (plan * similarity).sum((-1, -2))
         return self.clip.scale * moved
