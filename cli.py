@@ -247,6 +247,10 @@ def experiment(
 @app.command(short_help="Compare runs: mean and spread over seeds.")
 def compare(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Folders of runs, or a folder of such folders.")],
+    metric: Annotated[
+        list[str] | None,
+        typer.Option(help="Print only this one; give it again for more. Also 'last5 of M', 'rounds to 80 of M'."),
+    ] = None,
     form: Annotated[str, typer.Option("--format", metavar="text|csv|json|markdown", help="What to print.")] = "text",
     json: Json = False,
 ) -> None:
@@ -256,13 +260,15 @@ def compare(
     Examples:
       fedkit compare runs
       fedkit compare runs/fedpgp-* runs/promptfl-*
+      fedkit compare runs --metric test/local/mean --metric "rounds to 80 of test/local/mean"
       fedkit compare runs --format markdown > table.md
     """
     from fedtrain.report import answers
+    from fedtrain.runs.over_rounds import reader
     from fedtrain.runs.results import found, grouped
 
     held = found(runs, note=say)
-    answer(answers.compared(grouped(held), form), json)
+    answer(answers.compared(grouped(held, reader(held, metric or ())), form), json)
 
 
 @app.command(short_help="Check a built dataset against its manifest, or a finished run against its seal.")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -14,10 +14,11 @@ from fedrsic_data.errors import UsageError, for_scripts
 from fedrsic_data.files.cache import cache_folder
 from fedrsic_data.settings import flags, path_of, suggest, texts
 from fedtrain.progress import QUIET, Listener
-from fedtrain.report.curves import Runs, curve, rounds_of
+from fedtrain.report.curves import Runs, curve
 from fedtrain.report.seed_table import Cell, Filled, written
 from fedtrain.runs.folder import Result
-from fedtrain.runs.results import by_seed, figures, found, grouped
+from fedtrain.runs.over_rounds import reader, rounds_of
+from fedtrain.runs.results import by_seed, found, grouped, over_seeds
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -185,14 +186,17 @@ def load(place: Place) -> Run:
 
 
 @for_scripts
-def compare(runs: Run | Place | Iterable[Run | Place]) -> Comparison:
+def compare(runs: Run | Place | Iterable[Run | Place], metrics: Sequence[str] = ()) -> Comparison:
     """Runs side by side; runs that differ in their seed alone share a column.
 
     Args:
         runs: Runs, folders of runs, or folders of such folders.
+        metrics: The metrics to compare; none: all that the runs ended with. Also ``last5 of METRIC``, the mean over the
+            last five evaluated rounds, and ``rounds to 80 of METRIC`` and ``megabytes to 80 of METRIC``, the rounds and
+            the traffic until the metric is 80, which a column has if each of its runs comes to it.
 
     Raises:
-        UsageError: There is none.
+        UsageError: There is none, or none has one of the metrics.
         OutputError: A folder holds no finished run, or one that was changed.
     """
     runs = [runs] if isinstance(runs, Run | str | os.PathLike) else runs
@@ -201,6 +205,7 @@ def compare(runs: Run | Place | Iterable[Run | Place]) -> Comparison:
     results = found([one.folder if isinstance(one, Run) else path_of("run", one) for one in runs])
     if not results:
         raise UsageError("compare: there are no runs to compare")
+    read = reader(results, [metrics] if isinstance(metrics, str) else metrics)
     groups, sets = grouped(results), by_seed(results)
     subsets, datasets = {group.subset for group in groups}, {group.dataset for group in groups}
     names = [
@@ -213,13 +218,14 @@ def compare(runs: Run | Place | Iterable[Run | Place]) -> Comparison:
     ]
     cells: dict[tuple[str, str], dict[Path, float]] = {}  # two runs may share a seed, on datasets of two seeds
     for name, members in zip(names, sets, strict=True):
-        for result in members:
-            for metric, value in figures(result).items():
-                if value is not None:
-                    cells.setdefault((metric, name), {})[result.folder] = value
+        read_of = {result.folder: read(result) for result in members}
+        for metric in dict.fromkeys(metric for its in read_of.values() for metric in its):
+            values = [its.get(metric) for its in read_of.values()]
+            if over_seeds(metric, values):
+                held = zip(read_of, values, strict=True)
+                cells[metric, name] = {folder: value for folder, value in held if value is not None}
     rows = tuple(dict.fromkeys(row for row, _ in cells))
-    held = {key: Cell(values) for key, values in cells.items()}
-    return Comparison(Filled(None, "metric", rows, tuple(names), held))
+    return Comparison(Filled(None, "metric", rows, tuple(names), {key: Cell(values) for key, values in cells.items()}))
 
 
 def _subset(data: Subset | Dataset | Place, name: str | None) -> Subset:

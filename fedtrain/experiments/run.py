@@ -27,7 +27,8 @@ from fedtrain.progress import QUIET, Listener
 from fedtrain.report import html, papers, seed_table
 from fedtrain.run import draft, train
 from fedtrain.runs.folder import load
-from fedtrain.runs.results import figures, grouped
+from fedtrain.runs.over_rounds import chosen
+from fedtrain.runs.results import figures, grouped, over_seeds
 
 SPEC = "experiment.json"
 TABLES = "tables"
@@ -229,12 +230,14 @@ def _ended(
     """
     failed: dict[str, str] = {}
     found: dict[str, dict[str, float | None]] = {}
+    wanted = [metric for table in experiment.tables for metric in table.metrics]
     untried = {json.dumps(one.facts) for one in runs}
     for number, ended in enumerate(work, 1):
         if ended.failed is not None:
             failed[ended.run.name] = ended.failed
         else:
-            found[ended.run.name] = figures(load(ended.run.folder))
+            result = load(ended.run.folder)
+            found[ended.run.name] = figures(result) | chosen(result, wanted)
             if untried and not (untried := untried - {json.dumps(ended.run.facts)}):  # but for seeds, all have one
                 _check_metrics(experiment, runs, found)
         progress.done(ended, number, len(runs))
@@ -385,8 +388,9 @@ def _filled(
     for row, columns in _cells(wanted, runs).items():
         for (column, metric), held in columns.items():
             metrics[column] = metric
-            cell = {seed: found.get(one.name, {}).get(metric) for seed, one in held.items()}
-            values[row, column] = {seed: value for seed, value in cell.items() if value is not None}
+            cell = {seed: found[one.name].get(metric) for seed, one in held.items() if one.name in found}
+            some = bool(over_seeds(metric, list(cell.values())))
+            values[row, column] = {seed: value for seed, value in cell.items() if some and value is not None}
     against = wanted.against if wanted.against in {row for row, _ in values} else None  # some runs alone
     return seed_table.fill(metrics, ", ".join(wanted.rows), values, wanted.better, against)
 

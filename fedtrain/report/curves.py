@@ -11,11 +11,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fedrsic_data.errors import OutputError
 from fedrsic_data.report import style
 from fedrsic_data.report.style import Drawing, Numbers, count, short
-from fedtrain.runs.files import METRICS, is_number, parsed, read
 from fedtrain.runs.folder import Result
+from fedtrain.runs.over_rounds import OWN, rounds_of
 from fedtrain.runs.results import Group
 
 if TYPE_CHECKING:
@@ -24,7 +23,6 @@ if TYPE_CHECKING:
 REFERENCE = "zeroshot"
 """Untrained baseline, drawn as a grey line."""
 
-_OWN = {"loss": -1e100, "floats_sent": 0}  # metrics of a line itself, and the least they can be
 _DASHES = ("-", "--", ":", "-.")
 _QUANTILES = (0.0, 0.1, 0.25, 0.5, 0.75, 0.9, 1.0)
 
@@ -234,37 +232,5 @@ def _counts(axes: Axes) -> None:
 
 
 def _value(line: dict[str, Any], figure: str) -> float | None:
-    value: float | None = line.get(figure) if figure in _OWN else line.get("figures", {}).get(figure)
+    value: float | None = line.get(figure) if figure in OWN else line.get("figures", {}).get(figure)
     return value
-
-
-def rounds_of(result: Result) -> tuple[dict[str, Any], ...]:
-    """The lines of ``metrics.jsonl`` of a run, one per round; none where nothing was trained.
-
-    Raises:
-        OutputError: The file is damaged.
-    """
-    path = result.folder / METRICS
-    if not path.is_file():  # nothing was trained
-        return ()
-    try:
-        lines = tuple(parsed(text) for text in read(path).splitlines())
-    except ValueError:
-        lines = (None,)
-    if not all(map(_whole, lines)):
-        raise OutputError(f"{path}: is damaged; start the run anew with --overwrite")
-    return lines
-
-
-def _whole(line: object) -> bool:
-    """Whether a line of ``metrics.jsonl`` holds what is drawn of it."""
-    if not isinstance(line, dict):
-        return False
-    figures = line.get("figures", {})
-    return (
-        type(line.get("round")) is int
-        and 0 <= line["round"] < 2**31
-        and all(line.get(name) is None or is_number(line[name], least) for name, least in _OWN.items())
-        and isinstance(figures, dict)
-        and all(value is None or is_number(value) for value in figures.values())
-    )

@@ -18,6 +18,7 @@ from fedtrain.runs.folder import Result, load
 from fedtrain.runs.names import short
 
 FLOATS, BYTES = "sent/floats per client and round", "sent/bytes per client and round"
+_TO = ("rounds to ", "megabytes to ")  # the cost of a target, see ``over_rounds.chosen``
 _TRAINING = {"rounds", "sampling", "clients_per_round", "weighting", "dropout"}
 
 
@@ -126,15 +127,25 @@ def by_seed(results: Sequence[Result]) -> list[list[Result]]:
     return list(sets.values())
 
 
-def grouped(results: Sequence[Result]) -> list[Group]:
-    """A group for each of ``by_seed``, with a label that distinguishes it."""
+def grouped(
+    results: Sequence[Result], read: Callable[[Result], Mapping[str, float | None]] | None = None
+) -> list[Group]:
+    """A group for each of ``by_seed``, with a label that distinguishes it.
+
+    Args:
+        results: The runs.
+        read: Gives the metrics of a run; None: ``figures``.
+    """
+    read = read or figures
     sets = by_seed(results)
     labels = _labels([runs[0] for runs in sets])
     groups = []
     for label, runs in zip(labels, sets, strict=True):
         facts = runs[0].facts
         sealed = all(run.sealed for run in runs)
-        names = dict.fromkeys(name for run in runs for name in figures(run))
+        metrics = [read(run) for run in runs]
+        names = dict.fromkeys(name for one in metrics for name in one)
+        held = {name: over_seeds(name, [one.get(name) for one in metrics]) for name in names}
         groups.append(
             Group(
                 label=label if sealed else f"{label} (unsealed)",
@@ -146,7 +157,7 @@ def grouped(results: Sequence[Result]) -> list[Group]:
                 partition=facts["dataset"].get("partition", ""),
                 labels=facts["config"]["method_settings"].get("labels", ""),
                 seeds=tuple(run.facts["config"]["seed"] for run in runs),
-                figures={name: spread for name in names if (spread := _spread([figures(r)[name] for r in runs]))},
+                figures={name: _spread(values) for name, values in held.items() if values},
                 sealed=sealed,
                 settings=_held(runs[0]),
             )
@@ -155,8 +166,8 @@ def grouped(results: Sequence[Result]) -> list[Group]:
 
 
 def digits(metric: str) -> str:
-    """The format of a metric's numbers: two digits, or whole numbers where something is counted."""
-    return ",.0f" if metric in (FLOATS, BYTES) else ".2f"
+    """The format of a metric's numbers: two digits, one of rounds, none where something is counted."""
+    return ",.0f" if metric in (FLOATS, BYTES) else ",.1f" if metric.startswith("rounds to ") else ".2f"
 
 
 def cell(name: str, value: float | Spread | None) -> str:
@@ -170,8 +181,17 @@ def cell(name: str, value: float | Spread | None) -> str:
 
 
 def is_cost(metric: str) -> bool:
-    """Whether less of a metric is better: of what clients send, of epsilon, and of the spread over clients."""
-    return metric.startswith(("sent/", "epsilon ")) or metric.endswith("/std")
+    """Whether less of a metric is better: what clients send, epsilon, the cost of a target, the spread over clients."""
+    return metric.startswith(("sent/", "epsilon ", *_TO)) or metric.endswith("/std")
+
+
+def over_seeds(metric: str, values: Sequence[float | None]) -> list[float]:
+    """The values of runs that a mean over seeds is of: those that are there; of the cost of a target, all or none.
+
+    The mean over the runs that reached a target would flatter a method of which some did not.
+    """
+    held = [value for value in values if value is not None]
+    return [] if metric.startswith(_TO) and len(held) < len(values) else held
 
 
 def figures(result: Result) -> dict[str, float | None]:
@@ -197,10 +217,7 @@ def story(result: Result) -> str:
     return ", ".join(words)
 
 
-def _spread(values: Sequence[float | None]) -> Spread | None:
-    held = [value for value in values if value is not None]
-    if not held:
-        return None
+def _spread(held: Sequence[float]) -> Spread:
     std = statistics.stdev(held) if len(held) > 1 else None
     return Spread(statistics.fmean(held), std, min(held), max(held), len(held))
 
