@@ -87,12 +87,7 @@ def test_a_run_without_rounds_is_its_start(sample_build: Path, tmp_path: Path, m
     monkeypatch.setitem(methods.METHODS, "softmax", Softmax)
     result = run.train(config(sample_build, "rounds=0"), tmp_path / "run")
     value = result.data["figures"][METRIC]
-    names = [
-        f"last5 of {METRIC}",
-        f"rounds to 0 of {METRIC}",
-        f"megabytes to 0 of {METRIC}",
-        f"rounds to 99 of {METRIC}",
-    ]
+    names = [f"{what} of {METRIC}" for what in ("last5", "rounds to 0", "megabytes to 0", "rounds to 99")]
     assert list(chosen(result, names).values()) == [value, 0, 0, None]
     assert rounds_of(result) == ()
 
@@ -153,11 +148,7 @@ def test_a_table_of_an_experiment_has_them_as_columns(sample_build: Path, tmp_pa
         set={"rounds": 2, "device": "cpu"},
         tables=(
             spec.TableSpec(
-                metric=(
-                    "last2 of test/local/mean",
-                    "rounds to 0 of test/local/mean",
-                    "megabytes to 101 of test/local/mean",
-                ),
+                metric=tuple(f"{what} of test/local/mean" for what in ("last2", "rounds to 0", "megabytes to 101")),
                 columns=("metric",),
             ),
         ),

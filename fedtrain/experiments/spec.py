@@ -70,7 +70,7 @@ class TableSpec:
         rows: Meaning of the rows: ``method``, ``dataset``, ``subset`` or a setting that varies.
         columns: Meaning of the columns, likewise; with several metrics, ``metric`` is one.
         where: Only runs with these values of ``method``, ``dataset``, ``subset`` or of settings that vary.
-        better: Best value of a column, in bold: the ``higher`` or the ``lower``; the lower of epsilon and traffic.
+        better: Best value of a column, in bold: the ``higher`` or the ``lower``; the lower of a cost, always.
         against: A row; every other is compared with it over seeds, and the p-value printed. None: no test.
     """
 
