@@ -35,7 +35,7 @@ from fedtrain.methods.networks.network import NetworkMethod
 NETWORK = {"lr": 1e-3, "epochs": 2, "image_size": 64, "rounds": 6}
 OTHERS = {"lr": 0.003, "rounds": 24}
 MULTI_LABEL = {"loss": "bce"}  # of prompts: the asymmetric loss lets them fall below their start for longer
-SCENES = ("fed-rsic", *(name for name, one in SOURCES.items() if isinstance(one, Benchmark)))
+SCENES = ("fed-rsic", "fedtpg", *(name for name, one in SOURCES.items() if isinstance(one, Benchmark)))
 SAMPLES = {name: {"per_class": 20} for name in SCENES}
 SAMPLES |= {"fedpgp-nwpu": {"per_class": 40}, "flair-100": {"users": 160}}
 SAMPLES |= {"cifar10": {"per_class": 100}, "cifar100": {"per_class": 40}}

@@ -123,6 +123,11 @@ class NetworkMethod(Method, Generic[S]):
             raise UsageError(
                 "neighbour=true: evaluates one network that all clients receive, not one of each; leave it out"
             )
+        if any(context.subset.class_sources):
+            raise UsageError(
+                "classes=apart: each dataset is evaluated among its own classes, and a network has one output for all; "
+                "use a prompt method"
+            )
         self.multi_label = context.subset.entry.multi_label
         self.names, self.counts = label_space(context, settings.labels)
         recipe = context.subset.dataset.manifest.recipe

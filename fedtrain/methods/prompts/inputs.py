@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -56,6 +56,14 @@ class FeatureRows:
     def of(self, client: int) -> slice:
         """A client's rows."""
         return slice(self.starts[client], self.starts[client + 1])
+
+    def among(self, places: Sequence[int]) -> FeatureRows:
+        """The rows of some classes, by their rising places in the label space; labels are places among them."""
+        some = torch.tensor(places, device=self.labels.device)
+        mask = torch.isin(self.labels, some)
+        before = torch.cat((mask.new_zeros(1, dtype=torch.long), mask.cumsum(0)))
+        labels = torch.searchsorted(some, self.labels[mask])
+        return FeatureRows(self.images[mask.to(self.images.device)], labels, tuple(before[list(self.starts)].tolist()))
 
     def counts(self) -> list[int]:
         """Rows of each client."""
@@ -161,31 +169,54 @@ class Images:
 
 
 class Classes:
-    """Class names in index order, and their text features."""
+    """Class names in index order, and their text features.
 
-    def __init__(self, clip: Clip, names: Sequence[str], precision: str = "float32") -> None:
+    Attributes:
+        names: As the federation has them.
+        sources: The source of each class where sources keep their classes apart, ``SOURCE/CLASS``; "" elsewhere.
+    """
+
+    def __init__(
+        self, clip: Clip, names: Sequence[str], precision: str = "float32", sources: Mapping[str, str] | None = None
+    ) -> None:
         """Binds names to a CLIP.
 
         Args:
             clip: Frozen.
             names: In index order; underscores are read as spaces.
             precision: ``bfloat16`` for autocast of the text encoder under learned contexts.
+            sources: The source of each name that begins with it; texts have the name without it.
         """
         self.names = tuple(names)
+        self.sources = tuple((sources or {}).get(name, "") for name in names)
+        self._words = [
+            name.removeprefix(f"{source}/" if source else "") for name, source in zip(names, self.sources, strict=True)
+        ]
         self._clip = clip
         self._precision = precision
         self._encoders: dict[int, PromptEncoder] = {}
         self._fixed: dict[Template, torch.Tensor] = {}
         self._whole: tuple[Classes, list[int]] | None = None
+        self._parts: dict[tuple[int, ...], Classes] = {}
 
     def __len__(self) -> int:
         return len(self.names)
 
     def only(self, places: Sequence[int]) -> Classes:
         """Some of the classes, by their places; their texts in fixed words are taken from those of all."""
-        some = Classes(self._clip, [self.names[place] for place in places], self._precision)
-        some._whole = self, list(places)
-        return some
+        key = tuple(places)
+        if key not in self._parts:
+            names, sources = [self.names[place] for place in key], dict(zip(self.names, self.sources, strict=True))
+            self._parts[key] = Classes(self._clip, names, self._precision, sources)
+            self._parts[key]._whole = self, list(key)
+        return self._parts[key]
+
+    def datasets(self) -> dict[str, tuple[int, ...]]:
+        """Places of the classes of each source; of all classes, under "", where sources do not keep theirs apart."""
+        found: dict[str, list[int]] = {}
+        for place, source in enumerate(self.sources):
+            found.setdefault(source, []).append(place)
+        return {source: tuple(places) for source, places in found.items()}
 
     def under(self, context: torch.Tensor) -> torch.Tensor:
         """Text features under learned contexts.
@@ -200,7 +231,7 @@ class Classes:
 
         length = context.shape[1]
         if length not in self._encoders:
-            self._encoders[length] = PromptEncoder(self._clip, self.names, length)
+            self._encoders[length] = PromptEncoder(self._clip, self._words, length)
         with torch.autocast(context.device.type, dtype=torch.bfloat16, enabled=self._precision == "bfloat16"):
             return self._encoders[length](context).float()
 
@@ -237,12 +268,12 @@ class Classes:
         from fedtrain.models.prompts import class_tokens
 
         if length is not None:
-            class_tokens(self._clip, self.names, length)
+            class_tokens(self._clip, self._words, length)
         for one in () if template is None else templates(template):
             self._clip.tokenize(self._texts(one))
 
     def _texts(self, template: str) -> list[str]:
-        return [template.replace("{}", name.replace("_", " ")) for name in self.names]
+        return [template.replace("{}", name.replace("_", " ")) for name in self._words]
 
 
 def templates(template: Template) -> tuple[str, ...]:

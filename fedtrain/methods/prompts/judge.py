@@ -20,7 +20,7 @@ from fedtrain.methods.labels import LabelKind, MultiLabel, SingleLabel, of_other
 from fedtrain.methods.lazy import torch
 from fedtrain.methods.prompts.features import FeatureKind, Kept
 from fedtrain.methods.prompts.inputs import NOVEL, TEMPLATE, TRAIN, Classes, FeatureRows, Images
-from fedtrain.metrics import harmonic, mean
+from fedtrain.metrics import accuracy, harmonic, mean
 
 _WIDE = 256  # of a text tower: below, threads wait for each other longer than they work
 _STACK = 16  # clients whose texts are encoded at once when they are judged
@@ -75,8 +75,9 @@ class ClipMethod(Method, Generic[S]):
         space, views = getattr(settings, "labels", "coarse"), getattr(settings, "views", 1)
         kept: Kept = getattr(settings, "patches", "float16")
         self.images = Images(context, self.clip, labels=space, kind=self.features, kept=kept, views=views)
-        self.base = Classes(self.clip, self.images.classes, context.precision)
-        self.novel = Classes(self.clip, self.images.novel, context.precision)
+        sources = dict(zip(context.subset.classes, context.subset.class_sources, strict=True))
+        self.base = Classes(self.clip, self.images.classes, context.precision, sources)
+        self.novel = Classes(self.clip, self.images.novel, context.precision, sources)
         for classes in (self.base, self.novel):
             self.check_names(classes)
         if self.labels.multi_label:
@@ -218,6 +219,12 @@ class ClipMethod(Method, Generic[S]):
         Leave-one-domain-out: rows of the held-out domain are in none of these. ``held_out`` is the accuracy of the
         shared state on them, ``held_out_local`` the mean over the clients that train of their own classifiers'.
 
+        Several datasets, each with classes of its own (``classes=apart``): every row is classified among the classes of
+        its dataset alone, and for ``local`` and ``pooled`` among those that its client trains on. ``local/<source>``,
+        ``base/<source>`` and ``novel/<source>`` are those on the rows of one dataset. ``base`` and ``novel`` are means
+        over datasets, and ``local_datasets`` is the mean over datasets of the mean over clients of ``local/<source>``
+        (FedTPG, arXiv 2310.06123).
+
         Multi-label data: ``local`` is the mean average precision on the client's own rows. Over all rows, the metrics
         of ``fedtrain.methods.multilabel.figures``, each row scored by its own client, and ``AP/<label>`` for up to 100
         labels; those of the shared state alone have ``shared/`` in front, those on the held-out domain ``held_out/``.
@@ -272,6 +279,8 @@ class ClipMethod(Method, Generic[S]):
         )
 
     def _evaluation(self, shared: State, personal: Callable[[int], State], split: str) -> Evaluation:
+        if any(self.base.sources):
+            return self._of_datasets(shared, personal, split)
         if split == NOVEL:
             rows = self.images.rows(split)
             novel = self._everywhere(shared, personal, self.novel, rows)
@@ -291,6 +300,72 @@ class ClipMethod(Method, Generic[S]):
             rows = self.images.rows(split)
             clients["neighbour"] = self._everywhere(shared, personal, self.base, rows, apart=True)
         return Evaluation(metrics, clients, found.rows, found.over)
+
+    def _of_datasets(self, shared: State, personal: Callable[[int], State], split: str) -> Evaluation:
+        """``_evaluation`` of a federation of several datasets, each judged in its own label space."""
+        rows, held_out = self.images.rows(split), self.context.held_out
+        if split == NOVEL:
+            novel = self._by_dataset("novel", shared, personal, self.novel, rows)
+            return Evaluation(self._shared_by_dataset("shared", shared, self.novel, rows), novel, rows.counts())
+        answers, owner = self._among_own(shared, personal, rows), rows.owner()
+        found = self.figures({"answers": answers, "labels": rows.labels, "owner": owner})
+        metrics = {**found.metrics, **self._shared_by_dataset("shared", shared, self.base, rows)}
+        over = {name: len(rows) for name in metrics}
+        local = {}
+        for source, places in self.base.datasets().items():
+            mask = torch.isin(rows.labels, torch.tensor(places, device=rows.labels.device))
+            given = answers[mask], rows.labels[mask], owner[mask], len(self.context.clients)
+            local[f"local/{source}"] = self.labels.of_clients(*given)
+        clients: dict[str, Sequence[float]] = {**found.clients, **local}
+        if not self.context.numbers:
+            metrics["local_datasets"] = mean(mean(values) for values in local.values())
+        if held_out is not None:
+            apart = self.images.rows(split, held_out=True)
+            metrics |= self._shared_by_dataset("held_out", shared, self.base, apart)
+            everywhere = self._by_dataset("held_out", shared, personal, self.base, apart)
+            metrics["held_out_local"] = mean(everywhere["held_out"])
+        if len(self.novel):
+            unseen = self.images.rows(NOVEL)
+            clients |= self._by_dataset("base", shared, personal, self.base, rows)
+            clients |= self._by_dataset("novel", shared, personal, self.novel, unseen)
+            metrics |= self._shared_by_dataset("shared_novel", shared, self.novel, unseen)
+            metrics |= harmonic_means(clients["local"], clients["base"], clients["novel"])
+        if self.context.neighbour:
+            clients["neighbour"] = self._everywhere(shared, personal, self.base, rows, apart=True)
+        return Evaluation(metrics, clients, found.rows, over)
+
+    def _among_own(self, shared: State, personal: Callable[[int], State], rows: FeatureRows) -> torch.Tensor:
+        """Answers of each client to its rows, among its own classes; among all if it has no training rows."""
+        answers = torch.full_like(rows.labels, -1)
+        for client in range(len(self.context.clients)):
+            mine, places = rows.of(client), self.own_classes(client) or range(len(self.base))
+            if mine.start < mine.stop:
+                state = stacked(self.received(client, shared), [personal(client)])
+                text = self.classifier(state, self.base.only(places))[0]
+                own = self._answers(text, {name: value[0] for name, value in state.items()}, rows.images[mine])
+                answers[mine] = torch.tensor(places, device=own.device)[own]
+        return answers
+
+    def _by_dataset(
+        self, name: str, shared: State, personal: Callable[[int], State], classes: Classes, rows: FeatureRows
+    ) -> dict[str, list[float]]:
+        """``_everywhere`` on the rows of each dataset among its classes, and the mean of these for each client."""
+        each = {
+            f"{name}/{source}": self._everywhere(shared, personal, classes.only(places), rows.among(places))
+            for source, places in classes.datasets().items()
+        }
+        return {name: [mean(values) for values in zip(*each.values(), strict=True)], **each}
+
+    def _shared_by_dataset(self, name: str, shared: State, classes: Classes, rows: FeatureRows) -> dict[str, float]:
+        """Accuracy of the shared state alone on all rows, each among the classes of its dataset; none without one."""
+        hits = 0
+        for places in classes.datasets().values():
+            some = rows.among(places)
+            answers = self._shared_answers(shared, classes.only(places), some)
+            if answers is None:
+                return {}
+            hits += int((answers == some.labels).sum())
+        return {name: accuracy(hits, len(rows))}
 
     def _everywhere(
         self,
@@ -363,13 +438,6 @@ def stacked(shared: State, personal: Sequence[State]) -> State:
     """Tensors ``[K, ...]`` by name: the shared ones repeated, the personal ones of K clients side by side."""
     repeated = {name: value.expand(len(personal), *value.shape) for name, value in shared.items()}
     return repeated | {name: torch.stack([state[name] for state in personal]) for name in personal[0]}
-
-
-def among(labels: torch.Tensor, places: Sequence[int], classes: int) -> torch.Tensor:
-    """Labels as places among some of so many classes; -1 where they are none of these."""
-    place = torch.full((classes,), -1, device=labels.device)
-    place[list(places)] = torch.arange(len(places), device=labels.device)
-    return place[labels]
 
 
 def harmonic_means(local: Sequence[float], base: Sequence[float], novel: Sequence[float]) -> dict[str, float]:

@@ -20,7 +20,7 @@ from fedtrain.methods.labels import LabelKind, MultiLabel, SingleLabel
 from fedtrain.methods.lazy import torch
 from fedtrain.methods.prompts.cohort import Batch, Optimiser, Steps, descend, gather, schedule
 from fedtrain.methods.prompts.inputs import TRAIN
-from fedtrain.methods.prompts.judge import ClipMethod, among, stacked
+from fedtrain.methods.prompts.judge import ClipMethod, stacked
 from fedtrain.seeds import generator
 
 _MULTI_LABEL = ("score", "loss", "gamma_neg", "gamma_pos", "shift")
@@ -245,7 +245,9 @@ class TrainedMethod(ClipMethod[T]):
             For each, the tensors after its last step, shared ones and its own without the fixed, and its mean loss.
         """
         rows, method = self.images.rows(TRAIN), self.over(places)
-        labels = rows.labels if method is self else among(rows.labels, places, len(self.base))
+        labels = rows.labels
+        if method is not self:  # no row of another class is in a batch
+            labels = torch.searchsorted(torch.tensor(places, device=labels.device), labels)
         # by falling steps, so that the clients still at it are the first of the stack
         order = sorted(range(len(plans)), key=lambda i: -len(plans[i].rows))
         tables = [plans[i].rows for i in order]
