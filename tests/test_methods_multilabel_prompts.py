@@ -353,3 +353,11 @@ def test_choices_that_single_label_data_do_not_have(
 ) -> None:
     with pytest.raises(UsageError, match=words):
         bind(sample_build, name, **settings)
+
+
+@pytest.mark.parametrize(("name", "value"), [("gamma_neg", 3.0), ("gamma_pos", 0.0), ("shift", 0.1)])
+def test_settings_of_the_asymmetric_loss_without_it(flair: Path, name: str, value: float) -> None:
+    words = f"{name}={value}: is for the asymmetric loss, the loss is bce; use loss=asl"
+    with pytest.raises(UsageError, match=words):
+        bind(flair, "promptfl", loss="bce", **{name: value})
+    assert bind(flair, "promptfl", loss="asl", **{name: value}).labels.multi_label

@@ -23,7 +23,8 @@ from fedtrain.methods.prompts.inputs import TRAIN
 from fedtrain.methods.prompts.judge import ClipMethod, stacked
 from fedtrain.seeds import generator
 
-_MULTI_LABEL = ("score", "loss", "gamma_neg", "gamma_pos", "shift")
+_ASYMMETRIC = ("gamma_neg", "gamma_pos", "shift")
+_MULTI_LABEL = ("score", "loss", *_ASYMMETRIC)
 
 
 @dataclass(frozen=True)
@@ -110,16 +111,22 @@ class TrainedMethod(ClipMethod[T]):
         """The kind of the federation's labels, with the settings' choices for it.
 
         Raises:
-            UsageError: A choice for multi-label data, and the data are single-label.
+            UsageError: A choice for multi-label data, and the data are single-label, or one for another loss.
         """
         settings, subset = self.settings, self.context.subset
-        if subset.entry.multi_label:
-            return MultiLabel(settings.loss, settings.gamma_neg, settings.gamma_pos, settings.shift)
-        for field in fields(settings):
-            value = getattr(settings, field.name)
-            if field.name in _MULTI_LABEL and value != field.default:
-                raise UsageError(f"{field.name}={value}: is for multi-label data, {subset.name} is single-label")
-        return SingleLabel()
+        if not subset.entry.multi_label:
+            self._refuse(_MULTI_LABEL, f"is for multi-label data, {subset.name} is single-label")
+            return SingleLabel()
+        if settings.loss != "asl":
+            self._refuse(_ASYMMETRIC, f"is for the asymmetric loss, the loss is {settings.loss}; use loss=asl")
+        return MultiLabel(settings.loss, settings.gamma_neg, settings.gamma_pos, settings.shift)
+
+    def _refuse(self, names: Sequence[str], why: str) -> None:
+        """Refuses settings that would be ignored, where they have other values than their defaults."""
+        for field in fields(self.settings):
+            value = getattr(self.settings, field.name)
+            if field.name in names and value != field.default:
+                raise UsageError(f"{field.name}={value}: {why}")
 
     def offset(self) -> State:
         """Multi-label: tensors that lift or lower all logits, for ``shared``, or ``personal`` where nothing is shared.
