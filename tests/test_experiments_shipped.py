@@ -28,7 +28,7 @@ def test_an_experiment_runs_a_round_on_the_sample_and_ends_with_its_tables_as_la
     monkeypatch.chdir(tmp_path)
     save_file(label_transformer.backbone().state_dict(), "backbone.safetensors")
     wanted = short(name)
-    done = run.run(wanted, tmp_path / "out")
+    done = run.run(wanted, tmp_path / "out", cache=tmp_path / "cache")
     assert not done.failed
     assert len(done.tables) == len(wanted.tables)
     assert all(cell.values for table in done.tables for cell in table.cells.values())

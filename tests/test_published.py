@@ -165,7 +165,11 @@ def test_figures_of_another_protocol_are_not_printed_and_the_difference_is(chang
     tables, apart = papers.beside([group(**change)], ["fedmgp-base-to-novel"])
     assert not tables
     (line,) = apart
-    assert line.endswith(f" are not printed: its protocol has {words} (runs: fedpgp)")
+    place = change.get("source", "oxford-pets")
+    assert line == (
+        "figures of FedMGP, NeurIPS 2025 (fedmgp-base-to-novel) are not printed next to fedpgp, "
+        f"on {place}: its protocol has {words}"
+    )
 
 
 def test_a_zero_shot_run_is_compared_without_settings_of_training() -> None:
@@ -186,5 +190,12 @@ def test_what_is_never_the_same_is_always_said() -> None:
     tables, lines = papers.beside([group(**mine, **{"dp.epsilon": None})], ["dpfpl-pathological"])
     assert not tables
     plain, private = lines
-    assert "its protocol has clients and server exchange gradients after every batch (runs" in plain
-    assert "its protocol has dp.epsilon 0.1, clients and server exchange gradients after every batch (runs" in private
+    words = "clients and server exchange gradients after every batch"
+    assert plain.endswith(f"its protocol has {words}")
+    assert private.endswith(f"its protocol has dp.epsilon 0.1; {words}")
+
+
+def test_runs_that_differ_in_the_same_way_share_a_line() -> None:
+    groups = [group(label, source, rounds=5) for source in ("dtd", "food101") for label in ("fedpgp", "promptfl")]
+    _, (line,) = papers.beside(groups, ["fedmgp-base-to-novel"])
+    assert "next to fedpgp; promptfl, on dtd, food101: its protocol has rounds 10; the rows of CoOp's lists" in line

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -43,25 +44,31 @@ def beside(groups: Sequence[Group], protocols: Sequence[str]) -> tuple[Tables, l
         protocols: Names of the protocols to look at.
 
     Returns:
-        The tables, and a line for each protocol that other runs do not follow, which says how they differ.
+        The tables, and lines for runs that do not follow a protocol, which say how it differs.
     """
     tables: Tables = {}
-    apart: dict[tuple[str, str], dict[str, None]] = {}
-    for group in groups:
-        for name in protocols:
-            rules, known = published.protocol(name), rows_of(group, name)
-            for row in known:
-                if differences := row.differs(_held(group)):
-                    words = f"figures of {rules.of} ({name}) on {row.dataset} are not printed: its protocol has "
-                    apart.setdefault((words, ", ".join(differences)), {})[group.label] = None
-                    continue
-                title = f"{_place(group)}, beside {rules.of} ({name})"
-                columns = tuple(dict.fromkeys(metric for row in known for metric in row.figures))
-                tables.setdefault(title, {}).setdefault(_ours(group), _measured(group, columns))
-                _below(tables[title], row, columns, "".join(f"; not known: {one}" for one in rules.unknown))
-    return tables, [
-        f"{words}{differences} (runs: {'; '.join(labels)})" for (words, differences), labels in apart.items()
-    ]
+    apart: dict[tuple[str, tuple[str, ...], str], dict[str, None]] = {}  # protocol, differences, dataset -> runs
+    for group, name in itertools.product(groups, protocols):
+        known = rows_of(group, name)
+        columns = tuple(dict.fromkeys(metric for row in known for metric in row.figures))
+        for row in known:
+            rules = published.protocol(name)
+            if differences := row.differs(_held(group)):
+                apart.setdefault((name, tuple(differences), row.dataset), {})[group.label] = None
+                continue
+            title = f"{_place(group)}, beside {rules.of} ({name})"
+            tables.setdefault(title, {}).setdefault(_ours(group), _measured(group, columns))
+            _below(tables[title], row, columns, "".join(f"; not known: {one}" for one in rules.unknown))
+    places: dict[tuple[str, tuple[str, ...], tuple[str, ...]], list[str]] = {}
+    for (name, differing, dataset), labels in apart.items():
+        places.setdefault((name, differing, tuple(labels)), []).append(dataset)
+    return tables, [_apart(*key, datasets) for key, datasets in places.items()]
+
+
+def _apart(name: str, differences: Sequence[str], labels: Sequence[str], datasets: Sequence[str]) -> str:
+    where = f"{'; '.join(labels)}, on {', '.join(datasets)}"
+    words = f"figures of {published.protocol(name).of} ({name}) are not printed next to {where}"
+    return f"{words}: its protocol has {'; '.join(differences)}"
 
 
 def _held(group: Group) -> dict[str, Any]:
