@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
@@ -28,7 +28,7 @@ from fedtrain.report import html, papers, seed_table
 from fedtrain.run import draft, train
 from fedtrain.runs.folder import load
 from fedtrain.runs.over_rounds import chosen
-from fedtrain.runs.results import figures, grouped, over_seeds
+from fedtrain.runs.results import Group, by_seed, figures, grouped, over_seeds
 
 SPEC = "experiment.json"
 TABLES = "tables"
@@ -197,12 +197,21 @@ def run(
             protocol=experiment.protocol,
         )
         if experiment.protocol is not None:
-            tables, apart = papers.beside(grouped(list(map(load, finished))), experiment.protocol.published)
+            tables, apart = papers.beside(_groups(runs, found), experiment.protocol.published)
             done = replace(done, published=tables, apart=apart)
         if done.part:  # the files of all runs stay
             return done
         _write(out / TABLES, done.tables)
         return replace(done, report=_report(experiment, out, finished, progress))
+
+
+def _groups(runs: Sequence[PlannedRun], found: Collection[str]) -> list[Group]:
+    """The finished runs in groups that differ in the seed, named as in tables."""
+    axes = ("method", *(axis for axis in _axes(runs) if axis not in AXES))
+    names = {str(one.folder): plan.heading(one, axes) for one in runs}
+    results = [load(one.folder) for one in runs if one.name in found]
+    sets = zip(grouped(results), by_seed(results), strict=True)
+    return [replace(group, label=names[str(held[0].folder)]) for group, held in sets]
 
 
 @contextmanager
