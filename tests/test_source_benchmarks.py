@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import re
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -19,14 +21,15 @@ from fedrsic_data import recipes
 from fedrsic_data.build import pipeline
 from fedrsic_data.build.verify import verify
 from fedrsic_data.dataset import schema
-from fedrsic_data.errors import SourceError
+from fedrsic_data.errors import SourceError, UsageError
 from fedrsic_data.sources import SOURCES
-from fedrsic_data.sources.benchmark import Benchmark
+from fedrsic_data.sources.benchmark import Benchmark, BenchmarkSettings
 from fedrsic_data.sources.locate import Places, locate
 from fedrsic_data.sources.testing import check_source
 
 BENCHMARKS: dict[str, Benchmark] = {name: one for name, one in SOURCES.items() if isinstance(one, Benchmark)}
 MIRRORED = [name for name, one in BENCHMARKS.items() if one.facts.hub is not None]
+LISTED = [name for name, one in BENCHMARKS.items() if one.coop is not None]
 PINNED = [name for name in MIRRORED if getattr(BENCHMARKS[name].facts.hub, "revision", None)]
 EUROSAT = (
     *("AnnualCrop", "Forest", "HerbaceousVegetation", "Highway", "Industrial"),
@@ -166,9 +169,9 @@ def test_images_are_counted(tmp_path: Path) -> None:
         SourceError, match="20 of 50,000 images of split train are there; 20 of 10,000 .*--allow-partial"
     ):
         BENCHMARKS["cifar10"].index(path)
-    whole = dataclasses.replace(BENCHMARKS["cifar10"], splits={"train": 20, "test": 20})
+    whole = dataclasses.replace(BENCHMARKS["cifar10"], official={"train": 20, "test": 20})
     assert whole.index(path).missing == ()
-    small = dataclasses.replace(whole, splits={"train": 20, "test": 19})
+    small = dataclasses.replace(whole, official={"train": 20, "test": 19})
     with pytest.raises(SourceError, match="holds 20 images of split test, CIFAR-10 has 19; give its files alone"):
         small.index(path, allow_partial=True)
 
@@ -246,3 +249,101 @@ def test_samples_of_two_sets_have_no_picture_in_common(tmp_path: Path) -> None:
     data |= {"sample": {"per_class": 4, "size": 32}, "partition": {"name": "iid", "clients": 2}}
     planned = pipeline.prepare(recipes.from_json(data, "test"), Places(offline=True))
     assert planned.rows == 4 * (33 + 33 + 4 * 7)
+
+
+# CoOp's lists
+
+
+def write_list(root: Path, name: str, change: Callable[[dict[str, list[Any]]], None] = lambda _: None) -> Benchmark:
+    """A list of CoOp's and its images, a class more in each split than in the last; the source, with these counts."""
+    source = BENCHMARKS[name]
+    assert source.coop is not None
+    order = [*source.classes[1:], source.classes[0]]  # whatever order it has is that of the set
+    found: dict[str, list[Any]] = {split: [] for split in ("train", "val", "test")}
+    for label, known in enumerate(order):
+        for number, rows in enumerate(found.values()):
+            rows += [[f"{known}/{number}-{n}.png", label, known] for n in range(number + 1)]
+    put(root / "set" / source.coop.folder, *(file for rows in found.values() for file, _, _ in rows), "extra/1.png")
+    change(found)
+    (root / "set" / source.coop.file).write_text(json.dumps(found))
+    n = len(source.classes)
+    counted = dataclasses.replace(source.coop, images=(n, 2 * n, 3 * n))
+    return dataclasses.replace(source, settings=BenchmarkSettings("coop"), coop=counted)
+
+
+@pytest.mark.parametrize("name", LISTED)
+def test_a_list_of_coop_gives_its_splits_and_its_order(name: str, tmp_path: Path) -> None:
+    source = write_list(tmp_path, name)
+    index = source.index(tmp_path)
+    assert index.classes == (*source.classes[1:], source.classes[0])
+    assert index.missing == ()
+    found = Counter(shown(source, tmp_path))
+    splits = {"train": 1, "val": 2, "test": 3}
+    assert found == {(c, name, split): count for c in source.classes for split, count in splits.items()}
+    for key, (label,) in zip(*(index.table.column(c).to_pylist() for c in ("key", "labels")), strict=True):
+        assert key.split("/")[0] == index.classes[label]
+    assert [(left.reason, left.count) for left in index.left_out] == [(f"not in {source.coop.file}", 1)]  # type: ignore[union-attr]
+    assert source.facts.hub is None
+    check_source(source, tmp_path)
+
+
+def test_the_counts_of_coops_lists_are_those_of_the_sets() -> None:
+    """Lists divide the very images of the official splits; only Caltech-101 has none."""
+    for name in LISTED:
+        source = BENCHMARKS[name]
+        assert source.coop is not None
+        whole = source.images or sum(source.official.values())
+        assert sum(source.coop.images) == whole, name
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda found: found.pop("val"), "has no list 'val'"),
+        (
+            lambda found: found["val"].append(["x.png", "0", "banded"]),
+            r"val.94. is .*; expected .path, label",
+        ),
+        (lambda found: found["test"].append(["x.png", 0, "dotted"]), "label 0 is 'dotted', and 'blotchy' before"),
+        (lambda found: found["test"].append(["x.png", 99, "dotted"]), "class 'dotted' has two labels"),
+        (lambda found: found["test"].append(["x.png", 0, "blotchy"]), "file 'x.png' does not exist"),
+        (lambda found: found["test"].append(["../x.png", 0, "blotchy"]), "is not below the folder"),
+        (lambda found: found["val"].append(found["train"][0]), "are both of 'blotchy/0-0.png'"),
+        (lambda found: found["val"].append(["extra/1.png", 47, "plaid"]), "'plaid' is not one of the 47 classes"),
+        (lambda found: found["val"].pop(), "93 of 94 images of split val are there"),
+        (lambda found: found["val"].append(["extra/1.png", 0, "blotchy"]), "holds 95 images of split val, .* has 94"),
+    ],
+)
+def test_lists_that_cannot_be_used(change: Callable[[Any], None], words: str, tmp_path: Path) -> None:
+    source = write_list(tmp_path, "dtd", change)
+    with pytest.raises(SourceError, match=words):
+        source.index(tmp_path)
+
+
+def test_a_list_without_its_images_or_a_set_without_a_list(tmp_path: Path) -> None:
+    source = write_list(tmp_path, "dtd")
+    with pytest.raises(SourceError, match="holds no split_zhou_DescribableTextures.json; give the folder"):
+        source.index(tmp_path / "set/images")
+    (tmp_path / "set/images/banded/0-0.png").unlink()
+    with pytest.raises(SourceError, match="file 'banded/0-0.png' does not exist"):
+        source.index(tmp_path)
+    (missing,) = source.index(tmp_path, allow_partial=True).missing
+    assert missing == "46 of 47 images of split train are there"
+    (tmp_path / "set/images").rename(tmp_path / "set/pictures")
+    with pytest.raises(SourceError, match="images: does not exist; split_zhou_Describ.* lists its images"):
+        source.index(tmp_path)
+    data = recipes.override(recipes.load("pacs"), sets=["sources.pacs.split=coop"])
+    with pytest.raises(UsageError, match="sources.pacs: split=coop: CoOp has no list of PACS; leave it out"):
+        recipes.from_json(data, "pacs")
+
+
+@pytest.mark.parametrize("sample", [False, True])
+def test_a_recipe_builds_with_the_split_of_a_list(sample: bool, tmp_path: Path) -> None:
+    write_list(tmp_path / "copy", "caltech101")
+    sets = ["sources.caltech101.split=coop", "split_by=source", "splits={}", "allow_partial=true"]
+    data = recipes.override(recipes.load("caltech101"), sample=sample, sets=sets)
+    places = Places(offline=True) if sample else Places(given={"caltech101": str(tmp_path / "copy")})
+    built = pipeline.build(pipeline.prepare(recipes.from_json(data, "test"), places), tmp_path / "out")
+    rows = built.manifest.subsets["caltech101"].rows
+    assert rows == ({"train": 792, "val": 264, "test": 264} if sample else {"train": 100, "val": 200, "test": 300})
+    assert built.manifest.recipe.sources == {"caltech101": {"kind": "caltech101", "split": "coop"}}

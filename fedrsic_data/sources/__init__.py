@@ -85,7 +85,11 @@ def configured(name: str, settings: Mapping[str, Any], where: str) -> Source:
         if fields or kind != name:
             raise UsageError(f"{where}: source {kind} takes no settings and no other name; leave this out")
         return SOURCES[kind]
-    configured: Source = dataclasses.replace(source, name=name, settings=decode(type(source.settings), fields, where))
+    its = decode(type(source.settings), fields, where)
+    try:
+        configured: Source = dataclasses.replace(source, name=name, settings=its)
+    except UsageError as error:
+        raise UsageError(f"{where}: {error}") from None
     return configured
 
 

@@ -1,4 +1,4 @@
-"""Single-label sets that papers compare on: Parquet files of a Hub mirror, or class folders, checked against the set.
+"""Single-label sets that papers compare on: Parquet files of a Hub mirror, or folders, checked against the set.
 
 A mirror may spell, order or count otherwise than the set, and says nothing of it. So classes and domains are found
 whatever their case and punctuation and get the names and the order of the set, images are counted, and whatever is not
@@ -11,6 +11,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pyarrow as pa
@@ -19,12 +20,15 @@ from numpy.typing import NDArray
 
 from fedrsic_data.dataset import schema
 from fedrsic_data.dataset.manifest import LeftOut
-from fedrsic_data.errors import SourceError, some
+from fedrsic_data.errors import SourceError, UsageError, some
 from fedrsic_data.raw.containers import reading
 from fedrsic_data.raw.index import Index
 from fedrsic_data.sources.base import Facts
 from fedrsic_data.sources.classfolders import plain
-from fedrsic_data.sources.folder import Folder, FolderSettings
+from fedrsic_data.sources.folder import Folder, FolderSettings, listed
+from fedrsic_data.sources.own import coop, listing
+from fedrsic_data.sources.own.coop import CoOpList
+from fedrsic_data.sources.own.walk import walk
 from fedrsic_data.sources.parquet import ColumnsSettings, ColumnsSource
 from fedrsic_data.sources.tree import check_complete
 
@@ -33,15 +37,30 @@ _EXAMPLES = 5
 
 
 @dataclass(frozen=True)
-class Benchmark:
-    """A single-label set of photographs.
+class BenchmarkSettings:
+    """Which of the splits of a set is meant.
 
     Attributes:
-        name: Its name in recipes.
+        split: ``official``, or where there is none, that of the mirror, if it has one; ``coop``: that of CoOp's list
+            (``own.coop``), which papers on prompts use, with its order of classes, over the authors' files.
+    """
+
+    split: Literal["official", "coop"] = "official"
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """A single-label set of images.
+
+    Attributes:
+        kind: Its name in ``SOURCES``.
         classes: All its class names in index order, as prompts are to have them.
-        facts: Its provenance; ``hub`` is the mirror.
+        published: Its provenance; ``hub`` is the mirror.
+        settings: As recipes give them.
+        name: Its name in recipes; empty: ``kind``.
         aliases: Usual names of its folder, in lower case, with letters and digits only.
-        splits: Images of each official split, by its name here; empty: the set has none, and may be class folders.
+        official: Images of each official split, by its name here; empty: the set has none, and may be class folders.
+        coop: CoOp's list of it; None: there is none.
         images: Images of a set without splits; None: not known for certain.
         domains: Its domains, sorted; empty: it is one domain.
         image: The mirror's column of images.
@@ -53,11 +72,14 @@ class Benchmark:
         numbered: Whether files are called ``<domain>_<number of the class>_<number>``, so that a misfiled one shows.
     """
 
-    name: str
+    kind: str
     classes: tuple[str, ...]
-    facts: Facts
+    published: Facts
+    settings: BenchmarkSettings = BenchmarkSettings()
+    name: str = ""
     aliases: tuple[str, ...] = ()
-    splits: Mapping[str, int] = field(default_factory=dict)
+    official: Mapping[str, int] = field(default_factory=dict)
+    coop: CoOpList | None = None
     images: int | None = None
     domains: tuple[str, ...] = ()
     image: str = "image"
@@ -67,11 +89,29 @@ class Benchmark:
     only: bool = False
     split_words: Mapping[str, str] = field(default_factory=dict)
     numbered: bool = False
-    settings: None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "name", self.name or self.kind)
+        if self.settings.split == "coop" and self.coop is None:
+            raise UsageError(f"split=coop: CoOp has no list of {self.published.title}; leave it out")
 
     @property
-    def kind(self) -> str:
-        return self.name
+    def chosen(self) -> CoOpList | None:
+        """CoOp's list, if the settings ask for its split."""
+        return self.coop if self.settings.split == "coop" else None
+
+    @property
+    def facts(self) -> Facts:
+        """Provenance; CoOp's lists and the files that they list are fetched by hand."""
+        if self.chosen is None:
+            return self.published
+        layout = f"{self.chosen.file} next to the authors' folder {self.chosen.folder}"
+        return replace(self.published, hub=None, layout=layout)
+
+    @property
+    def splits(self) -> Mapping[str, int]:
+        """Images of each split, by its name here."""
+        return self.official if self.chosen is None else self.chosen.splits
 
     def index(self, path: Path, *, allow_partial: bool = False) -> Index:
         """Read names and labels. The label space of a partial copy is the whole set's.
@@ -80,12 +120,15 @@ class Benchmark:
             SourceError: An unknown class, domain or split, a misfiled image, more images than the set has, or fewer,
                 unless ``allow_partial``.
         """
-        found = self._read(path, allow_partial)
+        if self.chosen is not None:
+            found, order = _of_list(self.name, self.chosen.find(path), self.chosen.folder, allow_partial)
+        else:
+            found, order = self._read(path, allow_partial), ()
         code, kept = self._codes(path, found.classes)
         labels = schema.whole(found.table.column("labels")).flatten().to_numpy()
         rows = np.flatnonzero(kept[labels])
         table, labels = found.table.take(pa.array(rows)), code[labels[rows]]
-        table = _with(table, "labels", pa.ListArray.from_arrays(np.arange(len(rows) + 1, dtype=np.int32), labels))
+        table = _with(table, "labels", _lists(labels))
         table = self._with_domains(path, table)
         table = self._with_splits(path, table)
         if self.numbered:
@@ -94,10 +137,11 @@ class Benchmark:
         check_complete(path, self.facts.title, absent, len(rows), allow_partial)
         lost = found.table.column("sample_id").filter(pa.array(~kept[_labels(found.table)]))
         left = (LeftOut(_OTHER, len(lost), tuple(lost.slice(0, _EXAMPLES).to_pylist())),) if len(lost) else ()
+        classes, table = self._ordered(path, table, labels, order)
         return replace(
             found,
             table=table,
-            classes=self.classes,
+            classes=classes,
             left_out=(*found.left_out, *left),
             missing=(*found.missing, *absent),
             notes=(),
@@ -122,6 +166,20 @@ class Benchmark:
         if index.multi_label:
             raise SourceError(f"{path}: column {self.label} has lists of labels; expected {self.facts.layout}")
         return index
+
+    def _ordered(
+        self, path: Path, table: pa.Table, labels: NDArray[np.int32], order: tuple[str, ...]
+    ) -> tuple[tuple[str, ...], pa.Table]:
+        """The label space in another order, that of these names for the same classes; none: as it is."""
+        if not order:
+            return self.classes, table
+        code, _ = self._codes(path, order)
+        if len(code) < len(self.classes):
+            raise SourceError(
+                f"{path}: CoOp's list names {len(code)} classes, {self.facts.title} has {len(self.classes)}"
+            )
+        place = np.argsort(code).astype(np.int32)
+        return tuple(self.classes[i] for i in code), _with(table, "labels", _lists(place[labels]))
 
     def _codes(self, path: Path, classes: tuple[str, ...]) -> tuple[NDArray[np.int32], NDArray[np.bool_]]:
         """The index here of each class of a copy, and whether it is of the set."""
@@ -156,7 +214,8 @@ class Benchmark:
         """The table with the official splits by their names here, and none for a set without."""
         if not self.splits:
             return _with(table, "split", pa.nulls(len(table), pa.string()))
-        words = [self.split_words.get(word, word) for word in table.column("split").to_pylist()]
+        names = self.split_words if self.chosen is None else {}
+        words = [names.get(word, word) for word in table.column("split").to_pylist()]
         for word in dict.fromkeys(words):
             if word not in self.splits:
                 raise SourceError(f"{path}: {word!r} is no split of {self.facts.title} ({', '.join(self.splits)})")
@@ -206,6 +265,25 @@ class Benchmark:
                     f"{path}: {key} and {where} have class number {said[2]}, but lie in {self.classes[label]} and "
                     f"{self.classes[first]}; put them where they belong"
                 )
+
+
+def _of_list(name: str, file: Path, folder: str, allow_partial: bool) -> tuple[Index, tuple[str, ...]]:
+    """The index of the images that a list of CoOp's has, and its classes in the order of their labels."""
+    table, classes = coop.read(file)
+    root = file.parent / folder
+    files = walk(root)
+    if allow_partial:
+        table = table.take(pa.array(np.flatnonzero(pc.is_in(table.columns["file"], files.paths).to_numpy(False))))
+    at = listing.places(table, root, files.paths)
+    unlisted = np.ones(len(files.paths), bool)
+    unlisted[at] = False
+    left = LeftOut.of(f"not in {file.name}", files.paths.filter(pa.array(unlisted)).to_pylist())
+    paths = files.paths.take(pa.array(at))
+    return listed(root, name, table, files, paths, table.columns["split"], (*files.left_out, *left)), classes
+
+
+def _lists(labels: NDArray[np.int32]) -> pa.Array:
+    return pa.ListArray.from_arrays(np.arange(len(labels) + 1, dtype=np.int32), labels)
 
 
 def _labels(table: pa.Table) -> NDArray[np.int32]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from fedrsic_data.sources.base import Facts, HubMirror
 from fedrsic_data.sources.benchmark import Benchmark
+from fedrsic_data.sources.own.coop import CoOpList
 
 _CLASSES = """
     face leopard motorbike accordion airplane anchor ant barrel bass beaver binocular bonsai brain brontosaurus
@@ -21,9 +22,9 @@ _CLASSES = """
 """
 
 SOURCE = Benchmark(
-    name="caltech101",
+    kind="caltech101",
     classes=tuple(_CLASSES.split()),
-    facts=Facts(
+    published=Facts(
         title="Caltech-101",
         homepage="https://data.caltech.edu/records/mzrjq-6wc02",
         licence="CC BY 4.0",
@@ -33,6 +34,7 @@ SOURCE = Benchmark(
     ),
     aliases=("caltech101", "101objectcategories"),
     images=8_242,
+    coop=CoOpList("split_zhou_Caltech101.json", "101_ObjectCategories", (4_128, 1_649, 2_465)),
     spelled={"airplanes": "airplane", "Faces": "face", "Leopards": "leopard", "Motorbikes": "motorbike"},
     ignored=("BACKGROUND_Google", "Faces_easy"),
 )

@@ -26,9 +26,9 @@ _OF_100 = """
 """
 
 CIFAR10 = Benchmark(
-    name="cifar10",
+    kind="cifar10",
     classes=tuple(_OF_10.split()),
-    facts=Facts(
+    published=Facts(
         title="CIFAR-10",
         homepage=_HOMEPAGE,
         licence="none stated",
@@ -37,14 +37,14 @@ CIFAR10 = Benchmark(
         hub=HubMirror("uoft-cs/cifar10"),
     ),
     aliases=("cifar10",),
-    splits=_SPLITS,
+    official=_SPLITS,
     image="img",
 )
 
 CIFAR100 = Benchmark(
-    name="cifar100",
+    kind="cifar100",
     classes=tuple(_OF_100.split()),
-    facts=Facts(
+    published=Facts(
         title="CIFAR-100",
         homepage=_HOMEPAGE,
         licence="none stated",
@@ -53,7 +53,7 @@ CIFAR100 = Benchmark(
         hub=HubMirror("uoft-cs/cifar100"),
     ),
     aliases=("cifar100",),
-    splits=_SPLITS,
+    official=_SPLITS,
     image="img",
     label="fine_label",
     spelled={"cra": "crab"},

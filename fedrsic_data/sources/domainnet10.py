@@ -10,12 +10,12 @@ from fedrsic_data.sources.base import Facts
 from fedrsic_data.sources.benchmark import Benchmark
 
 SOURCE = Benchmark(
-    name="domainnet10",
+    kind="domainnet10",
     classes=(
         *("bird", "feather", "headphones", "ice_cream", "teapot"),
         *("tiger", "whale", "windmill", "wine_glass", "zebra"),
     ),
-    facts=Facts(
+    published=Facts(
         title="DomainNet, ten classes",
         homepage="https://ai.bu.edu/M3SDA/",
         licence="fair use, see the homepage",

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from fedrsic_data.sources.base import Facts, HubMirror
 from fedrsic_data.sources.benchmark import Benchmark
+from fedrsic_data.sources.own.coop import CoOpList
 
 _CLASSES = """
     banded blotchy braided bubbly bumpy chequered cobwebbed cracked crosshatched crystalline dotted fibrous flecked
@@ -16,9 +17,9 @@ _CLASSES = """
 """
 
 SOURCE = Benchmark(
-    name="dtd",
+    kind="dtd",
     classes=tuple(_CLASSES.split()),
-    facts=Facts(
+    published=Facts(
         title="Describable Textures Dataset",
         homepage="https://www.robots.ox.ac.uk/~vgg/data/dtd/",
         licence="for research purposes",
@@ -27,5 +28,6 @@ SOURCE = Benchmark(
         hub=HubMirror("tanganke/dtd"),
     ),
     aliases=("dtd", "describabletextures"),
-    splits={"train": 3_760, "test": 1_880},
+    official={"train": 3_760, "test": 1_880},
+    coop=CoOpList("split_zhou_DescribableTextures.json", "images", (2_820, 1_128, 1_692)),
 )

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from fedrsic_data.sources.base import Facts, HubMirror
 from fedrsic_data.sources.benchmark import Benchmark
+from fedrsic_data.sources.own.coop import CoOpList
 
 _SPELLED = {
     "AnnualCrop": "Annual Crop Land",
@@ -22,9 +23,9 @@ _SPELLED = {
 }
 
 SOURCE = Benchmark(
-    name="eurosat",
+    kind="eurosat",
     classes=tuple(_SPELLED.values()),
-    facts=Facts(
+    published=Facts(
         title="EuroSAT (RGB)",
         homepage="https://github.com/phelber/EuroSAT",
         licence="MIT",
@@ -33,6 +34,7 @@ SOURCE = Benchmark(
         hub=HubMirror("timm/eurosat-rgb", "45672726cb506066e5b3f51425158040acc1a985"),
     ),
     aliases=("eurosat", "eurosatrgb"),
-    splits={"train": 16_200, "val": 5_400, "test": 5_400},
+    official={"train": 16_200, "val": 5_400, "test": 5_400},
+    coop=CoOpList("split_zhou_EuroSAT.json", "2750", (13_500, 5_400, 8_100)),
     spelled=_SPELLED,
 )

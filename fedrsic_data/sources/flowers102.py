@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from fedrsic_data.sources.base import Facts, HubMirror
 from fedrsic_data.sources.benchmark import Benchmark
+from fedrsic_data.sources.own.coop import CoOpList
 
 _CLASSES = """
     pink primrose; hard-leaved pocket orchid; canterbury bells; sweet pea; english marigold; tiger lily; moon
@@ -25,9 +26,9 @@ _CLASSES = """
 """
 
 SOURCE = Benchmark(
-    name="flowers102",
+    kind="flowers102",
     classes=tuple(" ".join(name.split()) for name in _CLASSES.split(";")),
-    facts=Facts(
+    published=Facts(
         title="Oxford Flowers-102",
         homepage="https://www.robots.ox.ac.uk/~vgg/data/flowers/102/",
         licence="none stated",
@@ -36,5 +37,6 @@ SOURCE = Benchmark(
         hub=HubMirror("dpdl-benchmark/oxford_flowers102", "544b55c9af69a05742ead7571cd7ae23cfcd758b"),
     ),
     aliases=("flowers102", "oxfordflowers", "oxfordflowers102"),
-    splits={"train": 1_020, "val": 1_020, "test": 6_149},
+    official={"train": 1_020, "val": 1_020, "test": 6_149},
+    coop=CoOpList("split_zhou_OxfordFlowers.json", "jpg", (4_093, 1_633, 2_463)),
 )

@@ -25,7 +25,8 @@ from fedrsic_data.raw.index import Index, fingerprint
 from fedrsic_data.sources.base import Facts
 from fedrsic_data.sources.own import common, layouts, listing, readme, split_names
 from fedrsic_data.sources.own.layouts import FolderLayout, LayoutOptions
-from fedrsic_data.sources.own.walk import walk
+from fedrsic_data.sources.own.listing import Listing
+from fedrsic_data.sources.own.walk import FolderFiles, walk
 
 
 @dataclass(frozen=True)
@@ -154,6 +155,34 @@ def _listed(root: Path, name: str, its: FolderSettings) -> Index:
     if kept is not None:
         left_out += common.of_left_out_splits(len(paths) - len(kept), its.splits)
         table, paths = table.take(kept), paths.take(kept)
+    return listed(root, name, table, files, paths, split, left_out, notes)
+
+
+def listed(
+    root: Path,
+    name: str,
+    table: Listing,
+    files: FolderFiles,
+    paths: pa.Array,
+    split: pa.Array | None,
+    left_out: tuple[LeftOut, ...] = (),
+    notes: tuple[str, ...] = (),
+) -> Index:
+    """The index of images that a table lists.
+
+    Args:
+        root: The folder.
+        name: Name of the source.
+        table: A row an image.
+        files: The images below the folder.
+        paths: string [N], the image of each row as a path from the folder.
+        split: string [N], the split of each row; None: there is none.
+        left_out: Images that the index does not have.
+        notes: As ``Index.notes``.
+
+    Raises:
+        SourceError: The labels cannot be learned from.
+    """
     labels = table.labels()
     labels.check(str(table.path))
     columns = table.columns

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from fedrsic_data.sources.base import Facts, HubMirror
 from fedrsic_data.sources.benchmark import Benchmark
+from fedrsic_data.sources.own.coop import CoOpList
 
 _CLASSES = """
     apple_pie baby_back_ribs baklava beef_carpaccio beef_tartare beet_salad beignets bibimbap bread_pudding
@@ -23,9 +24,9 @@ _CLASSES = """
 """
 
 SOURCE = Benchmark(
-    name="food101",
+    kind="food101",
     classes=tuple(_CLASSES.split()),
-    facts=Facts(
+    published=Facts(
         title="Food-101",
         homepage="https://data.vision.ee.ethz.ch/cvl/datasets_extra/food-101/",
         licence="owners of the photographs; scientific fair use",
@@ -34,6 +35,7 @@ SOURCE = Benchmark(
         hub=HubMirror("ethz/food101"),
     ),
     aliases=("food101",),
-    splits={"train": 75_750, "test": 25_250},
+    official={"train": 75_750, "test": 25_250},
+    coop=CoOpList("split_zhou_Food101.json", "images", (50_500, 20_200, 30_300)),
     split_words={"val": "test"},
 )

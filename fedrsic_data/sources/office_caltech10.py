@@ -9,12 +9,12 @@ from fedrsic_data.sources.base import Facts
 from fedrsic_data.sources.benchmark import Benchmark
 
 SOURCE = Benchmark(
-    name="office-caltech10",
+    kind="office-caltech10",
     classes=(
         *("backpack", "bike", "calculator", "headphones", "keyboard"),
         *("laptop", "monitor", "mouse", "mug", "projector"),
     ),
-    facts=Facts(
+    published=Facts(
         title="Office-Caltech10",
         homepage="https://github.com/med-air/FedBN",
         licence="none stated",

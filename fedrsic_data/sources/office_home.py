@@ -17,9 +17,9 @@ _CLASSES = """
 """
 
 SOURCE = Benchmark(
-    name="office-home",
+    kind="office-home",
     classes=tuple(_CLASSES.split()),
-    facts=Facts(
+    published=Facts(
         title="Office-Home",
         homepage="https://www.hemanthdv.org/officeHomeDataset.html",
         licence="fair use, see the homepage",

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from fedrsic_data.sources.base import Facts, HubMirror
 from fedrsic_data.sources.benchmark import Benchmark
+from fedrsic_data.sources.own.coop import CoOpList
 
 _CLASSES = """
     abyssinian american_bulldog american_pit_bull_terrier basset_hound beagle bengal birman bombay boxer
@@ -17,9 +18,9 @@ _CLASSES = """
 """
 
 SOURCE = Benchmark(
-    name="oxford-pets",
+    kind="oxford-pets",
     classes=tuple(_CLASSES.split()),
-    facts=Facts(
+    published=Facts(
         title="Oxford-IIIT Pet",
         homepage="https://www.robots.ox.ac.uk/~vgg/data/pets/",
         licence="CC BY-SA 4.0",
@@ -28,5 +29,6 @@ SOURCE = Benchmark(
         hub=HubMirror("timm/oxford-iiit-pet", "10b688881011725fa2fa3d856a47536c9a7e6968"),
     ),
     aliases=("oxfordpets", "oxfordiiitpet"),
-    splits={"train": 3_680, "test": 3_669},
+    official={"train": 3_680, "test": 3_669},
+    coop=CoOpList("split_zhou_OxfordPets.json", "images", (2_944, 736, 3_669)),
 )

@@ -9,9 +9,9 @@ from fedrsic_data.sources.base import Facts, HubMirror
 from fedrsic_data.sources.benchmark import Benchmark
 
 SOURCE = Benchmark(
-    name="pacs",
+    kind="pacs",
     classes=("dog", "elephant", "giraffe", "guitar", "horse", "house", "person"),
-    facts=Facts(
+    published=Facts(
         title="PACS",
         homepage="https://sketchx.eecs.qmul.ac.uk/",
         licence="none stated",
