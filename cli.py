@@ -131,6 +131,7 @@ def train(
     ] = "local",
     sample: Annotated[bool, typer.Option("--sample", help="With a recipe: use rendered sample images.")] = False,
     sources: Annotated[Path | None, typer.Option(help="With a recipe: folder to search for its sources.")] = None,
+    profile: Annotated[bool, typer.Option("--profile", help="Show where the run's time and memory go.")] = False,
     json: Json = False,
 ) -> None:
     """Train a federated method on one subset, or on all of them in turn. An interrupted run resumes exactly.
@@ -172,6 +173,7 @@ def train(
             listener=hears,
             engine=where,
             varied=recipes.varied,
+            profile=profile,
         )
     answer(answers.trained(results, sets), json)
     if not learned(results):

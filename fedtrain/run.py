@@ -16,7 +16,7 @@ from fedrsic_data.dataset.recipe import Recipe
 from fedrsic_data.errors import OutputError, UsageError, blamed, for_want_of_memory
 from fedrsic_data.files.atomic import file_digest, write
 from fedrsic_data.settings import Setting, decode, encode, local
-from fedtrain import methods, metrics
+from fedtrain import methods, metrics, trace
 from fedtrain.config import RunConfig, changed, flat, group, identity, known_settings, lineage_of, to_json, told_of
 from fedtrain.engines.base import Engine, Outcome, Training
 from fedtrain.engines.local import InProcess
@@ -98,6 +98,7 @@ def train_all(
     listener: Listener = QUIET,
     engine: Engine = _HERE,
     varied: Varied = lambda _recipe, _subset: {},
+    profile: bool = False,
 ) -> list[Result]:
     """Train one config after another; all are checked before the first begins.
 
@@ -112,6 +113,7 @@ def train_all(
         listener: Receives progress.
         engine: Where clients train.
         varied: Gives the settings of a recipe that were changed, which the default folder's name contains.
+        profile: Trace where the time of each run goes; see ``fedtrain.trace``. It is part of the result.
 
     Raises:
         UsageError: A value of a config cannot be used with this dataset or machine, or ``out`` is an address.
@@ -124,7 +126,7 @@ def train_all(
     ]
     for job in jobs:
         resumes(job.folder, job.facts, overwrite=overwrite)
-    return [_train(job, overwrite, cache, listener, engine) for job in jobs]
+    return [_train(job, overwrite, cache, listener, engine, profile) for job in jobs]
 
 
 def train(
@@ -167,7 +169,7 @@ def _checked(config: RunConfig, out: Path | None, engine: Engine, varied: Varied
     return _Job(config, subset, rows, folder, facts)
 
 
-def _train(job: _Job, overwrite: bool, cache: Path | None, listener: Listener, engine: Engine) -> Result:
+def _train(job: _Job, overwrite: bool, cache: Path | None, listener: Listener, engine: Engine, profile: bool) -> Result:
     config, subset, folder = job.config, job.subset, job.folder
     method = method_class(config.method)
     with holding(folder, job.facts, overwrite=overwrite) as held:
@@ -190,6 +192,7 @@ def _train(job: _Job, overwrite: bool, cache: Path | None, listener: Listener, e
         with ExitStack() as around:
             if config.deterministic:
                 around.enter_context(_deterministic())
+            traced = around.enter_context(trace.traced(context.device)) if profile else None
             after = f": goes on after round {held.done} of {config.rounds}" if held.done else ""
             listener.say(f"training {config.method} on {config.subset}{after}")
             around.enter_context(blamed("method", method))
@@ -206,7 +209,8 @@ def _train(job: _Job, overwrite: bool, cache: Path | None, listener: Listener, e
                 trained(place, until=1)
                 place = held.replace()
             done = trained(place)
-        data = seal.sealed(place, _result(context, config, done, engine.name))
+        told = {} if traced is None else {"trace": traced.told()}
+        data = seal.sealed(place, _result(context, config, done, engine.name) | told)
         write(place / RESULT, as_json(data))
         if place != folder:
             held.replace()

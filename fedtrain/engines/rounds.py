@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import Any, Protocol
 
 from fedrsic_data.errors import FedkitError, PluginError
-from fedtrain import metrics
+from fedtrain import metrics, trace
 from fedtrain.engines.base import Outcome, Training
 from fedtrain.engines.participation import answering, asked, weights
 from fedtrain.methods.base import Context, Evaluation, Method, State, Update
@@ -107,7 +107,8 @@ class _Round:
         """
         updates, server, method = self._updates(clients), self._server, self._training.method
         if (first := next(updates, None)) is not None:
-            server = self._federation.aggregate(server, ReadOnce(itertools.chain((first,), updates), method))
+            with trace.phase("aggregation"):
+                server = self._federation.aggregate(server, ReadOnce(itertools.chain((first,), updates), method))
             for _ in updates:  # every client trains, also if a method reads some of the updates only
                 pass
             if wrong := unlike(server, self._server):
@@ -193,7 +194,8 @@ def run(federation: Clients, training: Training, at: Checkpoint) -> Outcome:
             dropped = len(invited) - done.count
             line = _line(context, round_, len(invited) - dropped, dropped, done)
             if last or round_ % config.eval_every == 0:
-                evaluations = federation.evaluate(shared, config.splits, round_)
+                with trace.phase("judging"):
+                    evaluations = federation.evaluate(shared, config.splits, round_)
                 line["figures"] = figures(evaluations)
             journal.append(line)
             training.listener.round(line, config.rounds)
@@ -206,9 +208,11 @@ def run(federation: Clients, training: Training, at: Checkpoint) -> Outcome:
             )
             at = Checkpoint(round_, shared, counters=counters)
             if last or round_ == until or round_ % config.checkpoint_every == 0:
-                at = replace(at, personal=federation.flush(), journal=journal.sync())
-                checkpoint.save(training.folder / CHECKPOINT, at, training.key)
-                federation.prune()
+                with trace.phase("checkpoint"):
+                    at = replace(at, personal=federation.flush(), journal=journal.sync())
+                    checkpoint.save(training.folder / CHECKPOINT, at, training.key)
+                    federation.prune()
+            trace.end_of_round()
     finally:
         journal.close()
     if not evaluations and until is None:  # no rounds, or killed between the last checkpoint and the result

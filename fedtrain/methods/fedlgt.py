@@ -12,6 +12,7 @@ from typing import ClassVar, Literal
 
 from fedrsic_data.errors import UsageError
 from fedrsic_data.settings import at_least
+from fedtrain import trace
 from fedtrain.methods.base import Context, State
 from fedtrain.methods.lazy import functional, nn, torch
 from fedtrain.methods.networks.album import Pictures
@@ -120,7 +121,8 @@ class FedLGT(NetworkMethod[FedLGTSettings]):
         negatives = settings.mask == "negatives" or (settings.mask == "auto" and not self.multi_label)
         unsure = torch.zeros_like(pictures.targets)
         if settings.ca_mle:
-            unsure = uncertain(self.judge(pictures.images), settings.margin)
+            with trace.phase("guide"):
+                unsure = uncertain(self.judge(pictures.images), settings.margin)
         self.seeded("dropout", round_, client)
         masks: dict[int, torch.Tensor] = {}
 

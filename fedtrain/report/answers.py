@@ -17,7 +17,7 @@ from fedrsic_data.errors import UsageError
 from fedrsic_data.settings import assigned, encode, suggest
 from fedtrain.report.papers import as_papers, rows_of
 from fedtrain.runs.folder import Result
-from fedtrain.runs.results import Group, cell, engine, figures, story
+from fedtrain.runs.results import Group, account, cell, engine, figures, story
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -39,7 +39,10 @@ def trained(results: Sequence[Result], sets: Sequence[str] = ()) -> Shown:
     sample = f" ({SAMPLE})" if results[0].facts["dataset"]["sample"] else ""
     parts: list[RenderableType] = [f"{first['method']} on {results[0].facts['dataset']['name']}{sample}"]
     parts += [f"  {result.folder}: {story(result)}" for result in results]
-    parts += [_table("metric", columns), "next:"]
+    parts.append(_table("metric", columns))
+    accounts = {r.facts["config"]["subset"]: found for r in results if (found := account(r))}
+    parts += [_table("time and memory", accounts)] if accounts else []
+    parts.append("next:")
     parts.append(f"  fedkit compare {shlex.join(str(r.folder) for r in results)}")
     if len(results) == 1:
         subset, path = first["subset"], first["manifest"]

@@ -144,6 +144,7 @@ def _runs(dataset: str, subset: str, runs: Sequence[Runs]) -> Section:
     blocks: list[Block] = [_finals(runs), *map(Figure, drawn)]
     blocks += [table for table in (_classes(runs),) if table.numbers.rows]
     blocks += [*_papers(runs), _configs(runs), _single(runs)]
+    blocks += [table for table in (_accounts(runs),) if table.numbers.rows]
     seeds = max(len(one.results) for one in runs)
     words = ["Curves are means over seeds, bands reach from the smallest to the largest."] if seeds > 1 else []
     left = known[:-1][CURVES - 1 :]
@@ -222,6 +223,17 @@ def _single(runs: Sequence[Runs]) -> Table:
     counted_as = ("updates", "numbers sent", "bytes sent", "refused", "dropped")
     header = ("folder", "run", "seed", "rounds", "seconds", *counted_as)
     return Table("Runs", Numbers(header, tuple(rows)), digits=1)
+
+
+def _accounts(runs: Sequence[Runs]) -> Table:
+    """Where the time and memory of profiled runs went."""
+    from fedtrain.runs.results import account
+
+    found = [(os.fspath(run.folder), account(run)) for one in runs for run in one.results]
+    found = [(folder, texts) for folder, texts in found if texts]
+    names = dict.fromkeys(name for _, texts in found for name in texts)
+    rows = tuple((name, *(texts.get(name, "") for _, texts in found)) for name in names)
+    return Table("Time and memory", Numbers(("phase", *(folder for folder, _ in found)), rows))
 
 
 def _client_figures(runs: Sequence[Runs]) -> list[tuple[str, str]]:

@@ -56,6 +56,14 @@ def _privacy(value: object) -> bool:
     return _text(spent.get("kind")) and (spent.get("epsilon") is None or is_number(spent["epsilon"], 0))
 
 
+def _trace(value: object) -> bool:
+    """Where the time of a run went, in runs that were profiled."""
+    if not isinstance(value, dict):
+        return False
+    phases = [value.get(name) for name in ("seconds", "beside")]
+    return all(map(_figures, phases)) and _figures({k: v for k, v in value.items() if not isinstance(v, dict)})
+
+
 _Fields = Mapping[str, Callable[[object], bool]]
 
 _FACTS: _Fields = {
@@ -75,6 +83,7 @@ _DATA: _Fields = {
     "seal": lambda value: value is None or _text(value),
     "files": lambda value: value is None or _object(value),
     "privacy": _privacy,
+    "trace": lambda value: value is None or _trace(value),
     "rounds": _count,
     "seconds": lambda value: is_number(value, 0),
     "figures": _figures,

@@ -203,6 +203,24 @@ def figures(result: Result) -> dict[str, float | None]:
     return {**result.data["figures"], **sent, **spent}
 
 
+def account(result: Result) -> dict[str, str]:
+    """Where the time and memory of a run went, as texts by name, if it was profiled; see ``fedtrain.trace``."""
+    trace = result.data.get("trace")
+    if not trace:
+        return {}
+    whole = sum(trace["seconds"].values()) or 1.0
+    found = {name: f"{spent:,.2f} s ({spent / whole:.0%})" for name, spent in trace["seconds"].items()}
+    found |= {f"{name}, meanwhile": f"{spent:,.2f} s" for name, spent in trace["beside"].items()}
+    numbers = {
+        "images_per_second": "{:,.1f}",
+        "operations_per_second": "{:,.0f}",
+        "share_of_matrix_rate": "{:.0%}",
+        "peak_host_bytes": "{:,.0f}",
+        "peak_device_bytes": "{:,.0f}",
+    }
+    return found | {k.replace("_", " "): form.format(trace[k]) for k, form in numbers.items() if k in trace}
+
+
 def story(result: Result) -> str:
     """Describe how a run went."""
     data, counters = result.data, result.data["counters"]

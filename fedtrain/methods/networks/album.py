@@ -13,6 +13,7 @@ import pyarrow as pa
 from PIL import Image
 
 from fedrsic_data.dataset.reader import Subset
+from fedtrain import trace
 from fedtrain.methods.lazy import nn, torch
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -130,8 +131,10 @@ class Album:
             states = nn.functional.one_hot(states, len(self._subset.classes))
         unknown = (states < 0).to(self._device) if self._subset.entry.unknown is not None else None
         samples = table.column("sample_id").to_pylist()
-        images = decoded(files, samples, self._subset.name, self._size)
-        images, targets, owners = (t.to(self._device) for t in (images, states > 0, torch.from_numpy(owner)))
+        with trace.phase("decoding"):
+            images = decoded(files, samples, self._subset.name, self._size)
+        with trace.phase("transfer"):
+            images, targets, owners = (t.to(self._device) for t in (images, states > 0, torch.from_numpy(owner)))
         return Pictures(images, targets, owners, unknown)
 
     def _keep(self, key: tuple[str, int, bool], made: Pictures) -> Pictures:
@@ -169,11 +172,20 @@ def decoded(files: Sequence[bytes], samples: Sequence[str], subset: str, size: i
 
 def ahead(items: Iterator[T]) -> Iterator[T]:
     """Items in their order, the next made by a thread while the present one is used."""
+    end = object()
+
+    def made() -> T | object:
+        with trace.phase("reading"):
+            return next(items, end)
+
+    def waited(coming: Future[T | object]) -> T | object:
+        with trace.phase("waiting for images"):
+            return coming.result()
+
     with ThreadPoolExecutor(1) as pool:
-        end = object()
-        coming: Future[T | object] = pool.submit(next, items, end)
-        while (ready := coming.result()) is not end:
-            coming = pool.submit(next, items, end)
+        coming = pool.submit(made)
+        while (ready := waited(coming)) is not end:
+            coming = pool.submit(made)
             yield cast("T", ready)
 
 

@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Generic, Literal, TypeAlias, TypeVar
 
 from fedrsic_data.errors import DownloadError, UsageError
 from fedrsic_data.settings import at_least, positive
+from fedtrain import trace
 from fedtrain.methods import multilabel
 from fedtrain.methods.base import Context, Evaluation, Kind, Method, State, Update, label_space
 from fedtrain.methods.labels import MultiLabel, SingleLabel, of_others
@@ -280,7 +281,7 @@ class NetworkMethod(Method, Generic[S]):
     def _trained(self, shared: State, client: int, pictures: Pictures, round_: int) -> Update:
         self.flat.load(shared)
         loss = self.loss(client, pictures, shared, round_)
-        settings, count = self.settings, len(pictures.owner)
+        settings = self.settings
         frozen = settings.freeze_backbone == "always" or round_ <= settings.freeze_backbone
         self.module.train()
         if settings.frozen_bn:
@@ -290,6 +291,13 @@ class NetworkMethod(Method, Generic[S]):
         if frozen:
             self._backbone.eval()
         self._backbone.requires_grad_(not frozen)
+        with trace.phase("training"):
+            mean = self._epochs(loss, client, pictures, round_, frozen)
+        return Update(client, len(pictures.owner), self.flat.state(), {}, mean)
+
+    def _epochs(self, loss: Loss, client: int, pictures: Pictures, round_: int, frozen: bool) -> float:
+        """The steps of a client in a round: their mean loss."""
+        settings, count = self.settings, len(pictures.owner)
         self._begin(frozen)
         total = torch.zeros((), dtype=torch.float64, device=self.context.device)
         for epoch in range(settings.epochs):
@@ -300,9 +308,9 @@ class NetworkMethod(Method, Generic[S]):
             order = order.to(self.context.device)
             for rows, flip in zip(torch.split(order, settings.batch), torch.split(flips, settings.batch), strict=True):
                 batch = {"images": pictures.images[rows], "targets": pictures.targets[rows], "flip": flip}
-                total += self._step(loss, batch, rows, epoch, frozen)
-        steps = settings.epochs * -(-count // settings.batch)
-        return Update(client, count, self.flat.state(), {}, float(total) / steps)
+                key = (frozen, tuple(batch["images"].shape))
+                total += trace.step(key, len(rows), partial(self._step, loss, batch, rows, epoch, frozen))
+        return float(total) / (settings.epochs * -(-count // settings.batch))
 
     def _begin(self, frozen: bool) -> None:
         """An optimiser that has seen nothing."""
@@ -334,8 +342,9 @@ class NetworkMethod(Method, Generic[S]):
             value = of(normalised(batch["images"], batch["flip"]), batch["targets"], given)
         value.backward()  # type: ignore[no-untyped-call]
         learning = [part for group in optimiser.param_groups for part in group["params"]]
-        nn.utils.clip_grad_norm_(learning, self.settings.clip_norm)
-        optimiser.step()
+        with trace.phase("optimiser"):
+            nn.utils.clip_grad_norm_(learning, self.settings.clip_norm)
+            optimiser.step()
         return value.detach()
 
     def _recorded(self, function: Callable[[State], torch.Tensor], *key: Any) -> Callable[[State], torch.Tensor]:
@@ -348,7 +357,7 @@ class NetworkMethod(Method, Generic[S]):
 
     @property
     def recordings(self) -> int:
-        """How many recordings there are; see ``Recorder``."""
+        """The number of recordings; see ``Recorder``."""
         return sum(map(len, self._recorders.values()))
 
     def seeded(self, purpose: str, round_: int, client: int) -> torch.Generator:

@@ -47,7 +47,7 @@ class Recorder:
         """Records nothing yet.
 
         Args:
-            function: Of tensors by name, to one tensor; what it changes besides lies in memory that stays in place.
+            function: Maps tensors by name to one tensor; what it changes besides lies in memory that stays in place.
             generators: Those that it draws from, on the GPU. They may be seeded anew between calls.
         """
         self._function = function

@@ -16,6 +16,7 @@ import numpy as np
 
 from fedrsic_data.errors import ManifestError, OutputError, UsageError
 from fedrsic_data.files import atomic
+from fedtrain import trace
 from fedtrain.methods.lazy import functional, torch
 from fedtrain.seeds import generator
 
@@ -130,7 +131,8 @@ def features(
         what = f"{views} views" if views > 1 else "the patches" if patches else ""
         several = what and f"{what} ({size / 1e6:,.1f} MB) of "
         say(f"encoding {several}{count:,} images of {subset.name}/{split} with clip {clip.name}")
-        values = _encode(clip, subset, split, patches, views, seed).reshape(shape)
+        with trace.phase("encoding images"):
+            values = _encode(clip, subset, split, patches, views, seed).reshape(shape)
         if file is not None:
             _write(file, key, values)
     if not patches:

@@ -15,6 +15,7 @@ from typing import ClassVar, Literal, Self, TypeVar
 
 from fedrsic_data.errors import UsageError
 from fedrsic_data.settings import at_least, positive
+from fedtrain import trace
 from fedtrain.methods.base import Context, State, Update
 from fedtrain.methods.labels import LabelKind, MultiLabel, SingleLabel
 from fedtrain.methods.lazy import torch
@@ -269,6 +270,9 @@ class TrainedMethod(ClipMethod[T]):
             return method.loss(live, batch, shared)
 
         start = stacked(learning, [personal[i] for i in order])
-        state, losses = descend(start, [len(table) for table in tables], loss, optimiser)
+        steps = [len(table) for table in tables]
+        with trace.phase("training"):
+            images = sum(int((table >= 0).sum()) for table in tables)
+            state, losses = trace.step(tuple(steps), images, lambda: descend(start, steps, loss, optimiser))
         back = sorted(range(len(order)), key=order.__getitem__)
         return [({name: value[at].clone() for name, value in state.items()}, float(losses[at])) for at in back]
