@@ -21,7 +21,6 @@ if find_spec("flwr") is None:
 
 from flower_grid import HereGrid
 from flwr.app import Message, RecordDict
-from methods_pool import Pool
 from test_derive_sites import flair
 
 from fedrsic_data.dataset import manifest
@@ -34,9 +33,7 @@ from fedtrain.engines.flower.wire import Judged
 from fedtrain.federation import app
 from fedtrain.methods.base import Evaluation, State, Update
 from fedtrain.methods.fedavg import FedAvg
-from fedtrain.methods.fedotp import FedOTP
 from fedtrain.methods.fedpgp import FedPGP
-from fedtrain.methods.fedtpg import FedTPG
 from fedtrain.methods.promptfl import PromptFL
 from fedtrain.models import label_transformer
 from fedtrain.progress import Listener
@@ -142,16 +139,9 @@ def test_the_same_as_the_local_engine(single: Path, tmp_path: Path, method: str)
             assert torch.allclose(value, shared[1][name], rtol=0, atol=1e-6)
 
 
-KINDS = {"pool": Pool, "fedotp": FedOTP, "fedtpg": FedTPG}
-
-
-@pytest.mark.parametrize("method", KINDS)
-def test_hooks_of_methods_work_over_flower(
-    single: Path, tmp_path: Path, method: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.parametrize("method", ["fedotp", "fedtpg", "pfedmoap"])
+def test_hooks_of_methods_work_over_flower(single: Path, tmp_path: Path, method: str) -> None:
     """Clients that receive other states each, and a server that aggregates in its own way, as in one process."""
-    for name, kind in KINDS.items():
-        monkeypatch.setitem(methods.METHODS, name, kind)
     sets = ("length=4", "epochs=1", "device=cpu", "rounds=3", "clients_per_round=3", "dropout=0.1", "lr=0.05")
     here = trained(method, single, tmp_path / "local", *sets)
     grid = grid_of(single, tmp_path / "states")
@@ -166,7 +156,7 @@ def test_hooks_of_methods_work_over_flower(
     assert one.keys() == other.keys()
     for name, value in one.items():
         assert torch.allclose(value.float(), other[name].float(), rtol=0, atol=1e-5), name
-    if method == "pool":
+    if method == "pfedmoap":
         asked = [m for m, _ in grid.sent if m.metadata.message_type == "train" and not m.metadata.reply_to_message_id]
         experts = [tensors(message.content)["arrays/experts"] for message in asked]
         assert {len(e) for e in experts[:3]} == {0}  # nobody trained before
@@ -231,12 +221,12 @@ class OwnAggregate(PromptFL):
 def test_privacy_refuses_hooks_that_it_cannot_serve(
     single: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name, kind in {"pool": Pool, "own": OwnAggregate}.items():
+    for name, kind in {"own": OwnAggregate}.items():
         monkeypatch.setitem(methods.METHODS, name, kind)
     at, grid = single.parent / "sites" / "server", grid_of(single, tmp_path / "states")
     for method, sets, words in (
-        ("pool", "dp.noise=1", "dp: clients of pool send back other tensors than they receive"),
-        ("pool", "dp.epsilon=1", "dp: clients of pool send back other tensors than they receive"),
+        ("pfedmoap", "dp.noise=1", "dp: clients of pfedmoap send back other tensors than they receive"),
+        ("pfedmoap", "dp.epsilon=1", "dp: clients of pfedmoap send back other tensors than they receive"),
         ("own", "dp.noise=1", "dp.noise=1.0: own aggregates updates in its own way"),
     ):
         with pytest.raises(UsageError, match=words):

@@ -121,6 +121,7 @@ def test_logits_of_an_image_do_not_depend_on_those_beside_it(sample_build: Path)
     together = method.logits(rows.images[:6], text, state)
     alone = torch.cat([method.logits(rows.images[i : i + 1], text, state) for i in range(6)])
     assert torch.allclose(together, alone, rtol=0, atol=1e-5)
+    assert method.logits(rows.images[:0], text, state).shape == (0, len(method.base)), "a client without rows"
     other = method.logits(torch.cat((rows.images[:1], rows.images[20:25])), text, state)
     assert torch.allclose(together[0], other[0], rtol=0, atol=1e-5)
 

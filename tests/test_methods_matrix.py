@@ -83,7 +83,12 @@ def test_a_method_trains_on_every_federation_of_a_recipe(name: str, subsets: lis
         clients = sorted(sorted(range(len(rows)), key=lambda client: -rows[client])[:3])
         shared, own = method.shared(), {client: method.personal(client) for client in range(len(rows))}
         if METHODS[name].rounds:
-            updates = list(method.train(shared, [own[client] for client in clients], clients, 1))
+            parts = [clients] if method.sends_all_the_same else [[client] for client in clients]
+            updates = [
+                update
+                for part in parts
+                for update in method.train(method.received(part[0], shared), [own[client] for client in part], part, 1)
+            ]
             own |= {update.client: update.personal for update in updates}
             assert all(math.isfinite(update.loss) for update in updates)
             after = method.aggregate(shared, updates)

@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 import torch
 from conftest import ROOT
-from methods_pool import Pool
 from small_backbone import small_backbone
 
 from fedtrain.methods import METHODS
@@ -36,12 +35,6 @@ def test_every_method_passes(name: str, monkeypatch: pytest.MonkeyPatch) -> None
 def test_a_method_that_counts_labels_passes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(label_transformer, "backbone", small_backbone)
     check_method(METHODS["fedlgt"], {**SMALL, "class_weights": "inverse"})
-
-
-@pytest.mark.parametrize("kind", [Pool])
-def test_methods_of_other_kinds_pass(kind: type[Method]) -> None:
-    """One that sends clients other states."""
-    check_method(kind, ONE)
 
 
 @pytest.mark.parametrize(("page", "name"), [("add_a_method.md", "FedAvgM"), ("plugins.md", "Trimmed")])

@@ -23,6 +23,7 @@ METHODS: Registry[type[Method]] = Registry(
         "finetuned": "fedtrain.methods.finetuned:FineTuned",
         "kgcoop": "fedtrain.methods.kgcoop:KgCoOp",
         "local": "fedtrain.methods.local:Local",
+        "pfedmoap": "fedtrain.methods.pfedmoap:PFedMoAP",
         "promptfl": "fedtrain.methods.promptfl:PromptFL",
         "promptfolio": "fedtrain.methods.promptfolio:PromptFolio",
         "zeroshot": "fedtrain.methods.zeroshot:ZeroShot",

@@ -183,6 +183,13 @@ class ClipMethod(Method, Generic[S]):
         """Logits of images with the names in fixed words, before anything is learned: see ``first_bias``."""
         return self.clip.scale * (images @ self.base.fixed(TEMPLATE).T)
 
+    def judged(self, received: State, personal: State) -> State:  # noqa: ARG002
+        """The tensors of its own that a client is evaluated with, by default its personal state.
+
+        Those that have the name of a received tensor take its place.
+        """
+        return personal
+
     def classifier(self, state: State, classes: Classes) -> torch.Tensor:
         """The classifiers of clients: ``text``, less the texts under a negative context if there is one."""
         return self.against(self.text(state, classes), state, classes)
@@ -412,7 +419,8 @@ class ClipMethod(Method, Generic[S]):
         step = _STACK if one else 1  # clients that received the same are in one stack
         for first in range(0, count, step):
             members = range(first, min(first + step, count))
-            state = stacked(self.received(first, shared), [personal(client) for client in members])
+            received = self.received(first, shared)
+            state = stacked(received, [self.judged(received, personal(client)) for client in members])
             texts = self.classifier(state, classes)
             texts = texts.expand(len(members), *texts.shape[1:])  # of one row where all have the same
             for i, (client, text) in enumerate(zip(members, texts, strict=True)):

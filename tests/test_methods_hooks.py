@@ -9,26 +9,17 @@ from typing import Any
 import pytest
 import torch
 from conftest import contents, sampled
-from methods_pool import Pool
 from prompt_federation import bind, same
 
 from fedtrain import run
 from fedtrain.methods import METHODS
-from fedtrain.methods.fedotp import FedOTP
-from fedtrain.methods.fedtpg import FedTPG
 from fedtrain.runs.files import CHECKPOINT
 from fedtrain.runs.folder import Result
 from fedtrain.runs.state import load_state
 
-KINDS = {"pool": Pool, "fedotp": FedOTP, "fedtpg": FedTPG}
+KINDS = ("fedotp", "fedtpg", "pfedmoap")
 SETS = ("epochs=1", "device=cpu", "batch=8")
-RATES = {"pool": ("lr=0.02", "gate_lr=0.1"), "fedotp": ("lr=0.05",), "fedtpg": ("lr=0.05", "shots=16")}
-
-
-@pytest.fixture(autouse=True)
-def _registered(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, kind in KINDS.items():
-        monkeypatch.setitem(METHODS, name, kind)
+RATES = {"pfedmoap": ("lr=0.02", "gate_lr=0.1"), "fedotp": ("lr=0.05",), "fedtpg": ("lr=0.05", "shots=16")}
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +48,7 @@ def test_a_run_that_was_killed_resumes_to_the_bit(
     small: Path, tmp_path: Path, method: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = train(method, small, tmp_path / "whole", "rounds=3", "clients_per_round=3")
-    evaluate, judged = KINDS[method].evaluate, []
+    evaluate, judged = METHODS[method].evaluate, []
 
     def killed(self: Any, *given: Any) -> Any:
         judged.append(1)
@@ -66,7 +57,7 @@ def test_a_run_that_was_killed_resumes_to_the_bit(
         return evaluate(self, *given)
 
     with monkeypatch.context() as patch:
-        patch.setattr(KINDS[method], "evaluate", killed)
+        patch.setattr(METHODS[method], "evaluate", killed)
         with pytest.raises(KeyboardInterrupt):
             train(method, small, tmp_path / "again", "rounds=3", "clients_per_round=3")
     again = train(method, small, tmp_path / "again", "rounds=3", "clients_per_round=3")
@@ -90,14 +81,14 @@ def test_clients_in_a_stack_train_as_alone(small: Path, method: str) -> None:
 
 
 def test_a_pool_sends_each_client_the_nearest_prompts_of_others(small: Path, tmp_path: Path) -> None:
-    train("pool", small, tmp_path / "run", "rounds=2", "clients_per_round=3", "experts=2")
+    train("pfedmoap", small, tmp_path / "run", "rounds=2", "clients_per_round=3", "experts=2", "length=4")
     server = load_state(tmp_path / "run" / CHECKPOINT / "state.safetensors", torch.device("cpu"))[0]
     assert set(server) == {"context", "pool", "held"}
     assert server["pool"].shape == (4, 4, 128)
     there = server["held"].nonzero()[:, 0].tolist()
     assert len(there) >= 3
-    method = Pool.__new__(Pool)
-    method.settings = Pool.Settings(experts=2)
+    method = METHODS["pfedmoap"].__new__(METHODS["pfedmoap"])
+    method.settings = METHODS["pfedmoap"].Settings(experts=2)
     for client in range(4):
         (sent,) = [method.sent_to(client, server)["experts"]]
         if client not in there:
@@ -108,6 +99,6 @@ def test_a_pool_sends_each_client_the_nearest_prompts_of_others(small: Path, tmp
 
 
 def test_a_client_sends_its_prompt_alone(small: Path, tmp_path: Path) -> None:
-    counters = train("pool", small, tmp_path / "run", "rounds=2").data["counters"]
+    counters = train("pfedmoap", small, tmp_path / "run", "rounds=2", "length=4").data["counters"]
     assert counters["client_floats"] == 4 * 128  # neither experts nor gate
     assert counters["updates"] == 8
