@@ -129,7 +129,7 @@ class PFedMoAP(PromptMethod[PFedMoAPSettings]):
             raise UsageError(f"heads={settings.heads} should divide the {self._width} channels of the gate")
 
     def shared(self) -> State:
-        """The mean prompt, ``[m, d]``, and on multi-label data a bias or a negative context; the server keeps the pool."""
+        """The mean prompt, ``[m, d]``, and on multi-label data a bias or a negative context; the server has a pool."""
         start, clients = super().shared(), len(self.context.clients)
         pool = start["context"].new_zeros(clients, *start["context"].shape)
         return {**start, "pool": pool, "held": torch.zeros(clients, dtype=torch.bool, device=pool.device)}
