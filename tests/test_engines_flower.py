@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from apart_builds import apart
 from conftest import sampled
 from small_backbone import small_backbone
 from softmax_runs import lines
@@ -163,6 +164,21 @@ def test_hooks_of_methods_work_over_flower(single: Path, tmp_path: Path, method:
         assert len({e.numpy().tobytes() for e in experts}) > 2  # clients receive other experts each
         names = {name for m, _ in grid.sent if m.metadata.message_type == "train" for name in tensors(m.content)}
         assert names == {"arrays/context", "arrays/experts"}  # neither the pool nor a gate
+
+
+def test_several_datasets_are_judged_alike_over_flower(tmp_path: Path) -> None:
+    """Each site judges its rows among the classes of its own; only the mean over datasets needs all clients."""
+    whole = apart(tmp_path / "fed", "classes_per_client=12").path
+    sites.split(whole, tmp_path / "sites")
+    sets = ("length=4", "epochs=1", "device=cpu", "rounds=2", "lr=0.05")
+    here = trained("fedtpg", whole, tmp_path / "local", *sets)
+    grid = grid_of(whole, tmp_path / "states")
+    there = trained("fedtpg", tmp_path / "sites" / "server", tmp_path / "flower", *sets, grid=grid)
+    assert {"test/local/ucmerced/mean", "test/local/optimal31/mean", "test/shared"} < there.data["figures"].keys()
+    figures = dict(here.data["figures"])
+    assert figures.pop("test/local_datasets") > 0
+    close(figures, there.data["figures"])
+    close(here.data["clients"], there.data["clients"])
 
 
 def test_networks_that_differ_by_client_are_judged_alike_over_flower(
