@@ -106,11 +106,14 @@ def close(left: dict, right: dict) -> None:
             assert value == right[name], name
 
 
-@pytest.mark.parametrize("method", ["fedpgp", "fedrsclip", "promptfl", "finetuned", "local", "zeroshot"])
+@pytest.mark.parametrize(
+    "method",
+    ["fedclip", "fedpgp", "fedrsclip", "linear-probe", "promptfl", "promptfolio", "finetuned", "local", "zeroshot"],
+)
 def test_the_same_as_the_local_engine(single: Path, tmp_path: Path, method: str) -> None:
     """A server without images and sites that have their own rows only come to the metrics of one process with all."""
     sets = (
-        *PROMPTS[: 3 if method != "zeroshot" else 0],
+        *(PROMPTS[1:] if method in ("fedclip", "linear-probe") else PROMPTS),
         "rounds=3",
         "clients_per_round=3",
         "sampling=size",

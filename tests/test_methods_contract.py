@@ -24,6 +24,7 @@ from fedtrain.methods import METHODS
 from fedtrain.methods.base import Method, State
 from fedtrain.methods.promptfl import PromptFL
 from fedtrain.methods.prompts.judge import ClipMethod
+from fedtrain.methods.prompts.prompt import PromptMethod
 
 pytestmark = pytest.mark.usefixtures("random_clip")
 
@@ -67,9 +68,10 @@ def test_a_method_cites_its_paper_and_says_how_long_it_trains(name: str) -> None
 @pytest.mark.parametrize("name", METHODS)
 def test_a_method_is_a_file_of_its_own(name: str) -> None:
     """It stands in the file of its name and imports no other method."""
-    file = FOLDER / f"{name}.py"
-    assert METHODS[name].__module__ == f"fedtrain.methods.{name}"
-    others = {f"fedtrain.methods.{other}" for other in METHODS} - {METHODS[name].__module__}
+    module = name.replace("-", "_")
+    file = FOLDER / f"{module}.py"
+    assert METHODS[name].__module__ == f"fedtrain.methods.{module}"
+    others = {other.__module__ for other in METHODS.values()} - {METHODS[name].__module__}
     for node in ast.walk(ast.parse(file.read_text())):
         if isinstance(node, ast.ImportFrom):
             assert node.module not in others
@@ -159,14 +161,21 @@ def test_a_run_goes_to_the_end_and_repeats(sample_build: Path, tmp_path: Path, n
         config = RunConfig(name, str(sample_build), "fed-ucmerced", rounds=2, device="cpu", method_settings=fast)
         return run.train(dataclasses.replace(config, **more), tmp_path / out).data
 
+    def losses(out: str) -> list[float]:
+        return [json.loads(line)["loss"] for line in (tmp_path / out / "metrics.jsonl").read_text().splitlines()]
+
     first, second = go("first"), go("second")
     assert first["figures"] == second["figures"]
+    assert losses("first") == losses("second")
     assert 0 <= first["figures"]["test/local/mean"] <= 100
     assert first["counters"]["refused"] == 0
     shared = bool(first["counters"]["floats"])
     assert shared == (name not in ("centralised", "local", "zeroshot"))
     if name != "zeroshot":
-        assert go("third", seed=1)["figures"] != first["figures"]
+        third = go("third", seed=1)
+        assert losses("third") != losses("first")
+        if issubclass(METHODS[name], PromptMethod):  # others hardly tell apart the features of random weights
+            assert third["figures"] != first["figures"]
 
 
 @pytest.mark.parametrize("name", [name for name in ON_CLIP if name != "zeroshot"])

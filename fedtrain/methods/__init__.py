@@ -14,6 +14,7 @@ METHODS: Registry[type[Method]] = Registry(
     {
         "centralised": "fedtrain.methods.centralised:Centralised",
         "fedavg": "fedtrain.methods.fedavg:FedAvg",
+        "fedclip": "fedtrain.methods.fedclip:FedCLIP",
         "fedlgt": "fedtrain.methods.fedlgt:FedLGT",
         "fedotp": "fedtrain.methods.fedotp:FedOTP",
         "fedpgp": "fedtrain.methods.fedpgp:FedPGP",
@@ -22,6 +23,7 @@ METHODS: Registry[type[Method]] = Registry(
         "fedtpg": "fedtrain.methods.fedtpg:FedTPG",
         "finetuned": "fedtrain.methods.finetuned:FineTuned",
         "kgcoop": "fedtrain.methods.kgcoop:KgCoOp",
+        "linear-probe": "fedtrain.methods.linear_probe:LinearProbe",
         "local": "fedtrain.methods.local:Local",
         "pfedmoap": "fedtrain.methods.pfedmoap:PFedMoAP",
         "promptfl": "fedtrain.methods.promptfl:PromptFL",
