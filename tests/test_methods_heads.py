@@ -12,6 +12,7 @@ import numpy as np
 import open_clip
 import pytest
 import torch
+from apart_builds import apart
 from conftest import sampled
 from PIL import Image
 from prompt_federation import CPU, LENGTH, bind, judged, plain_words, same, small_clip, trained
@@ -385,19 +386,42 @@ def test_choices_that_cannot_be_used_are_refused(flair: Path, name: str, setting
         bind(flair, name, **settings)
 
 
-def test_a_loss_over_own_classes_is_for_an_adapter(sample_build: Path) -> None:
-    """A probe has an output for every class."""
-    method = bind(sample_build, "fedclip", loss_over="own", epochs=1, lr=0.01)
-    places = method.own_classes(0)
+@pytest.mark.parametrize("name", ["fedclip", "linear-probe"])
+def test_a_loss_over_own_classes_takes_their_outputs_alone(sample_build: Path, name: str) -> None:
+    method = bind(sample_build, name, loss_over="own", epochs=1, batch=500, weight_decay=0.0)
+    client = max(range(len(method.context.rows)), key=lambda c: method.context.rows[c])
+    places = list(method.own_classes(client))
     assert 1 < len(places) < 21
-    (update,) = method.train(method.shared(), [{}], [0], 1)
-    x, labels = plain_rows(method, 0, "train")
-    if len(labels) <= method.settings.batch:
-        among = torch.tensor([places.index(int(label)) for label in labels])
-        logits = plain_logits(method, "fedclip", method.shared(), x)[:, list(places)]
-        assert update.loss == pytest.approx(float(functional.cross_entropy(logits, among)), abs=1e-4)
-    with pytest.raises(UsageError, match="loss_over=own: LinearProbe classifies with 21 classes"):
-        trained(bind(sample_build, "linear-probe", loss_over="own"), 1)
+    draws = torch.Generator().manual_seed(0)
+    start = {k: v + 0.1 * torch.randn(v.shape, generator=draws) for k, v in method.shared().items()}
+    (update,) = method.train(start, [method.personal(client)], [client], 1)
+    x, labels = plain_rows(method, client, "train")
+    among = torch.tensor([places.index(int(label)) for label in labels])
+    logits = plain_logits(method, name, start, x)[:, places]
+    assert update.loss == pytest.approx(float(functional.cross_entropy(logits, among)), abs=1e-4)
+    if name == "linear-probe":
+        moved = (update.shared["weight"] != start["weight"]).any(1) | (update.shared["bias"] != start["bias"])
+        assert moved.nonzero()[:, 0].tolist() == sorted(places)
+
+
+def test_datasets_with_classes_apart_have_outputs_of_their_own(tmp_path: Path) -> None:
+    """A client's rows are classified among the classes that it trains on, by the shared state among its dataset's."""
+    method = bind(apart(tmp_path / "fed").path, "linear-probe", lr=1.0)
+    shared, own, _ = trained(method, 1)
+    found = method.evaluate(shared, own, "test")
+    sources = [name.partition("/")[0] for name in method.base.names]
+    hits = rows = 0
+    for client, accuracy in enumerate(found.clients["local"]):
+        x, labels = plain_rows(method, client, "test")
+        logits = plain_logits(method, "linear-probe", shared, x)
+        mine = torch.tensor([place not in method.own_classes(client) for place in range(len(sources))])
+        right = int((logits.masked_fill(mine, -torch.inf).argmax(1) == labels).sum())
+        assert accuracy == pytest.approx(100 * right / len(labels))
+        source = torch.tensor([name != sources[int(labels[0])] for name in sources])
+        hits += int((logits.masked_fill(source, -torch.inf).argmax(1) == labels).sum())
+        rows += len(labels)
+    assert len(set(sources)) == 2
+    assert found.metrics["shared"] == pytest.approx(100 * hits / rows)
 
 
 def test_novel_classes_have_an_adapter_and_no_probe(tmp_path: Path) -> None:

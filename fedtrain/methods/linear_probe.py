@@ -88,19 +88,20 @@ class LinearProbe(TrainedMethod[LinearProbeSettings]):
         """W and b with ``personal=head`` or ``all``."""
         return {} if self.settings.personal == "none" else self._classifier()
 
-    def text(self, state: State, classes: Classes) -> torch.Tensor:  # noqa: ARG002
-        """W, in the place of text features."""
-        return state["weight"]
+    def text(self, state: State, classes: Classes) -> torch.Tensor:
+        """The rows of W and of b for the classes, side by side in the place of text features: ``[K, C, d + 1]``."""
+        rows = torch.cat((state["weight"], state["bias"][..., None]), dim=-1)
+        return rows[..., list(classes.places), :]
 
-    def shared_text(self, shared: State, classes: Classes) -> torch.Tensor | None:  # noqa: ARG002
-        """W, where it is shared."""
-        return shared.get("weight")
+    def shared_text(self, shared: State, classes: Classes) -> torch.Tensor | None:
+        """As ``text``, where W and b are shared."""
+        return self.text(shared, classes) if "weight" in shared else None
 
     def logits(self, images: torch.Tensor, text: torch.Tensor, state: State) -> torch.Tensor:
         """W A v + b; see ``ClipMethod.logits``."""
         if "map" in state:
             images = images @ state["map"].mT
-        return images @ text.mT + state["bias"][..., None, :]
+        return images @ text[..., :-1].mT + text[..., None, :, -1]
 
     def biased(self, logits: torch.Tensor, state: State) -> torch.Tensor:  # noqa: ARG002
         """Logits as they are: b is in them."""

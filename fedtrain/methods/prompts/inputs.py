@@ -173,6 +173,7 @@ class Classes:
 
     Attributes:
         names: As the federation has them.
+        places: Of each class among all of those that these were taken from, see ``only``.
         sources: The source of each class where sources keep their classes apart, ``SOURCE/CLASS``; "" elsewhere.
     """
 
@@ -188,6 +189,7 @@ class Classes:
             sources: The source of each name that begins with it; texts have the name without it.
         """
         self.names = tuple(names)
+        self.places = tuple(range(len(self.names)))
         self.sources = tuple((sources or {}).get(name, "") for name in names)
         self._words = [
             name.removeprefix(f"{source}/" if source else "") for name, source in zip(names, self.sources, strict=True)
@@ -207,8 +209,8 @@ class Classes:
         key = tuple(places)
         if key not in self._parts:
             names, sources = [self.names[place] for place in key], dict(zip(self.names, self.sources, strict=True))
-            self._parts[key] = Classes(self._clip, names, self._precision, sources)
-            self._parts[key]._whole = self, list(key)
+            self._parts[key] = some = Classes(self._clip, names, self._precision, sources)
+            some.places, some._whole = tuple(self.places[place] for place in key), (self, list(key))
         return self._parts[key]
 
     def datasets(self) -> dict[str, tuple[int, ...]]:
