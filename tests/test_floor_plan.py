@@ -41,7 +41,7 @@ REGISTERED = {
     "voc_format yolo",
     "fedrsic_data.partition": "iid dirichlet dirichlet_client pathological class_blocks shards ext_dirichlet quantity "
     "domain natural skew assigned label_set cluster",
-    "fedtrain.methods": " ".join(METHODS),
+    "fedtrain.methods": " ".join(METHODS).replace("-", "_"),
 }
 
 
