@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 import shlex
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -451,6 +453,79 @@ def test_verify_finds_unknown_labels_that_are_not_the_recipes(
     damage(folder)
     found = [problem.words for problem in fedrsic_data.verify(folder).problems]
     assert any(words in text for text in found), found
+
+
+def rewritten(column: str, change: Callable[[list[list[int]]], Any], kind: pa.DataType | None = None) -> Any:
+    """Damage to the lists of a column of a shard, all digests right."""
+
+    def changed(table: pa.Table) -> pa.Table:
+        at = table.column_names.index(column)
+        field = table.schema.field(at) if kind is None else pa.field(column, kind)
+        return table.set_column(at, field, pa.array(change(table.column(column).to_pylist()), field.type))
+
+    return rewrite("voc/train/client-0000.parquet", changed)
+
+
+SEVERAL = [0, 2, 5]
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (rewritten("labels_unknown", lambda rows: [None, *rows[1:]]), "a value that is no class of voc"),
+        (rewritten("labels_unknown", lambda rows: [SEVERAL[::-1], *rows[1:]]), "each label once, in the order"),
+        (rewritten("labels_unknown", lambda rows: [[0, 2, 2], *rows[1:]]), "each label once, in the order"),
+        (rewritten("labels", lambda rows: [SEVERAL for _ in rows]), "labels has a label that labels_unknown says"),
+        (rewritten("labels_unknown", lambda rows: rows, pa.list_(pa.float64())), "not have the expected columns"),
+        (
+            rewritten("labels_unknown", lambda rows: [[*map(str, row)] for row in rows], pa.list_(pa.string())),
+            "not have the expected columns",
+        ),
+    ],
+    ids=["null", "disorder", "twice", "both", "numbers", "texts"],
+)
+def test_a_shard_says_of_each_label_one_thing(hidden: Dataset, tmp_path: Path, damage: Any, words: str) -> None:
+    folder = copied(hidden, tmp_path / "x")
+    damage(folder)
+    (subset,) = fedrsic_data.open(folder)
+    with pytest.raises(ManifestError, match=words):
+        subset.read("train", ["labels", "labels_unknown"])
+    with pytest.raises(ManifestError, match=words):
+        subset[0].read("train", ["labels", "labels_unknown"])
+
+
+def test_a_fine_label_is_not_known_where_its_class_is_not(fine: Dataset) -> None:
+    table = fine[0].read("train", ["fine_labels", "labels_unknown"])
+    assert not unknown.disorder(table, fine[0].entry)
+    every = [list(range(len(fine[0].entry.fine.classes)))] * len(table)
+    table = table.set_column(0, table.schema.field(0), pa.array(every, table.schema.field(0).type))
+    assert unknown.disorder(table, fine[0].entry) == "fine_labels has a label that labels_unknown says is unknown"
+
+
+def test_unknown_labels_that_the_manifest_keeps_quiet_about(hidden: Dataset, tmp_path: Path, command: Command) -> None:
+    folder = copied(hidden, tmp_path / "x")
+    edit(lambda m: (m["subsets"]["voc"].pop("unknown"), m.update(fedkit=1)), reseal=True)(folder)
+    quiet = fedrsic_data.open(folder)
+    for read in (lambda: quiet[0].read("train", ["labels"]), lambda: quiet[0][0].read("train"), lambda: quiet.plan):
+        with pytest.raises(ManifestError, match="does not have the expected columns; run: fedkit verify"):
+            read()
+    ran = command("train", "fedlgt", "--manifest", folder, "--rounds", 1, "--out", tmp_path / "run")
+    assert ran.returncode == 1
+    assert ran.stderr.splitlines()[-1].endswith("does not have the expected columns; run: fedkit verify")
+
+
+def test_unknown_labels_of_one_subset_are_not_those_of_another(hidden: Dataset) -> None:
+    (subset,) = fedrsic_data.open(hidden.folder)
+    subset.entry = dataclasses.replace(subset.entry, unknown=None)
+    with pytest.raises(ManifestError, match="does not match the manifest's entry for voc"):
+        subset.plan  # noqa: B018
+
+
+def test_a_plan_that_does_not_say_what_is_unknown(hidden: Dataset) -> None:
+    rows, at = hidden[0].plan, hidden[0].plan.column_names.index("labels_unknown")
+    rows = rows.set_column(at, rows.schema.field(at), pa.nulls(len(rows), rows.schema.field(at).type))
+    with pytest.raises(ManifestError, match="labels_unknown has a value that is no class"):
+        unknown.counts(rows, hidden[0].entry, hidden[0].clients)
 
 
 @pytest.mark.parametrize("column", ["labels_true", "fine_labels_true"])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import operator
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -159,8 +159,7 @@ class Dataset:
     def _owners(self) -> Owners:
         from fedrsic_data.dataset.owners import COLUMNS, Owners
 
-        with self.files.parquet(self.manifest.plan.path) as file:
-            plan = file.read(columns=list(COLUMNS))
+        plan = self._table(self.manifest.plan.path, self.manifest.plan_schema, list(COLUMNS))
         return Owners(self.manifest, plan, self.client_table)
 
     def check_images(self) -> None:
@@ -175,12 +174,19 @@ class Dataset:
                 "fedkit build hf://USER/NAME"
             )
 
-    def _table(self, name: str, expected: pa.Schema) -> pa.Table:
+    def _table(self, name: str, expected: pa.Schema, columns: list[str] | None = None) -> pa.Table:
         with self.files.parquet(name) as file:
-            table = file.read()
-        if not table.schema.equals(expected):
+            self.check_columns(name, file, expected)
+            return file.read(columns=columns)
+
+    def check_columns(self, name: str, file: pq.ParquetFile, expected: pa.Schema) -> None:
+        """Refuses a file with other columns, or other types, than it should have.
+
+        Raises:
+            ManifestError: It has such.
+        """
+        if not file.schema_arrow.equals(expected):
             raise ManifestError(f"{self.where}/{name}: does not have the expected columns; run: fedkit verify")
-        return table
 
 
 class Subset:
@@ -227,14 +233,17 @@ class Subset:
         """The subset's rows of ``plan.parquet``.
 
         Raises:
-            ManifestError: Images that someone owns have labels that are no classes of the subset, or none at all.
+            ManifestError: Images that someone owns have labels that are no classes of the subset, or none at all; or
+                labels are unknown, and the manifest does not say so.
         """
         mine = _where(self.dataset.plan, "subset", self.name)
         owned = mine.filter(pc.is_valid(mine.column("client_id")))
         known = pc.is_in(pc.list_flatten(owned.column("labels")), value_set=pa.array(self.classes, pa.string()))
+        silent = self.entry.unknown is None and "labels_unknown" in mine.column_names
         if (
             any(owned.column(name).null_count for name in ("labels", "domain", "split"))
             or pc.all(known).as_py() is False
+            or (silent and len(pc.list_flatten(owned.column("labels_unknown"))))
         ):
             where = f"{self.dataset.where}/{self.dataset.manifest.plan.path}"
             raise ManifestError(f"{where}: does not match the manifest's entry for {self.name}; run: fedkit verify")
@@ -327,24 +336,38 @@ class Subset:
         files = pc.unique(self._of_split[split].column("file")).drop_null().to_pylist()
         tables = [wanted.empty_table()]
         for name in files:  # whole files: shards are in the order of their clients, and hold no others
-            with self.dataset.shard(name, images=None if _IMAGE in wanted.names else 0) as file:
+            with self.shard(name, images=None if _IMAGE in wanted.names else 0) as file:
                 tables.append(self.fitting(file.read(columns=wanted.names), wanted, name))
         return pa.concat_tables(tables)
+
+    @contextmanager
+    def shard(self, name: str, *, images: int | None = 0) -> Iterator[pq.ParquetFile]:
+        """A shard of the subset with the columns that it should have; see ``Dataset.shard``."""
+        with self.dataset.shard(name, images=images) as file:
+            self.dataset.check_columns(name, file, self._schema)
+            yield file
 
     def fitting(self, table: pa.Table, wanted: pa.Schema, name: str) -> pa.Table:
         """Rows of the shard ``name`` in the wanted columns.
 
         Raises:
-            ManifestError: A label is none of the subset's classes.
+            ManifestError: A label is none of the subset's classes, or is listed as present and unknown at once, or
+                unknown labels are not listed once each in the order of the classes.
         """
         rows = table.select(wanted.names).cast(wanted)
+        where = f"{self.dataset.where}/{name}"
         fine = self.entry.fine.classes if self.entry.fine else ()
         for column in {"label", "labels", "labels_unknown", "fine_labels"} & set(wanted.names):
             classes = fine if column == "fine_labels" else self.classes
             numbers = rows.column(column) if column == "label" else pc.list_flatten(rows.column(column))
-            if numbers.null_count or _outside(numbers, len(classes) - 1):
-                words = f"{self.dataset.where}/{name}: {column} has a value that is no class of {self.name}"
+            if rows.column(column).null_count or numbers.null_count or _outside(numbers, len(classes) - 1):
+                words = f"{where}: {column} has a value that is no class of {self.name}"
                 raise ManifestError(f"{words}; run: fedkit verify")
+        if "labels_unknown" in wanted.names:
+            from fedrsic_data.dataset import unknown
+
+            if words := unknown.disorder(rows, self.entry):
+                raise ManifestError(f"{where}: {words}; run: fedkit verify")
         return rows
 
     def schema(self, columns: Sequence[str] | None = None) -> pa.Schema:
@@ -497,7 +520,7 @@ class Client:
         wanted = self.subset.schema(columns)
         for piece in self.subset.pieces(self.id, split):
             groups = range(piece.row_group, piece.row_group + piece.row_groups)
-            with self.subset.dataset.shard(piece.file, images=piece.rows if _IMAGE in wanted.names else 0) as file:
+            with self.subset.shard(piece.file, images=piece.rows if _IMAGE in wanted.names else 0) as file:
                 for group in groups:
                     table = file.read_row_group(group, columns=wanted.names, use_threads=False)
                     yield from self.subset.fitting(table, wanted, piece.file).to_batches(max_chunksize=rows)

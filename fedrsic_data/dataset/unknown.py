@@ -60,6 +60,25 @@ def without(lists: pa.ListArray, unknown: pa.ListArray, of: NDArray[np.integer],
     return pa.ListArray.from_arrays(pa.array(np.concatenate([[0], ends]).astype(np.int32)), pa.array(values[kept]))
 
 
+def disorder(rows: pa.Table, entry: SubsetEntry) -> str:
+    """In words what is wrong with the unknown labels of rows of a shard; nothing if all is right.
+
+    Args:
+        rows: With the column ``labels_unknown``, lists of class indices; ``labels`` and ``fine_labels`` may be there.
+        entry: The subset's entry in the manifest.
+    """
+    hidden, width = schema.whole(rows.column("labels_unknown")), len(entry.classes)
+    if (np.diff(_rows(hidden) * width + hidden.flatten().to_numpy()) <= 0).any():
+        return "labels_unknown does not list each label once, in the order of the classes"
+    fine = coarse(entry.fine.parents if entry.fine else (), entry.classes)
+    for name, of in (("labels", np.arange(width)), ("fine_labels", fine)):
+        if name in rows.column_names:
+            lists = schema.whole(rows.column(name))
+            if len(without(lists, hidden, of, width).flatten()) < len(lists.flatten()):
+                return f"{name} has a label that labels_unknown says is unknown"
+    return ""
+
+
 def counts(plan: pa.Table, entry: SubsetEntry, clients: Sequence[str]) -> NDArray[np.int64]:
     """In how many training rows each client does not know each label: int64 [clients, classes].
 
@@ -69,7 +88,7 @@ def counts(plan: pa.Table, entry: SubsetEntry, clients: Sequence[str]) -> NDArra
         clients: Names of its clients, in order.
 
     Raises:
-        ManifestError: An unknown label is none of the subset's classes.
+        ManifestError: An unknown label is none of the subset's classes, or a row does not say which are unknown.
     """
     names = pa.array(clients, pa.string())
     held = pc.and_(pc.equal(plan.column("split"), schema.TRAIN), pc.is_in(plan.column("client_id"), value_set=names))
@@ -80,7 +99,7 @@ def counts(plan: pa.Table, entry: SubsetEntry, clients: Sequence[str]) -> NDArra
     owner = pc.index_in(rows.column("client_id"), names).to_numpy()
     lists, width = schema.whole(rows.column("labels_unknown")), len(entry.classes)
     codes = pc.index_in(pc.list_flatten(lists), pa.array(entry.classes, pa.string()))
-    if codes.null_count:
+    if codes.null_count or lists.null_count:
         raise ManifestError(f"{PLAN}: labels_unknown has a value that is no class of its subset; run: fedkit verify")
     cells = owner[_rows(lists)].astype(np.int64) * width + codes.to_numpy()
     return np.bincount(cells, minlength=len(clients) * width).reshape(len(clients), width)
@@ -133,4 +152,4 @@ def truth(plan: pa.Table, column: str, names: Sequence[str], where: str) -> pa.L
 
 def _rows(lists: pa.Array | pa.ChunkedArray) -> NDArray[np.int64]:
     """The row of each item of some lists: int64 [items]."""
-    return np.repeat(np.arange(len(lists)), pc.fill_null(pc.list_value_length(lists), 0).to_numpy())
+    return np.repeat(np.arange(len(lists)), pc.list_value_length(lists).to_numpy())
