@@ -58,12 +58,12 @@ class PaperDataset:
     Attributes:
         source: Name of its source, as in recipes.
         titles: Beginnings of the titles that the source may have, which say the year; empty: any.
-        apart: Ways in which the source differs from the papers' dataset.
+        facts: Settings of the recipe by which the source has the papers' rows.
     """
 
     source: str
     titles: tuple[str, ...] = ()
-    apart: tuple[str, ...] = ()
+    facts: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -196,8 +196,9 @@ class PaperRow:
         facts |= {_SETTINGS.get(key, key): value for key, value in self.setting.items()}
         found += [_words(key, value) for key, value in facts.items() if key in held and not _agrees(value, held[key])]
         if "sample" in held:
+            found += [_words(key, value) for key, value in dataset.facts.items() if held.get(key) != value]
             found += ["real images"] if held["sample"] else []
-            found += [*dataset.apart, *protocol.apart]
+            found += protocol.apart
         return found
 
 
