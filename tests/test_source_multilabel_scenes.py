@@ -25,7 +25,7 @@ from fedrsic_data.dataset import schema
 from fedrsic_data.errors import SourceError
 from fedrsic_data.raw.index import Index
 from fedrsic_data.raw.remote import RemoteFile
-from fedrsic_data.sources import SOURCES, configured, label_matrix, locate, mlrsnet, vocabulary
+from fedrsic_data.sources import SOURCES, configured, label_matrix, locate, mlrsnet, ucmerced_multilabel, vocabulary
 from fedrsic_data.sources.testing import check_source
 from fedrsic_data.sources.ucmerced_multilabel import LABELS
 
@@ -66,6 +66,13 @@ def zipped(folder: Path, text: str) -> Path:
         archive.writestr("multilabels/LandUse_Multilabeled.txt", text)
         archive.writestr("multilabels/LandUse_Multilabeled.xlsx", b"PK")
     return folder / "multilabels.zip"
+
+
+@pytest.fixture(autouse=True)
+def published(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The published table is that of these tests."""
+    made = label_matrix.read(table().encode(), "here", "\t", LABELS, "again")
+    monkeypatch.setattr(ucmerced_multilabel, "_PUBLISHED", ucmerced_multilabel._digest(made))
 
 
 @pytest.fixture
@@ -180,6 +187,13 @@ def row_of(image: str) -> str:
     return next(line for line in table().splitlines() if line.startswith(f"{image}\t"))
 
 
+def moved(text: str) -> str:
+    """The table with the labels of each row in the next one."""
+    header, *rows = text.split("\r\n")[:-1]
+    images, labels = zip(*(row.split("\t", 1) for row in rows), strict=True)
+    return "\r\n".join([header, *map("\t".join, zip(images, [labels[-1], *labels[:-1]], strict=True)), ""])
+
+
 BAD = {
     "a label that is none": (lambda text: text.replace("\tsea\t", "\tseas\t"), ["line 1", "'seas'", "17 labels"]),
     "another header": (
@@ -210,6 +224,17 @@ BAD = {
     ),
     "bytes that are no text": (lambda text: text.replace("beach07", "beach\udcff"), ["is not UTF-8 text"]),
     "nothing": (lambda _: "", ["no column for airplane"]),
+    "two names of labels swapped": (
+        lambda text: (
+            text.replace("airplane", "?")
+            .replace("dock", "airplane", 1)
+            .replace("?", "dock", 1)
+            .replace("?", "airplane")
+        ),
+        ["not those of the published table"],
+    ),
+    "labels of the image before": (moved, ["not those of the published table"]),
+    "a label without a name": (lambda text: text.replace("\tsea\t", "\t\t"), ["line 1", "'' is not one of the 17"]),
 }
 
 
@@ -427,11 +452,29 @@ def test_an_incomplete_mlrsnet_says_what_it_lacks(mlrs: Path) -> None:
         + ", ".join(f"desert/desert_0000{number}.jpg" for number in (1, 4, 7))
         + " and 2 more",
     )
-    (mlrs / "labels" / "tundra.csv").write_text("image\n")
-    with pytest.raises(SourceError, match=r"tundra\.csv: is of none of the 46 categories"):
+    (mlrs / "labels" / "tundra.CSV").write_text("image\n")
+    with pytest.raises(SourceError, match=r"tundra\.CSV: is of none of the 46 categories"):
         read_mlrs(mlrs)
     shutil.rmtree(mlrs / "labels")
     with pytest.raises(SourceError, match="holds no image of MLRSNet with labels; 46 of 46 categories have no labels"):
+        read_mlrs(mlrs)
+
+
+def test_the_tables_of_mlrsnet_are_there_once(mlrs: Path) -> None:
+    whole = read_mlrs(mlrs).table
+    (mlrs / "labels" / "beach.csv").rename(mlrs / "labels" / "beach.CSV")
+    assert read_mlrs(mlrs).table == whole
+    for other in ("Labels", "old/labels"):
+        (mlrs / other).mkdir(parents=True)
+        again = Path(shutil.copy(mlrs / "labels" / "desert.csv", mlrs / other))
+        with pytest.raises(SourceError, match=r"desert\.csv is of desert too; move one away"):
+            read_mlrs(mlrs)
+        again.unlink()
+
+
+def test_another_table_of_mlrsnet_has_all_names(mlrs: Path) -> None:
+    write_labels(mlrs / "labels", {"cloud": lambda text: text.replace(",airport,", ",,")})
+    with pytest.raises(SourceError, match=r"cloud\.csv: line 1: '' is not one of the 60 labels"):
         read_mlrs(mlrs)
 
 
@@ -530,7 +573,7 @@ def test_the_sample_has_no_scene_classes(command: Command) -> None:
 
 def test_a_matrix_has_the_labels_of_any_order_of_columns() -> None:
     matrix = label_matrix.read(
-        b"\xef\xbb\xbfimage,b,,a\nx.jpg,1,0,0\n\ny,0,1,1\n", "here", ",", ("a", "b", "c"), "again"
+        b"\xef\xbb\xbfimage,b,,a\nx.jpg,1,0,0\n\ny,0,1,1\n", "here", ",", ("a", "b", "c"), "again", "c"
     )
     assert matrix.images == ("x.jpg", "y")
     assert matrix.labels.tolist() == [[False, True, False], [True, False, True]]

@@ -33,8 +33,8 @@ class Matrix:
     labels: NDArray[np.bool_]
 
 
-def read(data: bytes, where: str, separator: str, labels: Sequence[str], again: str) -> Matrix:
-    """A table of labels; its columns may be in any order, and one without a name is the one label that is missing.
+def read(data: bytes, where: str, separator: str, labels: Sequence[str], again: str, unnamed: str = "") -> Matrix:
+    """A table of labels; its columns may be in any order.
 
     Args:
         data: The file.
@@ -42,6 +42,7 @@ def read(data: bytes, where: str, separator: str, labels: Sequence[str], again: 
         separator: Character between two columns.
         labels: Names of the labels.
         again: How to get a correct file, for messages.
+        unnamed: The label of the column without a name, where the published file has such a column.
 
     Raises:
         SourceError: It is no such table; the message names the line and says why.
@@ -51,7 +52,7 @@ def read(data: bytes, where: str, separator: str, labels: Sequence[str], again: 
     except UnicodeDecodeError as error:
         raise SourceError(f"{where}: is not UTF-8 text (byte {error.start:,}); {again}") from None
     header, *rows = [line.split(separator) for line in lines]
-    order = _order([name.strip() for name in header[1:]], labels, f"{where}: line 1", again)
+    order = _order([name.strip() or unnamed for name in header[1:]], labels, f"{where}: line 1", again)
     images, values = [], []
     for number, row in enumerate(rows, 2):
         if row == [""]:
@@ -77,15 +78,13 @@ def _order(header: Sequence[str], labels: Sequence[str], where: str, again: str)
     Raises:
         SourceError: A column is no label, or a label has no column or two.
     """
-    missing = [name for name in labels if name not in header]
-    names = [missing[0] if not name and len(missing) == 1 else name for name in header]
-    if unknown := [name for name in names if name not in labels]:
+    if unknown := [name for name in header if name not in labels]:
         raise SourceError(f"{where}: {unknown[0][:40]!r} is not one of the {len(labels)} labels; {again}")
-    if twice := [name for name, count in Counter(names).items() if count > 1]:
+    if twice := [name for name, count in Counter(header).items() if count > 1]:
         raise SourceError(f"{where}: has two columns {twice[0]!r}; {again}")
-    if absent := [name for name in labels if name not in names]:
+    if absent := [name for name in labels if name not in header]:
         raise SourceError(f"{where}: has no column for {some(absent)}; {again}")
-    return [names.index(name) for name in labels]
+    return [header.index(name) for name in labels]
 
 
 def _stem(image: str) -> str:

@@ -98,11 +98,7 @@ class MLRSNet:
         """Read names and labels. A copy is complete if it has all categories, and each image labels."""
         tree = Tree(path, [])
         found = classfolders.find(path, self.name, tuple(CATEGORIES), self.facts.layout)
-        files = {**tree.files("Labels"), **tree.files("labels")}
-        known = {f"{category}.csv": category for category in CATEGORIES}
-        if strange := sorted(name for name in files if name.endswith(".csv") and name not in known):
-            raise SourceError(f"{tree.where(files[strange[0]])}: is of none of the 46 categories; move it away")
-        tables = {known[name]: _table(tree, files[name], known[name]) for name in sorted(files) if name in known}
+        tables = {category: _table(tree, key, category) for category, key in sorted(_files(tree).items())}
         absent = []
         if gone := [category for category in CATEGORIES if category not in tables]:
             absent.append(f"{len(gone)} of {len(CATEGORIES)} categories have no labels/<category>.csv: {some(gone)}")
@@ -119,6 +115,25 @@ class MLRSNet:
 SOURCE = MLRSNet()
 
 
+def _files(tree: Tree) -> dict[str, str]:
+    """The key of the table of each category.
+
+    Raises:
+        SourceError: A table is of no category, or a category has two.
+    """
+    found: dict[str, str] = {}
+    for name, key in sorted(pair for folder in ("Labels", "labels") for pair in tree.each(folder)):
+        category, dot, ending = name.rpartition(".")
+        if dot + ending.lower() != ".csv":
+            continue
+        if category not in CATEGORIES:
+            raise SourceError(f"{tree.where(key)}: is of none of the 46 categories; move it away")
+        if category in found:
+            raise SourceError(f"{tree.where(key)}: {tree.where(found[category])} is of {category} too; move one away")
+        found[category] = key
+    return found
+
+
 def _table(tree: Tree, key: str, category: str) -> label_matrix.Matrix:
     """The labels of a category.
 
@@ -126,7 +141,8 @@ def _table(tree: Tree, key: str, category: str) -> label_matrix.Matrix:
         SourceError: The file is no such table, or not as its authors made it.
     """
     where = tree.where(key)
-    matrix = label_matrix.read(tree.read(key), where, ",", LABELS, _AGAIN)
+    unnamed = "snowberg" if category == "storage_tank" else ""
+    matrix = label_matrix.read(tree.read(key), where, ",", LABELS, _AGAIN, unnamed)
     if strange := [image for image in matrix.images if not image.startswith(f"{category}_")]:
         raise SourceError(f"{where}: {strange[0][:80]!r} is not an image of {category}; {_AGAIN}")
     if not matrix.images:

@@ -86,12 +86,17 @@ class Tree:
             SourceError: It cannot be read.
         """
         found: dict[str, str] = {}
+        for name, key in self.each(folder):
+            found.setdefault(name, key)
+        return found
+
+    def each(self, folder: str) -> Iterator[tuple[str, str]]:
+        """Names and keys as of ``files``, those of a name that is there several times included."""
         with reading(self.path):
             for number, layer in enumerate(self._layers):
                 for name, key in layer.files(folder):
                     if not name.startswith("."):
-                        found.setdefault(name, f"{number}/{key}")
-        return found
+                        yield name, f"{number}/{key}"
 
     def blocks(self, key: str) -> Iterator[bytes]:
         """A file in blocks of at most 1 MiB.

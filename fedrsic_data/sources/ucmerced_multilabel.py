@@ -9,6 +9,7 @@ is not read.
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections import defaultdict
 from dataclasses import dataclass, replace
@@ -36,6 +37,8 @@ _ZIP = "multilabels.zip"
 _AGAIN = f"take {_TABLE} from {_ZIP} again"
 _IMAGE = re.compile(r"([a-z]+)([0-9]{2})")
 _IMAGES = 2_100
+_PUBLISHED = "8df61d751fe7fa95d0de20eb595d63fc6759558e57267d8ecc3b2cc9ce699637"
+"""``_digest`` of the published table. Counts of labels would not do: airplane, dock, sea and tanks have 100 each."""
 
 
 @dataclass(frozen=True)
@@ -117,10 +120,18 @@ class UCMercedMultilabel:
             if name is None or name[1] not in self.images_of.classes:
                 raise SourceError(f"{where}: {image[:80]!r} is not an image of UC Merced, such as airplane00; {_AGAIN}")
             rows[name[1]].append(number)
+        if len(whole.images) == _IMAGES and _digest(whole) != _PUBLISHED:
+            raise SourceError(f"{where}: its labels are not those of the published table; {_AGAIN}")
         return {
             scene: label_matrix.Matrix(tuple(whole.images[i] for i in mine), whole.labels[np.array(mine)])
             for scene, mine in rows.items()
         }
+
+
+def _digest(table: label_matrix.Matrix) -> str:
+    """sha256 of the labels of each image, in hex, whatever the order of rows and columns."""
+    rows = sorted(zip(table.images, table.labels.astype(int).tolist(), strict=True))
+    return hashlib.sha256(repr(rows).encode()).hexdigest()
 
 
 SOURCE = UCMercedMultilabel()
