@@ -361,3 +361,17 @@ def test_settings_of_the_asymmetric_loss_without_it(flair: Path, name: str, valu
     with pytest.raises(UsageError, match=words):
         bind(flair, "promptfl", loss="bce", **{name: value})
     assert bind(flair, "promptfl", loss="asl", **{name: value}).labels.multi_label
+
+
+def test_own_classes_are_a_choice_that_multi_label_data_do_not_have(flair: Path) -> None:
+    """An absent label teaches too. FedTPG, whose default they are, has all labels."""
+    with pytest.raises(
+        UsageError, match="loss_over=own: is for single-label data, .*is multi-label; use loss_over=all"
+    ):
+        bind(flair, "promptfl", loss_over="own")
+    updates = []
+    for over in ("own", "all"):
+        method = bind(flair, "fedtpg", loss_over=over, shots=2, length=4, lr=0.05)
+        updates += list(method.train(method.shared(), [{}], [0], 1))
+    assert updates[0].loss == updates[1].loss
+    assert same(updates[0].shared, updates[1].shared)

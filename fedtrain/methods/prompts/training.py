@@ -112,12 +112,14 @@ class TrainedMethod(ClipMethod[T]):
         """The kind of the federation's labels, with the settings' choices for it.
 
         Raises:
-            UsageError: A choice for multi-label data, and the data are single-label, or one for another loss.
+            UsageError: A choice for data of the other kind, or for another loss.
         """
         settings, subset = self.settings, self.context.subset
         if not subset.entry.multi_label:
             self._refuse(_MULTI_LABEL, f"is for multi-label data, {subset.name} is single-label")
             return SingleLabel()
+        if settings.loss_over == "own":  # of a method that needs it, all labels are its own
+            self._refuse(("loss_over",), f"is for single-label data, {subset.name} is multi-label; use loss_over=all")
         if settings.loss != "asl":
             self._refuse(_ASYMMETRIC, f"is for the asymmetric loss, the loss is {settings.loss}; use loss=asl")
         return MultiLabel(settings.loss, settings.gamma_neg, settings.gamma_pos, settings.shift)
