@@ -25,7 +25,8 @@ class LinearProbeSettings(TrainingSettings):
             features, as in FedPer; ``all``, a probe of each client alone.
         template: Words of ``init=text``, with ``{}`` for the class name; several are averaged; ``recipe``: those that
             the dataset's recipe recommends.
-        lr: Learning rate of SGD, the same in all rounds.
+        lr: Learning rate of SGD, the same in all rounds. Features have norm 1, so the curvature of the cross-entropy in
+            W and b is at most 1, and rates below 2 do not diverge.
         momentum: Momentum of SGD; starts from zero at every client in every round.
         weight_decay: Weight decay of SGD; the biases do not decay.
     """
@@ -33,7 +34,7 @@ class LinearProbeSettings(TrainingSettings):
     init: Literal["zero", "text"] = "zero"
     personal: Literal["none", "head", "all"] = "none"
     template: Template = TEMPLATE
-    lr: float = 0.1
+    lr: float = 1.0
     momentum: float = 0.0
     weight_decay: float = 0.0
 
