@@ -31,10 +31,13 @@ from fedrsic_data.sources import SOURCES
 from fedrsic_data.sources.benchmark import Benchmark
 from fedtrain.methods import METHODS
 from fedtrain.methods.networks.network import NetworkMethod
+from fedtrain.methods.prompts.prompt import PromptMethod
 
 NETWORK = {"lr": 1e-3, "epochs": 2, "image_size": 64, "rounds": 6}
-OTHERS = {"lr": 0.003, "rounds": 24}
-MULTI_LABEL = {"loss": "bce", "lr": 0.001, "rounds": 40}  # of prompts, which fall below their start in first rounds
+PROMPTS = {"lr": 0.003, "epochs": 2, "rounds": 24}
+PROMPTS_MULTI_LABEL = {"lr": 0.001, "epochs": 2, "rounds": 40}  # they fall below their start in first rounds
+OTHERS = {"rounds": 24}
+SETTINGS = {"fedclip": {"lr": 0.001}}  # its own is for 200 rounds
 SCENES = ("fed-rsic", "fedtpg", *(name for name, one in SOURCES.items() if isinstance(one, Benchmark)))
 SAMPLES = {name: {"per_class": 20} for name in SCENES}
 SAMPLES |= {"fedpgp-nwpu": {"per_class": 40}, "flair-100": {"users": 160}}
@@ -46,7 +49,10 @@ def settings(method: str, subset: Subset, device: str) -> dict[str, Any]:
     """Those of the trained run. The device is for networks: the small CLIP's texts are faster on a CPU."""
     kind = METHODS[method]
     network = issubclass(kind, NetworkMethod)
-    wanted = NETWORK if network else OTHERS | (MULTI_LABEL if subset.entry.multi_label else {})
+    several = subset.entry.multi_label
+    prompts = PROMPTS_MULTI_LABEL if several else PROMPTS
+    wanted = NETWORK if network else prompts if issubclass(kind, PromptMethod) else OTHERS
+    wanted = wanted | SETTINGS.get(method, {}) | ({"loss": "bce"} if several and not network else {})
     known = {"rounds", *(field.name for field in dataclasses.fields(kind.Settings))}
     given = {name: value for name, value in wanted.items() if name in known}
     given |= {"clients_per_round": CLIENTS} if len(subset.clients) > CLIENTS else {}
