@@ -174,7 +174,7 @@ def test_figures_of_another_protocol_are_not_printed_and_the_difference_is(chang
     )
 
 
-def test_a_zero_shot_run_is_compared_without_settings_of_training() -> None:
+def test_a_zero_shot_run_is_compared_with_zero_shot_rows_alone_and_without_settings_of_training() -> None:
     held = {
         key: value for key, value in PETS.items() if key not in ("rounds", "epochs", "shots", "batch", "lr", "views")
     }
@@ -182,8 +182,10 @@ def test_a_zero_shot_run_is_compared_without_settings_of_training() -> None:
     one = Group(**{**vars(one), "settings": held | {"base_to_novel": False, "clip": "RN50:openai"}})
     tables, _ = papers.beside([one], ["pfedmoap-pathological"])
     (rows,) = tables.values()
-    (theirs,) = [cells for name, cells in rows.items() if name.startswith("ZS-CLIP")]
-    assert theirs == {"local": "84.47"}
+    ours, theirs = rows.items()
+    assert ours == ("zeroshot (1 run, ours)", {"local": "50.00"})
+    assert theirs[0].startswith("ZS-CLIP (")  # the rows of methods that train are next to runs that train
+    assert theirs[1] == {"local": "84.47"}
 
 
 def test_what_is_never_the_same_is_always_said() -> None:

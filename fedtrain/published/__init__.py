@@ -32,6 +32,9 @@ METRICS = {
 }
 """Metric of a paper -> the same metric of a run, after the name of its split."""
 
+ZERO_SHOT = ("CLIP (zero-shot)", "ZS-CLIP")
+"""Methods of papers that train nothing, by their names there."""
+
 _SETTINGS = {"clients": "partition.clients", "epsilon": "dp.epsilon"}
 """Setting that a protocol varies -> its name in recipes and runs; others have the same."""
 

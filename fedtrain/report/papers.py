@@ -8,7 +8,7 @@ from typing import Any
 
 from fedrsic_data.dataset.recipe import SAMPLE
 from fedtrain import published
-from fedtrain.published import COLUMNS, METRICS, PaperRow
+from fedtrain.published import COLUMNS, METRICS, ZERO_SHOT, PaperRow
 from fedtrain.runs.results import Group, cell
 
 Tables = dict[str, dict[str, dict[str, str]]]
@@ -49,9 +49,9 @@ def beside(groups: Sequence[Group], protocols: Sequence[str]) -> tuple[Tables, l
     tables: Tables = {}
     apart: dict[tuple[str, tuple[str, ...], str], dict[str, None]] = {}  # protocol, differences, dataset -> runs
     for group, name in itertools.product(groups, protocols):
-        known = rows_of(group, name)
-        columns = tuple(dict.fromkeys(metric for row in known for metric in row.figures))
-        for row in known:
+        every = rows_of(group, name)
+        columns = tuple(dict.fromkeys(metric for row in every for metric in row.figures))
+        for row in every if "rounds" in group.settings else (row for row in every if row.method in ZERO_SHOT):
             rules = published.protocol(name)
             if differences := row.differs(_held(group)):
                 apart.setdefault((name, tuple(differences), row.dataset), {})[group.label] = None
