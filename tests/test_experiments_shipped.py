@@ -65,3 +65,33 @@ def test_an_experiment_on_the_sample_has_a_name_and_settings_of_its_own() -> Non
 def test_a_protocol_that_no_paper_published_is_refused() -> None:
     with pytest.raises(UsageError, match="no published protocol 'fedmgp'"):
         spec.ProtocolSpec("FedMGP", (), (), ("fedmgp",))
+
+
+def test_an_answer_says_the_protocol_and_prints_published_figures_below_the_tables(tmp_path: Path) -> None:
+    done = run.Finished(
+        tmp_path,
+        runs=(),
+        failed={},
+        tables=(),
+        protocol=spec.ProtocolSpec("FedMGP", ("Rounds are 10.",), ("The seed is 0.",)),
+        published={
+            "pets, beside FedMGP": {"fedpgp (ours)": {"local": "50.00"}, "FedPGP": {"local": "96.20", "CM": "9"}}
+        },
+        apart=("figures of FedTPG are not printed",),
+    )
+    shown = answers.finished(done, "text")
+    text = printed(shown.text, 200)
+    parts = [
+        "pets, beside FedMGP",
+        "50.00",
+        "96.20",
+        "protocol: FedMGP",
+        "certain: Rounds",
+        "assumed: The seed",
+        "FedTPG",
+    ]
+    assert [text.index(part) for part in parts] == sorted(text.index(part) for part in parts)
+    assert shown.data["published"]["tables"] == done.published
+    assert shown.data["protocol"]["assumed"] == ["The seed is 0."]
+    latex = printed(answers.finished(done, "latex").text, 200)
+    assert "FedMGP" not in latex  # a file of tables holds tables alone
