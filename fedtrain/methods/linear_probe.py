@@ -89,6 +89,11 @@ class LinearProbe(TrainedMethod[LinearProbeSettings]):
         """W and b with ``personal=head`` or ``all``."""
         return {} if self.settings.personal == "none" else self._classifier()
 
+    @property
+    def all_classify_the_same(self) -> bool:
+        """Whether W and b are shared."""
+        return self.settings.personal == "none"
+
     def text(self, state: State, classes: Classes) -> torch.Tensor:
         """The rows of W and of b for the classes, side by side in the place of text features: ``[K, C, d + 1]``."""
         rows = torch.cat((state["weight"], state["bias"][..., None]), dim=-1)
