@@ -124,10 +124,10 @@ def features(
     shape = (count, *([views] if views > 1 else []), *([clip.tokens] if patches else []), clip.embed_dim)
     dtype = getattr(torch, patches or "float32")
     size = math.prod(shape) * dtype.itemsize
-    if patches:
-        _check_memory(f"{subset.name}/{split}: the patches of {count:,} images", size, patches)
     values = None if file is None else _read(file, key, shape, dtype)
     if values is None:
+        if patches:
+            _check_memory(f"{subset.name}/{split}: the patches of {count:,} images", size, patches)
         what = f"{views} views" if views > 1 else "the patches" if patches else ""
         several = what and f"{what} ({size / 1e6:,.1f} MB) of "
         say(f"encoding {several}{count:,} images of {subset.name}/{split} with clip {clip.name}")
