@@ -50,6 +50,7 @@ PARTITIONERS: dict[str, dict[str, Any]] = {
     "dirichlet": {"alpha": ALPHA},
     "dirichlet (balance)": {"alpha": ALPHA, "balance": True},
     "dirichlet-client": {"alpha": ALPHA},
+    "pachinko": {"alpha": ALPHA},
     "pathological": {"classes_per_client": 2},
     "class-blocks": {"classes_per_client": 2},
     "shards": {"shards_per_client": 2},
@@ -65,6 +66,7 @@ PARTITIONERS: dict[str, dict[str, Any]] = {
 READS = {
     "domain": "3 domains",
     "natural": "5,000 users",
+    "pachinko": "3 domains",
     "skew": "3 domains",
     "assigned": "a file of owners",
     "cluster": "a file of embeddings, 16 floats a row",

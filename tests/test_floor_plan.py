@@ -39,8 +39,8 @@ HEAVY = {"torch", "torchvision", "open_clip"}
 REGISTERED = {
     "fedrsic_data.sources": "coco coco_format flair folder metadata optimal31 parquet resisc45 ucmerced voc "
     "voc_format yolo",
-    "fedrsic_data.partition": "iid dirichlet dirichlet_client pathological class_blocks shards ext_dirichlet quantity "
-    "domain natural skew assigned label_set cluster",
+    "fedrsic_data.partition": "iid dirichlet dirichlet_client pachinko pathological class_blocks shards ext_dirichlet "
+    "quantity domain natural skew assigned label_set cluster",
     "fedtrain.methods": " ".join(METHODS).replace("-", "_"),
 }
 

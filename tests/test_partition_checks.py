@@ -50,6 +50,29 @@ def client_wise_alpha(make: Make) -> None:
         assert (sizes_of(answer) == 1000).all()
 
 
+def two_levels() -> tuple[Rows, Rows]:
+    """Four superclasses of five classes each as domains, and the same rows by superclass."""
+    rows = even_rows(20, 15_000)
+    above = (rows.labels // 5).astype(np.int32)
+    return dataclasses.replace(rows, domains=above, domain_count=4), rows.relabelled(above, 4)
+
+
+def superclass_alpha(make: Make) -> None:
+    rows, above = two_levels()
+    for alpha in ALPHAS:
+        answer = run(make(clients=300, alpha=alpha, alpha_fine=1.0), rows)
+        assert_alpha(crosstab(above.labels, 4, answer), alpha)
+        assert (sizes_of(answer) == 1000).all()
+
+
+def alpha_within(make: Make) -> None:
+    rows, _ = two_levels()
+    for alpha in ALPHAS:
+        answer = run(make(clients=300, alpha=1e4, alpha_fine=alpha), rows)
+        for held in np.split(crosstab(rows.labels, 20, answer), 4, axis=1):
+            assert_alpha(held, alpha)
+
+
 def holder_alpha(make: Make) -> None:
     rows = even_rows(100, 3000)
     for alpha in ALPHAS:  # every class has 5 of the 50 clients
@@ -363,6 +386,15 @@ CHECKS = {
     | {
         "clients": clients,
         "alpha": client_wise_alpha,
+        "min_size": partial(minimum_size, **SKEWED),
+        "reduce": reduction,
+        "seed": seed,
+    },
+    "pachinko": SIZE_CHECKS
+    | {
+        "clients": clients,
+        "alpha": superclass_alpha,
+        "alpha_fine": alpha_within,
         "min_size": partial(minimum_size, **SKEWED),
         "reduce": reduction,
         "seed": seed,

@@ -251,6 +251,27 @@ def test_samples_of_two_sets_have_no_picture_in_common(tmp_path: Path) -> None:
     assert planned.rows == 4 * (33 + 33 + 4 * 7)
 
 
+def test_superclasses_can_be_the_domains(tmp_path: Path) -> None:
+    source = BENCHMARKS["cifar100"]
+    assert sorted(c for classes in source.superclasses.values() for c in classes) == sorted(source.classes)
+    assert {len(classes) for classes in source.superclasses.values()} == {5}
+    grouped = dataclasses.replace(source, settings=BenchmarkSettings("superclass"))
+    write_mirror(tmp_path, "cifar100")
+    for name, domain, _ in shown(grouped, tmp_path):
+        assert name in source.superclasses[domain]
+    sets = ["sources.cifar100.domains=superclass", "clients=20", "alpha=0.01", "allow_partial=true"]
+    for sample in (False, True):
+        data = recipes.override(recipes.load("cifar100"), partitioner="pachinko", sample=sample, sets=sets)
+        places = Places(offline=True) if sample else Places(given={"cifar100": str(tmp_path)})
+        planned = pipeline.prepare(recipes.from_json(data, "test"), places)
+        held = planned.subsets[0].domain_counts()
+        assert held.shape == ((20, 7) if sample else (20, 20))
+        assert (held > 0).sum(axis=1).mean() < 4, "a client has few superclasses"
+    data = recipes.override(recipes.load("cifar10"), sets=["sources.cifar10.domains=superclass"])
+    with pytest.raises(UsageError, match="domains=superclass: CIFAR-10 has no superclasses; leave it out"):
+        recipes.from_json(data, "cifar10")
+
+
 # CoOp's lists
 
 
@@ -268,7 +289,7 @@ def write_list(root: Path, name: str, change: Callable[[dict[str, list[Any]]], N
     (root / "set" / source.coop.file).write_text(json.dumps(found))
     n = len(source.classes)
     counted = dataclasses.replace(source.coop, images=(n, 2 * n, 3 * n))
-    return dataclasses.replace(source, settings=BenchmarkSettings("coop"), coop=counted)
+    return dataclasses.replace(source, settings=BenchmarkSettings(split="coop"), coop=counted)
 
 
 @pytest.mark.parametrize("name", LISTED)
@@ -346,4 +367,4 @@ def test_a_recipe_builds_with_the_split_of_a_list(sample: bool, tmp_path: Path) 
     built = pipeline.build(pipeline.prepare(recipes.from_json(data, "test"), places), tmp_path / "out")
     rows = built.manifest.subsets["caltech101"].rows
     assert rows == ({"train": 792, "val": 264, "test": 264} if sample else {"train": 100, "val": 200, "test": 300})
-    assert built.manifest.recipe.sources == {"caltech101": {"kind": "caltech101", "split": "coop"}}
+    assert built.manifest.recipe.sources == {"caltech101": {"kind": "caltech101", "domains": "source", "split": "coop"}}

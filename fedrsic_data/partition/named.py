@@ -16,6 +16,7 @@ PARTITIONERS: Registry[type[Any]] = Registry(
         "iid": "fedrsic_data.partition.iid:Iid",
         "dirichlet": "fedrsic_data.partition.dirichlet:Dirichlet",
         "dirichlet-client": "fedrsic_data.partition.dirichlet_client:DirichletClient",
+        "pachinko": "fedrsic_data.partition.pachinko:Pachinko",
         "pathological": "fedrsic_data.partition.pathological:Pathological",
         "class-blocks": "fedrsic_data.partition.class_blocks:ClassBlocks",
         "shards": "fedrsic_data.partition.shards:Shards",

@@ -38,13 +38,15 @@ _EXAMPLES = 5
 
 @dataclass(frozen=True)
 class BenchmarkSettings:
-    """Which of the splits of a set is meant.
+    """Which of the splits of a set is meant, and its domains.
 
     Attributes:
+        domains: ``source``: those of the set, or one for all; ``superclass``: the superclass of an image's class.
         split: ``official``, or where there is none, that of the mirror, if it has one; ``coop``: that of CoOp's list
             (``own.coop``), which papers on prompts use, with its order of classes, over the authors' files.
     """
 
+    domains: Literal["source", "superclass"] = "source"
     split: Literal["official", "coop"] = "official"
 
 
@@ -63,6 +65,7 @@ class Benchmark:
         coop: CoOp's list of it; None: there is none.
         images: Images of a set without splits; None: not known for certain.
         domains: Its domains, sorted; empty: it is one domain.
+        superclasses: Superclass -> its classes; empty: the set has none.
         image: The mirror's column of images.
         label: The mirror's column of classes.
         spelled: Other names of classes -> the name here.
@@ -82,6 +85,7 @@ class Benchmark:
     coop: CoOpList | None = None
     images: int | None = None
     domains: tuple[str, ...] = ()
+    superclasses: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     image: str = "image"
     label: str = "label"
     spelled: Mapping[str, str] = field(default_factory=dict)
@@ -94,6 +98,8 @@ class Benchmark:
         object.__setattr__(self, "name", self.name or self.kind)
         if self.settings.split == "coop" and self.coop is None:
             raise UsageError(f"split=coop: CoOp has no list of {self.published.title}; leave it out")
+        if self.settings.domains == "superclass" and not self.superclasses:
+            raise UsageError(f"domains=superclass: {self.published.title} has no superclasses; leave it out")
 
     @property
     def chosen(self) -> CoOpList | None:
@@ -200,6 +206,9 @@ class Benchmark:
         return code, code >= 0
 
     def _with_domains(self, path: Path, table: pa.Table) -> pa.Table:
+        if self.settings.domains == "superclass":
+            above = {c: name for name, classes in self.superclasses.items() for c in classes}
+            return _with(table, "domain", pa.array([above[c] for c in self.classes]).take(pa.array(_labels(table))))
         if not self.domains:
             return table
         names = {plain(name): name for name in self.domains}

@@ -22,6 +22,7 @@ from fedrsic_data.sources.base import Source
 from fedrsic_data.sources.benchmark import Benchmark
 
 _LOOKS = (*sample.SENSORS, *sample.CAMERAS)  # of the domains of a benchmark, in turn
+_SIBLINGS = 5  # classes of a superclass
 _TURNS = 5  # one in so many images of a class is in each official split but train
 
 
@@ -132,7 +133,7 @@ def _benchmark(source: Benchmark, settings: SampleSettings) -> Index:
     """
     name = f"sample-{source.name}"
     looks = {f"{name}/{domain}": domain for domain in source.domains} or {name: source.name}
-    classes = sample.CLASSES[: len(source.classes)]
+    classes, grouped = sample.CLASSES[: len(source.classes)], source.settings.domains == "superclass"
     container = BenchmarkContainer(tuple(looks), settings)
     held_out = [split for split in source.splits if split != "train"]
     turns = [*held_out, *["train"] * (_TURNS - len(held_out))] if source.splits else [None]
@@ -142,7 +143,7 @@ def _benchmark(source: Benchmark, settings: SampleSettings) -> Index:
             {
                 "sample_id": f"{place}/{scene}/{number:0{width}d}",
                 "labels": [label],
-                "domain": f"sample-{domain}",
+                "domain": f"sample-superclass-{label // _SIBLINGS}" if grouped else f"sample-{domain}",
                 "split": turns[number % len(turns)],
                 "key": f"{place}/{scene}/{number:0{width}d}",
                 "file": f"{scene}_{number:0{width}d}{container.suffix(place)}",
