@@ -285,6 +285,9 @@ def test_clients_are_judged_with_their_own_last_prompt_or_the_mean(sample_build:
         assert found.clients["local"][client] == pytest.approx(accurate)
         kinds.add(kept)
     assert kinds == {True, False}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(type(method), "at_once", 3)
+        assert method.evaluate(server, own.__getitem__, "test") == found, "images are judged some at a time"
     rows = method.images.rows("test")
     text = method.base.under(server["context"][None])[0]
     hits = (rows.images @ text.T).argmax(1) == rows.labels

@@ -112,6 +112,7 @@ class PFedMoAP(PromptMethod[PFedMoAPSettings]):
     rounds: ClassVar[int] = 10
     has_personal: ClassVar[bool] = True
     fixed: ClassVar[frozenset[str]] = frozenset({"experts"})
+    at_once: ClassVar[int | None] = 256  # images x experts x classes x heads numbers
 
     def __init__(self, context: Context, settings: PFedMoAPSettings) -> None:
         """Binds the method; see ``ClipMethod``.

@@ -41,6 +41,7 @@ class ClipMethod(Method, Generic[S]):
             image encoder gives it, whose norm ``logits`` must see to; or ``patches``, the first and then one for each
             patch, all in the space of the texts, see ``Clip.encode_patches``. These are kept in the numbers that a
             setting ``patches`` names, float16 without one.
+        at_once: Images that are judged at a time, where ``logits`` takes much memory; None: all, or 32 with patches.
         clip: The frozen CLIP.
         labels: The kind of the federation's labels: its loss and its metrics.
         images: Rows of every split as features.
@@ -53,6 +54,7 @@ class ClipMethod(Method, Generic[S]):
     leaves_out_unknown: ClassVar[bool] = True
     judges_neighbours: ClassVar[bool] = True
     features: ClassVar[FeatureKind] = "global"
+    at_once: ClassVar[int | None] = None
 
     def __init__(self, context: Context, settings: S) -> None:
         """Binds the method; see ``Method``.
@@ -427,8 +429,9 @@ class ClipMethod(Method, Generic[S]):
                 yield client, text, {name: value[i] for name, value in state.items()}
 
     def _answers(self, text: torch.Tensor, state: State, images: torch.Tensor) -> torch.Tensor:
-        """Answers to images; those with patches some at a time."""
-        parts = torch.split(images, _JUDGED) if images.dim() > 2 else [images]
+        """Answers to images, some at a time where logits take much memory."""
+        size = self.at_once or (_JUDGED if images.dim() > 2 else None)
+        parts = torch.split(images, size) if size else [images]
         found = [self.biased(self.logits(part.float(), text, state), state) for part in parts]
         return torch.cat([self.labels.answers(logits) for logits in found])
 
