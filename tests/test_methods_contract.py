@@ -29,6 +29,8 @@ from fedtrain.methods.prompts.prompt import PromptMethod
 pytestmark = pytest.mark.usefixtures("random_clip")
 
 FOLDER = ROOT / "fedtrain" / "methods"
+RATES = {"centralised": 0.01, "clip-full": 1e-4}
+"""Learning rates at which a method that would diverge at 0.05 does not."""
 ON_CLIP = sorted(name for name, method in METHODS.items() if issubclass(method, ClipMethod))
 
 
@@ -157,7 +159,7 @@ def test_a_server_keeps_the_tensors_that_it_has(
 @pytest.mark.parametrize("name", ON_CLIP)
 def test_a_run_goes_to_the_end_and_repeats(sample_build: Path, tmp_path: Path, name: str) -> None:
     def go(out: str, **more: Any) -> Any:
-        fast = {} if name == "zeroshot" else {"epochs": 1, "lr": 0.01 if name == "centralised" else 0.05}
+        fast = {} if name == "zeroshot" else {"epochs": 1, "lr": RATES.get(name, 0.05)}
         config = RunConfig(name, str(sample_build), "fed-ucmerced", rounds=2, device="cpu", method_settings=fast)
         return run.train(dataclasses.replace(config, **more), tmp_path / out).data
 
@@ -189,7 +191,7 @@ def test_the_size_of_cohorts_does_not_change_a_run(sample_build: Path, tmp_path:
             rounds=2,
             device="cpu",
             cohort=cohort,
-            method_settings={"epochs": 1, "lr": 0.05},
+            method_settings={"epochs": 1, "lr": RATES.get(name, 0.05)},
         )
         data = run.train(config, tmp_path / str(cohort)).data
         lines = [json.loads(line) for line in (tmp_path / str(cohort) / "metrics.jsonl").read_text().splitlines()]

@@ -13,6 +13,7 @@ METHODS: Registry[type[Method]] = Registry(
     "method",
     {
         "centralised": "fedtrain.methods.centralised:Centralised",
+        "clip-full": "fedtrain.methods.clip_full:ClipFull",
         "fedavg": "fedtrain.methods.fedavg:FedAvg",
         "fedclip": "fedtrain.methods.fedclip:FedCLIP",
         "fedlgt": "fedtrain.methods.fedlgt:FedLGT",

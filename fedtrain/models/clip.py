@@ -163,7 +163,7 @@ class Clip:
             float32 ``[n, embed_dim]`` on the CLIP's device, L2-normalised on request.
         """
         encode: Any = self.model.encode_image
-        features: torch.Tensor = encode(self._pixels(images), normalize=normalise)
+        features: torch.Tensor = encode(self.pixels(images), normalize=normalise)
         return features.float()
 
     @torch.no_grad()
@@ -183,10 +183,10 @@ class Clip:
             UsageError: The image encoder has no such patches.
         """
         assert self.tokens
-        return functional.normalize(_patches(self.model.visual, self._pixels(images)).float(), dim=-1)
+        return functional.normalize(_patches(self.model.visual, self.pixels(images)).float(), dim=-1)
 
-    def _pixels(self, images: torch.Tensor) -> torch.Tensor:
-        """The input of the image encoder."""
+    def pixels(self, images: torch.Tensor) -> torch.Tensor:
+        """The input of the image encoder, float32 ``[n, 3, size, size]``, of images as ``encode_images`` takes them."""
         pixels = fit(images, self.preprocessing).to(self.device).float() / 255
         mean, std = (
             torch.tensor(value, device=self.device)[:, None, None]

@@ -89,10 +89,12 @@ class Adam:
 
     Attributes:
         lr: Learning rate.
-        weight_decay: Added to the gradient, times the value; not decoupled as in AdamW.
+        weight_decay: Added to the gradient, times the value.
         beta1: Decay of the mean of gradients, from 0 to below 1.
         beta2: Decay of the mean of their squares.
         eps: Added to the root of that mean.
+        decoupled: AdamW (Loshchilov and Hutter, ICLR 2019, arXiv 1711.05101): the value decays by lr x weight_decay of
+            itself instead.
     """
 
     lr: float
@@ -100,12 +102,16 @@ class Adam:
     beta1: float = 0.9
     beta2: float = 0.999
     eps: float = 1e-8
+    decoupled: bool = False
     moments: ClassVar[int] = 2
 
     def step(self, value: torch.Tensor, grad: torch.Tensor, moments: Sequence[torch.Tensor], count: int) -> None:
         """Moves a value by the means of its gradients and of their squares; see ``Optimiser.step``."""
         first, second = moments
-        grad = grad.add(value, alpha=self.weight_decay)
+        if self.decoupled:
+            value.mul_(1 - self.lr * self.weight_decay)
+        else:
+            grad = grad.add(value, alpha=self.weight_decay)
         first.mul_(self.beta1).add_(grad, alpha=1 - self.beta1)
         second.mul_(self.beta2).addcmul_(grad, grad, value=1 - self.beta2)
         root = second.sqrt().div_((1 - self.beta2**count) ** 0.5).add_(self.eps)

@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from fedrsic_data.dataset.reader import Subset
     from fedtrain.models.clip import Clip
 
-FeatureKind: TypeAlias = Literal["global", "raw", "patches"]
-"""Features of images: one vector of norm 1, the same vector as the encoder gives it, or one of each patch too."""
+FeatureKind: TypeAlias = Literal["global", "raw", "patches", "pixels"]
+"""Features of images: one vector of norm 1, as the encoder gives it, or one of each patch too; or the pixels."""
 
 _FORMAT = 4
 """Raised whenever the same images would give other features, or earlier ones cannot be trusted.
@@ -97,7 +97,8 @@ def features(
         cache: Folder for values; None: no cache.
         say: Called with descriptions of long steps.
         labels: ``coarse``, or ``fine`` where the dataset has finer labels.
-        kind: ``global`` or ``raw``, a vector of an image; ``patches``, one of each of its patches too.
+        kind: ``global`` or ``raw``, a vector of an image; ``patches``, one of each of its patches too; ``pixels``, the
+            input of the image encoder, which is not cached.
         kept: Numbers that features with patches are kept in: with ViT-B/16, float16 takes 0.2 MB an image.
         views: 1: the view of evaluation. More: as many random views of each image in its place, see
             ``fedtrain.models.views``; they take views x embed_dim x 4 bytes an image.
@@ -117,6 +118,16 @@ def features(
             "run: fedkit verify"
         )
     count = len(truth)
+    if kind == "pixels":
+        side = clip.preprocessing.size
+        size = 3 * side**2 * views * count
+        _check_memory(
+            f"{subset.name}/{split}: {count:,} images of {side} x {side} pixels", size, "uint8", "fewer images"
+        )
+        say(f"decoding {count:,} images of {subset.name}/{split} ({size / 1e6:,.1f} MB)")
+        found = [torch.zeros(0, 3, side, side, dtype=torch.uint8), *_batches(clip, subset, split, views, seed)]
+        shape = (count, *([views] if views > 1 else []), 3, side, side)
+        return Features(torch.cat(found).reshape(shape), truth, client, domain, domains)
     patches = kept if kind == "patches" else None
     view: list[str | int] | str = ["random", views, seed] if views > 1 else _PATCHES[patches] if patches else _VIEW
     key = _key(clip, subset, split, view)
@@ -127,7 +138,9 @@ def features(
     values = None if file is None else _read(file, key, shape, dtype)
     if values is None:
         if patches:
-            _check_memory(f"{subset.name}/{split}: the patches of {count:,} images", size, patches)
+            smaller = "patches=float16, " if patches == "float32" else ""
+            fix = f"{smaller}a CLIP of fewer patches such as ViT-B-32, or fewer images"
+            _check_memory(f"{subset.name}/{split}: the patches of {count:,} images", size, patches, fix)
         what = f"{views} views" if views > 1 else "the patches" if patches else ""
         several = what and f"{what} ({size / 1e6:,.1f} MB) of "
         say(f"encoding {several}{count:,} images of {subset.name}/{split} with clip {clip.name}")
@@ -141,18 +154,17 @@ def features(
     return Features(values, truth, client, domain, domains)
 
 
-def _check_memory(what: str, size: int, kept: Kept) -> None:
-    """Refuses what this machine cannot hold, before hours of encoding end without a word.
+def _check_memory(what: str, size: int, kept: str, fix: str) -> None:
+    """Refuse what this machine cannot hold, before hours of encoding end without a word.
 
     Raises:
-        UsageError: It has less memory than twice the size: what is encoded is joined, and written, from a copy.
+        UsageError: It has less memory than twice the size: what is made is joined, and written, from a copy.
     """
     memory = _memory()
     if 2 * size > memory:
-        smaller = "patches=float16, " if kept == "float32" else ""
         raise UsageError(
-            f"{what} take {size / 1e9:,.1f} GB as {kept}, and twice that while they are encoded; this machine has "
-            f"{memory / 1e9:,.1f} GB of memory: use {smaller}a CLIP of fewer patches such as ViT-B-32, or fewer images"
+            f"{what} take {size / 1e9:,.1f} GB as {kept}, and twice that while they are made; this machine has "
+            f"{memory / 1e9:,.1f} GB of memory: use {fix}"
         )
 
 
@@ -190,33 +202,32 @@ def _key(clip: Clip, subset: Subset, split: str, view: list[str | int] | str) ->
 def _encode(
     clip: Clip, subset: Subset, split: str, patches: Kept | None = None, views: int = 1, seed: int = 0
 ) -> torch.Tensor:
-    """Raw ``Features.values``, on the CPU, a row a view; a row group of files and a batch of pictures are in memory."""
+    """Raw ``Features.values``, on the CPU, a row a view."""
     dtype = getattr(torch, patches or "float32")
+    found = [
+        clip.encode_patches(pictures).to(dtype).cpu() if patches else clip.encode_images(pictures, normalise=False)
+        for pictures in _batches(clip, subset, split, views, seed)
+    ]
+    if not found:
+        return torch.zeros(0, *([clip.tokens] if patches else []), clip.embed_dim, dtype=dtype)
+    return torch.cat(found).cpu()  # the first time the CPU waits for the GPU
+
+
+def _batches(clip: Clip, subset: Subset, split: str, views: int, seed: int) -> Iterator[torch.Tensor]:
+    """Pictures uint8 ``[n, 3, size, size]``, a row a view; a row group of files and a batch are in memory."""
     from fedtrain.data import decoders
 
-    found: list[torch.Tensor] = []
     batch: list[torch.Tensor] = []
-
-    def encode() -> None:
-        pictures = torch.stack(batch)
-        if patches:
-            found.append(clip.encode_patches(pictures).to(dtype).cpu())
-        else:
-            found.append(clip.encode_images(pictures, normalise=False))
-        batch.clear()
-
     with ThreadPoolExecutor(decoders()) as pool:  # Pillow decodes without Python's lock
         for files in _files(subset, split):
             for pictures in pool.map(lambda file: _pictures(clip, subset.name, file, views, seed), files):
                 for picture in pictures:
                     batch.append(picture)
                     if len(batch) == _BATCH:
-                        encode()
+                        yield torch.stack(batch)
+                        batch.clear()
     if batch:
-        encode()
-    if not found:
-        return torch.zeros(0, *([clip.tokens] if patches else []), clip.embed_dim, dtype=dtype)
-    return torch.cat(found).cpu()  # the first time the CPU waits for the GPU
+        yield torch.stack(batch)
 
 
 def _files(subset: Subset, split: str) -> Iterator[list[tuple[str, bytes]]]:

@@ -254,7 +254,7 @@ class Classes:
         if self._whole is not None:
             whole, places = self._whole
             return whole.fixed(template)[places]
-        each = torch.stack([self._clip.encode_texts(self._texts(one)) for one in templates(template)])
+        each = torch.stack([self._clip.encode_texts(self.texts(one)) for one in templates(template)])
         return each[0] if len(each) == 1 else functional.normalize(each.mean(0), dim=-1)
 
     def check(self, *, length: int | None = None, template: Template | None = None) -> None:
@@ -272,9 +272,10 @@ class Classes:
         if length is not None:
             class_tokens(self._clip, self._words, length)
         for one in () if template is None else templates(template):
-            self._clip.tokenize(self._texts(one))
+            self._clip.tokenize(self.texts(one))
 
-    def _texts(self, template: str) -> list[str]:
+    def texts(self, template: str) -> list[str]:
+        """The names in a template."""
         return [template.replace("{}", name.replace("_", " ")) for name in self._words]
 
 

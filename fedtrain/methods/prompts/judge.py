@@ -156,6 +156,16 @@ class ClipMethod(Method, Generic[S]):
         """
         return self.clip.scale * (images @ text.mT)
 
+    def judged_rows(self, shared: State, split: str, *, held_out: bool = False) -> FeatureRows:  # noqa: ARG002
+        """The rows of ``images``, as ``logits`` takes them; see ``Images.rows``.
+
+        Args:
+            shared: The server's state; at a site, the state that its client received.
+            split: A held-out split.
+            held_out: Those of the held-out domain instead of all others.
+        """
+        return self.images.rows(split, held_out=held_out)
+
     def biased(self, logits: torch.Tensor, state: State) -> torch.Tensor:
         """Logits as the loss and the metrics take them: for multi-label data with the bias of a state, or the first.
 
@@ -255,7 +265,7 @@ class ClipMethod(Method, Generic[S]):
 
         ``answers`` are those of each row's own client, ``shared`` those of the shared state where there is one.
         """
-        rows = self.images.rows(split)
+        rows = self.judged_rows(shared, split)
         with torch.no_grad():
             found = [
                 self._answers(text, state, rows.images[rows.of(client)])
@@ -291,28 +301,28 @@ class ClipMethod(Method, Generic[S]):
         if any(self.base.sources):
             return self._of_datasets(shared, personal, split)
         if split == NOVEL:
-            rows = self.images.rows(split)
+            rows = self.judged_rows(shared, split)
             novel = self._everywhere(shared, personal, self.novel, rows)
             return Evaluation(self._shared(shared, "shared", self.novel, rows), {"novel": novel}, rows.counts())
         found = self.figures(self.scores(shared, personal, split))
         metrics, clients = dict(found.metrics), dict(found.clients)
         if self.context.held_out is not None:
-            apart = self.images.rows(split, held_out=True)
+            apart = self.judged_rows(shared, split, held_out=True)
             metrics |= self._shared(shared, "held_out", self.base, apart)
             metrics["held_out_local"] = mean(self._everywhere(shared, personal, self.base, apart))
         if len(self.novel):
-            unseen = self.images.rows(NOVEL)
-            clients["base"] = self._everywhere(shared, personal, self.base, self.images.rows(split))
+            unseen = self.judged_rows(shared, NOVEL)
+            clients["base"] = self._everywhere(shared, personal, self.base, self.judged_rows(shared, split))
             clients["novel"] = self._everywhere(shared, personal, self.novel, unseen)
             metrics |= self._shared(shared, "shared_novel", self.novel, unseen) | harmonic_means(**clients)
         if self.context.neighbour:
-            rows = self.images.rows(split)
+            rows = self.judged_rows(shared, split)
             clients["neighbour"] = self._everywhere(shared, personal, self.base, rows, apart=True)
         return Evaluation(metrics, clients, found.rows, found.over)
 
     def _of_datasets(self, shared: State, personal: Callable[[int], State], split: str) -> Evaluation:
         """``_evaluation`` of a federation of several datasets, each judged in its own label space."""
-        rows, held_out = self.images.rows(split), self.context.held_out
+        rows, held_out = self.judged_rows(shared, split), self.context.held_out
         if split == NOVEL:
             novel = self._by_dataset("novel", shared, personal, self.novel, rows)
             return Evaluation(self._shared_by_dataset("shared", shared, self.novel, rows), novel, rows.counts())
@@ -329,12 +339,12 @@ class ClipMethod(Method, Generic[S]):
         if not self.context.numbers:
             metrics["local_datasets"] = mean(mean(values) for values in local.values())
         if held_out is not None:
-            apart = self.images.rows(split, held_out=True)
+            apart = self.judged_rows(shared, split, held_out=True)
             metrics |= self._shared_by_dataset("held_out", shared, self.base, apart)
             everywhere = self._by_dataset("held_out", shared, personal, self.base, apart)
             metrics["held_out_local"] = mean(everywhere["held_out"])
         if len(self.novel):
-            unseen = self.images.rows(NOVEL)
+            unseen = self.judged_rows(shared, NOVEL)
             clients |= self._by_dataset("base", shared, personal, self.base, rows)
             clients |= self._by_dataset("novel", shared, personal, self.novel, unseen)
             metrics |= self._shared_by_dataset("shared_novel", shared, self.novel, unseen)
