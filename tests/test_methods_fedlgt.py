@@ -346,6 +346,13 @@ def test_what_fails_ahead_fails_where_it_is_used() -> None:
     assert list(album.ahead(iter(()))) == []
 
 
+def test_large_batches_lie_channels_last_on_a_cpu() -> None:
+    small, large = (torch.full((count, 3, 256, 256), 7, dtype=torch.uint8) for count in (7, 8))
+    assert album.normalised(small).is_contiguous()
+    assert album.normalised(large).is_contiguous(memory_format=torch.channels_last)
+    assert torch.equal(album.normalised(large)[:7], album.normalised(small))
+
+
 def test_a_split_that_fits_the_memory_is_read_once(flair: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pictures = bound(flair).album
     first = [part.owner.tolist() for part in pictures.split("test")]

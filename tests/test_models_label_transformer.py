@@ -186,6 +186,18 @@ def test_a_flat_model_shares_its_memory_with_the_module() -> None:
     assert flat.parameters.numel() + flat.statistics.numel() == sum(v.numel() for v in flat.state().values())
 
 
+def test_channels_last_in_memory_are_the_same_network() -> None:
+    """In float64: float32 differs by rounding, which the gradients of a deep network enlarge a thousand times."""
+    model, found = made(3, 128).double().train(), []
+    images = torch.randn(3, 3, 64, 64, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    for layout in (torch.contiguous_format, torch.channels_last):
+        model.zero_grad()
+        model(images.contiguous(memory_format=layout), None, torch.Generator().manual_seed(2)).square().sum().backward()
+        found.append(torch.cat([p.grad.flatten() for p in model.parameters()]))
+    assert found[0].norm() > 0
+    assert (found[0] - found[1]).norm() < 1e-10 * found[0].norm()
+
+
 def test_a_flat_model_with_gaps_has_the_state_of_one_without() -> None:
     """As on a GPU, whose kernels want weights at multiples of 16 bytes."""
     packed, spaced = Flat(made(3, 128)), Flat(made(3, 128), align=64)

@@ -20,6 +20,12 @@ MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """Means and standard deviations of ImageNet's channels, for values in 0..1."""
 
 _CHUNK = 512  # images of a split decoded at a time
+_CHANNELS_LAST = 2**19
+"""Pixels of a batch from which a CPU convolves faster with the channels last in memory: 8 images of 256 pixels a side.
+
+A step of ResNet-18 on one thread takes 1.21 times less processor time for 16 such images, 1.06 times for 4, and 1.10
+times more for 1; of 64 pixels a side, 16 images take 1.19 times more.
+"""
 T = TypeVar("T")
 
 
@@ -200,7 +206,10 @@ def normalised(images: torch.Tensor, flip: torch.Tensor | None = None) -> torch.
     if flip is not None:
         pixels = torch.where(flip[:, None, None, None], pixels.flip(3), pixels)
     mean, std = _moments(images.device)
-    return pixels.sub_(mean).div_(std)
+    pixels.sub_(mean).div_(std)
+    if images.device.type == "cpu" and pixels.numel() >= 3 * _CHANNELS_LAST:
+        return pixels.contiguous(memory_format=torch.channels_last)
+    return pixels
 
 
 @cache
