@@ -359,9 +359,8 @@ class ClipMethod(Method, Generic[S]):
         for client in range(len(self.context.clients)):
             mine, places = rows.of(client), self.own_classes(client) or range(len(self.base))
             if mine.start < mine.stop:
-                state = stacked(self.received(client, shared), [personal(client)])
-                text = self.classifier(state, self.base.only(places))[0]
-                own = self._answers(text, {name: value[0] for name, value in state.items()}, rows.images[mine])
+                ((_, text, state),) = self._classifiers(shared, personal, self.base.only(places), [client])
+                own = self._answers(text, state, rows.images[mine])
                 answers[mine] = torch.tensor(places, device=own.device)[own]
         return answers
 
@@ -420,18 +419,22 @@ class ClipMethod(Method, Generic[S]):
         return self._answers(text, shared, rows.images)
 
     def _classifiers(
-        self, shared: State, personal: Callable[[int], State], classes: Classes
+        self,
+        shared: State,
+        personal: Callable[[int], State],
+        classes: Classes,
+        clients: Sequence[int] | None = None,
     ) -> Iterator[tuple[int, torch.Tensor, State]]:
-        """Each client's ``classifier`` and state, encoded in stacks of clients; once if all have the same."""
-        count, one = len(self.context.clients), self.sends_all_the_same
+        """The ``classifier`` and state of all or some clients, encoded in stacks of them; once if all have the same."""
+        clients, one = range(len(self.context.clients)) if clients is None else clients, self.sends_all_the_same
         if self.all_classify_the_same:
             text = self.classifier(stacked(shared, [{}]), classes)[0]
-            yield from ((client, text, shared) for client in range(count))
+            yield from ((client, text, shared) for client in clients)
             return
         step = _STACK if one else 1  # clients that received the same are in one stack
-        for first in range(0, count, step):
-            members = range(first, min(first + step, count))
-            received = self.received(first, shared)
+        for first in range(0, len(clients), step):
+            members = clients[first : first + step]
+            received = self.received(members[0], shared)
             state = stacked(received, [self.judged(received, personal(client)) for client in members])
             texts = self.classifier(state, classes)
             texts = texts.expand(len(members), *texts.shape[1:])  # of one row where all have the same
