@@ -173,7 +173,7 @@ class Classes:
 
     Attributes:
         names: As the federation has them.
-        places: Of each class among all of those that these were taken from, see ``only``.
+        places: The place of each class among those that these were taken from, see ``only``.
         sources: The source of each class where sources keep their classes apart, ``SOURCE/CLASS``; "" elsewhere.
     """
 
