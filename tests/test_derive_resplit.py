@@ -8,13 +8,14 @@ from pathlib import Path
 
 import pytest
 from conftest import contents, sampled
+from damage import edit
 
 from fedrsic_data import recipes
 from fedrsic_data.build import pipeline
 from fedrsic_data.build.verify import verify
 from fedrsic_data.dataset import recipe
-from fedrsic_data.derive import resplit
-from fedrsic_data.errors import OutputError, UsageError, VerificationError
+from fedrsic_data.derive import resplit, sites
+from fedrsic_data.errors import ManifestError, OutputError, UsageError, VerificationError
 from fedrsic_data.settings import encode
 
 
@@ -70,6 +71,18 @@ def test_refusals(sample_build: Path, dataset: Path, tmp_path: Path) -> None:
     with pytest.raises(VerificationError, match="build it again before"):
         again(dataset, tmp_path / "a")
     assert [p.name for p in tmp_path.iterdir()] == ["dataset"]
+
+
+def test_what_has_no_images_is_not_split_anew(sample_build: Path, tmp_path: Path) -> None:
+    sites.split(sample_build, tmp_path / "sites")
+    with pytest.raises(UsageError, match="server: fed-ucmerced holds no images; split the dataset that has them"):
+        again(tmp_path / "sites" / sites.SERVER, tmp_path / "a", clients=1)
+    reference = Path(shutil.copytree(sample_build, tmp_path / "reference"))
+    shutil.rmtree(reference / "fed-ucmerced")
+    edit(lambda m: m.update(reference=True), reseal=True)(reference)
+    with pytest.raises(ManifestError, match="without its images"):
+        again(reference, tmp_path / "a", clients=1)
+    assert not (tmp_path / "a").exists()
 
 
 def test_the_old_dataset_may_go_away_after(sample_build: Path, tmp_path: Path) -> None:

@@ -47,7 +47,9 @@ def prepare(
 
     Raises:
         VerificationError: The old dataset is damaged.
-        UsageError: The new recipe changes more than partition, splits, seed and layout, or cannot be met.
+        ManifestError: It was published without its images.
+        UsageError: The new recipe changes more than partition, splits, seed and layout, or cannot be met; or the images
+            of a subset are elsewhere.
         OutputError: There is no room for temporary files.
     """
     listener.step(f"verifying {path}")
@@ -56,6 +58,9 @@ def prepare(
         words = f"{problems[0].file} {problems[0].words}"
         raise VerificationError(f"{path}: {words}; build it again before resplitting it")
     dataset = Dataset(path)
+    dataset.check_images()
+    if bare := [name for name, entry in old.subsets.items() if not entry.shards]:
+        raise UsageError(f"{path}: {bare[0]} holds no images; split the dataset that has them")
     resolved = resolve(change(old.recipe), built=True)
     recipe = resolved.recipe
     _same_images(old.recipe, recipe)
