@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import weakref
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -24,7 +25,7 @@ from fedrsic_data.sources.locate import Places
 from fedtrain.config import essence
 from fedtrain.methods import METHODS
 from fedtrain.methods.prompts.cohort import Batch, schedule
-from fedtrain.methods.prompts.features import features
+from fedtrain.methods.prompts.features import _pictures, features
 from fedtrain.models.clip import Preprocessing
 from fedtrain.models.views import random_view
 from fedtrain.seeds import generator
@@ -164,6 +165,44 @@ def test_the_memory_of_views_is_said(sample_build: Path) -> None:
     assert said == [
         f"encoding 4 views ({megabytes:.1f} MB) of {len(found)} images of fed-ucmerced/train with clip small"
     ]
+
+
+def test_views_that_no_memory_holds_are_refused_before_any_is_made(
+    sample_build: Path, monkeypatch: pytest.MonkeyPatch, encoded: list[int]
+) -> None:
+    subset = bind(sample_build, "promptfl").context.subset
+    count = subset.entry.rows["train"]
+    monkeypatch.setattr("fedtrain.methods.prompts.features._memory", lambda: 2 * count * 3 * 32 * 4)
+    words = f"train: 4 views of {count} images take .* GB as float32, .* this machine has .*: use fewer views, or"
+    with pytest.raises(UsageError, match=words):
+        features(small_clip(), subset, "train", views=4)
+    assert not encoded
+    assert features(small_clip(), subset, "train", views=3).values.shape == (count, 3, 32)
+
+
+def test_few_views_wait_to_be_encoded(sample_build: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    alive, most = 0, 0
+
+    def made(*arguments: Any) -> list[torch.Tensor]:
+        nonlocal alive, most
+        pictures = _pictures(*arguments)
+        alive += len(pictures)
+        most = max(most, alive)
+        for picture in pictures:
+            weakref.finalize(picture, died)
+        return pictures
+
+    def died() -> None:
+        nonlocal alive
+        alive -= 1
+
+    monkeypatch.setattr("fedtrain.methods.prompts.features._pictures", made)
+    subset = bind(sample_build, "promptfl").context.subset.part(["client-0000"])
+    found = features(small_clip(), subset, "train", views=400)
+    assert len(found) * 400 > 2 * most, "views of all images are in memory at once"
+    assert most <= 512 + 128 + 16, "a batch, and what waits for it"
+    few = features(small_clip(), subset, "train", views=20)
+    assert torch.allclose(found.values[:, :20], few.values, atol=1e-6), "views are numbered as ever"
 
 
 def plain_round(method: Any, client: int, round_: int, views: int) -> tuple[dict[str, torch.Tensor], torch.Tensor]:

@@ -6,9 +6,10 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
@@ -38,6 +39,7 @@ Up to 3, features of whole images were kept with norm 1, and those that the enco
 _VIEW = "evaluation"  # of the cache's key: resized and cropped as CLIP does in evaluation, not augmented
 _PATCHES = {"float16": "evaluation, patches", "float32": "evaluation, patches, float32"}
 _BATCH = 128  # images encoded at a time
+_BLOCK, _AHEAD = 16, 4 * _BATCH  # views of an image that are made at a time, and pictures that wait to be encoded
 
 Kept: TypeAlias = Literal["float16", "float32"]
 """The numbers in which features of patches are kept, on disk and in memory.
@@ -105,7 +107,7 @@ def features(
         seed: Seed of random views. A view depends on this, its image's ``sample_id`` and its number alone.
 
     Raises:
-        UsageError: There is no such split, or its patches take more memory than the machine has.
+        UsageError: There is no such split, or its patches or views take more memory than the machine has.
         BadImageError: An image cannot be decoded.
         ManifestError: A shard is missing or does not match the manifest.
         OutputError: The cache cannot be written.
@@ -137,11 +139,12 @@ def features(
     size = math.prod(shape) * dtype.itemsize
     values = None if file is None else _read(file, key, shape, dtype)
     if values is None:
-        if patches:
+        what = f"{views:,} views" if views > 1 else "the patches" if patches else ""
+        if what:
             smaller = "patches=float16, " if patches == "float32" else ""
-            fix = f"{smaller}a CLIP of fewer patches such as ViT-B-32, or fewer images"
-            _check_memory(f"{subset.name}/{split}: the patches of {count:,} images", size, patches, fix)
-        what = f"{views} views" if views > 1 else "the patches" if patches else ""
+            smaller = "fewer views" if views > 1 else f"{smaller}a CLIP of fewer patches such as ViT-B-32"
+            name = f"{subset.name}/{split}: {what} of {count:,} images"
+            _check_memory(name, size, patches or "float32", f"{smaller}, or fewer images")
         several = what and f"{what} ({size / 1e6:,.1f} MB) of "
         say(f"encoding {several}{count:,} images of {subset.name}/{split} with clip {clip.name}")
         with trace.phase("encoding images"):
@@ -219,8 +222,8 @@ def _batches(clip: Clip, subset: Subset, split: str, views: int, seed: int) -> I
 
     batch: list[torch.Tensor] = []
     with ThreadPoolExecutor(decoders()) as pool:  # Pillow decodes without Python's lock
-        for files in _files(subset, split):
-            for pictures in pool.map(lambda file: _pictures(clip, subset.name, file, views, seed), files):
+        for jobs in _jobs(subset, split, views):
+            for pictures in pool.map(lambda job: _pictures(clip, subset.name, job[0], job[1], seed), jobs):
                 for picture in pictures:
                     batch.append(picture)
                     if len(batch) == _BATCH:
@@ -238,17 +241,28 @@ def _files(subset: Subset, split: str) -> Iterator[list[tuple[str, bytes]]]:
             yield list(zip(rows.column("sample_id").to_pylist(), files.to_pylist(), strict=True))
 
 
-def _pictures(clip: Clip, subset: str, file: tuple[str, bytes], views: int, seed: int) -> list[torch.Tensor]:
-    """The views of an image, given its id and file: uint8 ``[3, size, size]`` each, as the encoder takes them."""
+def _jobs(subset: Subset, split: str, views: int) -> Iterator[Sequence[tuple[tuple[str, bytes], range | None]]]:
+    """Sample ids and image files with numbers of their views, some at a time; None: the view of evaluation."""
+    for files in _files(subset, split):
+        if views == 1:
+            yield [(file, None) for file in files]
+            continue
+        jobs = ((file, range(views)[first : first + _BLOCK]) for file in files for first in range(0, views, _BLOCK))
+        while some := list(islice(jobs, _AHEAD // _BLOCK)):
+            yield some
+
+
+def _pictures(clip: Clip, subset: str, file: tuple[str, bytes], views: range | None, seed: int) -> list[torch.Tensor]:
+    """Views of an image, given its id and file: uint8 ``[3, size, size]`` each, as the encoder takes them."""
     from fedtrain.data import picture, tensor
     from fedtrain.models.clip import fit
     from fedtrain.models.views import random_view
 
     sample, data = file
     image, how = tensor(picture(data, subset, sample)), clip.preprocessing
-    if views == 1:
+    if views is None:
         return [fit(image, how)]
-    return [random_view(image, how, generator(seed, "view", sample, view)) for view in range(views)]
+    return [random_view(image, how, generator(seed, "view", sample, view)) for view in views]
 
 
 def _read(file: Path, key: str, shape: tuple[int, ...], kind: torch.dtype) -> torch.Tensor | None:
