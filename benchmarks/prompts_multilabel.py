@@ -70,7 +70,8 @@ def bound(method: str, settings: dict[str, Any], names: tuple[str, ...], rows: l
         classes=names, train_counts=(0,) * len(names), fine=None, novel=(), multi_label=True, unknown=None
     )
     clients = tuple(map(str, range(len(rows))))
-    subset = cast(Subset, SimpleNamespace(name="drawn", classes=names, entry=entry, clients=clients))
+    told = SimpleNamespace(name="drawn", classes=names, class_sources=("",) * len(names), entry=entry, clients=clients)
+    subset = cast(Subset, told)
     kind = METHODS[method]
     made = kind(Context(subset, clients, tuple(rows), 0, CPU, clip=SPEC), decode(kind.Settings, settings, "--set"))
     with mock.patch.object(inputs, "features", return_value=drawn_features(rows, len(names))):
