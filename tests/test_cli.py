@@ -182,7 +182,7 @@ def test_a_recipe_goes_before_a_subset_of_its_name() -> None:
         ("fedkit build fedpg", ["fedpgp-nwpu"]),
         ("fedkit inspect ", ["data/mine"]),
         ("fedkit verify da", ["data/mine"]),
-        ("fedkit train fedpgp --manifest d", ["data/mine"]),
+        ("fedkit train fedpgp --manifest da", ["data/mine"]),
         ("fedkit train fedpgp --manifest fedpg", ["fedpgp-nwpu"]),
         ("fedkit train fedpgp --ra", ["--rank"]),
         ("fedkit train promptfl --ra", []),
