@@ -108,12 +108,23 @@ def close(left: dict, right: dict) -> None:
 
 @pytest.mark.parametrize(
     "method",
-    ["fedclip", "fedpgp", "fedrsclip", "linear-probe", "promptfl", "promptfolio", "finetuned", "local", "zeroshot"],
+    [
+        "clip-full",
+        "fedclip",
+        "fedpgp",
+        "fedrsclip",
+        "finetuned",
+        "linear-probe",
+        "local",
+        "promptfl",
+        "promptfolio",
+        "zeroshot",
+    ],
 )
 def test_the_same_as_the_local_engine(single: Path, tmp_path: Path, method: str) -> None:
     """A server without images and sites that have their own rows only come to the metrics of one process with all."""
     sets = (
-        *(PROMPTS[1:] if method in ("fedclip", "linear-probe") else PROMPTS),
+        *(PROMPTS[1:] if method in ("clip-full", "fedclip", "linear-probe") else PROMPTS),
         "rounds=3",
         "clients_per_round=3",
         "sampling=size",
