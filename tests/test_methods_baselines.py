@@ -132,8 +132,8 @@ def test_losses_over_own_classes_are_for_clients_and_not_for_rows_together(sampl
     (wanted,) = bind(sample_build, "promptfl", loss_over="own", lr=0.1).learned(
         shared, [{}], [own.plan(client, 1, "tuned")], own.optimiser, own.own_classes(client)
     )
-    assert same(own._own(shared)(client), wanted[0])
-    assert not same(everything._own(shared)(client), wanted[0], 1e-4)
+    assert same(own.judged(client, shared, {}), wanted[0])
+    assert not same(everything.judged(client, shared, {}), wanted[0], 1e-4)
 
 
 def test_finetuned_trains_as_promptfl_and_judges_each_client_after_steps_of_its_own(sample_build: Path) -> None:
@@ -153,7 +153,7 @@ def test_finetuned_trains_as_promptfl_and_judges_each_client_after_steps_of_its_
         method.settings, before = stepped, method.settings
         context = plain_sgd(method, shared["context"], images, labels, table)
         method.settings = before
-        assert torch.allclose(method._own(shared)(client)["context"], context, rtol=0, atol=1e-5)
+        assert torch.allclose(method.judged(client, shared, {})["context"], context, rtol=0, atol=1e-5)
         test, truth = plain_images(method, client, "test")
         right = (test @ plain_texts(method, context, names).T).argmax(1) == truth
         assert found.clients["local"][client] == pytest.approx(100 * float(right.double().mean()), nan_ok=True)
@@ -194,16 +194,15 @@ def test_finetuned_stacks_and_single_clients_agree(sample_build: Path) -> None:
     many.stack = 16
     shared = one.shared()
     for client in range(len(one.context.rows)):
-        assert same(one._own(shared)(client), many._own(shared)(client), 1e-5)
+        assert same(one.judged(client, shared, {}), many.judged(client, shared, {}), 1e-5)
 
 
 def test_finetuned_leaves_a_client_without_training_rows_the_shared_context(sample_build: Path) -> None:
     method = bind(sample_build, "finetuned", tune_epochs=1)
     method.context = dataclasses.replace(method.context, rows=(0, *method.context.rows[1:]))
     shared = method.shared()
-    own = method._own(shared)
-    assert same(own(0), shared)
-    assert not same(own(1), shared)
+    assert same(method.judged(0, shared, {}), shared)
+    assert not same(method.judged(1, shared, {}), shared)
 
 
 @pytest.mark.parametrize("name", ["centralised", "finetuned"])
@@ -215,7 +214,7 @@ def test_on_multi_label_data_the_bias_learns_too(multi_label: Path, name: str) -
     assert all(not math.isnan(value) for key, value in found.metrics.items() if key in ("C-AP", "shared/C-AP"))
     if name == "finetuned":
         client = max(range(len(method.context.rows)), key=method.context.rows.__getitem__)
-        assert not torch.equal(method._own(server)(client)["bias"], server["bias"])
+        assert not torch.equal(method.judged(client, server, {})["bias"], server["bias"])
 
 
 @pytest.mark.parametrize("name", ["centralised", "finetuned"])

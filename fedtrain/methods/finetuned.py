@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from fedrsic_data.settings import at_least, positive
-from fedtrain.methods.base import Context, Evaluation, State
+from fedtrain.methods.base import Context, State
 from fedtrain.methods.lazy import torch
 from fedtrain.methods.prompts.cohort import Sgd
 from fedtrain.methods.prompts.prompt import PromptMethod, PromptSettings
@@ -53,31 +52,14 @@ class FineTuned(PromptMethod[FineTunedSettings]):
         super().__init__(context, settings)
         self._tuned: tuple[State, dict[int, State]] = {}, {}
 
-    @property
-    def all_classify_the_same(self) -> bool:
-        """Each with a context of its own."""
-        return False
-
-    def evaluate(self, shared: State, personal: Callable[[int], State], split: str) -> Evaluation:  # noqa: ARG002
-        """As every prompt method, with the tuned contexts."""
-        return super().evaluate(shared, self._own(shared), split)
-
-    def scores(self, shared: State, personal: Callable[[int], State], split: str) -> State:  # noqa: ARG002
-        """As every prompt method, with the tuned contexts."""
-        return super().scores(shared, self._own(shared), split)
-
-    def _own(self, shared: State) -> Callable[[int], State]:
-        """The tensors that each client classifies with; tuned once for a state of the server, whatever is judged."""
-        if self._tuned[0] is not shared:
-            self._tuned = shared, {}
+    def judged(self, client: int, received: State, personal: State) -> State:  # noqa: ARG002
+        """The tensors after the client's own steps, which are taken once for a state of the server."""
+        if self._tuned[0] is not received:
+            self._tuned = received, {}
         tuned = self._tuned[1]
-
-        def own(client: int) -> State:
-            if client not in tuned:
-                tuned.update(self._tune(shared, range(client, len(self.context.clients))[:_STACK]))
-            return tuned[client]
-
-        return own
+        if client not in tuned:
+            tuned |= self._tune(received, range(client, len(self.context.clients))[:_STACK])
+        return tuned[client]
 
     def _tune(self, shared: State, clients: range) -> dict[int, State]:
         """The contexts of some clients after their own steps."""

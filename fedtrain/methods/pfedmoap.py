@@ -200,7 +200,7 @@ class PFedMoAP(PromptMethod[PFedMoAPSettings]):
             held[update.client] = True
         return {**mean.over(server), "pool": pool, "held": held}
 
-    def judged(self, received: State, personal: State) -> State:
+    def judged(self, client: int, received: State, personal: State) -> State:  # noqa: ARG002
         """The gate; and what the client sent last in place of the mean, if it ever trained."""
         last = {name: personal[f"last.{name}"] for name in received if name not in self.fixed}
         gate = {name: personal[name] for name in _GATE}

@@ -116,8 +116,8 @@ class ClipMethod(Method, Generic[S]):
 
     @property
     def all_classify_the_same(self) -> bool:
-        """Whether all clients have one classifier: they receive the same state and have none of their own."""
-        return self.sends_all_the_same and not self.has_personal
+        """Whether all clients have one classifier: they receive the same state and are evaluated with that alone."""
+        return self.sends_all_the_same and not self.has_personal and type(self).judged is ClipMethod.judged
 
     def text(self, state: State, classes: Classes) -> torch.Tensor:
         """The classifiers of clients, as texts.
@@ -195,10 +195,15 @@ class ClipMethod(Method, Generic[S]):
         """Logits of images with the names in fixed words, before anything is learned: see ``first_bias``."""
         return self.clip.scale * (images @ self.base.fixed(TEMPLATE).T)
 
-    def judged(self, received: State, personal: State) -> State:  # noqa: ARG002
+    def judged(self, client: int, received: State, personal: State) -> State:  # noqa: ARG002
         """The tensors of its own that a client is evaluated with, by default its personal state.
 
         Those that have the name of a received tensor take its place.
+
+        Args:
+            client: Its place in the context.
+            received: The state that it received.
+            personal: Its personal state.
         """
         return personal
 
@@ -435,7 +440,7 @@ class ClipMethod(Method, Generic[S]):
         for first in range(0, len(clients), step):
             members = clients[first : first + step]
             received = self.received(members[0], shared)
-            state = stacked(received, [self.judged(received, personal(client)) for client in members])
+            state = stacked(received, [self.judged(client, received, personal(client)) for client in members])
             texts = self.classifier(state, classes)
             texts = texts.expand(len(members), *texts.shape[1:])  # of one row where all have the same
             for i, (client, text) in enumerate(zip(members, texts, strict=True)):
