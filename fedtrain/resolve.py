@@ -148,6 +148,10 @@ def _check(subset: Subset, config: RunConfig, method: Any) -> None:
             f"{name}: some of its labels are unknown, and {config.method} does not leave these out of its loss; train "
             "on the dataset without hidden_labels and annotated_labels, or set leaves_out_unknown in the method"
         )
+    if subset.entry.unknown is not None and config.rounds and min(subset.entry.unknown) == subset.entry.rows[_TRAIN]:
+        raise UsageError(
+            f"{name}: no label of a training row is known, so there is nothing to learn; hide fewer labels"
+        )
     if not config.splits:
         raise UsageError(
             f"{name}: has no held-out rows for evaluation; build it with a split, e.g. --set splits.test=0.2"
@@ -165,7 +169,7 @@ def remark(subset: Subset, rows: Sequence[int], config: RunConfig, listener: Lis
         labels = (n * len(subset.classes) for split, n in held if split == _TRAIN)
         blind = sum(0 < n == hidden for n, hidden in zip(labels, subset.unknown.sum(axis=1).tolist(), strict=True))
         if blind:
-            words = "clients know no label of their training rows and learn nothing from them"
+            words = "clients know no label of their training rows, which enter no loss of labels"
             listener.note(f"{subset.name}: {blind} of {len(rows)} {words}")
     lacking = Counter(split for split, n in held if n == 0)
     for split in config.splits:

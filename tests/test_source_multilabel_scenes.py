@@ -275,6 +275,8 @@ def test_rows_without_images_and_images_without_rows(ucmerced: Path, tmp_path: P
     lost = "2 of 2,100 images that have labels are not in"
     more = "1 images in", "have no row of labels: forest/beach07.tif"
     refused(command(*options), lost, "beach/beach07, river/river05", *more, "--allow-partial", codes=(1,))
+    dry = command(*options[:-1], "--allow-partial", "--dry-run").stdout
+    assert f"  incomplete copy of UC Merced multi-label: {lost}" in dry
     done = answer(command(*options, "--allow-partial"))
     assert sum(done["subsets"][UCM]["rows"].values()) == 2098  # type: ignore[index]
     entry = fedrsic_data.open(tmp_path / "a").manifest.sources["ucmerced-multilabel"]

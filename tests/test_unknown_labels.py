@@ -368,9 +368,14 @@ def test_training_tells_of_clients_that_know_no_label(tmp_path: Path, share: flo
     assert (blind == training) is (share == 0.999999)
     assert 0 < blind <= training < len(known)
     notes: list[str] = []
-    config, subset, rows = prepared(RunConfig(method="fedavg", manifest=str(data.folder), subset="own"))
+    wanted = RunConfig(method="fedavg", manifest=str(data.folder), subset="own")
+    if blind == training:
+        with pytest.raises(UsageError, match="own: no label of a training row is known, so there is nothing to learn"):
+            prepared(wanted)
+        wanted = dataclasses.replace(wanted, rounds=0)
+    config, subset, rows = prepared(wanted)
     remark(subset, rows, config, Listener(note=notes.append))
-    words = f"own: {blind} of {len(known)} clients know no label of their training rows and learn nothing from them"
+    words = f"own: {blind} of {len(known)} clients know no label of their training rows, which enter no loss of labels"
     assert words in notes
 
 
@@ -492,6 +497,16 @@ def test_a_shard_says_of_each_label_one_thing(hidden: Dataset, tmp_path: Path, d
         subset.read("train", ["labels", "labels_unknown"])
     with pytest.raises(ManifestError, match=words):
         subset[0].read("train", ["labels", "labels_unknown"])
+
+
+@pytest.mark.parametrize("count", [-1, 10**6])
+def test_counts_of_unknown_labels_are_those_of_training_rows(hidden: Dataset, tmp_path: Path, count: int) -> None:
+    data = json.loads((copied(hidden, tmp_path / "x") / "manifest.json").read_text())
+    data["subsets"]["voc"]["unknown"][3] = count
+    (tmp_path / "x" / "manifest.json").write_text(json.dumps(data))
+    rows = hidden[0].entry.rows["train"]
+    with pytest.raises(ManifestError, match=f"unknown has {count}; should be from 0 to {rows}, the training rows"):
+        fedrsic_data.open(tmp_path / "x")
 
 
 def test_a_fine_label_is_not_known_where_its_class_is_not(fine: Dataset) -> None:

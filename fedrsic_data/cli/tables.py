@@ -11,7 +11,7 @@ import numpy as np
 
 from fedrsic_data.answer import ByWidth, Shown, table, together
 from fedrsic_data.dataset import recipe, schema, skew
-from fedrsic_data.dataset.manifest import NAME, Manifest, repeated
+from fedrsic_data.dataset.manifest import NAME, Manifest, SourceEntry, repeated
 from fedrsic_data.settings import encode
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ def planned(plan: Planned) -> Shown:
             + (f", {subset.unknown:,} labels unknown" if subset.unknown else "")
         )
         parts += [f"    {repeated(subset.duplicates, subset.across)}"] if subset.duplicates else []
-    return Shown(data, together(parts))
+    return Shown(data, together([*parts, *_incomplete(plan.sources)]))
 
 
 def built(done: Built) -> Shown:
@@ -89,8 +89,7 @@ def built(done: Built) -> Shown:
         )
         parts += [f"    {remark}" for remark in subset.remarks]
         parts += [f"      {skip.sample_id}: {skip.reason}" for skip in subset.skipped]
-    for source in manifest.sources.values():
-        parts += [f"  incomplete copy of {source.title}: {words}" for words in source.missing]
+    parts += _incomplete(manifest.sources)
     first, word = next(iter(manifest.subsets)), shlex.quote(str(path))
     code = f"import fedrsic_data as f; print(f.open({str(path)!r}).subset({first!r}).clients)"
     code = f'"{code}"' if word == str(path) else shlex.quote(code)  # the first is easier on the eye
@@ -103,6 +102,11 @@ def built(done: Built) -> Shown:
     train = f"  fedkit train {method} --manifest {word} --subset {shlex.quote(first)}"
     parts += ["next:", f"  fedkit inspect {word}", f"  fedkit verify {word}", train, f"  python -c {code}"]
     return Shown(data, together(parts))
+
+
+def _incomplete(sources: Mapping[str, SourceEntry]) -> list[str]:
+    """A line for everything that the copies of some sources lack."""
+    return [f"  incomplete copy of {source.title}: {words}" for source in sources.values() for words in source.missing]
 
 
 def handed_out(out: Path, written: Sequence[SiteFolder]) -> Shown:

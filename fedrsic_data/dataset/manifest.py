@@ -200,12 +200,15 @@ class SubsetEntry:
         """Refuses counts of other classes than there are.
 
         Raises:
-            UsageError: There is no class, or not one count for each, or labels of single-label images are unknown.
+            UsageError: There is no class, or not one count for each, or one of unknown labels that is none of training
+                rows, or labels of single-label images are unknown.
         """
         if self.unknown is not None and not self.multi_label:
             raise UsageError("unknown counts labels of multi-label images, and multi_label is false")
         if self.unknown is not None and len(self.unknown) != len(self.classes):
             raise UsageError(f"unknown has {len(self.unknown)} numbers for {len(self.classes)} classes")
+        if odd := [n for n in self.unknown or () if not 0 <= n <= self.rows.get(TRAIN, 0)]:
+            raise UsageError(f"unknown has {odd[0]}; should be from 0 to {self.rows.get(TRAIN, 0)}, the training rows")
         if not self.classes or len(self.train_counts) != len(self.classes):
             raise UsageError(f"train_counts has {len(self.train_counts)} numbers for {len(self.classes)} classes")
 
@@ -233,10 +236,10 @@ class SubsetEntry:
         if not rows or not any(counts):
             return []
         every = rows * len(counts)
-        words = [f"{sum(counts):,} of {every:,} labels of training rows are unknown ({sum(counts) / every:.1%})"]
-        words += ["counts of labels and skew are those of known labels"]
+        words = f"{sum(counts):,} of {every:,} labels of training rows are unknown ({sum(counts) / every:.1%})"
+        words += "; counts of labels and skew are those of known labels"
         lost = sum(count >= rows for count in counts)
-        return [*words, *([f"{lost:,} of {len(counts):,} labels are known at no training row"] if lost else [])]
+        return [words, *([f"{lost:,} of {len(counts):,} labels are unknown at every training row"] if lost else [])]
 
 
 @dataclass(frozen=True)

@@ -104,7 +104,7 @@ class UCMercedMultilabel:
         absent = list(index.missing)
         if listed < _IMAGES:
             absent.append(f"{_TABLE} has {listed:,} rows, the published one {_IMAGES:,}")
-        check_complete(place, self.facts.title, absent, len(index.table), allow_partial)
+        check_complete(path, self.facts.title, absent, len(index.table), allow_partial)
         return replace(index, missing=tuple(absent))
 
     def _tables(self, tree: Tree) -> dict[str, label_matrix.Matrix]:
