@@ -7,6 +7,7 @@ import difflib
 import inspect
 import json
 import math
+import operator
 import os
 import re
 import types
@@ -160,7 +161,7 @@ def texts(values: Mapping[str, Any]) -> list[str]:
 
 def _json(key: str, value: Any) -> str:
     try:
-        return json.dumps(value)
+        return json.dumps(value, default=operator.index)  # whole numbers of NumPy
     except (TypeError, ValueError, RecursionError) as error:
         raise UsageError(f"{key}: a setting cannot be written as JSON ({error})") from None
 

@@ -186,7 +186,9 @@ def test_without_a_network_the_hub_is_asked_once(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(open_clip, "download_pretrained", fetch)
     monkeypatch.setattr(huggingface_hub, "get_session", Unreachable)
     no_clip(
-        "ViT-B-16:openai", DownloadError, r"service not known\); connect once, or give a file: --set clip=ViT-B-16:PATH"
+        "ViT-B-16:openai",
+        DownloadError,
+        r"service not known\); connect once, give a file with --clip ViT-B-16:PATH, or try --clip tiny",
     )
 
 

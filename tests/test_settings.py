@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+import numpy as np
 import pytest
 
 from fedrsic_data.cli import new_recipe
@@ -122,6 +123,7 @@ def test_a_setting_is_written_as_it_is_read(value: object) -> None:
     key, typed = assigned(text)
     assert (key, parsed(typed)) == ("key", value)
     assert texts({"a": "uc", "b": 1}) == ["a=uc", "b=1"]
+    assert texts({"a": np.int64(3), "b": [np.int32(1)], "c": np.float64(0.5)}) == ["a=3", "b=[1]", "c=0.5"]
     with pytest.raises(UsageError, match="a setting cannot be written as JSON"):
         texts({"key": object()})
 

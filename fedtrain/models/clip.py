@@ -370,7 +370,7 @@ def _fetched(spec: str, arch: str, known: Mapping[str, Any]) -> Path:
         words = discreet(error, 160)
         raise DownloadError(
             f"clip {spec!r}: its weights are not here and cannot be fetched ({words}); "
-            f"connect once, or give a file: --set clip={arch}:PATH"
+            f"connect once, give a file with --clip {arch}:PATH, or try --clip tiny"
         ) from None
 
 
