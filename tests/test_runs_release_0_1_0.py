@@ -65,6 +65,13 @@ def test_the_interrupted_run_resumes_to_where_the_finished_one_came(release: Pat
     assert check_run(folder)[1] == []
 
 
+def test_a_run_of_another_seed_shares_its_column_and_may_have_more_metrics(release: Path) -> None:
+    run.train(config("seed=1"), release / "other")
+    (group,) = grouped(found([release / "finished", release / "other"]))
+    assert group.figures["test/local/mean"].runs == 2
+    assert group.figures["test/local/std"].runs == 1, "0.1.0 has none"
+
+
 def test_another_config_is_refused_by_its_name(release: Path) -> None:
     with pytest.raises(OutputError, match="holds a run with mu=0.5, not 0.25"):
         run.train(config("mu=0.25"), release / "interrupted")
