@@ -17,7 +17,9 @@ from fedtrain.models import label_transformer
 def short(name: str) -> spec.Experiment:
     """An experiment on the sample, with one round and one seed."""
     wanted = spec.on_sample(spec.load(name))
-    return replace(wanted, seeds=wanted.seeds[:1], set={**wanted.set, "rounds": 1})
+    methods = (spec.MethodSpec(one) if isinstance(one, str) else one for one in wanted.methods)
+    once = tuple(replace(one, set={key: its for key, its in one.set.items() if key != "rounds"}) for one in methods)
+    return replace(wanted, seeds=wanted.seeds[:1], set={**wanted.set, "rounds": 1}, methods=once)
 
 
 @pytest.mark.slow
