@@ -1,4 +1,7 @@
-"""Experiments that come with fedkit: each runs on the sample for a round, and ends with its tables as LaTeX."""
+"""Experiments that come with fedkit: each runs on the sample for a round, and ends with its tables as LaTeX.
+
+The gate runs some of them; ``pytest -m "whole or not whole" tests/test_experiments_shipped.py`` runs all.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +16,9 @@ from fedrsic_data.errors import UsageError
 from fedtrain.experiments import answers, run, spec
 from fedtrain.models import label_transformer
 
+IN_THE_GATE = ("fedlgt-voc", "fedpgp-base-to-novel", "fedpgp-cifar100", "fedtpg")
+EXPERIMENTS = [pytest.param(name, marks=() if name in IN_THE_GATE else pytest.mark.whole) for name in spec.shipped()]
+
 
 def short(name: str) -> spec.Experiment:
     """An experiment on the sample, with one round and one seed."""
@@ -23,7 +29,7 @@ def short(name: str) -> spec.Experiment:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", spec.shipped())
+@pytest.mark.parametrize("name", EXPERIMENTS)
 def test_an_experiment_runs_a_round_on_the_sample_and_ends_with_its_tables_as_latex(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
