@@ -102,7 +102,7 @@ def parsed(value: str, hint: Any = Any) -> Any:
     """The meaning of a value that a person typed after ``key=``, the same for every command.
 
     It is one of the setting's choices, or ``true``, ``false``, ``null`` or ``none`` in any case, or JSON, or else text.
-    Where the setting is a text, a number is text too.
+    Where the setting is a text, a number is text too, and so is ``{}`` where it is no object.
 
     Args:
         value: As typed.
@@ -122,7 +122,8 @@ def parsed(value: str, hint: Any = Any) -> Any:
         raise UsageError(f"{value}: {error}; leave one out") from None
     except (ValueError, RecursionError):
         return value
-    return value if str in choices and isinstance(found, int | float) else found
+    other = (int, float, *(() if any((get_origin(one) or one) in (dict, Mapping, Any) for one in choices) else (dict,)))
+    return value if str in choices and isinstance(found, other) else found
 
 
 def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -115,8 +115,14 @@ def test_what_no_run_has_is_refused_with_the_nearest(runs: Path) -> None:
     for name in ("test/acuracy/pooled", "last5 of test/acuracy/pooled", "rounds to 80 of test/acuracy/pooled"):
         with pytest.raises(UsageError, match=rf"metric '{name}': no run has it.*{METRIC}"):
             compare(runs, [name])
-    with pytest.raises(UsageError, match="metric 'rounds to eighty of"):
-        compare(runs, [f"rounds to eighty of {METRIC}"])
+    for name in ("rounds to eighty", "megabytes to nan", "last0", "lastly"):
+        with pytest.raises(
+            UsageError, match=f"metric '{name} of {METRIC}': give a number, as in 'rounds to 80 of METRIC'"
+        ):
+            compare(runs, [f"{name} of {METRIC}"])
+    for name, why in (("rounds to 101", "reached 101"), ("last99", "was evaluated in so many rounds")):
+        with pytest.raises(UsageError, match=f"metric '{name} of {METRIC}': no run {why}"):
+            compare(runs, [f"{name} of {METRIC}"])
 
 
 def test_traffic_that_is_no_number_is_refused(runs: Path, tmp_path: Path) -> None:

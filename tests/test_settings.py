@@ -101,6 +101,8 @@ def test_a_typed_object_whose_key_occurs_twice_is_refused(text: str) -> None:
 def test_a_number_is_text_where_the_setting_is_text() -> None:
     assert (parsed("2024", str), parsed("007", str | None), parsed("1e3", int | None)) == ("2024", "007", 1000.0)
     assert (parsed("none", str | None), parsed("true", str)) == (None, True)
+    assert (parsed("{}", str | tuple[str, ...]), parsed('["{}"]', str | tuple[str, ...])) == ("{}", ["{}"])
+    assert (parsed("{}", str | dict[str, int]), parsed("{}")) == ({}, {})
 
 
 def test_a_choice_is_what_it_is_called() -> None:

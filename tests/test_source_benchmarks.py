@@ -186,6 +186,16 @@ def test_a_domain_without_a_class_is_incomplete(tmp_path: Path) -> None:
     assert len(source.index(path, allow_partial=True).classes) == 10
 
 
+def test_a_domain_in_two_spellings_is_refused(tmp_path: Path) -> None:
+    source = dataclasses.replace(BENCHMARKS["office-caltech10"], images=80)
+    path = write_domains(tmp_path, "office-caltech10")
+    (path / "Webcam/mug").mkdir(parents=True)
+    for file in (path / "webcam/mug").iterdir():
+        file.rename(path / "Webcam/mug" / file.name)
+    with pytest.raises(SourceError, match="domain 'webcam' of Office-Caltech10 is there in two spellings; keep one"):
+        source.index(path, allow_partial=True)
+
+
 def test_folders_may_spell_as_either_set_of_office_caltech(tmp_path: Path) -> None:
     rename = {"laptop": "laptop_computer", "backpack": "back_pack", "mug": "coffee-mug"}
     source = dataclasses.replace(BENCHMARKS["office-caltech10"], images=80)

@@ -217,6 +217,9 @@ class Benchmark:
         if None in here:
             strange = coded.dictionary.to_pylist()[here.index(None)]
             raise SourceError(f"{path}: {strange!r} is no domain of {self.facts.title} ({', '.join(self.domains)})")
+        for name in self.domains:
+            if here.count(name) > 1:
+                raise SourceError(f"{path}: domain {name!r} of {self.facts.title} is there in two spellings; keep one")
         return _with(table, "domain", pa.array(here, pa.string()).take(coded.indices))
 
     def _with_splits(self, path: Path, table: pa.Table) -> pa.Table:

@@ -16,6 +16,7 @@ from fedtrain.runs.results import figures, is_cost
 OWN = {"loss": -1e100, "floats_sent": 0}
 """Metrics of a line itself, and the least they can be."""
 
+_ALMOST = re.compile(r"(?:(?:rounds|megabytes) to|last).* of .+")
 _NAMED = re.compile(r"(?:(rounds|megabytes) to ([0-9]+(?:\.[0-9]+)?)|last([1-9][0-9]*)) of (.+)")
 
 
@@ -45,14 +46,20 @@ def reader(results: Sequence[Result], metrics: Sequence[str]) -> Callable[[Resul
         metrics: Names of ``chosen``; none: all that a run ended with.
 
     Raises:
-        UsageError: No run has one of them.
+        UsageError: No run has one of them, or a value for it.
         OutputError: A run's file is damaged.
     """
     if not metrics:
         return figures
     for name in metrics:
-        if not any(name in chosen(result, [name]) for result in results):
-            named = _NAMED.fullmatch(name)
+        named = _NAMED.fullmatch(name)
+        if named is None and _ALMOST.fullmatch(name):
+            raise UsageError(f"metric {name!r}: give a number, as in 'rounds to 80 of METRIC' or 'last5 of METRIC'")
+        held = [values[name] for result in results if name in (values := chosen(result, [name]))]
+        if named is not None and held and all(value is None for value in held):
+            why = "was evaluated in so many rounds" if named[1] is None else f"reached {named[2]}"
+            raise UsageError(f"metric {name!r}: no run {why}")
+        if not held:
             known = dict.fromkeys(metric for result in results for metric in figures(result))
             raise UsageError(f"metric {name!r}: no run has it{suggest(named[4] if named else name, known)}")
     return lambda result: chosen(result, metrics)
