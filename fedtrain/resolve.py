@@ -175,9 +175,8 @@ def remark(subset: Subset, rows: Sequence[int], config: RunConfig, listener: Lis
     for split in config.splits:
         without = lacking[split]
         if without:
-            listener.note(
-                f"{subset.name}: {without} of {len(rows)} clients have no {split} rows and enter no mean over clients"
-            )
+            words = "enter no mean over clients" + (" but those of neighbour" if config.neighbour else "")
+            listener.note(f"{subset.name}: {without} of {len(rows)} clients have no {split} rows and {words}")
     if config.clients_per_round is not None and config.clients_per_round > len(rows) - empty:
         listener.note(
             f"{subset.name}: all {len(rows) - empty} clients train every round (requested: {config.clients_per_round})"
