@@ -724,3 +724,11 @@ def test_epsilon_grows_with_rounds_and_falls_with_noise() -> None:
 
     assert epsilon(1.0, 1) < epsilon(1.0, 10)
     assert epsilon(4.0, 10) < epsilon(1.0, 10)
+
+
+def test_what_needs_rows_of_other_clients_is_refused() -> None:
+    with pytest.raises(UsageError, match="centralised: trains on the rows of all clients together, but over Flower"):
+        server.check(RunConfig("centralised", "data", "subset"))
+    with pytest.raises(UsageError, match="neighbour=true: evaluates each client's model on rows of other clients"):
+        server.check(RunConfig("fedpgp", "data", "subset", neighbour=True))
+    server.check(RunConfig("finetuned", "data", "subset"))

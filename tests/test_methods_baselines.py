@@ -20,7 +20,6 @@ from fedrsic_data.errors import UsageError
 from fedrsic_data.sources.locate import Places
 from fedtrain import run
 from fedtrain.config import RunConfig
-from fedtrain.engines.flower.server import check
 from fedtrain.methods.base import State
 
 pytestmark = pytest.mark.usefixtures("random_clip")
@@ -113,12 +112,6 @@ def test_centralised_is_better_on_its_rows_after_some_rounds(sample_build: Path,
     assert losses[-1] < losses[0]
     assert data["counters"]["bytes"] == 0
     assert data["figures"]["test/pooled"] == data["figures"]["test/shared"]
-
-
-def test_centralised_is_refused_where_rows_stay_at_sites() -> None:
-    with pytest.raises(UsageError, match="centralised: trains on the rows of all clients together, but over Flower"):
-        check(RunConfig("centralised", "data", "subset"))
-    check(RunConfig("finetuned", "data", "subset"))
 
 
 def test_losses_over_own_classes_are_for_clients_and_not_for_rows_together(sample_build: Path) -> None:

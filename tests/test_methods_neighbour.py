@@ -19,7 +19,6 @@ from fedrsic_data.errors import UsageError
 from fedrsic_data.sources.locate import Places
 from fedtrain import methods, run
 from fedtrain.config import RunConfig, essence, to_json
-from fedtrain.engines.flower.server import check
 from fedtrain.methods.base import State
 from fedtrain.methods.fedavg import FedAvg
 from fedtrain.methods.multilabel import average_precision
@@ -117,8 +116,6 @@ def test_runs_without_it_are_the_runs_that_they_were() -> None:
 
 
 def test_where_it_cannot_be_had_it_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(UsageError, match="neighbour=true: evaluates each client's model on rows of other clients"):
-        check(RunConfig("fedpgp", "data", "subset", neighbour=True))
     monkeypatch.setitem(methods.METHODS, "softmax", Softmax)
     built = sampled(tmp_path / "fed", "clients=2", "sample.per_class=2").path
     with pytest.raises(UsageError, match="neighbour=true: softmax does not evaluate clients on rows of others"):

@@ -248,7 +248,7 @@ def test_patches_are_tokens_in_the_space_of_the_texts(layers: object) -> None:
     assert clip.tokens == 1 + (16 if layers == 2 else 4)
     torch.testing.assert_close(found[:, 0], clip.encode_images(images), rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(found.norm(dim=-1), torch.ones(3, clip.tokens))
-    visual, pixels = clip.model.visual, clip._pixels(images)
+    visual, pixels = clip.model.visual, clip.pixels(images)
     if layers == 2:
         visual.output_tokens = True
         wanted = visual(pixels)[1] @ visual.proj

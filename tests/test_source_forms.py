@@ -250,7 +250,8 @@ def test_sources_say_what_people_must_know() -> None:
         assert source.name == name
         facts = source.facts
         assert all((facts.title, facts.homepage, facts.licence, facts.citation, facts.layout))
-        assert facts.downloads or facts.hub or name == "mlrsnet"  # its archives are RAR, to be unpacked by hand
+        by_hand = ("mlrsnet", "domainnet10", "office-caltech10")  # RAR archives, and sets without a copy of their own
+        assert bool(facts.downloads or facts.hub) == (name not in by_hand)
         published = source.name != "flair"  # of FLAIR's files no checksum is
         assert all(d.url.startswith("http") for d in facts.downloads), name
         assert all(bool((d.sha256 or d.md5) and d.size) == published for d in facts.downloads)
