@@ -281,6 +281,16 @@ def sample_build(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return sampled(tmp_path_factory.mktemp("built") / "fed").path
 
 
+@pytest.fixture(scope="session", params=["single-label", "multi-label"])
+def data(request: pytest.FixtureRequest, sample_build: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small sample of either kind of data; not to be changed."""
+    if request.param == "single-label":
+        return sample_build
+    data = recipes.override(recipes.load("flair"), sample=True, sets=["sample.users=10", "sample.size=32"])
+    planned = pipeline.prepare(recipes.from_json(data, "test"), Places(offline=True))
+    return pipeline.build(planned, tmp_path_factory.mktemp("flair") / "flair").path
+
+
 @pytest.fixture
 def dataset(sample_build: Path, tmp_path: Path) -> Path:
     """A copy of it, to be damaged."""

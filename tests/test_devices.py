@@ -14,10 +14,7 @@ from costume import WORN, Costume, WornGenerator
 from prompt_federation import LENGTH
 from small_backbone import small_backbone
 
-from fedrsic_data import recipes
-from fedrsic_data.build import pipeline
 from fedrsic_data.dataset.reader import Dataset
-from fedrsic_data.sources.locate import Places
 from fedtrain.methods import METHODS
 from fedtrain.methods.base import Context
 from fedtrain.methods.networks import album, network
@@ -34,16 +31,6 @@ SMALL = {
     "layers": 1,
     "rank": 2,
 }
-
-
-@pytest.fixture(scope="module", params=["single-label", "multi-label"])
-def data(request: pytest.FixtureRequest, sample_build: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A small sample of either kind."""
-    if request.param == "single-label":
-        return sample_build
-    data = recipes.override(recipes.load("flair"), sample=True, sets=["sample.users=10", "sample.size=32"])
-    planned = pipeline.prepare(recipes.from_json(data, "test"), Places(offline=True))
-    return pipeline.build(planned, tmp_path_factory.mktemp("flair") / "flair").path
 
 
 @pytest.fixture

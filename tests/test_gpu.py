@@ -14,10 +14,7 @@ import pytest
 import torch
 from softmax_runs import final
 
-from fedrsic_data import recipes
-from fedrsic_data.build import pipeline
 from fedrsic_data.dataset.reader import Dataset
-from fedrsic_data.sources.locate import Places
 from fedtrain import run
 from fedtrain.config import RunConfig, changed
 from fedtrain.methods import METHODS
@@ -40,16 +37,6 @@ dropout, whose draws are those of the device."""
 NEAR, NEAR_NETWORKS = 0.05, 0.2
 """Distance of what a round gives on a GPU and on a CPU, as a share of what it moves. On one CPU, two orders of the same
 sums give up to 0.044 in a step of Adam on ResNet-18 and a transformer with random weights."""
-
-
-@pytest.fixture(scope="module", params=["single-label", "multi-label"])
-def data(request: pytest.FixtureRequest, sample_build: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A small sample of either kind."""
-    if request.param == "single-label":
-        return sample_build
-    data = recipes.override(recipes.load("flair"), sample=True, sets=["sample.users=10", "sample.size=32"])
-    planned = pipeline.prepare(recipes.from_json(data, "test"), Places(offline=True))
-    return pipeline.build(planned, tmp_path_factory.mktemp("flair") / "flair").path
 
 
 @pytest.fixture(autouse=True)

@@ -1,4 +1,4 @@
-"""Single-label sets of papers: fakes with the layouts of their mirrors and folders; what is not of a set is refused."""
+"""Single-label datasets of papers: fakes with the layouts of their mirrors; what is not of a dataset is refused."""
 
 from __future__ import annotations
 

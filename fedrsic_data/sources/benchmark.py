@@ -1,4 +1,4 @@
-"""Single-label sets that papers compare on: Parquet files of a Hub mirror, or folders, checked against the set.
+"""Single-label datasets that papers compare on: Parquet files of a Hub mirror, or folders, checked against the set.
 
 A mirror may spell, order or count otherwise than the set, and says nothing of it. So classes and domains are found
 whatever their case and punctuation and get the names and the order of the set, images are counted, and whatever is not
@@ -52,7 +52,7 @@ class BenchmarkSettings:
 
 @dataclass(frozen=True)
 class Benchmark:
-    """A single-label set of images.
+    """A single-label dataset of images.
 
     Attributes:
         kind: Its name in ``SOURCES``.

@@ -157,7 +157,7 @@ class PaperRow:
         source: Name of the dataset's source, as in recipes.
         titles: Titles of the source that its images are of, as manifests have them: they say the year.
         partition: Name of the partitioner.
-        labels: ``coarse`` or ``fine`` for label sets; otherwise empty.
+        labels: ``coarse`` or ``fine`` for multi-label data; otherwise empty.
         method: Method of the row.
         figures: Known metrics by name, in percent.
         dataset: The paper's name of the dataset.
