@@ -7,7 +7,6 @@ their own account.
 
 from __future__ import annotations
 
-import resource
 import sys
 import threading
 import time
@@ -91,6 +90,8 @@ class Trace:
 
     def told(self) -> dict[str, Any]:
         """The account as JSON values; the device's matrix rate is measured for it."""
+        import resource  # not on every system
+
         import torch
 
         training = self.seconds["training"] + self.seconds["optimiser"]
