@@ -149,7 +149,9 @@ def test_its_cost_is_said_before_training_and_counted(sample_build: Path, tmp_pa
     for parts in ("image", "all"):
         method = ClipFull(context, ClipFullSettings(parts=parts))
         count = sum(value.numel() for value in parameters(method, small_clip().model))
-        assert any(f"trains and sends {count:,} floats ({4 * count / 1e6:,.1f} MB) a round" in words for words in said)
+        assert any(
+            f"trains and sends {count:,} floats ({4 * count / 1e6:,.1f} MB) per round" in words for words in said
+        )
         config = RunConfig(
             "clip-full",
             str(sample_build),

@@ -155,7 +155,7 @@ class SubsetRecipe:
         sources: Names of sources, in order.
         title: A readable title.
         classes: ``all``, or ``shared``: only those that every source of the subset has. ``apart``: those of every
-            source under names of their own, ``SOURCE/CLASS``, so that one federation holds several datasets. They are
+            source under their own names, ``SOURCE/CLASS``, so that one federation holds several datasets. They are
             evaluated each in its own label space; for single-label sources.
         class_names: ``unified``: the readable names of the 47-class vocabulary where a source is in it.
             ``native``: the source's own spelling.

@@ -173,7 +173,7 @@ class Experiment:
 
 
 def on_sample(experiment: Experiment) -> Experiment:
-    """The same experiment on sample images, under a name of its own."""
+    """The same experiment on sample images, under its own name."""
     short = experiment.sample or SampleSpec()
     datasets = (replace(data, sample=True, set={**data.set, **short.data}) for data in experiment.datasets)
     return replace(

@@ -72,8 +72,9 @@ class ClipFull(TrainedMethod[ClipFullSettings]):
         if not context.numbers:
             count, size = len(self._start), 4 * len(self._start)
             context.say(
-                f"clip-full: a client trains and sends {count:,} floats ({size / 1e6:,.1f} MB) a round; with gradients "
-                f"and AdamW they take about {_COPIES * size / 1e9:,.2f} GB of memory, besides activations and images"
+                f"clip-full: a client trains and sends {count:,} floats ({size / 1e6:,.1f} MB) per round; with "
+                f"gradients and AdamW they take about {_COPIES * size / 1e9:,.2f} GB of memory, besides activations "
+                "and images"
             )
 
     def check_names(self, classes: Classes) -> None:

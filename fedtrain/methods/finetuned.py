@@ -1,4 +1,4 @@
-"""Fine-tuned: PromptFL, and before it is judged every client takes steps of its own from the shared context."""
+"""Fine-tuned: PromptFL, and before its evaluation every client takes its own steps from the shared context."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""PromptFolio: every client mixes the texts of a shared prompt and of its own in fixed parts."""
+"""PromptFolio: every client mixes the texts of a shared prompt and of its own prompt in fixed parts."""
 
 from __future__ import annotations
 

@@ -60,7 +60,7 @@ class Recorder:
         return len(self._recorded)
 
     def __call__(self, inputs: State) -> torch.Tensor:
-        """The function's value, in memory of its own."""
+        """The function's value, in its own memory."""
         shape = tuple((name, tuple(value.shape), value.dtype) for name, value in inputs.items())
         if shape in self._recorded:
             graph, held, value = self._recorded[shape]
