@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from conftest import ROOT, printed
@@ -103,3 +104,11 @@ def test_an_answer_says_the_protocol_and_prints_published_figures_below_the_tabl
     assert shown.data["protocol"]["assumed"] == ["The seed is 0."]
     latex = printed(answers.finished(done, "latex").text, 200)
     assert "FedMGP" not in latex  # a file of tables holds tables alone
+
+
+@pytest.mark.parametrize("empty", [{"of": " "}, {"certain": ("",)}, {"assumed": ("we assume", "")}])
+def test_a_protocol_says_something(empty: dict[str, Any]) -> None:
+    given: dict[str, Any] = {"of": "a paper", "certain": ("it is so",), "assumed": ()}
+    spec.ProtocolSpec(**given)
+    with pytest.raises(UsageError, match="of, certain or assumed has an empty text"):
+        spec.ProtocolSpec(**given | empty)

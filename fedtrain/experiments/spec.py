@@ -111,6 +111,8 @@ class ProtocolSpec:
     published: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        if not all(words.strip() for words in (self.of, *self.certain, *self.assumed)):
+            raise UsageError("of, certain or assumed has an empty text; say what it is, or leave the sentence out")
         for name in self.published:
             protocol(name)
 
